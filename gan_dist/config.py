@@ -1,0 +1,423 @@
+"""Every key of a run: its type, meaning, unit and default, checked where it is defined.
+
+A config file is YAML with the sections below; any key can be overridden on the command line
+(`--training.batch 128`). File and command line are merged first and validated once, so that a wrong value is
+reported with the place it came from.
+"""
+
+import argparse
+import difflib
+import hashlib
+import json
+import os
+import sys
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from gan_dist.errors import InputError
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Run(Section):
+    name: str = ""
+    """What the run is called in its folder and on the dashboard. Default: the config file's name."""
+    directory: str = ""
+    """Where everything about the run is kept. Default: runs/<name> under the current folder."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Decides the initial weights, the order of the samples, all latents and all noise."""
+
+
+class Data(Section):
+    shards: str | list[str]
+    """WebDataset shards: a folder of .tar files, a file, a brace pattern (train-{00000..00099}.tar), or a list of these."""
+    source: str = ""
+    """What to pack into data.shards when nothing is there yet: a SOURCE of `gan-dist pack`, for example `digits`."""
+    image: str = "auto"
+    """Which member of a sample is the image, by extension (jpg, or b.jpg where keys share a first dot). auto: the only image there is."""
+    resolution: Annotated[int, Field(ge=4)]
+    """Height and width of the training images in pixels. Larger stored images are centre-cropped and reduced by area."""
+    channels: Literal[1, 3]
+    """1 for grey, 3 for RGB; stored images must have as many."""
+    labels: bool = False
+    """Train on class labels: the integer in each sample's .cls member, or `label` in its .json member."""
+    classes: Annotated[int, Field(ge=0)] = 0
+    """Number of classes, with data.labels. 0: the largest label found plus one."""
+    flip: bool = False
+    """Mirror each image left to right with probability 1/2, anew in every epoch."""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Processes that read and decode, for each training process. 0: the training process does it. Changes no result."""
+    streams: Positive = 1
+    """Parts that the samples are cut into; slot j of a batch always reads part j * streams // batch. 1: a full shuffle."""
+    cache: str = ""
+    """Folder for indexes of shards whose own folder cannot be written. Default: $XDG_CACHE_HOME/gan_dist or ~/.cache/gan_dist."""
+
+
+class Adam(Section):
+    """Adam's settings for one player (Kingma and Ba, 2015)."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """Adam's step size."""
+    beta1: Fraction = 0.5
+    """Decay of the gradient's running mean; 0.5 as in DCGAN (Radford et al., 2016)."""
+    beta2: Fraction = 0.999
+    """Decay of the squared gradient's running mean."""
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the denominator."""
+
+
+class Average(Section):
+    half_life: Positive = 10_000
+    """Half-life of the generator's moving average (EMA), in images. While fewer than 20 times as many have been
+    seen it is a twentieth of the images seen, so that the average forgets the random start."""
+
+
+class Generation(Section):
+    """Images from random latents, optionally of a given class."""
+
+    kind: Literal["generation"] = "generation"
+    """The game that is played."""
+    networks: Literal["article", "dcgan"] = "dcgan"
+    """article: the 28x28 grey digit networks (docs/article.md). dcgan: Radford et al. (2016), any power of two from 8, grey or RGB."""
+    latent: Positive = 100
+    """Numbers in a latent vector, each standard normal."""
+    base_channels: Positive = 64
+    """DCGAN's width: channels of the layers next to the image; the layers inside have 2, 4, 8 times as many."""
+    loss: Literal["minimax", "nonsaturating"] = "nonsaturating"
+    """The generator's loss (Goodfellow et al., 2014): minimax descends log(1 - D(G(z))), nonsaturating -log D(G(z))."""
+    discriminator_steps: Positive = 1
+    """Discriminator updates for each generator update; each takes a batch of its own."""
+    generator: Adam = Adam()
+    """The generator's optimizer."""
+    discriminator: Adam = Adam()
+    """The discriminator's optimizer."""
+    average: Average = Average()
+    """The moving average of the generator's weights, which samples are drawn from."""
+
+
+class Training(Section):
+    images: Positive
+    """When to stop: the number of images the discriminator has been shown. Rounded up to a whole batch."""
+    batch: Positive
+    """Images in a step over all processes together."""
+    micro_batch: Positive
+    """Images that pass a network together: BatchNorm's statistics are theirs, at any process count. Divides the batch."""
+    strategy: Literal["ddp"] = "ddp"
+    """How processes share the work. ddp: each holds both networks, gradients are averaged."""
+    precision: Literal["fp32", "fp64"] = "fp32"
+    """Number format of weights and arithmetic; fp64 is for checks."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: GPUs where there are some."""
+
+
+class Checkpoint(Section):
+    every: Positive = 100_000
+    """Images between checkpoints. One is always written at the end."""
+    keep: Annotated[int, Field(ge=2)] = 2
+    """How many of the newest whole checkpoints to keep: at least 2, as the newest may be the one a crash damaged."""
+
+
+class Track(Section):
+    every: Positive = 10_000
+    """Images between two lines of metrics.jsonl, W&B points and console reports."""
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """auto: online where a W&B key is set, else offline (read it with `wandb leet`)."""
+    project: str = "gan_dist"
+    """W&B project."""
+
+
+class Sample(Section):
+    every: Positive = 50_000
+    """Images between two sample grids. One is always drawn at the end."""
+    count: Positive = 64
+    """Samples in a grid; their latents stay the same over the run."""
+
+
+class Config(Section):
+    run: Run = Run()
+    """The run itself."""
+    data: Data
+    """Where the images come from."""
+    game: Generation = Generation()
+    """The game: its players, losses and optimizers."""
+    training: Training
+    """How much, how fast, on what."""
+    checkpoint: Checkpoint = Checkpoint()
+    """What is kept."""
+    track: Track = Track()
+    """What is reported."""
+    sample: Sample = Sample()
+    """Pictures while training."""
+
+    @field_validator("data")
+    @classmethod
+    def _labels_and_classes(cls, data: Data) -> Data:
+        if data.classes and not data.labels:
+            raise ValueError(f"classes = {data.classes} has no effect without labels: true; set it or remove classes")
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        batch, micro = self.training.batch, self.training.micro_batch
+        if batch % micro:
+            fitting = [size for size in range(micro, 0, -1) if batch % size == 0][0]
+            raise ValueError(
+                f"training.micro_batch = {micro} does not divide training.batch = {batch}; for example {fitting} does"
+            )
+        if batch % self.data.streams:
+            raise ValueError(f"data.streams = {self.data.streams} does not divide training.batch = {batch}")
+        size, channels = self.data.resolution, self.data.channels
+        if self.game.networks == "article" and (size, channels) != (28, 1):
+            raise ValueError(
+                "game.networks = article draws 28x28 grey images only; set data.resolution: 28 and data.channels: 1, "
+                "or game.networks: dcgan"
+            )
+        if self.game.networks == "article" and self.game.base_channels != Generation().base_channels:
+            raise ValueError("game.base_channels has no effect with game.networks = article; remove it")
+        if self.game.networks == "dcgan" and (size < 8 or size & (size - 1)):
+            raise ValueError(
+                f"game.networks = dcgan needs a power of two from 8 as data.resolution, not {size}; "
+                f"for example {max(8, 1 << (size.bit_length() - 1))}"
+            )
+        return self
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.run.directory or Path("runs") / self.run.name)
+
+    def flat(self) -> dict[str, Any]:
+        """Every key with its value: {"training.batch": 64, ...}."""
+        return dict(_flatten(self.model_dump(mode="json")))
+
+    def mathematics(self) -> dict[str, Any]:
+        """The keys that decide what is computed; the others may change when a run goes on."""
+        return {key: value for key, value in self.flat().items() if not key.startswith(FREE_KEYS)}
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps(self.mathematics(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+FREE_KEYS = (
+    "run.name",
+    "run.directory",
+    "data.shards",
+    "data.source",
+    "data.workers",
+    "data.cache",
+    "training.images",
+    "training.strategy",
+    "training.device",
+    "checkpoint.",
+    "track.",
+    "sample.",
+)
+"""Keys, or beginnings of keys, that may differ when a run goes on: they change paths, speed and reports."""
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def fields(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf key with its pydantic field: ("training.batch", FieldInfo), ... in order."""
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from fields(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def load(arguments: Sequence[str], program: str = "train.py") -> Config:
+    """The config of a command line: CONFIG [--key.path value ...].
+
+    Raises InputError for a missing file, an unknown key, a wrong type or value, and values that contradict
+    each other; each message names the file and line or the option. `--help` prints every key and exits.
+    """
+    parser = _parser(program)
+    options, unknown = parser.parse_known_args(arguments)
+    given = vars(options)
+    path = find(given.pop("CONFIG"))
+    for word in unknown:
+        raise InputError(f"unknown argument {word}{_nearest(word.split('=')[0], [f'--{key}' for key, _ in fields()])}")
+    tree, lines = _read(path)
+    places = {key: f"{path}, line {line}" for key, line in lines.items()}
+    for key, text in given.items():
+        _put(tree, key, _parse_value(key, text), path)
+        places[key] = f"--{key}"
+    tree.setdefault("run", {})
+    if isinstance(tree["run"], dict):
+        tree["run"].setdefault("name", path.stem)
+    return validate(tree, str(path), places)
+
+
+def find(name: str) -> Path:
+    """The config file: as given, or under the folder that holds this package (`configs/digits.yaml` from anywhere)."""
+    path = Path(name)
+    shipped = Path(__file__).parent.parent / name
+    if not path.exists() and shipped.is_file():
+        return shipped
+    return path
+
+
+def validate(tree: dict[str, Any], origin: str, places: dict[str, str] | None = None) -> Config:
+    """Check a tree of keys read from `origin`; `places` names where single keys were written."""
+    places = places or {}
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise InputError("\n".join(_explain(problem, origin, places) for problem in error.errors())) from None
+
+
+def read_run(directory: Path) -> tuple[Config, dict[str, Any]]:
+    """The resolved config of a run directory, and what was recorded with it (version, fingerprint, W&B id)."""
+    path = directory / "config.yaml"
+    tree, lines = _read(path)
+    recorded = tree.pop("gan_dist", {})
+    return validate(tree, str(path), {key: f"{path}, line {line}" for key, line in lines.items()}), recorded
+
+
+def to_yaml(config: Config, recorded: dict[str, Any]) -> str:
+    return yaml.safe_dump({"gan_dist": recorded, **config.model_dump(mode="json")}, sort_keys=False, width=120)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The mathematical keys in which two configs differ, each with both values."""
+    before, after = old.mathematics(), new.mathematics()
+    keys = dict.fromkeys([*before, *after])
+    return [
+        f"{key}: the run has {before.get(key)!r}, asked for is {after.get(key)!r}"
+        for key in keys
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        usage="%(prog)s CONFIG [--key.path value ...]",
+        description="Train a GAN. The same command again goes on where the run stopped.",
+        epilog="Example: accelerate launch gan_dist/train.py configs/mnist.yaml --training.images 600000",
+    )
+    parser.add_argument("CONFIG", help="YAML file with any of the keys below")
+    groups: dict[str, Any] = {}
+    for key, field in fields():
+        section = key.split(".")[0]
+        if section not in groups:
+            groups[section] = parser.add_argument_group(section, Config.model_fields[section].description)
+        default = "required" if field.is_required() else f"default: {_shown(field.default)}"
+        text = f"{' '.join((field.description or '').split())} [{default}]"
+        groups[section].add_argument(
+            f"--{key}", dest=key, metavar=_type_name(field.annotation), help=text.replace("%", "%%")
+        )
+    return parser
+
+
+def _shown(value: Any) -> str:
+    return '""' if value == "" else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _type_name(kind: Any) -> str:
+    if isinstance(kind, type):
+        return kind.__name__
+    if typing.get_origin(kind) is Literal:
+        return "{" + ",".join(str(choice) for choice in typing.get_args(kind)) + "}"
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return "|".join(_type_name(part) for part in typing.get_args(kind))
+    return str(kind)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the config {path} cannot be read: {_reason(error)}") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path} must hold sections (run, data, training, ...), not a {type(tree).__name__}")
+    return {str(key): value for key, value in tree.items()}, dict(_lines(node)) if node else {}
+
+
+def _lines(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            key = f"{prefix}{getattr(name, 'value', '?')}"
+            yield key, name.start_mark.line + 1
+            yield from _lines(value, f"{key}.")
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
+
+
+def _parse_value(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text) if text else text
+    except yaml.YAMLError:
+        raise InputError(f"--{key} {text}: not a value that YAML can read; quote it?") from None
+
+
+def _put(tree: dict[str, Any], key: str, value: Any, path: Path) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise InputError(f"{path}: {section} must be a section of keys, not the value {tree!r}")
+    tree[name] = value
+
+
+def _explain(problem: Any, origin: str, places: dict[str, str]) -> str:
+    path = [str(part) for part in problem["loc"] if not (isinstance(part, str) and part.startswith(("list[", "str")))]
+    key = ".".join(path)
+    known = [part for part in (".".join(path[:count]) for count in range(len(path), 0, -1)) if part in places]
+    where = places[known[0]] if known else origin
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: unknown key {key}{_nearest(key, _names())}"
+    if problem["type"] == "missing":
+        return f"{origin}: {key} is missing; write it there or give --{key} VALUE"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if not key or problem["type"] == "value_error":
+        return f"{where}: {message}"
+    return f"{where}: {key} = {problem['input']!r}: {message}"
+
+
+def _names() -> list[str]:
+    leaves = [key for key, _ in fields()]
+    return list(dict.fromkeys([*leaves, *(key.rsplit(".", 1)[0] for key in leaves)]))
+
+
+def _nearest(word: str, names: Sequence[str]) -> str:
+    leaf = word.rsplit(".", 1)[-1].lstrip("-")
+    close = [name for name in names if name.rsplit(".", 1)[-1].lstrip("-") == leaf][:1]  # in a wrong section
+    close = close or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else f"; `{Path(sys.argv[0]).name} --help` lists all keys"
+
+
+def cache_directory(config: Config) -> Path:
+    """Where indexes go that cannot lie beside their shards."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(config.data.cache) if config.data.cache else Path(base) / "gan_dist"

@@ -1,0 +1,10 @@
+"""What can go wrong by the user's hand, and the exit codes that scripts see."""
+
+EXIT_FINISHED = 0
+EXIT_FAILED = 1
+EXIT_INPUT = 2
+EXIT_STOPPED = 75  # stopped early and saved: start the same command again (sysexits' EX_TEMPFAIL)
+
+
+class InputError(Exception):
+    """Wrong input: the message says what is wrong, where, and what to change. Exit code 2."""

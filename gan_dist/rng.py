@@ -1,0 +1,80 @@
+"""Random numbers as pure functions of a key: (seed, purpose, position in the run).
+
+No generator state exists anywhere, so there is none to save: the numbers of sample number i of a run are the
+same on any machine, at any process count and after any resume. The mixing function is SplitMix64's finaliser
+(Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014; constants of Stafford's
+variant 13), applied once per position and once per coordinate.
+"""
+
+import hashlib
+import math
+
+import numpy as np
+import torch
+
+_MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+_SHIFTS = (30, 27, 31)
+_GOLDEN = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+
+def key(seed: int, purpose: str, *numbers: int) -> int:
+    """A 64-bit key for one purpose of one run, and for `numbers` within it (a stream, an epoch).
+
+    Distinct arguments give unrelated keys; the same arguments give the same key everywhere.
+    """
+    text = repr((int(seed), purpose, *(int(number) for number in numbers)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def mix_numpy(values: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser over a uint64 array."""
+    (first, second), (a, b, c) = _MULTIPLIERS, _SHIFTS
+    values = (values ^ (values >> np.uint64(a))) * np.uint64(first)
+    values = (values ^ (values >> np.uint64(b))) * np.uint64(second)
+    return values ^ (values >> np.uint64(c))
+
+
+def _signed(value: int) -> int:
+    """The int64 that has the same bits as the low 64 of `value`: torch's integer arithmetic wraps."""
+    value &= _MASK
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _mix_torch(values: torch.Tensor) -> torch.Tensor:
+    (first, second), (a, b, c) = _MULTIPLIERS, _SHIFTS
+    # int64's >> keeps the sign, so the bits that it shifts in are masked away
+    values = (values ^ ((values >> a) & (_MASK >> a))) * _signed(first)
+    values = (values ^ ((values >> b) & (_MASK >> b))) * _signed(second)
+    return values ^ ((values >> c) & (_MASK >> c))
+
+
+def bits(stream: int, positions: torch.Tensor, count: int) -> torch.Tensor:
+    """`count` random 64-bit words for each position: (N,) int64 -> (N, count) int64, on the same device."""
+    rows = _mix_torch(positions * _signed(_GOLDEN) + _signed(stream))
+    columns = torch.arange(1, count + 1, device=positions.device) * _signed(_GOLDEN)
+    return _mix_torch(rows[:, None] + columns)
+
+
+def uniform(stream: int, positions: torch.Tensor, count: int) -> torch.Tensor:
+    """Uniform numbers in (0, 1) for each position: (N,) int64 -> (N, count) float64."""
+    # 52 bits and a half: never 0 or 1, so that a logarithm is safe
+    return (((bits(stream, positions, count) >> 12) & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
+
+
+def normal(stream: int, positions: torch.Tensor, count: int) -> torch.Tensor:
+    """Standard normal numbers for each position: (N,) int64 -> (N, count) float32 (Box and Muller, 1958).
+
+    Computed in float64 and rounded once, because a vectorised logarithm may differ from a scalar one in its
+    last bit: a sample's numbers must not depend on how many samples are drawn with it.
+    """
+    half = (count + 1) // 2
+    numbers = uniform(stream, positions, 2 * half)
+    radius = (-2.0 * numbers[:, :half].log()).sqrt()
+    angle = 2.0 * math.pi * numbers[:, half:]
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count].float()
+
+
+def integers(stream: int, positions: torch.Tensor, below: int) -> torch.Tensor:
+    """One integer in [0, below) for each position: (N,) int64 -> (N,) int64."""
+    return (uniform(stream, positions, 1)[:, 0] * below).long()

@@ -14,7 +14,7 @@ import torch
 
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _SHIFTS = (30, 27, 31)
-_GOLDEN = 0x9E3779B97F4A7C15
+GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
 
@@ -51,8 +51,8 @@ def _mix_torch(values: torch.Tensor) -> torch.Tensor:
 
 def bits(stream: int, positions: torch.Tensor, count: int) -> torch.Tensor:
     """`count` random 64-bit words for each position: (N,) int64 -> (N, count) int64, on the same device."""
-    rows = _mix_torch(positions * _signed(_GOLDEN) + _signed(stream))
-    columns = torch.arange(1, count + 1, device=positions.device) * _signed(_GOLDEN)
+    rows = _mix_torch(positions * _signed(GOLDEN) + _signed(stream))
+    columns = torch.arange(1, count + 1, device=positions.device) * _signed(GOLDEN)
     return _mix_torch(rows[:, None] + columns)
 
 

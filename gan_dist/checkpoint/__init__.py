@@ -1,0 +1,5 @@
+"""What is saved: named tensors of the players, whole on disk or absent, read by any process count."""
+
+from gan_dist.checkpoint.store import Store
+
+__all__ = ["Store"]

@@ -1,0 +1,179 @@
+"""From the data set to this process's micro-batches on its device, in the order of the run."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from gan_dist import rng
+from gan_dist.config import Config, cache_directory
+from gan_dist.data import index as index_module
+from gan_dist.data import order, shards
+from gan_dist.data.decode import Decoder
+from gan_dist.data.index import Index
+from gan_dist.errors import InputError
+
+_PREFETCH = 4  # micro-batches a worker keeps ready
+
+
+@dataclasses.dataclass
+class MicroBatch:
+    """Samples that pass the networks together."""
+
+    images: torch.Tensor
+    """(M, C, H, W) in [-1, 1], on the device."""
+    labels: torch.Tensor | None
+    """(M,) int64 classes, where the run has labels."""
+    positions: torch.Tensor
+    """(M,) int64: each sample's position in the run, the key of its random numbers."""
+    kept: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+    """What one phase computes and a later phase of the same step takes up again."""
+
+
+def prepare(config: Config, progress: bool = True) -> None:
+    """Pack `data.source` where no shards are, fetch remote shards, and index what has no index.
+
+    For one process of a machine: the others wait, then `open_index`.
+    """
+    data = config.data
+    if data.source:
+        from gan_dist.data import pack
+
+        if not isinstance(data.shards, str):
+            raise InputError("data.source needs one folder as data.shards")
+        if not pack.is_packed(Path(data.shards)):
+            pack.pack(
+                data.source,
+                Path(data.shards),
+                resolution=data.resolution,
+                channels=data.channels,
+                progress=progress,
+            )
+    cache = cache_directory(config)
+    local = [str(shards.localise(shard, cache)) for shard in shards.expand(data.shards)]
+    index_module.build(local, cache, data.image, progress)
+
+
+def open_index(config: Config) -> Index:
+    """The data set's index, checked against what the config asks of the data.
+
+    Raises InputError, naming a sample, where the data cannot serve the config.
+    """
+    cache = cache_directory(config)
+    local = [str(shards.localise(shard, cache)) for shard in shards.expand(config.data.shards)]
+    index = index_module.load(local, cache, config.data.image)
+    check(index, config)
+    return index
+
+
+def check(index: Index, config: Config) -> None:
+    data, total = config.data, len(index)
+    if total == 0:
+        what = "image" if data.image == "auto" else f"member .{data.image}"
+        raise InputError(f"data.shards: no sample of {len(index.shards)} shards has an {what}; see `gan-dist index`")
+    if index.bad:
+        raise InputError(
+            f"data.shards: {len(index.bad)} of {total} images cannot be read, first {index.bad[0]}; "
+            "`gan-dist index` lists them, `gan-dist pack` leaves them out"
+        )
+    for kind, sample in index.channels.items():
+        if kind != str(data.channels):
+            found = {"1": "is grey", "3": "is RGB", "4": "has transparency or four colours (CMYK)"}[kind]
+            advice = f"set data.channels: {kind}, or " if len(index.channels) == 1 and kind != "4" else ""
+            raise InputError(
+                f"data.shards: {sample} {found}, but data.channels = {data.channels}; "
+                f"{advice}convert with `gan-dist pack --channels {data.channels}`"
+            )
+    smallest = int(np.minimum(index.width, index.height).argmin())
+    width, height = int(index.width[smallest]), int(index.height[smallest])
+    if min(width, height) < data.resolution:
+        raise InputError(
+            f"data.shards: {index.key(smallest)} is {width}x{height}, smaller than data.resolution = {data.resolution}; "
+            f"set data.resolution: {min(width, height)} or less, or enlarge with `gan-dist pack --resolution {data.resolution}`"
+        )
+    if total < config.training.batch:
+        raise InputError(
+            f"training.batch = {config.training.batch} is more than the {total} samples of data.shards; make it smaller"
+        )
+    if data.labels:
+        without = int(index.label.argmin())
+        if index.label[without] < 0:
+            raise InputError(
+                f"data.labels is set, but {index.key(without)} has no label (.cls, or `label` in .json); "
+                "add them or set data.labels: false"
+            )
+        if data.classes and index.label.max() >= data.classes:
+            worst = int(index.label.argmax())
+            raise InputError(
+                f"data.classes = {data.classes}, but {index.key(worst)} has label {index.label[worst]}; "
+                f"set data.classes: {index.label.max() + 1} or more"
+            )
+
+
+class _MicroBatches(Dataset[dict[str, Any]]):
+    """Item (images, slot): the micro-batch whose first sample stands at that slot of the step at `images`."""
+
+    def __init__(self, index: Index, config: Config) -> None:
+        data = config.data
+        self.decoder = Decoder(index, data.resolution, data.channels)
+        self.labels = torch.from_numpy(index.label) if data.labels else None
+        self.seed, self.streams = config.run.seed, data.streams
+        self.batch, self.micro_batch = config.training.batch, config.training.micro_batch
+
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+        images, slot = place
+        slots = np.arange(slot, slot + self.micro_batch)
+        samples = order.samples(self.seed, len(self.decoder.index), self.batch, self.streams, images, slots)
+        try:
+            item: dict[str, Any] = {"images": torch.from_numpy(self.decoder.read(samples)), "position": images + slot}
+        except InputError as error:  # raised again in the training process, where it is one line
+            return {"error": str(error)}
+        if self.labels is not None:
+            item["labels"] = self.labels[samples].long()
+        return item
+
+
+def micro_batches(
+    index: Index, config: Config, start: int, slots: range, device: torch.device
+) -> Iterator[list[MicroBatch]]:
+    """This process's share of every step from position `start` on: a list of micro-batches a step.
+
+    `slots` are the places of the global batch that this process serves. The workers end with the iterator.
+    """
+    training = config.training
+    places = (
+        (images, slot)
+        for images in range(start, max(start, training.images), training.batch)
+        for slot in slots[:: training.micro_batch]
+    )
+    workers = config.data.workers
+    loader = DataLoader(
+        _MicroBatches(index, config),
+        batch_size=None,
+        sampler=places,
+        num_workers=workers,
+        prefetch_factor=_PREFETCH if workers else None,
+        pin_memory=device.type == "cuda",
+        # a fork of a process that runs threads (OpenMP, CUDA, W&B) may hang
+        multiprocessing_context="forkserver" if workers else None,
+    )
+    arriving = iter(loader)
+    for _ in range(start, max(start, training.images), training.batch):
+        yield [_to_device(next(arriving), config, device) for _ in slots[:: training.micro_batch]]
+
+
+def _to_device(item: dict[str, Any], config: Config, device: torch.device) -> MicroBatch:
+    if "error" in item:
+        raise InputError(item["error"])
+    pixels = item["images"].to(device, non_blocking=True).permute(0, 3, 1, 2)  # channels_last without a copy
+    images = pixels.to(torch.float64 if config.training.precision == "fp64" else torch.float32) / 127.5 - 1
+    positions = torch.arange(item["position"], item["position"] + len(pixels), device=device)
+    if config.data.flip:
+        mirrored = rng.uniform(rng.key(config.run.seed, "flip"), positions, 1) < 0.5
+        images = torch.where(mirrored[:, :, None, None], images.flip(-1), images)
+    labels = item["labels"].to(device, non_blocking=True) if "labels" in item else None
+    return MicroBatch(images=images, labels=labels, positions=positions)

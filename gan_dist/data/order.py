@@ -1,0 +1,60 @@
+"""Which sample stands at which position of a run: a pure function of (seed, position), without any array of N.
+
+The samples 0..N-1 are cut into S `streams` of neighbouring samples. In each of its epochs a stream deals its
+samples in the order of a keyed Feistel permutation (Luby and Rackoff, 1988; cycle walking as in Black and
+Rogaway, "Ciphers with arbitrary finite domains", 2002), which is computed for the positions asked and nothing
+else. Slot j of every global batch reads stream j*S//batch, so a process that serves neighbouring slots opens
+only its streams' shards, and the order never depends on the number of processes.
+"""
+
+import numpy as np
+
+from gan_dist import rng
+
+_ROUNDS = 6
+
+
+def permute(key: int, size: int, positions: np.ndarray) -> np.ndarray:
+    """Where a keyed permutation of 0..size-1 sends `positions`: (N,) integers below size -> (N,) int64."""
+    bits = max(2, (size - 1).bit_length())
+    low_bits = np.uint64(bits // 2)
+    high_bits = np.uint64(bits) - low_bits
+    low_mask, high_mask = (np.uint64((1 << int(count)) - 1) for count in (low_bits, high_bits))
+    keys = rng.mix_numpy(np.arange(1, _ROUNDS + 1, dtype=np.uint64) * np.uint64(rng.GOLDEN) + np.uint64(key))
+
+    def walk(values: np.ndarray) -> np.ndarray:
+        low, high = values & low_mask, values >> low_bits
+        for number in range(0, _ROUNDS, 2):  # the halves may differ by a bit, so each keeps its own mask
+            low = low ^ (rng.mix_numpy(high + keys[number]) & low_mask)
+            high = high ^ (rng.mix_numpy(low + keys[number + 1]) & high_mask)
+        return (high << low_bits) | low
+
+    values = walk(positions.astype(np.uint64))
+    while (outside := values >= size).any():  # the cipher's domain is less than twice the size: few steps
+        values[outside] = walk(values[outside])
+    return values.astype(np.int64)
+
+
+def samples(seed: int, total: int, batch: int, streams: int, images: int, slots: np.ndarray) -> np.ndarray:
+    """The sample numbers that `slots` of the global batch which starts at `images` read.
+
+    `images` is a multiple of `batch`; `slots` are (N,) integers below `batch`; the result is (N,) int64 below
+    `total`. Within an epoch of a stream no sample comes twice.
+    """
+    if batch % streams or images % batch or streams > total:
+        raise ValueError(f"{streams} streams, batch {batch}, position {images} and {total} samples do not fit")
+    per_stream = batch // streams
+    stream_of = slots // per_stream
+    result = np.empty(len(slots), dtype=np.int64)
+    for stream in np.unique(stream_of).tolist():
+        first, end = stream * total // streams, (stream + 1) * total // streams
+        chosen = stream_of == stream
+        # Python's integers do not overflow, however far the run is
+        position = images // batch * per_stream + (slots[chosen] - stream * per_stream)
+        epochs, places = np.divmod(position, end - first)
+        numbers = np.empty(len(places), dtype=np.int64)
+        for epoch in np.unique(epochs).tolist():
+            now = epochs == epoch
+            numbers[now] = permute(rng.key(seed, "order", stream, epoch), end - first, places[now])
+        result[chosen] = first + numbers
+    return result

@@ -1,0 +1,29 @@
+"""The moving average of a network, by a half-life in images."""
+
+import copy
+
+import torch
+from torch import nn
+
+RAMP = 0.05  # the half-life is at most this part of the images seen (Karras et al., StyleGAN2-ADA, 2020)
+
+
+def decay(images: int, batch: int, half_life: int) -> float:
+    """The part of the average that stays when a batch has been seen, `images` of them before it."""
+    effective = min(half_life, RAMP * images)
+    return 0.5 ** (batch / effective) if effective > 0 else 0.0
+
+
+class Average:
+    """A copy of `network` in evaluation mode that follows it. BatchNorm's statistics are averaged alike."""
+
+    def __init__(self, network: nn.Module, half_life: int) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.half_life = half_life
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, images: int, batch: int) -> None:
+        """Follow `network` by one step of `batch` images, the first `images` of the run being seen before."""
+        own = [*self.network.parameters(), *self.network.buffers()]
+        new = [*network.parameters(), *network.buffers()]
+        torch._foreach_lerp_(own, new, 1 - decay(images, batch, self.half_life))

@@ -1,0 +1,201 @@
+"""One process or many through Accelerate: devices, micro-batches, gradient sync, and what ranks tell each other."""
+
+import contextlib
+import datetime
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.distributed
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list, gather_object
+from torch import Tensor
+
+from gan_dist.config import Config
+from gan_dist.errors import InputError
+from gan_dist.figures import Figures
+from gan_dist.networks.normalisation import batch_norms
+from gan_dist.player import Player
+
+T = TypeVar("T")
+Micro = TypeVar("Micro")
+
+# Indexing a new data set happens on one process while the others wait in a collective.
+_TIMEOUT = datetime.timedelta(hours=2)
+
+
+class Players(Protocol):
+    players: tuple[Player, ...]
+    figures: Figures
+
+
+class Engine:
+    """How this launch's processes compute together. The loop reads the same for one and for many."""
+
+    def __init__(self, config: Config) -> None:
+        on_cpu = _on_cpu(config.training.device)
+        if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true"):
+            raise InputError(
+                f"accelerate was told to use DeepSpeed, but training.strategy = {config.training.strategy}; "
+                "launch without --use_deepspeed"
+            )
+        self.accelerator = Accelerator(
+            cpu=on_cpu,
+            mixed_precision="no",
+            kwargs_handlers=[
+                # BatchNorm's statistics are shared by `update`; broadcasting buffers would undo it
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=_TIMEOUT),
+            ],
+        )
+        self.config = config
+        self.device: torch.device = self.accelerator.device
+        self.rank: int = self.accelerator.process_index
+        self.world_size: int = self.accelerator.num_processes
+        self.is_main: bool = self.accelerator.is_main_process
+        self.figures = Figures(self.device)
+        self._turn: Player | None = None
+        self.slots = share_of(config.training.batch, config.training.micro_batch, self.rank, self.world_size)
+
+    def wrap(self, game: Players) -> None:
+        """Put the game's players on this process's device and join them over the processes."""
+        dtype = torch.float64 if self.config.training.precision == "fp64" else torch.float32
+        game.figures = self.figures
+        for player in game.players:
+            player.settle(self.device, dtype)
+            with warnings.catch_warnings():
+                # torch 2.15 renames broadcast_buffers, which Accelerate still passes by its old name
+                warnings.simplefilter("ignore", FutureWarning)
+                player.wrapped = self.accelerator.prepare_model(player.network)
+        self._players = game.players
+
+    @contextlib.contextmanager
+    def turn(self, player: Player) -> Iterator[None]:
+        """Only this player's weights take gradients, and only its BatchNorm layers keep statistics."""
+        for other in self._players:
+            other.has_turn = other is player
+            other.network.requires_grad_(other is player)
+            for norm in batch_norms(other.network):
+                norm.tracking = other is player
+        player.optimizer.zero_grad(set_to_none=True)
+        self._turn = player
+        try:
+            yield
+        finally:
+            self._turn, player.has_turn = None, False
+
+    def share(self, batch: list[Micro]) -> Iterator[Micro]:
+        """This process's micro-batches; gradients are exchanged in the last one's backward."""
+        assert self._turn is not None, "share() outside of turn()"
+        self._parts = len(batch)
+        for micro in batch[:-1]:
+            with self.accelerator.no_sync(self._turn.wrapped):
+                yield micro
+        yield batch[-1]
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a micro-batch's loss, weighted so that the sum is the global batch's mean."""
+        assert self._turn is not None, "backward() outside of turn()"
+        self.figures.add(f"loss/{self._turn.name}", loss)
+        self.accelerator.backward(loss / self._parts)
+
+    def update(self, player: Player) -> None:
+        """Move the player by its gradients."""
+        gradients = [weight.grad for weight in player.network.parameters() if weight.grad is not None]
+        self.figures.add(f"grad_norm/{player.name}", torch.nn.utils.get_total_norm(gradients))
+        player.optimizer.step()
+        self._commit_statistics(player)
+
+    def _commit_statistics(self, player: Player) -> None:
+        """Move BatchNorm's running statistics by the mean over all processes' micro-batches."""
+        norms = batch_norms(player.network)
+        if norms and self.world_size > 1:
+            gathered = [statistic for norm in norms for statistic in (norm.step_mean, norm.step_var)]
+            flat = torch.cat(gathered)
+            torch.distributed.all_reduce(flat)
+            flat /= self.world_size
+            torch._foreach_copy_(gathered, list(flat.split([len(statistic) for statistic in gathered])))
+        for norm in norms:
+            norm.commit()
+
+    def read_figures(self, clear: bool = True) -> dict[str, tuple[float, float]]:
+        """Sums and counts of all figures over all processes: {name: (sum, count)}. Every process calls it."""
+        names, totals = self.figures.totals()
+        if self.world_size > 1:
+            totals = self.accelerator.reduce(totals, reduction="sum")
+        if clear:
+            self.figures.clear()
+        return {name: (row[0], row[1]) for name, row in zip(names, totals.tolist(), strict=True)}
+
+    def agree(self, work: Callable[[], T], where: str = "first") -> T | None:
+        """Run `work` on one process (or on one of each machine); an InputError there is raised everywhere.
+
+        Returns work's result on the processes that ran it and, with where="first", on all.
+        """
+        runs = self.is_main if where == "first" else self.accelerator.is_local_main_process
+        result: Any = None
+        problem = None
+        if runs:
+            try:
+                result = work()
+            except InputError as error:
+                problem = str(error)
+        if self.world_size > 1:
+            problems = [found for found in gather_object([problem]) if found]
+            problem = problems[0] if problems else None
+            if where == "first" and problem is None:
+                box = [result]
+                broadcast_object_list(box)
+                result = box[0]
+        if problem is not None:
+            raise AgreedError(problem)
+        return result  # type: ignore[no-any-return]
+
+    def gather(self, value: T) -> list[T]:
+        """The value of every process, in order of rank, on every process."""
+        return gather_object([value]) if self.world_size > 1 else [value]  # type: ignore[no-any-return]
+
+    def wait(self) -> None:
+        self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        self.accelerator.end_training()
+
+
+class AgreedError(InputError):
+    """An InputError that every process has: one of them prints it."""
+
+
+def share_of(batch: int, micro_batch: int, rank: int, world_size: int) -> range:
+    """The slots of the global batch that a process serves: its contiguous block of micro-batches.
+
+    Raises AgreedError, naming the process counts that would do, where the micro-batches cannot be dealt.
+    """
+    parts = batch // micro_batch
+    if parts % world_size:
+        fitting = ", ".join(str(count) for count in range(1, parts + 1) if parts % count == 0)
+        raise AgreedError(
+            f"training.batch = {batch} is {parts} micro-batches of {micro_batch}, which {world_size} processes cannot "
+            f"share evenly; start {fitting} processes, or change training.micro_batch"
+        )
+    size = parts // world_size * micro_batch
+    return range(rank * size, (rank + 1) * size)
+
+
+def _on_cpu(device: str) -> bool:
+    gpus = torch.cuda.device_count()
+    if device == "cuda" and not gpus:
+        raise AgreedError("training.device = cuda, but torch finds no GPU here; set training.device: auto or cpu")
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device != "cpu" and gpus and local > gpus:
+        raise AgreedError(f"{local} processes on this machine, but it has {gpus} GPUs; start {gpus}, or set training.device: cpu")
+    return device == "cpu" or not gpus
+
+
+def is_first_process() -> bool:
+    """Before an engine exists: whether this process is the one that speaks."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+

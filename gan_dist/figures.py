@@ -1,0 +1,39 @@
+"""Figures of a run, gathered on the device and read once an interval: the step never waits for them."""
+
+import torch
+from torch import Tensor
+
+
+class Figures:
+    """Means of named numbers since the last reading."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    @torch.no_grad()
+    def add(self, name: str, value: Tensor) -> None:
+        """Take in the mean of `value` (any shape). Costs no synchronisation."""
+        mean = value.detach().mean(dtype=torch.float64)
+        self._sums[name] = self._sums[name] + mean if name in self._sums else mean
+        self._counts[name] = self._counts.get(name, 0) + 1
+
+    def totals(self) -> tuple[list[str], Tensor]:
+        """Names in order, and (names, 2) float64 sums and counts: what processes add up before reading."""
+        names = sorted(self._sums)
+        if not names:
+            return [], torch.zeros(0, 2, dtype=torch.float64, device=self.device)
+        sums = torch.stack([self._sums[name] for name in names])
+        counts = torch.tensor([float(self._counts[name]) for name in names], device=self.device, dtype=torch.float64)
+        return names, torch.stack([sums, counts], dim=1)
+
+    def restore(self, totals: dict[str, tuple[float, float]]) -> None:
+        """Take up sums and counts that a checkpoint kept."""
+        for name, (total, count) in totals.items():
+            self._sums[name] = torch.tensor(total, dtype=torch.float64, device=self.device)
+            self._counts[name] = int(count)
+
+    def clear(self) -> None:
+        self._sums.clear()
+        self._counts.clear()

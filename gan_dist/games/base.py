@@ -1,0 +1,64 @@
+"""What a game is: players and phases. A new game is one file with these two."""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gan_dist.figures import Figures
+from gan_dist.player import Player
+
+
+class MicroBatch(Protocol):
+    """Samples that pass the networks together (data/loader.py makes them)."""
+
+    images: Tensor
+    labels: Tensor | None
+    positions: Tensor
+    kept: dict[str, Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One update: of which player, every how many steps, by which loss of a micro-batch (a scalar)."""
+
+    player: Player
+    loss: Callable[[MicroBatch], Tensor]
+    every: int = 1
+
+
+class Game(abc.ABC):
+    """The players in a fixed order, and the phases of a step in the order they are played."""
+
+    players: tuple[Player, ...]
+    phases: tuple[Phase, ...]
+    figures: Figures
+    """Where losses record what a person wants to see; the trainer sets it."""
+
+    def due(self, step: int) -> Iterator[Phase]:
+        """The phases that are played in this step of the run."""
+        return (phase for phase in self.phases if (step + 1) % phase.every == 0)
+
+    def average(self, images: int, batch: int) -> None:
+        """Let the moving averages follow the step of `batch` images that begins at `images`."""
+        for player in self.players:
+            if player.average is not None:
+                player.average.update(player.network, images, batch)
+
+    @abc.abstractmethod
+    def samples(self, seed: int, first: int, count: int, label: int | None = None) -> Tensor:
+        """Samples number `first`, ... of a seed from the averaged generator: (count, C, H, W) in [-1, 1].
+
+        The same number of the same seed gives the same image, however many are drawn with it.
+        """
+
+
+def adam(learning_rate: float, betas: tuple[float, float], epsilon: float) -> Callable[..., torch.optim.Optimizer]:
+    def make(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        on_gpu = parameters[0].is_cuda  # one kernel for all parameters; on a CPU it gains nothing
+        return torch.optim.Adam(parameters, lr=learning_rate, betas=betas, eps=epsilon, fused=on_gpu or None)
+
+    return make

@@ -1,0 +1,88 @@
+"""The generation game: images from random latents (Goodfellow et al., 2014)."""
+
+import torch
+from torch import Tensor, nn
+
+from gan_dist import losses, rng
+from gan_dist.config import Adam, Config
+from gan_dist.games.base import Game, MicroBatch, Phase, adam
+from gan_dist.networks import article, dcgan
+from gan_dist.player import Player
+
+_GROUP = 32  # samples drawn together, always: rounding in a network may depend on the batch it sees
+
+
+class Generation(Game):
+    """A generator that turns latents into images, against a discriminator that tells them from real ones."""
+
+    def __init__(self, config: Config) -> None:
+        game = config.game
+        self.seed, self.latent = config.run.seed, game.latent
+        self.classes = config.data.classes
+        self.generator_loss = losses.GENERATOR[game.loss]
+        generator, discriminator = build_networks(config)
+        self.generator = Player("G", generator, _adam(game.generator), game.average.half_life)
+        self.discriminator = Player("D", discriminator, _adam(game.discriminator))
+        self.players = (self.generator, self.discriminator)
+        # the generator first: its images are then the discriminator's fakes, and are made only once
+        self.phases = (
+            Phase(self.generator, self.fool_discriminator, every=game.discriminator_steps),
+            Phase(self.discriminator, self.tell_apart),
+        )
+
+    def fool_discriminator(self, micro: MicroBatch) -> Tensor:
+        fake = self.generator(self._latents(micro), micro.labels)
+        micro.kept["fake"] = fake.detach()
+        return self.generator_loss(self.discriminator(fake, micro.labels))
+
+    def tell_apart(self, micro: MicroBatch) -> Tensor:
+        real = self.discriminator(micro.images, micro.labels)
+        fake = self.discriminator(self._fakes(micro), micro.labels)
+        self.figures.add("score/real", real)
+        self.figures.add("score/fake", fake)
+        return losses.discriminator(real, fake)
+
+    def _fakes(self, micro: MicroBatch) -> Tensor:
+        if "fake" in micro.kept:
+            return micro.kept["fake"]
+        with torch.no_grad():
+            return self.generator(self._latents(micro), micro.labels)
+
+    def _latents(self, micro: MicroBatch) -> Tensor:
+        """One latent for each position of the run: (M, latent)."""
+        latents = rng.normal(rng.key(self.seed, "latent"), micro.positions, self.latent)
+        return latents.to(micro.images.dtype)
+
+    @torch.no_grad()
+    def samples(self, seed: int, first: int, count: int, label: int | None = None) -> Tensor:
+        assert self.generator.average is not None
+        network = self.generator.average.network
+        weight = next(network.parameters())
+        groups = range(first // _GROUP, (first + count - 1) // _GROUP + 1)
+        images = []
+        for group in groups:
+            numbers = torch.arange(group * _GROUP, (group + 1) * _GROUP, device=weight.device)
+            latents = rng.normal(rng.key(seed, "sample"), numbers, self.latent).to(weight.dtype)
+            labels = None
+            if self.classes:
+                labels = numbers % self.classes if label is None else torch.full_like(numbers, label)
+            images.append(network(latents, labels))
+        start = first - groups.start * _GROUP
+        return torch.cat(images)[start : start + count]
+
+
+def build_networks(config: Config) -> tuple[nn.Module, nn.Module]:
+    """The generator and the discriminator with the initial weights of the run's seed."""
+    data, game = config.data, config.game
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.key(config.run.seed, "weights") % 2**63)
+        if game.networks == "article":
+            return article.Generator(game.latent, data.classes), article.Discriminator(data.classes)
+        return (
+            dcgan.Generator(data.resolution, data.channels, game.latent, game.base_channels, data.classes),
+            dcgan.Discriminator(data.resolution, data.channels, game.base_channels, data.classes),
+        )
+
+
+def _adam(settings: Adam):  # type: ignore[no-untyped-def]
+    return adam(settings.learning_rate, (settings.beta1, settings.beta2), settings.epsilon)

@@ -1,0 +1,1 @@
+"""Generators and discriminators in pure torch: they know nothing of ranks, files or configs."""

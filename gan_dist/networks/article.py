@@ -1,0 +1,58 @@
+"""The two networks of the article this project starts from, for 28x28 grey digits (docs/article.md)."""
+
+import torch
+from torch import Tensor, nn
+
+from gan_dist.networks.normalisation import BatchNorm
+
+
+class Generator(nn.Module):
+    """(N, latent) normal numbers [and (N,) classes] -> (N, 1, 28, 28) in [-1, 1]."""
+
+    def __init__(self, latent: int, classes: int = 0) -> None:
+        super().__init__()
+        self.classes = nn.Embedding(classes, latent) if classes else None
+        self.dense = nn.Sequential(
+            nn.Linear(2 * latent if classes else latent, 7 * 7 * 256, bias=False),
+            BatchNorm(7 * 7 * 256),
+            nn.LeakyReLU(0.2),
+            nn.Unflatten(1, (256, 7, 7)),
+        )
+        self.convolutions = nn.Sequential(
+            nn.ConvTranspose2d(256, 128, 4, stride=2, padding=1, bias=False),  # 14x14
+            BatchNorm(128),
+            nn.LeakyReLU(0.2),
+            nn.ConvTranspose2d(128, 1, 4, stride=2, padding=1),  # 28x28
+            nn.Tanh(),
+        )
+
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        if self.classes is not None:
+            latents = torch.cat([latents, self.classes(labels)], dim=1)
+        images: Tensor = self.convolutions(self.dense(latents))
+        return images
+
+
+class Discriminator(nn.Module):
+    """(N, 1, 28, 28) images [and (N,) classes] -> (N,) logits: the article's sigmoid lives in the loss."""
+
+    def __init__(self, classes: int = 0) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(28 * 28, 1024),
+            nn.LeakyReLU(0.2),
+            nn.Linear(1024, 512),
+            nn.LeakyReLU(0.2),
+            nn.Linear(512, 256),
+            nn.LeakyReLU(0.2),
+        )
+        self.logit = nn.Linear(256, 1)
+        self.classes = nn.Embedding(classes, 256) if classes else None
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        features = self.features(images)
+        logits: Tensor = self.logit(features)[:, 0]
+        if self.classes is not None:  # projection (Miyato and Koyama, 2018)
+            logits = logits + (self.classes(labels) * features).sum(1)
+        return logits

@@ -1,0 +1,77 @@
+"""DCGAN (Radford, Metz and Chintala, 2016) for any power-of-two size from 8, grey or RGB."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from gan_dist.networks.normalisation import BatchNorm
+
+
+def _initialise(network: nn.Module) -> None:
+    """The paper's initial weights: normal with deviation 0.02, BatchNorm's around 1."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, 0.0, 0.02)
+        elif isinstance(module, BatchNorm):
+            nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+class Generator(nn.Module):
+    """(N, latent) normal numbers [and (N,) classes] -> (N, C, size, size) in [-1, 1]."""
+
+    def __init__(self, size: int, channels: int, latent: int, base: int, classes: int = 0) -> None:
+        super().__init__()
+        self.classes = nn.Embedding(classes, latent) if classes else None
+        doublings = int(math.log2(size)) - 2
+        width = base * 2 ** (doublings - 1)
+        layers: list[nn.Module] = [
+            nn.ConvTranspose2d(2 * latent if classes else latent, width, 4, bias=False),  # 4x4
+            BatchNorm(width),
+            nn.ReLU(),
+        ]
+        for _ in range(doublings - 1):
+            layers += [
+                nn.ConvTranspose2d(width, width // 2, 4, stride=2, padding=1, bias=False),
+                BatchNorm(width // 2),
+                nn.ReLU(),
+            ]
+            width //= 2
+        self.layers = nn.Sequential(
+            *layers, nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1, bias=False), nn.Tanh()
+        )
+        _initialise(self)
+
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        if self.classes is not None:
+            latents = torch.cat([latents, self.classes(labels)], dim=1)
+        images: Tensor = self.layers(latents[:, :, None, None])
+        return images
+
+
+class Discriminator(nn.Module):
+    """(N, C, size, size) images [and (N,) classes] -> (N,) logits."""
+
+    def __init__(self, size: int, channels: int, base: int, classes: int = 0) -> None:
+        super().__init__()
+        halvings = int(math.log2(size)) - 2
+        layers: list[nn.Module] = [nn.Conv2d(channels, base, 4, stride=2, padding=1, bias=False), nn.LeakyReLU(0.2)]
+        width = base
+        for _ in range(halvings - 1):
+            layers += [
+                nn.Conv2d(width, 2 * width, 4, stride=2, padding=1, bias=False),
+                BatchNorm(2 * width),
+                nn.LeakyReLU(0.2),
+            ]
+            width *= 2
+        self.features = nn.Sequential(*layers)
+        self.logit = nn.Conv2d(width, 1, 4, bias=False)
+        _initialise(self)
+        self.classes = nn.Embedding(classes, width) if classes else None
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        features = self.features(images)
+        logits: Tensor = self.logit(features).flatten()
+        if self.classes is not None:  # projection (Miyato and Koyama, 2018)
+            logits = logits + (self.classes(labels) * features.mean((2, 3))).sum(1)
+        return logits

@@ -1,0 +1,55 @@
+"""Train: `accelerate launch gan_dist/train.py CONFIG [--key.path value ...]`; torchrun and python do as well.
+
+Exit codes: 0 finished, 2 wrong input, 1 failed.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+    # run as a script: Python put this folder first, where `gan_dist` is not found and our modules shadow others'
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+
+def main(arguments: list[str]) -> int:
+    from gan_dist import config as config_module
+    from gan_dist.errors import EXIT_FINISHED, EXIT_INPUT, InputError
+
+    speaks = int(os.environ.get("RANK", "0")) == 0
+    try:
+        config = config_module.load(arguments)
+    except InputError as error:
+        if speaks:
+            report(error)
+        return EXIT_INPUT
+
+    from gan_dist.engine import Engine
+    from gan_dist.engine.core import AgreedError
+    from gan_dist.trainer import Trainer
+
+    try:
+        engine = Engine(config)
+        speaks = engine.is_main
+        trainer = Trainer(config, engine)
+        with trainer.tracker:
+            trainer.train()
+        engine.close()
+    except InputError as error:
+        if speaks or not isinstance(error, AgreedError):
+            report(error)
+        return EXIT_INPUT
+    return EXIT_FINISHED
+
+
+def report(error: Exception) -> None:
+    """The one line that says what is wrong; the way there with GAN_DIST_TRACEBACK=1."""
+    if os.environ.get("GAN_DIST_TRACEBACK"):
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"error: {error}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

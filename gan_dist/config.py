@@ -196,6 +196,10 @@ class Config(Section):
     def directory(self) -> Path:
         return Path(self.run.directory or Path("runs") / self.run.name)
 
+    @property
+    def cache(self) -> Path:
+        return Path(self.data.cache) if self.data.cache else default_cache()
+
     def flat(self) -> dict[str, Any]:
         """Every key with its value: {"training.batch": 64, ...}."""
         return dict(_flatten(self.model_dump(mode="json")))
@@ -417,7 +421,6 @@ def _nearest(word: str, names: Sequence[str]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; `{Path(sys.argv[0]).name} --help` lists all keys"
 
 
-def cache_directory(config: Config) -> Path:
+def default_cache() -> Path:
     """Where indexes go that cannot lie beside their shards."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(config.data.cache) if config.data.cache else Path(base) / "gan_dist"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gan_dist"

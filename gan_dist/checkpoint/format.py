@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -116,9 +116,12 @@ def read_tensors(directory: Path, manifest: Mapping[str, Any], prefix: str = "")
         whole = torch.empty(math.prod(entry["shape"]), dtype=_TYPES[entry["dtype"]])
         for piece in entry["pieces"]:
             file = piece["file"]
-            if file not in opened:
-                opened[file] = safe_open(directory / file, framework="pt")
-            values = opened[file].get_tensor(f"{name}@{piece['offset']}")
+            try:
+                if file not in opened:
+                    opened[file] = safe_open(directory / file, framework="pt")
+                values = opened[file].get_tensor(f"{name}@{piece['offset']}")
+            except (OSError, SafetensorError) as error:
+                raise DamagedError(f"{directory / file}: {name}: {error}") from None
             whole[piece["offset"] : piece["offset"] + piece["length"]] = values
         result[name] = whole.view(entry["shape"])
     return result

@@ -103,3 +103,20 @@ def names(directory: Path) -> list[str]:
         return []
     found = [path.name for path in directory.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)]
     return sorted(found, key=lambda name: int(name.removeprefix("images-")))
+
+
+def describe(directory: Path, hashes: bool = False) -> dict[str, Any]:
+    """What a checkpoint is: name, images, bytes, whole, digest, and the problem where it is damaged."""
+    found: dict[str, Any] = {
+        "name": directory.name,
+        "images": int(directory.name.removeprefix("images-")),
+        "bytes": sum(path.stat().st_size for path in directory.iterdir() if path.is_file()),
+        "whole": False,
+        "digest": None,
+    }
+    try:
+        manifest = format.read_manifest(directory)
+        format.verify(directory, manifest, hashes)
+        return {**found, "whole": True, "digest": format.digest(directory, manifest)}
+    except DamagedError as error:
+        return {**found, "problem": str(error)}

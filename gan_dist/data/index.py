@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from PIL import Image, UnidentifiedImageError
 from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
@@ -40,7 +41,7 @@ Image.MAX_IMAGE_PIXELS = None  # only headers are read here
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Index:
-    """Every sample of a data set. Arrays are (samples,) and read-only; `first` is (shards + 1,)."""
+    """Every sample of a data set. Arrays are (samples,); `first` is (shards + 1,). Loader workers share the memory."""
 
     shards: tuple[str, ...]
     first: np.ndarray
@@ -63,6 +64,15 @@ class Index:
     cache: Path
     image: str
     """What the index was made with, to find its files again."""
+    shared: dict[str, torch.Tensor]
+    """The arrays as tensors in shared memory: what crosses to a worker is a handle."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in self.shared}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__dict__.update({name: tensor.numpy() for name, tensor in self.shared.items()})
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -233,9 +243,9 @@ def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
         if part is None:
             raise InputError(f"data.shards: {shard} changed while its index was made; start again")
         parts.append(part)
-    arrays = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
-    for array in arrays.values():
-        array.setflags(write=False)
+    arrays = {name: np.concatenate([part[0][name] for part in parts]) for name in _COLUMNS}
+    # torch has no arithmetic on uint16 and uint32, but shares their memory as any other
+    shared = {name: torch.from_numpy(array).share_memory_() for name, array in arrays.items()}
     channels: dict[str, str] = {}
     for shard, (_, summary) in zip(shards, parts, strict=True):
         for kind, key in summary["channels"].items():
@@ -248,7 +258,8 @@ def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
         bad=tuple(bad for part in parts for bad in part[1]["bad"]),
         cache=cache,
         image=image,
-        **arrays,
+        shared=shared,
+        **{name: tensor.numpy() for name, tensor in shared.items()},
     )
 
 

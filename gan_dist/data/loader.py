@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from gan_dist import rng
-from gan_dist.config import Config, cache_directory
+from gan_dist.config import Config
 from gan_dist.data import index as index_module
 from gan_dist.data import order, shards
 from gan_dist.data.decode import Decoder
@@ -53,7 +53,7 @@ def prepare(config: Config, progress: bool = True) -> None:
                 channels=data.channels,
                 progress=progress,
             )
-    cache = cache_directory(config)
+    cache = config.cache
     local = [str(shards.localise(shard, cache)) for shard in shards.expand(data.shards)]
     index_module.build(local, cache, data.image, progress)
 
@@ -63,7 +63,7 @@ def open_index(config: Config) -> Index:
 
     Raises InputError, naming a sample, where the data cannot serve the config.
     """
-    cache = cache_directory(config)
+    cache = config.cache
     local = [str(shards.localise(shard, cache)) for shard in shards.expand(config.data.shards)]
     index = index_module.load(local, cache, config.data.image)
     check(index, config)

@@ -1,0 +1,205 @@
+"""`gan-dist COMMAND ...`: one thin command per capability."""
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gan_dist import __version__
+from gan_dist.errors import EXIT_FINISHED, EXIT_INPUT, InputError
+
+# Commands import what they need when they run: `gan-dist --help` must not wait for torch.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except InputError as error:
+        if os.environ.get("GAN_DIST_TRACEBACK"):
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_INPUT
+    except BrokenPipeError:  # `gan-dist ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_FINISHED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gan-dist", description="Data, samples and checkpoints of GAN runs.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    pack = _add(
+        commands,
+        "pack",
+        _pack,
+        "make WebDataset shards of images",
+        "gan-dist pack photos/ data/photos --resolution 64\n  gan-dist pack digits data/digits --resolution 16",
+    )
+    pack.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder (subfolders are classes), zip, tar, MNIST idx folder, CIFAR archive, or the word digits",
+    )
+    pack.add_argument("dest", metavar="DEST", type=Path, help="folder for the shards; the same command goes on after a stop")
+    pack.add_argument("--resolution", type=int, help="centre-crop to a square and resize to this many pixels")
+    pack.add_argument("--channels", type=int, choices=(1, 3), help="convert to grey (1) or RGB (3)")
+    pack.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one a core")
+    pack.add_argument("--json", action="store_true", help="print the report as JSON")
+
+    index = _add(
+        commands,
+        "index",
+        _index,
+        "build or check the index of shards, and say what they hold",
+        "gan-dist index data/photos\n  gan-dist index 'data/train-{000000..000099}.tar'",
+    )
+    index.add_argument("shards", nargs="+", metavar="SHARDS", help="folder, .tar file, brace pattern or URL")
+    index.add_argument("--image", default="auto", help="extension of the image, where samples have several")
+    index.add_argument("--cache", default="", help="folder for what cannot lie beside the shards")
+    index.add_argument("--json", action="store_true", help="print as JSON")
+
+    generate = _add(
+        commands,
+        "generate",
+        _generate,
+        "draw samples from a run's averaged generator",
+        "gan-dist generate runs/digits --n 100 --out samples\n  gan-dist generate runs/digits --n 16 --class 3 --out threes",
+    )
+    generate.add_argument("run", metavar="RUN", type=Path, help="a run directory, or a checkpoint in it")
+    generate.add_argument("--n", type=int, default=64, help="how many (default 64)")
+    generate.add_argument("--out", type=Path, required=True, help="new or empty folder for PNGs and grid.png")
+    generate.add_argument("--seed", type=int, default=0, help="the same seed gives the same images (default 0)")
+    generate.add_argument("--checkpoint", default="", help="name of a checkpoint (default: the newest whole one)")
+    generate.add_argument("--class", dest="label", type=int, help="this class only, where the run has labels")
+
+    checkpoints = _add(
+        commands,
+        "checkpoints",
+        _checkpoints,
+        "list a run's checkpoints",
+        "gan-dist checkpoints runs/digits --verify",
+    )
+    checkpoints.add_argument("run", metavar="RUN", type=Path, help="a run directory, or a checkpoint in it")
+    checkpoints.add_argument("--verify", action="store_true", help="compare every file's SHA-256, not only its size")
+    checkpoints.add_argument("--json", action="store_true", help="print as JSON")
+    return parser
+
+
+def _add(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], what: str, examples: str
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        epilog=f"examples:\n  {examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(command=run)
+    return command
+
+
+def _pack(options: argparse.Namespace) -> None:
+    from gan_dist.data import pack
+
+    for name in ("resolution", "processes"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise InputError(f"--{name} {value}: give a number above 0")
+    report = pack.pack(
+        options.source,
+        options.dest,
+        resolution=options.resolution,
+        channels=options.channels,
+        processes=options.processes,
+        progress=not options.json,
+    )
+    if options.json:
+        print((options.dest / "pack.json").read_text())
+    else:
+        print("\n".join(report.lines()))
+
+
+def _index(options: argparse.Namespace) -> None:
+    from gan_dist.config import default_cache
+    from gan_dist.data import index, shards
+
+    cache = Path(options.cache) if options.cache else default_cache()
+    local = [str(shards.localise(shard, cache)) for shard in shards.expand(options.shards)]
+    index.build(local, cache, options.image, progress=not options.json)
+    found = index.load(local, cache, options.image)
+    labels = {str(label): count for label, count in sorted(Counter(found.label.tolist()).items()) if label >= 0}
+    facts = {
+        "samples": len(found),
+        "shards": len(found.shards),
+        "classes": labels,
+        "width": [int(found.width.min()), int(found.width.max())] if len(found) else [],
+        "height": [int(found.height.min()), int(found.height.max())] if len(found) else [],
+        "kinds": found.channels,
+        "bad": list(found.bad),
+        "digest": found.digest,
+    }
+    if options.json:
+        print(json.dumps(facts, indent=1))
+        return
+    names = {"1": "grey", "3": "RGB", "4": "with transparency or CMYK"}
+    print(f"samples  {facts['samples']:,} in {facts['shards']} shards")
+    if len(found):
+        print("size     {}..{} x {}..{} pixels".format(*facts["width"], *facts["height"]))  # type: ignore[misc]
+        print("kind     " + ", ".join(names[kind] for kind in sorted(found.channels)))
+    print("classes  " + (", ".join(f"{label}: {count:,}" for label, count in labels.items()) or "none"))
+    print(f"bad      {len(found.bad)}" + "".join(f"\n  {bad}" for bad in found.bad))
+    print(f"digest   {found.digest}")
+
+
+def _generate(options: argparse.Namespace) -> None:
+    from gan_dist import files
+    from gan_dist.generate import generate, load
+    from gan_dist.tracking import grid
+
+    if options.n < 1:
+        raise InputError(f"--n {options.n}: give a number above 0")
+    game, config, name = load(options.run, options.checkpoint)
+    if options.label is not None and not 0 <= options.label < config.data.classes:
+        have = f"its classes are 0..{config.data.classes - 1}" if config.data.classes else "it was trained without labels"
+        raise InputError(f"--class {options.label}: {options.run} has no such class; {have}")
+    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+        raise InputError(f"--out {options.out} holds files already; give a new or an empty folder")
+    files.make_directory(options.out, "--out")
+    shown = []
+    for number, image in enumerate(generate(game, options.seed, options.n, options.label)):
+        grid.save_png(image, options.out / f"{number:06d}.png")
+        if number < 100:  # more would be too small to look at
+            shown.append(image)
+    grid.save_grid(shown, options.out / "grid.png")
+    print(f"{options.n} images of {name} in {options.out}; look at {options.out / 'grid.png'}")
+
+
+def _checkpoints(options: argparse.Namespace) -> None:
+    from gan_dist.checkpoint import store
+
+    run = options.run.parent.parent if (options.run / "manifest.json").exists() else options.run
+    if not (run / "config.yaml").exists():
+        raise InputError(f"{run} is no run directory (no config.yaml in it); give a folder that training made")
+    rows = [store.describe(run / "checkpoints" / name, options.verify) for name in store.names(run / "checkpoints")]
+    if run != options.run:
+        rows = [row for row in rows if row["name"] == options.run.name]
+    if options.json:
+        print(json.dumps(rows, indent=1))
+        return
+    if not rows:
+        print(f"{run} has no checkpoint yet")
+    for row in rows:
+        state = "whole" if row["whole"] else f"damaged: {row['problem']}"
+        print(f"{row['name']}  {row['images']:>13,} images  {row['bytes'] / 2**20:8.1f} MiB  {(row['digest'] or '-')[:16]}  {state}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+# shellcheck shell=bash
+# Thread, NCCL, memory and launcher settings, in one place: sourced by run.sh and the Slurm templates.
+#
+# Set PROCESSES first: the training processes on this machine (default 1). What the user has set stays as it is.
+
+: "${PROCESSES:=1}"
+
+# Cores are shared out: torch takes all of them in every process, torchrun and accelerate give each process one.
+: "${OMP_NUM_THREADS:=$((($(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + PROCESSES - 1) / PROCESSES))}"
+export OMP_NUM_THREADS
+
+# Threads that wait for work sleep instead of spinning: spinners of one process take cores that another needs. A
+# process alone on the machine answers faster when it spins.
+if ((PROCESSES > 1)); then
+    : "${OMP_WAIT_POLICY:=PASSIVE}"
+    export OMP_WAIT_POLICY
+fi
+
+# glibc gives every large tensor back to the system and gets it anew, page by page, in the next step. With these it
+# keeps blocks up to 32 MiB (the most that it accepts) and up to 512 MiB of free memory. A DCGAN discriminator on 2
+# cores: 15,000 page faults a step become 400, and a step is 1.03 to 1.14 times as fast (three alternating runs).
+: "${MALLOC_MMAP_THRESHOLD_:=33554432}"
+: "${MALLOC_TRIM_THRESHOLD_:=536870912}"
+export MALLOC_MMAP_THRESHOLD_ MALLOC_TRIM_THRESHOLD_
+
+# GPU memory in segments that can grow: less is lost to fragments when samples and penalties change the sizes asked
+# for. torch reads PYTORCH_CUDA_ALLOC_CONF, its older name, too: who sets that one means it.
+if [[ -z ${PYTORCH_CUDA_ALLOC_CONF:-} ]]; then
+    : "${PYTORCH_ALLOC_CONF:=expandable_segments:True}"
+    export PYTORCH_ALLOC_CONF
+fi
+
+# A rank that waits for a dead one fails after the time limit, rather than waiting for ever.
+: "${TORCH_NCCL_ASYNC_ERROR_HANDLING:=1}"
+export TORCH_NCCL_ASYNC_ERROR_HANDLING
+
+# NCCL says why it failed; without this, only that it did.
+: "${NCCL_DEBUG:=WARN}"
+export NCCL_DEBUG
+
+# torchrun and accelerate pass these signals on to the training processes. One that is missing here ends the launcher
+# and orphans them. The first four are torch's default; USR2 is how Slurm announces the end (NCCL uses USR1).
+: "${PET_SIGNALS_TO_HANDLE:=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2}"
+export PET_SIGNALS_TO_HANDLE
+
+# Seconds until the launcher kills processes that it told to stop: they are writing a checkpoint. torch's default, 30,
+# cuts a large one off. torch 2.11 does not know this setting and always takes 30.
+: "${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:=120}"
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT
+
+# A crash inside a C++ library shows the Python lines that led there.
+: "${PYTHONFAULTHANDLER:=1}"
+export PYTHONFAULTHANDLER

@@ -1,0 +1,144 @@
+#!/usr/bin/env bash
+# Makes the virtual environment that the other scripts use, with the versions of constraints.txt.
+#
+#   ./launch/setup.sh [--quiet] [EXTRA ...]
+#
+# EXTRA is an optional part of pyproject.toml, for example deepspeed. What recipes and tests need is always
+# installed, and an extra that was added once stays.
+#
+#   PYTHON=python3.12      the interpreter (default: the first new enough of python3, python3.13, 3.12, 3.11)
+#   GAN_DIST_VENV=folder   where (default: .venv in the repository); one that is there already is added to
+#   --quiet                say nothing when there is nothing to do
+#
+# When nothing changed it does nothing and needs no network. It may be started twice at once, and interrupted.
+set -euo pipefail
+
+root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)
+venv=${GAN_DIST_VENV:-$root/.venv}
+[[ $venv == /* ]] || venv=$PWD/$venv
+made=$venv/.gan_dist-made   # this script made the folder, so it may empty it; says what it was made for
+stamp=$venv/.gan_dist-stamp # written last: what is installed, then the extras
+
+say() { echo "setup: $*"; }
+fail() {
+    echo "setup: $*" >&2
+    exit 2
+}
+
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; }
+
+version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
+
+# Without PYTHON the version is the environment's own: no process is started to find that nothing is to do.
+wanted_version() {
+    if [[ -n ${PYTHON:-} ]]; then
+        version_of "$PYTHON"
+    else
+        sed -n 's/^version[a-z_]* *= *\([0-9]*\.[0-9]*\).*/\1/p' "$venv/pyvenv.cfg"
+    fi
+}
+
+fingerprint() {
+    { echo "$root $(wanted_version)" && cat "$root/pyproject.toml" "$root/constraints.txt"; } |
+        { sha256sum 2>/dev/null || shasum -a 256; }
+}
+
+up_to_date() {
+    [[ -x $venv/bin/python && -f $stamp ]] || return 1
+    local hash have extra
+    { read -r hash && read -r have; } <"$stamp" || return 1
+    [[ $hash == "$(fingerprint)" ]] || return 1
+    for extra in "$@"; do
+        [[ ,$have, == *,$extra,* ]] || return 1
+    done
+}
+
+find_python() {
+    local candidates=(python3 python3.13 python3.12 python3.11) candidate version found=""
+    [[ -z ${PYTHON:-} ]] || candidates=("$PYTHON")
+    for candidate in "${candidates[@]}"; do
+        version=$(version_of "$candidate") || continue
+        if ((${version%.*} == 3 && ${version#*.} >= 11)); then
+            echo "$candidate"
+            return
+        fi
+        found+="${found:+, }$candidate is $version"
+    done
+    fail "Python 3.11 or newer is needed (${found:-${candidates[0]} cannot be run}); set PYTHON=/path/to/python3.12"
+}
+
+quiet=""
+extras=()
+for argument in "$@"; do
+    case $argument in
+        -h | --help) usage && exit ;;
+        --quiet) quiet=yes ;;
+        *)
+            grep -q "^$argument = \[\"" "$root/pyproject.toml" ||
+                fail "$argument is neither an option nor an extra of pyproject.toml; see --help"
+            extras+=("$argument")
+            ;;
+    esac
+done
+
+if up_to_date ${extras[@]+"${extras[@]}"}; then
+    [[ -n $quiet ]] || say "$venv is up to date"
+    exit
+fi
+
+mkdir -p "$venv"
+exec 9>"$venv/.gan_dist-lock"
+if command -v flock >/dev/null && ! flock -n 9; then
+    say "another set-up of $venv is running; waiting for it"
+    flock 9
+fi
+if up_to_date ${extras[@]+"${extras[@]}"}; then
+    say "$venv is up to date"
+    exit
+fi
+
+if [[ -z ${PYTHON:-} && ! -f $made && -x $venv/bin/python ]]; then
+    PYTHON=$venv/bin/python # somebody's own environment, perhaps with a Python that is nowhere else
+fi
+python=$(find_python)
+place="$venv python$(version_of "$python")" # an environment works only where, and for what, it was made
+if [[ -f $made ]]; then
+    if [[ ! -f $stamp || $(<"$made") != "$place" ]]; then
+        say "starting anew: $venv is from an interrupted set-up, another folder or another Python"
+        find "$venv/" -mindepth 1 -maxdepth 1 ! -name '.gan_dist-made' ! -name '.gan_dist-lock' -exec rm -rf {} +
+        echo "$place" >"$made"
+    fi
+elif [[ -z $(find "$venv/" -mindepth 1 ! -name '.gan_dist-lock') ]]; then
+    echo "$place" >"$made"
+elif [[ ! -x $venv/bin/python ]]; then
+    fail "$venv holds other things and is no virtual environment; set GAN_DIST_VENV to a new folder"
+fi
+
+# What was added by hand stays: the extras of the last set-up.
+wanted=digits,dev
+[[ ! -f $stamp ]] || wanted=$(sed -n 2p "$stamp")
+for extra in ${extras[@]+"${extras[@]}"}; do
+    [[ ,$wanted, == *,$extra,* ]] || wanted+=,$extra
+done
+rm -f "$stamp"
+
+if [[ ! -x $venv/bin/python ]]; then
+    "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+        fail "$python cannot make virtual environments; on Debian or Ubuntu: apt install python$(version_of "$python")-venv"
+    say "making $venv with $("$python" --version)"
+    "$python" -m venv "$venv"
+fi
+
+say "installing gan_dist[$wanted] as pinned in constraints.txt (new: about 5 GB and some minutes)"
+# -I and PIP_USER: packages that PYTHONPATH or the user's own folder bring along must not count as installed
+PIP_USER=0 "$venv/bin/python" -I -m pip install --quiet --disable-pip-version-check --no-input \
+    -c "$root/constraints.txt" -e "$root[$wanted]" ||
+    fail "pip could not install the packages (its reasons are above); the same command tries again"
+
+say "checking that torch, torchvision and gan_dist load together"
+"$venv/bin/python" -I -c 'import gan_dist, torch, torchvision' ||
+    fail "what was installed does not load; remove $venv and try again"
+
+printf '%s\n%s\n' "$(fingerprint)" "$wanted" >"$stamp.new"
+mv "$stamp.new" "$stamp"
+say "done: $venv"

@@ -48,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="folder (subfolders are classes), zip, tar, MNIST idx folder, CIFAR archive, or the word digits",
     )
-    pack.add_argument("dest", metavar="DEST", type=Path, help="folder for the shards; the same command goes on after a stop")
+    pack.add_argument(
+        "dest", metavar="DEST", type=Path, help="folder for the shards; the same command goes on after a stop"
+    )
     pack.add_argument("--resolution", type=int, help="centre-crop to a square and resize to this many pixels")
     pack.add_argument("--channels", type=int, choices=(1, 3), help="convert to grey (1) or RGB (3)")
     pack.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one a core")
@@ -168,7 +170,9 @@ def _generate(options: argparse.Namespace) -> None:
         raise InputError(f"--n {options.n}: give a number above 0")
     game, config, name = load(options.run, options.checkpoint)
     if options.label is not None and not 0 <= options.label < config.data.classes:
-        have = f"its classes are 0..{config.data.classes - 1}" if config.data.classes else "it was trained without labels"
+        have = (
+            f"its classes are 0..{config.data.classes - 1}" if config.data.classes else "it was trained without labels"
+        )
         raise InputError(f"--class {options.label}: {options.run} has no such class; {have}")
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise InputError(f"--out {options.out} holds files already; give a new or an empty folder")
@@ -198,7 +202,9 @@ def _checkpoints(options: argparse.Namespace) -> None:
         print(f"{run} has no checkpoint yet")
     for row in rows:
         state = "whole" if row["whole"] else f"damaged: {row['problem']}"
-        print(f"{row['name']}  {row['images']:>13,} images  {row['bytes'] / 2**20:8.1f} MiB  {(row['digest'] or '-')[:16]}  {state}")
+        print(
+            f"{row['name']}  {row['images']:>13,} images  {row['bytes'] / 2**20:8.1f} MiB  {(row['digest'] or '-')[:16]}  {state}"
+        )
 
 
 if __name__ == "__main__":

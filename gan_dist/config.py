@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from gan_dist import files
 from gan_dist.errors import InputError
 
 Positive = Annotated[int, Field(gt=0)]
@@ -171,7 +172,7 @@ class Config(Section):
     def _consistent(self) -> "Config":
         batch, micro = self.training.batch, self.training.micro_batch
         if batch % micro:
-            fitting = [size for size in range(micro, 0, -1) if batch % size == 0][0]
+            fitting = next(size for size in range(micro, 0, -1) if batch % size == 0)
             raise ValueError(
                 f"training.micro_batch = {micro} does not divide training.batch = {batch}; for example {fitting} does"
             )
@@ -259,8 +260,7 @@ def load(arguments: Sequence[str], program: str = "train.py") -> Config:
     path = find(given.pop("CONFIG"))
     for word in unknown:
         raise InputError(f"unknown argument {word}{_nearest(word.split('=')[0], [f'--{key}' for key, _ in fields()])}")
-    tree, lines = _read(path)
-    places = {key: f"{path}, line {line}" for key, line in lines.items()}
+    tree, places = files.read_yaml(path)
     for key, text in given.items():
         _put(tree, key, _parse_value(key, text), path)
         places[key] = f"--{key}"
@@ -291,9 +291,9 @@ def validate(tree: dict[str, Any], origin: str, places: dict[str, str] | None = 
 def read_run(directory: Path) -> tuple[Config, dict[str, Any]]:
     """The resolved config of a run directory, and what was recorded with it (version, fingerprint, W&B id)."""
     path = directory / "config.yaml"
-    tree, lines = _read(path)
+    tree, places = files.read_yaml(path)
     recorded = tree.pop("gan_dist", {})
-    return validate(tree, str(path), {key: f"{path}, line {line}" for key, line in lines.items()}), recorded
+    return validate(tree, str(path), places), recorded
 
 
 def to_yaml(config: Config, recorded: dict[str, Any]) -> str:
@@ -346,35 +346,6 @@ def _type_name(kind: Any) -> str:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return "|".join(_type_name(part) for part in typing.get_args(kind))
     return str(kind)
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the config {path} cannot be read: {_reason(error)}") from None
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        tree = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    if not isinstance(tree, dict):
-        raise InputError(f"{path} must hold sections (run, data, training, ...), not a {type(tree).__name__}")
-    return {str(key): value for key, value in tree.items()}, dict(_lines(node)) if node else {}
-
-
-def _lines(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for name, value in node.value:
-            key = f"{prefix}{getattr(name, 'value', '?')}"
-            yield key, name.start_mark.line + 1
-            yield from _lines(value, f"{key}.")
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
 
 
 def _parse_value(key: str, text: str) -> Any:

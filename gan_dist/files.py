@@ -3,8 +3,11 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from gan_dist.errors import InputError
 
@@ -40,6 +43,38 @@ def write_json(path: Path, value: Any) -> None:
 def sha256_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The sections of a YAML file, and where each key stands: {"training.batch": "x.yaml, line 7", ...}.
+
+    Raises InputError, with the line, where the file cannot be read or is not YAML with sections.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise InputError(f"the config {path} cannot be read: {reason}") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path} must hold sections (run, data, training, ...), not a {type(tree).__name__}")
+    lines = dict(_lines(node)) if node else {}
+    places = {key: f"{path}, line {line}" for key, line in lines.items()}
+    return {str(key): value for key, value in tree.items()}, places
+
+
+def _lines(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            key = f"{prefix}{getattr(name, 'value', '?')}"
+            yield key, name.start_mark.line + 1
+            yield from _lines(value, f"{key}.")
 
 
 def make_directory(path: Path, what: str) -> Path:

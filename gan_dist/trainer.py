@@ -38,6 +38,7 @@ class Trainer:
         engine.wrap(self.game)
         self.store = Store(run.checkpoints, config.checkpoint.keep)
         self.images = 0
+        self._mark = (time.perf_counter(), 0)
         problems = self._resume()
         self.tracker = Tracker(
             run.directory,
@@ -61,16 +62,20 @@ class Trainer:
         tracker.status("running", self.images, "", self._newest_name())
         self._mark = (time.perf_counter(), self.images)
         for batch in loader.micro_batches(self.index, config, self.images, self.engine.slots, self.engine.device):
-            self.step(batch)
-            tracker.progress(self.images)
-            if self._due(config.track.every):
-                self._report()
-            if self._due(config.sample.every):
-                self._sample()
-            if self._due(config.checkpoint.every):
-                self._save()
+            self.advance(batch)
         tracker.status("finished", self.images, "training.images reached", self._newest_name())
         tracker.event("finished", self.images)
+
+    def advance(self, batch: list[MicroBatch]) -> None:
+        """One step, and what is due after it."""
+        self.step(batch)
+        self.tracker.progress(self.images)
+        if self._due(self.config.track.every):
+            self._report()
+        if self._due(self.config.sample.every):
+            self._sample()
+        if self._due(self.config.checkpoint.every):
+            self._save()
 
     def step(self, batch: list[MicroBatch]) -> None:
         """One batch through every phase that is due; `batch` is this process's share of it."""

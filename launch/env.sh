@@ -5,12 +5,15 @@
 
 : "${PROCESSES:=1}"
 
-# Cores are shared out: torch takes all of them in every process, torchrun and accelerate give each process one.
-: "${OMP_NUM_THREADS:=$((($(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + PROCESSES - 1) / PROCESSES))}"
+# Cores are shared out. Left alone, torch takes all of them in every process, and torchrun and accelerate allow one.
+if [[ -z ${OMP_NUM_THREADS:-} ]]; then
+    OMP_NUM_THREADS=$(($(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) / PROCESSES))
+    ((OMP_NUM_THREADS > 0)) || OMP_NUM_THREADS=1
+fi
 export OMP_NUM_THREADS
 
-# Threads that wait for work sleep instead of spinning: spinners of one process take cores that another needs. A
-# process alone on the machine answers faster when it spins.
+# Threads that wait for work sleep instead of spinning: the spinners of one process take cores that another needs.
+# Only where several processes share the cores: one that has them to itself gains nothing by sleeping.
 if ((PROCESSES > 1)); then
     : "${OMP_WAIT_POLICY:=PASSIVE}"
     export OMP_WAIT_POLICY
@@ -44,7 +47,8 @@ export NCCL_DEBUG
 export PET_SIGNALS_TO_HANDLE
 
 # Seconds until the launcher kills processes that it told to stop: they are writing a checkpoint. torch's default, 30,
-# cuts a large one off. torch 2.11 does not know this setting and always takes 30.
+# cuts a large one off. It is also how long a run that failed on one rank waits for ranks that hang. Older versions of
+# torch do not know this setting.
 : "${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:=120}"
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT
 

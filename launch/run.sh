@@ -32,7 +32,7 @@ esac
 "$here/setup.sh" --quiet
 export PATH="$venv/bin:$PATH"
 
-# GPUs to use. A config that asks for the CPU, or that is wrong, needs none: one process then says what is wrong.
+# GPUs to use. A config that asks for the CPU needs none, and what is wrong with one is said by one process.
 gpus=$(
     python -I - "$@" <<'PYTHON'
 import contextlib
@@ -64,15 +64,15 @@ fi
 # shellcheck source=launch/env.sh
 source "$here/env.sh"
 
-if ((gpus > 0)); then
-    several=()
-    ((PROCESSES == 1)) || several=(--multi_gpu)
+if ((PROCESSES == 1)); then
+    # No launcher: `accelerate launch` of one process dies of the signals that should reach the training, and turns
+    # its exit code into a traceback.
+    exec python "$train" "$@"
+elif ((gpus > 0)); then
     # port 0: a free one, so that two runs on one machine do not meet
-    exec accelerate launch ${several[@]+"${several[@]}"} --num_processes "$PROCESSES" --num_machines 1 \
-        --main_process_port 0 --mixed_precision no --dynamo_backend no "$train" "$@"
-elif ((PROCESSES > 1)); then
+    exec accelerate launch --multi_gpu --num_processes "$PROCESSES" --num_machines 1 --main_process_port 0 \
+        --mixed_precision no --dynamo_backend no "$train" "$@"
+else
     # not accelerate: with --cpu it starts one process, however many are asked for
     exec torchrun --standalone --nproc-per-node "$PROCESSES" "$train" "$@"
-else
-    exec python "$train" "$@"
 fi

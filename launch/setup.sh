@@ -17,7 +17,7 @@ root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)
 venv=${GAN_DIST_VENV:-$root/.venv}
 [[ $venv == /* ]] || venv=$PWD/$venv
 made=$venv/.gan_dist-made   # this script made the folder, so it may empty it; says what it was made for
-stamp=$venv/.gan_dist-stamp # written last: what is installed, then the extras
+stamp=$venv/.gan_dist-stamp # a line for what is installed, or "unfinished"; a line of extras
 
 say() { echo "setup: $*"; }
 fail() {
@@ -34,13 +34,18 @@ wanted_version() {
     if [[ -n ${PYTHON:-} ]]; then
         version_of "$PYTHON"
     else
-        sed -n 's/^version[a-z_]* *= *\([0-9]*\.[0-9]*\).*/\1/p' "$venv/pyvenv.cfg"
+        sed -n 's/^version[a-z_]* *= *\([0-9]*\.[0-9]*\).*/\1/p' "$venv/pyvenv.cfg" 2>/dev/null
     fi
 }
 
 fingerprint() {
     { echo "$root $(wanted_version)" && cat "$root/pyproject.toml" "$root/constraints.txt"; } |
         { sha256sum 2>/dev/null || shasum -a 256; }
+}
+
+record() {
+    printf '%s\n%s\n' "$1" "$2" >"$stamp.new"
+    mv "$stamp.new" "$stamp"
 }
 
 up_to_date() {
@@ -86,59 +91,57 @@ if up_to_date ${extras[@]+"${extras[@]}"}; then
     exit
 fi
 
+# All that can be refused is refused before anything is written.
+others=$(find "$venv/" -mindepth 1 -maxdepth 1 ! -name '.gan_dist-*' 2>/dev/null || true)
+if [[ -n $others && ! -f $made ]]; then
+    [[ -x $venv/bin/python ]] ||
+        fail "$venv holds other things and is no virtual environment; set GAN_DIST_VENV to a new folder"
+    PYTHON=${PYTHON:-$venv/bin/python} # somebody's own environment, perhaps with a Python that is nowhere else
+fi
+python=$(find_python)
+[[ $python == "$venv/bin/python" ]] || "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+    fail "$python cannot make virtual environments; on Debian or Ubuntu: apt install python$(version_of "$python")-venv"
+
 mkdir -p "$venv"
 exec 9>"$venv/.gan_dist-lock"
 if command -v flock >/dev/null && ! flock -n 9; then
     say "another set-up of $venv is running; waiting for it"
     flock 9
-fi
-if up_to_date ${extras[@]+"${extras[@]}"}; then
-    say "$venv is up to date"
-    exit
-fi
-
-if [[ -z ${PYTHON:-} && ! -f $made && -x $venv/bin/python ]]; then
-    PYTHON=$venv/bin/python # somebody's own environment, perhaps with a Python that is nowhere else
-fi
-python=$(find_python)
-place="$venv python$(version_of "$python")" # an environment works only where, and for what, it was made
-if [[ -f $made ]]; then
-    if [[ ! -f $stamp || $(<"$made") != "$place" ]]; then
-        say "starting anew: $venv is from an interrupted set-up, another folder or another Python"
-        find "$venv/" -mindepth 1 -maxdepth 1 ! -name '.gan_dist-made' ! -name '.gan_dist-lock' -exec rm -rf {} +
-        echo "$place" >"$made"
+    if up_to_date ${extras[@]+"${extras[@]}"}; then
+        exit
     fi
-elif [[ -z $(find "$venv/" -mindepth 1 ! -name '.gan_dist-lock') ]]; then
-    echo "$place" >"$made"
-elif [[ ! -x $venv/bin/python ]]; then
-    fail "$venv holds other things and is no virtual environment; set GAN_DIST_VENV to a new folder"
 fi
 
-# What was added by hand stays: the extras of the last set-up.
+# What was added once stays: the extras of the last set-up.
 wanted=digits,dev
-[[ ! -f $stamp ]] || wanted=$(sed -n 2p "$stamp")
+installed=""
+[[ ! -f $stamp ]] || { read -r installed && read -r wanted; } <"$stamp"
 for extra in ${extras[@]+"${extras[@]}"}; do
     [[ ,$wanted, == *,$extra,* ]] || wanted+=,$extra
 done
-rm -f "$stamp"
+
+place="$venv python$(version_of "$python")" # an environment works only where, and for what, it was made
+if [[ -f $made && -f $venv/pyvenv.cfg ]] && [[ $(<"$made") != "$place" || -z $installed || $installed == unfinished ]]; then
+    say "starting anew: $venv is from an interrupted set-up, another folder or another Python"
+    find "$venv/" -mindepth 1 -maxdepth 1 ! -name '.gan_dist-*' -exec rm -rf {} +
+fi
+[[ -x $venv/bin/python ]] || echo "$place" >"$made"
+record unfinished "$wanted"
 
 if [[ ! -x $venv/bin/python ]]; then
-    "$python" -c 'import ensurepip, venv' 2>/dev/null ||
-        fail "$python cannot make virtual environments; on Debian or Ubuntu: apt install python$(version_of "$python")-venv"
     say "making $venv with $("$python" --version)"
     "$python" -m venv "$venv"
 fi
 
 say "installing gan_dist[$wanted] as pinned in constraints.txt (new: about 5 GB and some minutes)"
 # -I and PIP_USER: packages that PYTHONPATH or the user's own folder bring along must not count as installed
-PIP_USER=0 "$venv/bin/python" -I -m pip install --quiet --disable-pip-version-check --no-input \
-    -c "$root/constraints.txt" -e "$root[$wanted]" ||
+PIP_USER=0 "$venv/bin/python" -I -m pip install -qq --disable-pip-version-check --no-input \
+    -c "$root/constraints.txt" -e "${root}[$wanted]" ||
     fail "pip could not install the packages (its reasons are above); the same command tries again"
 
 say "checking that torch, torchvision and gan_dist load together"
 "$venv/bin/python" -I -c 'import gan_dist, torch, torchvision' ||
     fail "what was installed does not load; remove $venv and try again"
 
-printf '%s\n%s\n' "$(fingerprint)" "$wanted" >"$stamp.new"
-mv "$stamp.new" "$stamp"
+record "$(fingerprint)" "$wanted"
 say "done: $venv"

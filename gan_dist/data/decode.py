@@ -37,13 +37,13 @@ class Decoder:
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_files": OrderedDict()}  # descriptors belong to one process
 
-    def read(self, samples: np.ndarray) -> np.ndarray:
-        """(N,) sample numbers -> (N, H, W, C) uint8.
+    def read(self, samples: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """(N,) sample numbers -> (N, H, W, C) uint8, into `out` where it is given.
 
         Raises InputError, naming shard and key, for a sample that cannot be read or decoded.
         """
         size = self.resolution
-        batch = np.empty((len(samples), size, size, self.channels), dtype=np.uint8)
+        batch = np.empty((len(samples), size, size, self.channels), dtype=np.uint8) if out is None else out
         for row, sample in zip(batch, samples.tolist(), strict=True):
             self._decode(sample, row)
         return batch

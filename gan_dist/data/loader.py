@@ -11,8 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gan_dist import rng
 from gan_dist.config import Config
-from gan_dist.data import index as index_module
-from gan_dist.data import order, shards
+from gan_dist.data import index as index_module, order, shards
 from gan_dist.data.decode import Decoder
 from gan_dist.data.index import Index
 from gan_dist.errors import InputError
@@ -115,26 +114,32 @@ def check(index: Index, config: Config) -> None:
 
 
 class _MicroBatches(Dataset[dict[str, Any]]):
-    """Item (images, slot): the micro-batch whose first sample stands at that slot of the step at `images`."""
+    """Item (number, images, slot): the micro-batch whose first sample stands at that slot of the step at `images`.
 
-    def __init__(self, index: Index, config: Config) -> None:
-        data = config.data
+    Worker processes write pixels into `ring`, shared memory made once, at row number % len(ring): handing each
+    batch over as a new shared tensor would cost them more than a third of their images/s.
+    """
+
+    def __init__(self, index: Index, config: Config, rows: int) -> None:
+        data, training = config.data, config.training
         self.decoder = Decoder(index, data.resolution, data.channels)
-        self.labels = torch.from_numpy(index.label) if data.labels else None
+        self.labels = torch.from_numpy(index.label).share_memory_() if data.labels else None
         self.seed, self.streams = config.run.seed, data.streams
-        self.batch, self.micro_batch = config.training.batch, config.training.micro_batch
+        self.batch, self.micro_batch = training.batch, training.micro_batch
+        shape = (rows, self.micro_batch, data.resolution, data.resolution, data.channels)
+        self.ring = torch.empty(shape, dtype=torch.uint8).share_memory_()
 
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
-        images, slot = place
+    def __getitem__(self, place: tuple[int, int, int]) -> dict[str, Any]:
+        number, images, slot = place
+        row = number % len(self.ring)
         slots = np.arange(slot, slot + self.micro_batch)
         samples = order.samples(self.seed, len(self.decoder.index), self.batch, self.streams, images, slots)
         try:
-            item: dict[str, Any] = {"images": torch.from_numpy(self.decoder.read(samples)), "position": images + slot}
+            self.decoder.read(samples, out=self.ring[row].numpy())
         except InputError as error:  # raised again in the training process, where it is one line
             return {"error": str(error)}
-        if self.labels is not None:
-            item["labels"] = self.labels[samples].long()
-        return item
+        labels = None if self.labels is None else self.labels.numpy()[samples].astype(np.int64)
+        return {"row": row, "position": images + slot, "labels": labels}
 
 
 def micro_batches(
@@ -144,36 +149,49 @@ def micro_batches(
 
     `slots` are the places of the global batch that this process serves. The workers end with the iterator.
     """
-    training = config.training
-    places = (
-        (images, slot)
-        for images in range(start, max(start, training.images), training.batch)
-        for slot in slots[:: training.micro_batch]
+    training, workers = config.training, config.data.workers
+    steps = range(start, max(start, training.images), training.batch)
+    firsts = slots[:: training.micro_batch]
+    # the loader asks for `ahead` micro-batches beyond the one that is being taken, so no row is written while read
+    ahead = workers * _PREFETCH
+    dataset = _MicroBatches(index, config, rows=ahead + 1)
+    arriving = iter(
+        DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=(
+                (number * len(firsts) + i, images, slot)
+                for number, images in enumerate(steps)
+                for i, slot in enumerate(firsts)
+            ),
+            num_workers=workers,
+            prefetch_factor=_PREFETCH if workers else None,
+            collate_fn=_as_it_is,
+            # a fork of a process that runs threads (OpenMP, CUDA, W&B) may hang
+            multiprocessing_context="forkserver" if workers else None,
+        )
     )
-    workers = config.data.workers
-    loader = DataLoader(
-        _MicroBatches(index, config),
-        batch_size=None,
-        sampler=places,
-        num_workers=workers,
-        prefetch_factor=_PREFETCH if workers else None,
-        pin_memory=device.type == "cuda",
-        # a fork of a process that runs threads (OpenMP, CUDA, W&B) may hang
-        multiprocessing_context="forkserver" if workers else None,
-    )
-    arriving = iter(loader)
-    for _ in range(start, max(start, training.images), training.batch):
-        yield [_to_device(next(arriving), config, device) for _ in slots[:: training.micro_batch]]
+    for _ in steps:
+        yield [_to_device(next(arriving), dataset.ring, config, device) for _ in firsts]
 
 
-def _to_device(item: dict[str, Any], config: Config, device: torch.device) -> MicroBatch:
+def _as_it_is(item: dict[str, Any]) -> dict[str, Any]:
+    return item
+
+
+def _to_device(item: dict[str, Any], ring: torch.Tensor, config: Config, device: torch.device) -> MicroBatch:
+    """Copy a row out of the ring, normalised; when this returns the row may be written again."""
     if "error" in item:
         raise InputError(item["error"])
-    pixels = item["images"].to(device, non_blocking=True).permute(0, 3, 1, 2)  # channels_last without a copy
-    images = pixels.to(torch.float64 if config.training.precision == "fp64" else torch.float32) / 127.5 - 1
+    pixels = ring[item["row"]]
+    if device.type == "cuda":  # to pinned memory at once, from there to the GPU while this process goes on
+        pixels = pixels.pin_memory().to(device, non_blocking=True)
+    dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
+    # (M, H, W, C) seen as (M, C, H, W) is channels_last already
+    images = pixels.permute(0, 3, 1, 2).to(dtype).div_(127.5).sub_(1)
     positions = torch.arange(item["position"], item["position"] + len(pixels), device=device)
     if config.data.flip:
         mirrored = rng.uniform(rng.key(config.run.seed, "flip"), positions, 1) < 0.5
         images = torch.where(mirrored[:, :, None, None], images.flip(-1), images)
-    labels = item["labels"].to(device, non_blocking=True) if "labels" in item else None
+    labels = None if item["labels"] is None else torch.from_numpy(item["labels"]).to(device)
     return MicroBatch(images=images, labels=labels, positions=positions)

@@ -7,6 +7,8 @@ else. Slot j of every global batch reads stream j*S//batch, so a process that se
 only its streams' shards, and the order never depends on the number of processes.
 """
 
+import math
+
 import numpy as np
 
 from gan_dist import rng
@@ -16,21 +18,20 @@ _ROUNDS = 6
 
 def permute(key: int, size: int, positions: np.ndarray) -> np.ndarray:
     """Where a keyed permutation of 0..size-1 sends `positions`: (N,) integers below size -> (N,) int64."""
-    bits = max(2, (size - 1).bit_length())
-    low_bits = np.uint64(bits // 2)
-    high_bits = np.uint64(bits) - low_bits
-    low_mask, high_mask = (np.uint64((1 << int(count)) - 1) for count in (low_bits, high_bits))
+    # two digits (high, low) to the bases `rows` and `columns`: their product hardly exceeds size, so few walk on
+    columns = np.uint64(max(1, math.isqrt(size - 1) + 1))
+    rows = np.uint64(-(-size // int(columns)))
     keys = rng.mix_numpy(np.arange(1, _ROUNDS + 1, dtype=np.uint64) * np.uint64(rng.GOLDEN) + np.uint64(key))
 
     def walk(values: np.ndarray) -> np.ndarray:
-        low, high = values & low_mask, values >> low_bits
-        for number in range(0, _ROUNDS, 2):  # the halves may differ by a bit, so each keeps its own mask
-            low = low ^ (rng.mix_numpy(high + keys[number]) & low_mask)
-            high = high ^ (rng.mix_numpy(low + keys[number + 1]) & high_mask)
-        return (high << low_bits) | low
+        high, low = np.divmod(values, columns)
+        for number in range(0, _ROUNDS, 2):
+            low = (low + rng.mix_numpy(high + keys[number]) % columns) % columns
+            high = (high + rng.mix_numpy(low + keys[number + 1]) % rows) % rows
+        return high * columns + low
 
     values = walk(positions.astype(np.uint64))
-    while (outside := values >= size).any():  # the cipher's domain is less than twice the size: few steps
+    while (outside := values >= size).any():
         values[outside] = walk(values[outside])
     return values.astype(np.int64)
 

@@ -35,7 +35,9 @@ def _expand_one(name: str) -> list[str]:
     if Path(name).is_dir():
         shards = sorted(str(path) for path in Path(name).rglob("*.tar") if not _hidden(path.relative_to(name)))
         if not shards:
-            raise InputError(f"data.shards: no .tar file in the folder {name}; make some with `gan-dist pack SOURCE {name}`")
+            raise InputError(
+                f"data.shards: no .tar file in the folder {name}; make some with `gan-dist pack SOURCE {name}`"
+            )
         return shards
     shards = list(expand_urls(name))
     for shard in shards:

@@ -190,12 +190,12 @@ def _on_cpu(device: str) -> bool:
         raise AgreedError("training.device = cuda, but torch finds no GPU here; set training.device: auto or cpu")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device != "cpu" and gpus and local > gpus:
-        raise AgreedError(f"{local} processes on this machine, but it has {gpus} GPUs; start {gpus}, or set training.device: cpu")
+        raise AgreedError(
+            f"{local} processes on this machine, but it has {gpus} GPUs; start {gpus}, or set training.device: cpu"
+        )
     return device == "cpu" or not gpus
 
 
 def is_first_process() -> bool:
     """Before an engine exists: whether this process is the one that speaks."""
     return int(os.environ.get("RANK", "0")) == 0
-
-

@@ -32,7 +32,8 @@ def mix_numpy(values: np.ndarray) -> np.ndarray:
     (first, second), (a, b, c) = _MULTIPLIERS, _SHIFTS
     values = (values ^ (values >> np.uint64(a))) * np.uint64(first)
     values = (values ^ (values >> np.uint64(b))) * np.uint64(second)
-    return values ^ (values >> np.uint64(c))
+    mixed: np.ndarray = values ^ (values >> np.uint64(c))
+    return mixed
 
 
 def _signed(value: int) -> int:

@@ -134,5 +134,6 @@ def digest(directory: Path, manifest: Mapping[str, Any]) -> str:
         entry = manifest["tensors"][name]
         total.update(f"{name}\0{entry['dtype']}\0{entry['shape']}\0".encode())
         tensor = read_tensors(directory, {"tensors": {name: entry}})[name]
-        total.update(tensor.view(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+        if tensor.numel():
+            total.update(tensor.view(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

@@ -22,8 +22,8 @@ def collect(players: Iterable[Player]) -> tuple[dict[str, Tensor], dict[str, int
         for name, weight in player.network.named_parameters():
             state = player.optimizer.state.get(weight)
             counts.add(int(state["step"]) if state else 0)
-            for moment in _MOMENTS if state else ():
-                tensors[f"{player.name}/{moment}/{name}"] = state[moment]
+            if state:
+                tensors.update({f"{player.name}/{moment}/{name}": state[moment] for moment in _MOMENTS})
         assert len(counts) == 1, f"{player.name}'s weights were updated unequally often: {counts}"
         steps[player.name] = counts.pop()
     return tensors, steps

@@ -108,7 +108,7 @@ def _group(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
     try:
         with tarfile.open(path, mode="r:") as archive:
             for member in archive:
-                archive.members = []  # tarfile keeps every member it has seen
+                archive.members = []  # type: ignore[attr-defined]  # or tarfile keeps every member it has seen
                 if member.offset_data + member.size > length:
                     raise InputError(f"data.shards: {path} is truncated inside {member.name}; copy or pack it again")
                 key, extension = base_plus_ext(member.name)
@@ -159,10 +159,10 @@ def _label(file: BinaryIO, members: dict[str, tuple[int, int]]) -> int:
             offset, size = members[extension]
             file.seek(offset)
             try:
-                value = json.loads(file.read(size))
-                value = value.get("label") if isinstance(value, dict) else value
-                return int(value) if 0 <= int(value) < 1 << 31 else -1
-            except (ValueError, TypeError, UnicodeDecodeError):
+                value: Any = json.loads(file.read(size))
+                label = int(value["label"] if isinstance(value, dict) else value)
+                return label if 0 <= label < 1 << 31 else -1
+            except (ValueError, TypeError, KeyError):
                 return -1
     return -1
 
@@ -202,7 +202,7 @@ def scan(shard: str, image: str = "auto") -> tuple[dict[str, np.ndarray], dict[s
             names.append(key)
             content.update(f"{key}\0{size}\0{label}\n".encode())
     columns = np.array(rows, dtype=np.int64).reshape(-1, 5)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "offset": columns[:, 0].copy(),
         "size": columns[:, 1].astype(np.uint32),
         "label": columns[:, 2].astype(np.int32),
@@ -245,7 +245,7 @@ def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
         parts.append(part)
     arrays = {name: np.concatenate([part[0][name] for part in parts]) for name in _COLUMNS}
     # torch has no arithmetic on uint16 and uint32, but shares their memory as any other
-    shared = {name: torch.from_numpy(array).share_memory_() for name, array in arrays.items()}
+    shared = {name: _share(array) for name, array in arrays.items()}
     channels: dict[str, str] = {}
     for shard, (_, summary) in zip(shards, parts, strict=True):
         for kind, key in summary["channels"].items():
@@ -261,6 +261,11 @@ def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
         shared=shared,
         **{name: tensor.numpy() for name, tensor in shared.items()},
     )
+
+
+def _share(array: np.ndarray) -> torch.Tensor:
+    tensor: torch.Tensor = torch.from_numpy(array).share_memory_()  # type: ignore[no-untyped-call]
+    return tensor
 
 
 def _places(shard: str, cache: Path, image: str) -> tuple[Path, Path]:

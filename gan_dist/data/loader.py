@@ -123,11 +123,11 @@ class _MicroBatches(Dataset[dict[str, Any]]):
     def __init__(self, index: Index, config: Config, rows: int) -> None:
         data, training = config.data, config.training
         self.decoder = Decoder(index, data.resolution, data.channels)
-        self.labels = torch.from_numpy(index.label).share_memory_() if data.labels else None
+        self.labels = index.shared["label"] if data.labels else None
         self.seed, self.streams = config.run.seed, data.streams
         self.batch, self.micro_batch = training.batch, training.micro_batch
         shape = (rows, self.micro_batch, data.resolution, data.resolution, data.channels)
-        self.ring = torch.empty(shape, dtype=torch.uint8).share_memory_()
+        self.ring = torch.empty(shape, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
 
     def __getitem__(self, place: tuple[int, int, int]) -> dict[str, Any]:
         number, images, slot = place
@@ -175,7 +175,7 @@ def micro_batches(
         yield [_to_device(next(arriving), dataset.ring, config, device) for _ in firsts]
 
 
-def _as_it_is(item: dict[str, Any]) -> dict[str, Any]:
+def _as_it_is(item: Any) -> Any:
     return item
 
 

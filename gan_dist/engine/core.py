@@ -5,7 +5,7 @@ import datetime
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 import torch.distributed
@@ -116,7 +116,7 @@ class Engine:
             flat = torch.cat(gathered)
             torch.distributed.all_reduce(flat)
             flat /= self.world_size
-            torch._foreach_copy_(gathered, list(flat.split([len(statistic) for statistic in gathered])))
+            torch._foreach_copy_(gathered, list(torch.split(flat, [len(statistic) for statistic in gathered])))
         for norm in norms:
             norm.commit()
 
@@ -129,13 +129,13 @@ class Engine:
             self.figures.clear()
         return {name: (row[0], row[1]) for name, row in zip(names, totals.tolist(), strict=True)}
 
-    def agree(self, work: Callable[[], T], where: str = "first") -> T | None:
+    def agree(self, work: Callable[[], T], where: Literal["first", "machine"] = "first") -> T | None:
         """Run `work` on one process (or on one of each machine); an InputError there is raised everywhere.
 
         Returns work's result on the processes that ran it and, with where="first", on all.
         """
         runs = self.is_main if where == "first" else self.accelerator.is_local_main_process
-        result: Any = None
+        result: T | None = None
         problem = None
         if runs:
             try:
@@ -146,16 +146,16 @@ class Engine:
             problems = [found for found in gather_object([problem]) if found]
             problem = problems[0] if problems else None
             if where == "first" and problem is None:
-                box = [result]
+                box: list[Any] = [result]
                 broadcast_object_list(box)
                 result = box[0]
         if problem is not None:
             raise AgreedError(problem)
-        return result  # type: ignore[no-any-return]
+        return result
 
     def gather(self, value: T) -> list[T]:
         """The value of every process, in order of rank, on every process."""
-        return gather_object([value]) if self.world_size > 1 else [value]  # type: ignore[no-any-return]
+        return list(gather_object([value])) if self.world_size > 1 else [value]
 
     def wait(self) -> None:
         self.accelerator.wait_for_everyone()

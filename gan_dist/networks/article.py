@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from gan_dist.networks import initialisation
 from gan_dist.networks.normalisation import BatchNorm
 
 
@@ -25,6 +26,7 @@ class Generator(nn.Module):
             nn.ConvTranspose2d(128, 1, 4, stride=2, padding=1),  # 28x28
             nn.Tanh(),
         )
+        initialisation.dcgan(self)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         if self.classes is not None:
@@ -48,6 +50,7 @@ class Discriminator(nn.Module):
             nn.LeakyReLU(0.2),
         )
         self.logit = nn.Linear(256, 1)
+        initialisation.dcgan(self)
         self.classes = nn.Embedding(classes, 256) if classes else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:

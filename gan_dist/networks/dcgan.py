@@ -5,16 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from gan_dist.networks import initialisation
 from gan_dist.networks.normalisation import BatchNorm
-
-
-def _initialise(network: nn.Module) -> None:
-    """The paper's initial weights: normal with deviation 0.02, BatchNorm's around 1."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(module.weight, 0.0, 0.02)
-        elif isinstance(module, BatchNorm):
-            nn.init.normal_(module.weight, 1.0, 0.02)
 
 
 class Generator(nn.Module):
@@ -40,7 +32,7 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(
             *layers, nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1, bias=False), nn.Tanh()
         )
-        _initialise(self)
+        initialisation.dcgan(self)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         if self.classes is not None:
@@ -66,7 +58,7 @@ class Discriminator(nn.Module):
             width *= 2
         self.features = nn.Sequential(*layers)
         self.logit = nn.Conv2d(width, 1, 4, bias=False)
-        _initialise(self)
+        initialisation.dcgan(self)
         self.classes = nn.Embedding(classes, width) if classes else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -1,0 +1,20 @@
+"""Initial weights, drawn from torch's global generator: the caller seeds it."""
+
+from torch import nn
+
+from gan_dist.networks.normalisation import BatchNorm
+
+
+def dcgan(network: nn.Module) -> None:
+    """Radford et al. (2016): normal with deviation 0.02, BatchNorm's scales around 1, biases zero.
+
+    torch's default scales a transposed convolution by its output channels: with one of them the last layer's
+    outputs have a deviation above 2, and tanh begins saturated.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(module.weight, 0.0, 0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, BatchNorm):
+            nn.init.normal_(module.weight, 1.0, 0.02)

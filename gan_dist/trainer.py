@@ -1,6 +1,5 @@
 """The loop, and when things happen in it: step, report, sample, save."""
 
-import logging
 import time
 
 import psutil
@@ -16,8 +15,6 @@ from gan_dist.engine import Engine
 from gan_dist.errors import InputError
 from gan_dist.run import Run, open_run
 from gan_dist.tracking import Tracker, save_grid
-
-_log = logging.getLogger("gan_dist")
 
 
 class Trainer:
@@ -56,15 +53,24 @@ class Trainer:
         """Go on to `training.images`."""
         config, tracker, total = self.config, self.tracker, self.config.training.images
         if self.images >= total:
-            tracker.status("finished", self.images, "training.images reached", self._newest_name())
+            self._finish("was already finished")
             return
         tracker.event("resumed" if self.images else "started", self.images, processes=self.engine.world_size)
         tracker.status("running", self.images, "", self._newest_name())
+        tracker.begin()
         self._mark = (time.perf_counter(), self.images)
         for batch in loader.micro_batches(self.index, config, self.images, self.engine.slots, self.engine.device):
             self.advance(batch)
-        tracker.status("finished", self.images, "training.images reached", self._newest_name())
         tracker.event("finished", self.images)
+        self._finish("finished")
+
+    def _finish(self, how: str) -> None:
+        directory = self.run_directory.directory
+        self.tracker.status("finished", self.images, "training.images reached", self._newest_name())
+        self.tracker.say(f"{directory} {how} at {self.images:,} images. Pictures: {self.run_directory.samples}")
+        self.tracker.say(
+            f"More pictures: gan-dist generate {directory} --out FOLDER. Dashboard: {self.tracker.dashboard}"
+        )
 
     def advance(self, batch: list[MicroBatch]) -> None:
         """One step, and what is due after it."""

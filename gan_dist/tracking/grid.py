@@ -1,0 +1,47 @@
+"""Pictures: tensors in [-1, 1] to PNG files."""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from gan_dist import files
+
+_READABLE = 48  # pixels: smaller images are enlarged in a grid, or a person sees nothing
+_GAP = 2
+
+
+def to_uint8(image: torch.Tensor) -> np.ndarray:
+    """(C, H, W) in [-1, 1] -> (H, W, C) uint8; values outside are clipped."""
+    pixels = ((image.detach().float() + 1) * 127.5).round().clamp(0, 255).byte()
+    return pixels.permute(1, 2, 0).cpu().numpy()
+
+
+def save_png(image: torch.Tensor, path: Path) -> None:
+    """Write one image, (C, H, W) in [-1, 1] with 1 or 3 channels."""
+    _write(to_uint8(image), path)
+
+
+def save_grid(images: torch.Tensor | Sequence[torch.Tensor], path: Path, columns: int = 0) -> None:
+    """Write (N, C, H, W) images in [-1, 1] as one picture, row by row; `columns` 0: about a square."""
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    scale = max(1, math.ceil(_READABLE / images[0].shape[-1]))
+    cells = [to_uint8(image).repeat(scale, axis=0).repeat(scale, axis=1) for image in images]
+    height, width, channels = cells[0].shape
+    rows = math.ceil(len(cells) / columns)
+    sheet = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, channels), 255, dtype=np.uint8)
+    for number, cell in enumerate(cells):
+        row, column = divmod(number, columns)
+        top, left = _GAP + row * (height + _GAP), _GAP + column * (width + _GAP)
+        sheet[top : top + height, left : left + width] = cell
+    _write(sheet, path)
+
+
+def _write(pixels: np.ndarray, path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
+    files.write_atomic(path, buffer.getvalue())

@@ -1,0 +1,121 @@
+"""All reports of a run in one place: files first, W&B second, the console third. None of them can fail a run."""
+
+import logging
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from gan_dist.config import Config
+from gan_dist.tracking import records
+from gan_dist.tracking.board import Board
+from gan_dist.tracking.console import Report
+
+_log = logging.getLogger("gan_dist")
+
+
+class Tracker:
+    """Reports of one process. Rank 0 writes everything; the others write events and their log only."""
+
+    def __init__(
+        self,
+        directory: Path,
+        config: Config,
+        *,
+        samples: int,
+        start: int,
+        wandb_id: str,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.directory, self.rank, self.world_size = directory, rank, world_size
+        self.config, self.images, self.wandb_id = config, start, wandb_id
+        self._board: Board | None = None
+        self._report: Report | None = None
+        _open_log(directory / "logs" / f"rank-{rank}.txt")
+        if rank == 0:
+            records.open_metrics(directory / "metrics.jsonl", start)
+            self._report = Report(start, config.training.images, samples)
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.event("failed", self.images, reason=f"{type(error).__name__}: {error}")
+            self.status("failed", self.images, str(error) or type(error).__name__, None)
+        if self._report is not None:
+            self._report.close()
+        if self._board is not None:
+            self._board.close()
+
+    @property
+    def dashboard(self) -> str:
+        """Where to look at the figures: an address, or the command that shows an offline run."""
+        address = self._board.address if self._board is not None else ""
+        return address or f"wandb leet {self.directory / 'wandb'}"
+
+    def begin(self) -> None:
+        """Training begins now: W&B is told, and the rate and the time left count from here."""
+        if self._report is not None:
+            self._board = Board(self.directory, self.config, self.wandb_id, self._wandb_failed)
+            self._report.begin()
+
+    def metrics(self, images: int, step: int, values: dict[str, float]) -> None:
+        """One line of figures at a position."""
+        if self._report is not None and self._board is not None:
+            records.write_metrics(self.directory / "metrics.jsonl", images, step, values)
+            self._board.metrics(images, values)
+            self._report.metrics(images, values)
+
+    def progress(self, images: int) -> None:
+        """Called every step; costs about a microsecond."""
+        self.images = images
+        if self._report is not None:
+            self._report.progress(images)
+
+    def event(self, kind: str, images: int, **details: Any) -> None:
+        """Something happened: a line in events.jsonl, in the log, and on rank 0's console."""
+        records.write_event(self.directory / "events.jsonl", kind, images, self.rank, details)
+        text = f"{kind} at {images:,} images" + "".join(f"  {name} {value}" for name, value in details.items())
+        _log.info(text)
+        if self._report is not None:
+            self._report.say(text)
+
+    def picture(self, path: Path, images: int) -> None:
+        """A sample grid was written."""
+        if self._board is not None:
+            self._board.picture(images, path)
+
+    def say(self, text: str) -> None:
+        """A line for the person at the console."""
+        if self._report is not None:
+            self._report.say(text)
+
+    def status(self, state: str, images: int, reason: str, checkpoint: str | None) -> None:
+        """running, finished, stopped or failed: replaces status.json."""
+        if self.rank == 0:
+            records.write_status(
+                self.directory / "status.json",
+                state=state,
+                images=images,
+                reason=reason,
+                checkpoint=checkpoint,
+                processes=self.world_size,
+                wandb_id=self.wandb_id,
+            )
+
+    def _wandb_failed(self, reason: str) -> None:
+        self.event("tracker failed", self.images, reason=reason, goes_on="metrics.jsonl")
+
+
+def _open_log(path: Path) -> None:
+    """Send the package's log to this process's own file."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for old in list(_log.handlers):
+        _log.removeHandler(old)
+        old.close()
+    _log.addHandler(handler)
+    _log.setLevel(logging.INFO)

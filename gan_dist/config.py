@@ -121,6 +121,11 @@ class Training(Section):
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: GPUs where there are some."""
 
+    @property
+    def whole_images(self) -> int:
+        """`images`, rounded up to a whole batch: where the run ends."""
+        return -(-self.images // self.batch) * self.batch
+
 
 class Checkpoint(Section):
     every: Positive = 100_000

@@ -1,6 +1,8 @@
 """From the data set to this process's micro-batches on its device, in the order of the run."""
 
 import dataclasses
+import multiprocessing
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,13 +152,18 @@ def micro_batches(
     `slots` are the places of the global batch that this process serves. The workers end with the iterator.
     """
     training, workers = config.training, config.data.workers
-    steps = range(start, max(start, training.images), training.batch)
+    steps = range(start, max(start, training.whole_images), training.batch)
     firsts = slots[:: training.micro_batch]
     # the loader asks for `ahead` micro-batches beyond the one that is being taken, so no row is written while read
     ahead = workers * _PREFETCH
     dataset = _MicroBatches(index, config, rows=ahead + 1)
-    arriving = iter(
-        DataLoader(
+    context = None
+    if workers:  # not fork: a fork of a process that runs threads (OpenMP, CUDA, W&B) may hang
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["torch", "cv2", "gan_dist.data.loader"])  # imported once for all workers
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores is the user's choice
+        loader = DataLoader(
             dataset,
             batch_size=None,
             sampler=(
@@ -167,10 +174,9 @@ def micro_batches(
             num_workers=workers,
             prefetch_factor=_PREFETCH if workers else None,
             collate_fn=_as_it_is,
-            # a fork of a process that runs threads (OpenMP, CUDA, W&B) may hang
-            multiprocessing_context="forkserver" if workers else None,
+            multiprocessing_context=context,
         )
-    )
+        arriving = iter(loader)
     for _ in steps:
         yield [_to_device(next(arriving), dataset.ring, config, device) for _ in firsts]
 

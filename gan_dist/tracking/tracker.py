@@ -34,7 +34,7 @@ class Tracker:
         _open_log(directory / "logs" / f"rank-{rank}.txt")
         if rank == 0:
             records.open_metrics(directory / "metrics.jsonl", start)
-            self._report = Report(start, config.training.images, samples)
+            self._report = Report(start, config.training.whole_images, samples)
 
     def __enter__(self) -> "Tracker":
         return self

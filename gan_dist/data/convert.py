@@ -1,0 +1,77 @@
+"""One image of any kind to what a shard holds: grey or RGB with 8 bits, cropped and resized, PNG or JPEG."""
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_MODES = {1: "L", 3: "RGB"}
+
+
+class Converted(NamedTuple):
+    extension: str
+    content: bytes
+    kept: bool
+    """Whether `content` is the source's own bytes."""
+    enlarged: bool
+
+
+def is_grey(content: bytes | np.ndarray) -> bool:
+    """Whether an image has no colours by its kind (not by its pixels)."""
+    if isinstance(content, np.ndarray):
+        return content.ndim == 2
+    with Image.open(io.BytesIO(content)) as image:
+        return image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
+
+
+def convert(content: bytes | np.ndarray, resolution: int | None, channels: int, quality: int) -> Converted:
+    """An encoded image or pixels -> an encoded image with `channels` and, if asked, resolution x resolution pixels.
+
+    Bytes are kept as they are where nothing would change. Raises ValueError, OSError or SyntaxError for what is
+    no whole image.
+    """
+    lossy = False
+    if isinstance(content, np.ndarray):
+        image = Image.fromarray(content)
+    else:
+        if not content:
+            raise ValueError("empty")
+        image = Image.open(io.BytesIO(content))
+        image.load()  # to the last pixel: a truncated image must not get into a shard
+        lossy = image.format == "JPEG"
+        fits = resolution is None or image.size == (resolution, resolution)
+        turned = image.getexif().get(_ORIENTATION, 1) != 1
+        clear = "transparency" in image.info
+        if fits and image.mode == _MODES[channels] and image.format in ("JPEG", "PNG") and not turned and not clear:
+            return Converted("jpg" if lossy else "png", content, kept=True, enlarged=False)
+        image = ImageOps.exif_transpose(image)
+    image = _eight_bits(image).convert(_MODES[channels])
+    enlarged = False
+    if resolution is not None and image.size != (resolution, resolution):
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        enlarged = side < resolution
+        # BOX is the mean over the area that a new pixel covers
+        method = Image.Resampling.BICUBIC if enlarged else Image.Resampling.BOX
+        image = image.resize((resolution, resolution), method, box=(left, top, left + side, top + side))
+    buffer = io.BytesIO()
+    if lossy:
+        image.save(buffer, "JPEG", quality=quality, subsampling=0)
+    else:
+        image.save(buffer, "PNG")
+    return Converted("jpg" if lossy else "png", buffer.getvalue(), kept=False, enlarged=enlarged)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The same picture in L, RGB or a mode that converts to them without loss; what is transparent becomes white."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no agreed range")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.float64)
+        return Image.fromarray(np.rint(values / 257).clip(0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image

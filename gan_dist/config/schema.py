@@ -1,27 +1,13 @@
-"""Every key of a run: its type, meaning, unit and default, checked where it is defined.
+"""Every key of a run: its type, meaning, unit and default, checked where it is defined."""
 
-A config file is YAML with the sections below; any key can be overridden on the command line
-(`--training.batch 128`). File and command line are merged first and validated once, so that a wrong value is
-reported with the place it came from.
-"""
-
-import argparse
-import difflib
 import hashlib
 import json
 import os
-import sys
-import types
-import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-from gan_dist import files
-from gan_dist.errors import InputError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -253,58 +239,6 @@ def fields(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tupl
             yield f"{prefix}{name}", field
 
 
-def load(arguments: Sequence[str], program: str = "train.py") -> Config:
-    """The config of a command line: CONFIG [--key.path value ...].
-
-    Raises InputError for a missing file, an unknown key, a wrong type or value, and values that contradict
-    each other; each message names the file and line or the option. `--help` prints every key and exits.
-    """
-    parser = _parser(program)
-    options, unknown = parser.parse_known_args(arguments)
-    given = vars(options)
-    path = find(given.pop("CONFIG"))
-    for word in unknown:
-        raise InputError(f"unknown argument {word}{_nearest(word.split('=')[0], [f'--{key}' for key, _ in fields()])}")
-    tree, places = files.read_yaml(path)
-    for key, text in given.items():
-        _put(tree, key, _parse_value(key, text), path)
-        places[key] = f"--{key}"
-    tree.setdefault("run", {})
-    if isinstance(tree["run"], dict):
-        tree["run"].setdefault("name", path.stem)
-    return validate(tree, str(path), places)
-
-
-def find(name: str) -> Path:
-    """The config file: as given, or under the folder that holds this package (`configs/digits.yaml` from anywhere)."""
-    path = Path(name)
-    shipped = Path(__file__).parent.parent / name
-    if not path.exists() and shipped.is_file():
-        return shipped
-    return path
-
-
-def validate(tree: dict[str, Any], origin: str, places: dict[str, str] | None = None) -> Config:
-    """Check a tree of keys read from `origin`; `places` names where single keys were written."""
-    places = places or {}
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        raise InputError("\n".join(_explain(problem, origin, places) for problem in error.errors())) from None
-
-
-def read_run(directory: Path) -> tuple[Config, dict[str, Any]]:
-    """The resolved config of a run directory, and what was recorded with it (version, fingerprint, W&B id)."""
-    path = directory / "config.yaml"
-    tree, places = files.read_yaml(path)
-    recorded = tree.pop("gan_dist", {})
-    return validate(tree, str(path), places), recorded
-
-
-def to_yaml(config: Config, recorded: dict[str, Any]) -> str:
-    return yaml.safe_dump({"gan_dist": recorded, **config.model_dump(mode="json")}, sort_keys=False, width=120)
-
-
 def differences(old: Config, new: Config) -> list[str]:
     """The mathematical keys in which two configs differ, each with both values."""
     before, after = old.mathematics(), new.mathematics()
@@ -314,87 +248,6 @@ def differences(old: Config, new: Config) -> list[str]:
         for key in keys
         if before.get(key) != after.get(key)
     ]
-
-
-def _parser(program: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=program,
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-        usage="%(prog)s CONFIG [--key.path value ...]",
-        description="Train a GAN. The same command again goes on where the run stopped.",
-        epilog="Example: accelerate launch gan_dist/train.py configs/mnist.yaml --training.images 600000",
-    )
-    parser.add_argument("CONFIG", help="YAML file with any of the keys below")
-    groups: dict[str, Any] = {}
-    for key, field in fields():
-        section = key.split(".")[0]
-        if section not in groups:
-            groups[section] = parser.add_argument_group(section, Config.model_fields[section].description)
-        default = "required" if field.is_required() else f"default: {_shown(field.default)}"
-        text = f"{' '.join((field.description or '').split())} [{default}]"
-        groups[section].add_argument(
-            f"--{key}", dest=key, metavar=_type_name(field.annotation), help=text.replace("%", "%%")
-        )
-    return parser
-
-
-def _shown(value: Any) -> str:
-    return '""' if value == "" else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _type_name(kind: Any) -> str:
-    if isinstance(kind, type):
-        return kind.__name__
-    if typing.get_origin(kind) is Literal:
-        return "{" + ",".join(str(choice) for choice in typing.get_args(kind)) + "}"
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return "|".join(_type_name(part) for part in typing.get_args(kind))
-    return str(kind)
-
-
-def _parse_value(key: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text) if text else text
-    except yaml.YAMLError:
-        raise InputError(f"--{key} {text}: not a value that YAML can read; quote it?") from None
-
-
-def _put(tree: dict[str, Any], key: str, value: Any, path: Path) -> None:
-    *sections, name = key.split(".")
-    for section in sections:
-        tree = tree.setdefault(section, {})
-        if not isinstance(tree, dict):
-            raise InputError(f"{path}: {section} must be a section of keys, not the value {tree!r}")
-    tree[name] = value
-
-
-def _explain(problem: Any, origin: str, places: dict[str, str]) -> str:
-    path = [str(part) for part in problem["loc"] if not (isinstance(part, str) and part.startswith(("list[", "str")))]
-    key = ".".join(path)
-    known = [part for part in (".".join(path[:count]) for count in range(len(path), 0, -1)) if part in places]
-    where = places[known[0]] if known else origin
-    if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key {key}{_nearest(key, _names())}"
-    if problem["type"] == "missing":
-        return f"{origin}: {key} is missing; write it there or give --{key} VALUE"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    if not key or problem["type"] == "value_error":
-        return f"{where}: {message}"
-    return f"{where}: {key} = {problem['input']!r}: {message}"
-
-
-def _names() -> list[str]:
-    leaves = [key for key, _ in fields()]
-    return list(dict.fromkeys([*leaves, *(key.rsplit(".", 1)[0] for key in leaves)]))
-
-
-def _nearest(word: str, names: Sequence[str]) -> str:
-    leaf = word.rsplit(".", 1)[-1].lstrip("-")
-    close = [name for name in names if name.rsplit(".", 1)[-1].lstrip("-") == leaf][:1]  # in a wrong section
-    close = close or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else f"; `{Path(sys.argv[0]).name} --help` lists all keys"
 
 
 def default_cache() -> Path:

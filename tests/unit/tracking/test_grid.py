@@ -1,0 +1,29 @@
+"""Pictures show what the tensors say."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from gan_dist.tracking import grid
+
+
+def test_values_are_rounded_and_clipped() -> None:
+    image = torch.tensor([-2.0, -1.0, 0.0, 1.0, 3.0]).view(1, 1, 5)
+    assert grid.to_uint8(image)[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+def test_every_byte_comes_back(tmp_path: Path) -> None:
+    values = torch.arange(256, dtype=torch.uint8).view(1, 16, 16)
+    grid.save_png(values.float() / 127.5 - 1, tmp_path / "x.png")
+    assert (np.asarray(Image.open(tmp_path / "x.png")) == values[0].numpy()).all()
+
+
+def test_the_grid_goes_row_by_row_and_small_images_are_enlarged(tmp_path: Path) -> None:
+    images = torch.stack([torch.full((3, 8, 8), value) for value in (-1.0, 0.0, 1.0)])
+    grid.save_grid(images, tmp_path / "grid.png", columns=2)
+    sheet = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert sheet.shape == (2 * 50 + 2, 2 * 50 + 2, 3)
+    assert [sheet[25, 25, 0], sheet[25, 75, 0], sheet[75, 25, 0]] == [0, 128, 255]
+    assert sheet[0, 0, 0] == 255

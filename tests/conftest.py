@@ -17,7 +17,7 @@ os.environ.update(
 )
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-FOLDERS = ("unit", "dist", "fault", "slurm", "gpu")
+FOLDERS = ("unit", "dist", "end_to_end", "fault", "slurm", "gpu")
 
 
 def need(what: str, present: bool, reason: str) -> None:

@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import struct
+import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -222,7 +223,7 @@ def build(shards: Sequence[str], cache: Path, image: str = "auto", progress: boo
     processes = min(len(stale), len(os.sched_getaffinity(0)))
     if sum(Path(shard).stat().st_size for shard in stale) < _WORTH_A_POOL:
         processes = 1
-    with Progress(transient=True, disable=not progress) as bar:
+    with Progress(transient=True, disable=not (progress and sys.stdout.isatty())) as bar:
         task = bar.add_task("indexing shards", total=len(stale))
         if processes == 1:
             for shard in stale:

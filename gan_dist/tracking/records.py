@@ -15,12 +15,13 @@ def open_metrics(path: Path, start: int) -> None:
     """Make `path` end at position `start`: lines of later positions, and a torn last line, are dropped."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
+    kept, text = [], path.read_text()
+    for line in text.splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError):
             if json.loads(line)["images"] <= start:
                 kept.append(line + "\n")
-    files.write_atomic(path, "".join(kept))
+    if "".join(kept) != text:
+        files.write_atomic(path, "".join(kept))
 
 
 def write_metrics(path: Path, images: int, step: int, values: dict[str, float]) -> None:

@@ -1,0 +1,191 @@
+"""A step is the same mathematics at any process count, accumulation and number of loader workers."""
+
+import hashlib
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import softplus
+
+from gan_dist import config as config_module, games, rng
+from gan_dist.checkpoint import tensors
+from gan_dist.config import Config
+from gan_dist.data import loader
+from gan_dist.data.pack import pack
+from gan_dist.ema import decay
+from gan_dist.engine import Engine
+from gan_dist.games.generation import build_networks
+from gan_dist.networks.normalisation import batch_norms
+from tests import making
+from tests.launching import REPOSITORY, run_ranks
+
+pytestmark = pytest.mark.dist
+
+CONFIGS = REPOSITORY / "configs"
+EXACT = {
+    "labels": {"data.labels": True, "data.classes": 3},
+    "two discriminator steps, mirrored, in streams": {
+        "game.discriminator_steps": 2,
+        "data.flip": True,
+        "data.streams": 4,
+        "game.loss": "minimax",
+        "data.labels": False,
+    },
+    "one micro-batch a process": {"training.micro_batch": 4, "data.labels": False},
+    "article": {"game.networks": "article", "data.resolution": 28},
+}
+
+
+def load(keys: dict[str, Any], name: str = "digits") -> Config:
+    keys = dict(keys)
+    if keys.get("game.networks") == "article":
+        name = "mnist"
+        keys.pop("game.base_channels")
+    return config_module.load([str(CONFIGS / f"{name}.yaml"), *making.flags(keys)])
+
+
+def play(config: Config, steps: int) -> dict[str, Any]:
+    """A rank's part of some steps: final state, figures of each step, and a hash of every image it was given."""
+    if torch.distributed.is_initialized() is False or int(torch.distributed.get_rank()) == 0:
+        loader.prepare(config, progress=False)
+    engine = Engine(config)
+    engine.wait()
+    index = loader.open_index(config)
+    game = games.build(config)
+    engine.wrap(game)
+    figures, seen = [], []
+    batches = loader.micro_batches(index, config, 0, engine.slots, engine.device)
+    for number, batch in enumerate(islice(batches, steps)):
+        seen.append([hashlib.sha1(image.numpy().tobytes()).hexdigest() for micro in batch for image in micro.images])
+        for phase in game.due(number):
+            with engine.turn(phase.player):
+                for micro in engine.share(batch):
+                    engine.backward(phase.loss(micro))
+                engine.update(phase.player)
+        game.average(number * config.training.batch, config.training.batch)
+        figures.append({name: total / count for name, (total, count) in engine.read_figures().items()})
+    batches.close()
+    state = {name: tensor.clone().numpy() for name, tensor in tensors.collect(game.players)[0].items()}
+    return {"state": state, "figures": figures, "seen": seen}
+
+
+def play_all(configs: list[tuple[Config, int]]) -> list[dict[str, Any]]:
+    return [play(config, steps) for config, steps in configs]
+
+
+def reference(config: Config, steps: int) -> dict[str, torch.Tensor]:
+    """The same steps as a plain loop over micro-batches, without engine, players and phases."""
+    data, game, training = config.data, config.game, config.training
+    generator, discriminator = (network.double() for network in build_networks(config))
+    average = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
+    adams = [torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for net in (generator, discriminator)]
+    index = loader.open_index(config)
+    single = config.model_copy(update={"data": data.model_copy(update={"workers": 0})})
+    batches = loader.micro_batches(index, single, 0, range(training.batch), torch.device("cpu"))
+    for number, batch in enumerate(islice(batches, steps)):
+        fakes = []
+        for turn, adam in enumerate(adams):
+            if turn == 0 and (number + 1) % game.discriminator_steps:
+                fakes = [None] * len(batch)
+                continue
+            for norm in batch_norms(generator) + batch_norms(discriminator):
+                norm.tracking = norm in batch_norms((generator, discriminator)[turn])
+            loss = torch.zeros((), dtype=torch.float64)
+            for place, micro in enumerate(batch):
+                latents = rng.normal(rng.key(config.run.seed, "latent"), micro.positions, game.latent).double()
+                if turn == 0:
+                    fakes.append(generator(latents, micro.labels))
+                    logits = discriminator(fakes[-1], micro.labels)
+                    loss = loss + (-softplus(logits) if game.loss == "minimax" else softplus(-logits)).mean()
+                else:
+                    fake = generator(latents, micro.labels) if fakes[place] is None else fakes[place]
+                    real = discriminator(micro.images, micro.labels)
+                    loss = loss + (softplus(-real) + softplus(discriminator(fake.detach(), micro.labels))).mean()
+            adam.zero_grad()
+            weights = list((generator, discriminator)[turn].parameters())
+            for weight, gradient in zip(weights, torch.autograd.grad(loss / len(batch), weights), strict=True):
+                weight.grad = gradient
+            adam.step()
+            for norm in batch_norms((generator, discriminator)[turn]):
+                norm.commit()
+        kept = decay(number * training.batch, training.batch, game.average.half_life)
+        for name, tensor in generator.state_dict().items():
+            average[name] = average[name] * kept + tensor * (1 - kept)
+    return {
+        **{f"G/weights/{name}": tensor for name, tensor in generator.state_dict().items()},
+        **{f"D/weights/{name}": tensor for name, tensor in discriminator.state_dict().items()},
+        **{f"G/average/{name}": tensor for name, tensor in average.items()},
+    }
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return making.data_set(tmp_path_factory.mktemp("data"), 96, size=32, classes=3)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_weights_moments_and_statistics_equal_a_plain_loop_in_fp64(shards: Path, world_size: int) -> None:
+    base = making.tiny(shards, "unused", training__precision="fp64")
+    configs = [load({**base, **keys}) for keys in EXACT.values()]
+    ranks = run_ranks(world_size, play_all, [(config, 5) for config in configs])
+    for number, (name, config) in enumerate(zip(EXACT, configs, strict=True)):
+        expected = reference(config, 5)
+        for rank in ranks:
+            state = rank[number]["state"]
+            for key, tensor in expected.items():
+                difference = (torch.from_numpy(state[key]) - tensor).abs().max() / tensor.abs().max().clamp(min=1e-3)
+                assert difference < 1e-9, f"{name}: {key} differs by {difference:.1e}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits", "mnist", "dcgan"])
+def test_thirty_steps_of_a_recipe_agree_at_every_process_and_worker_count(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    keys: dict[str, Any] = {"data.shards": tmp_path / "data", "data.source": "", "training.device": "cpu"}
+    if name == "digits":
+        source = "digits"
+        keys["data.classes"] = 10
+    else:
+        shared = request.getfixturevalue("shared")
+        source = str(shared / {"mnist": "data/mnist/t10k-images-idx3-ubyte.gz", "dcgan": "data/faces/utkface-128.tar"}[name])
+    if name == "dcgan":  # the paper's widths take minutes here
+        keys["game.base_channels"] = 8
+    pack(source, tmp_path / "data", resolution={"digits": 16, "mnist": 28, "dcgan": 64}[name], progress=False)
+    runs = {}
+    for world_size, workers in ((1, 0), (1, 3), (2, 1), (4, 0)):
+        config = load({**keys, "data.workers": workers}, name)
+        ranks = run_ranks(world_size, play, config, 30)
+        seen = [[image for rank in ranks for image in rank["seen"][step]] for step in range(30)]
+        runs[world_size, workers] = ranks[0]["figures"], seen
+    losses, seen = runs[1, 0]
+    for count, (other_losses, other_seen) in runs.items():
+        assert other_seen == seen, f"other samples, or in another order, with (processes, workers) = {count}"
+        for step, (mine, theirs) in enumerate(zip(losses, other_losses, strict=True)):
+            for figure in ("loss/G", "loss/D"):
+                assert theirs[figure] == pytest.approx(mine[figure], rel=1e-4), f"{figure}, step {step}, {count}"
+
+
+def disagreement(rank_with_error: int) -> str:
+    from gan_dist.errors import InputError
+
+    config = load(making.tiny("unused", "unused"))
+    engine = Engine(config)
+    assert engine.gather(engine.rank) == list(range(engine.world_size))
+    assert engine.agree(lambda: f"said by {engine.rank}") == "said by 0"
+
+    def work() -> None:
+        if engine.rank == rank_with_error:
+            raise InputError("the disk is gone")
+
+    try:
+        engine.agree(work)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def test_an_input_error_of_one_process_is_every_process_error() -> None:
+    assert run_ranks(2, disagreement, 0) == ["the disk is gone"] * 2

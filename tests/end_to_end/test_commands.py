@@ -1,0 +1,216 @@
+"""The commands of the README and the files of the contract, as a user meets them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from tests import making
+from tests.launching import REPOSITORY, TRAIN, command, digests, gan_dist, lines, train
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return making.data_set(tmp_path_factory.mktemp("data"), 96, classes=3)
+
+
+@pytest.fixture(scope="module")
+def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, with W&B offline."""
+    directory = tmp_path_factory.mktemp("runs") / "first"
+    done = train(making.tiny(shards, directory, data__labels=True, track__wandb="offline"))
+    assert done.returncode == 0, done.stderr
+    for word in ("finished at 64 images", f"Pictures: {directory}/samples", f"wandb leet {directory}/wandb"):
+        assert word in done.stdout
+    return directory
+
+
+def test_a_run_has_every_file_of_the_contract(run: Path) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["gan_dist"].keys() >= {"version", "fingerprint", "wandb_id", "data"}
+    assert config["data"]["classes"] == 3  # resolved from the labels
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["images"], status["checkpoint"]) == ("finished", 64, "images-000000064")
+    metrics = lines(run / "metrics.jsonl")
+    assert [line["images"] for line in metrics] == [16, 32, 48, 64]
+    assert metrics[0].keys() >= {
+        *("images", "step", "loss/G", "loss/D", "score/real", "score/fake", "grad_norm/G", "grad_norm/D"),
+        "speed/images_per_second",
+    }
+    assert [line["event"] for line in lines(run / "events.jsonl")] == ["started", "saved", "saved", "finished"]
+    assert sorted(path.name for path in (run / "samples").iterdir()) == ["images-000000032.png", "images-000000064.png"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["images-000000032", "images-000000064"]
+    assert sorted(path.name for path in (run / "checkpoints/images-000000064").iterdir()) == [
+        "manifest.json",
+        "part-00000-of-00001.safetensors",
+    ]
+    assert (run / "logs/rank-0.txt").read_text()
+    assert list((run / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def snapshot(directory: Path) -> dict[str, tuple[int, bytes]]:
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in directory.rglob("*") if path.is_file()}
+
+
+def test_the_same_command_again_says_finished_and_trains_nothing(run: Path, shards: Path) -> None:
+    before = {
+        name: state
+        for name, state in snapshot(run).items()
+        if "checkpoints" in name or "metrics" in name or "wandb" in name
+    }
+    done = train(making.tiny(shards, run, data__labels=True, track__wandb="offline"))
+    assert done.returncode == 0
+    assert "already finished at 64 images" in done.stdout
+    after = snapshot(run)
+    assert all(after[name] == state for name, state in before.items())
+    assert not after.keys() - before.keys() - {name for name in after if "/wandb/" not in name}
+
+
+@pytest.mark.slow
+def test_more_images_go_on_and_equal_a_run_in_one_piece(shards: Path, tmp_path: Path) -> None:
+    whole = making.tiny(shards, tmp_path / "whole", training__images=96)
+    assert train(whole).returncode == 0
+    for images in (48, 96):  # 48 is no multiple of checkpoint.every
+        assert train(making.tiny(shards, tmp_path / "cut", training__images=images)).returncode == 0
+    assert digests(tmp_path / "cut")["images-000000096"] == digests(tmp_path / "whole")["images-000000096"]
+    rows = [lines(tmp_path / name / "metrics.jsonl") for name in ("cut", "whole")]
+    for cut, straight in zip(*rows, strict=True):
+        for key in ("images", "step", "loss/G", "loss/D", "score/real"):
+            assert cut[key] == straight[key]
+    assert [line["event"] for line in lines(tmp_path / "cut/events.jsonl")].count("resumed") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_two_processes_stop_and_one_goes_on_with_the_same_samples(shards: Path, tmp_path: Path, workers: int) -> None:
+    keys = {"data__workers": workers, "training__precision": "fp64"}
+    assert train(making.tiny(shards, tmp_path / "whole", training__images=96, **keys)).returncode == 0
+    assert train(making.tiny(shards, tmp_path / "cut", training__images=48, **keys), processes=2).returncode == 0
+    done = train(making.tiny(shards, tmp_path / "cut", training__images=96, **keys))
+    assert done.returncode == 0, done.stderr
+    parts = sorted(path.name for path in (tmp_path / "cut/checkpoints/images-000000048").glob("part-*"))
+    assert parts == ["part-00000-of-00002.safetensors", "part-00001-of-00002.safetensors"]
+    rows = [lines(tmp_path / name / "metrics.jsonl") for name in ("cut", "whole")]
+    for cut, straight in zip(*rows, strict=True):
+        for key in ("loss/G", "loss/D", "score/real"):
+            assert cut[key] == pytest.approx(straight[key], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_from_its_newest_checkpoint_to_the_same_bits(shards: Path, tmp_path: Path) -> None:
+    keys = {"training__images": 1600, "checkpoint__every": 160, "sample__every": 10_000}
+    assert train(making.tiny(shards, tmp_path / "whole", **keys)).returncode == 0
+    words = [
+        sys.executable,
+        str(TRAIN),
+        "configs/digits.yaml",
+        *making.flags(making.tiny(shards, tmp_path / "cut", **keys)),
+    ]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, cwd=REPOSITORY)
+    while not list((tmp_path / "cut/checkpoints").glob("images-*")) and process.poll() is None:
+        pass
+    process.kill()
+    assert process.wait() == -9
+    assert train(making.tiny(shards, tmp_path / "cut", **keys)).returncode == 0
+    assert digests(tmp_path / "cut")["images-000001600"] == digests(tmp_path / "whole")["images-000001600"]
+    seen = [line["images"] for line in lines(tmp_path / "cut/metrics.jsonl")]
+    assert seen == sorted(set(seen)) == list(range(16, 1601, 16))
+
+
+@pytest.mark.slow
+def test_accelerate_launch_works_uninstalled_from_another_folder(shards: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
+    keys = making.flags(making.tiny(shards, tmp_path / "run"))
+    done = command([*launcher, str(TRAIN), str(REPOSITORY / "configs/digits.yaml"), *keys], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "finished"
+
+
+def test_generate_gives_the_same_image_for_a_seed_whatever_n(run: Path, tmp_path: Path) -> None:
+    for count, folder in ((3, "few"), (40, "many")):
+        done = gan_dist("generate", run, "--n", count, "--out", tmp_path / folder, "--seed", 5)
+        assert done.returncode == 0, done.stderr
+    for number in range(3):
+        name = f"{number:06d}.png"
+        assert (tmp_path / "few" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
+    assert len(list((tmp_path / "many").glob("0*.png"))) == 40
+    assert Image.open(tmp_path / "many/grid.png").width > 300
+    again = gan_dist("generate", run, "--n", 3, "--out", tmp_path / "few")
+    assert again.returncode == 2
+    assert "holds files already" in again.stderr
+
+
+def test_generate_draws_a_class_from_a_chosen_checkpoint(run: Path, tmp_path: Path) -> None:
+    pictures = []
+    for label in (0, 1):
+        options = ("--n", 2, "--class", label, "--checkpoint", "images-000000032", "--out", tmp_path / str(label))
+        assert gan_dist("generate", run, *options).returncode == 0
+        pictures.append(np.asarray(Image.open(tmp_path / str(label) / "000000.png")))
+    assert (pictures[0] != pictures[1]).any()
+    bad = gan_dist("generate", run, "--class", 3, "--out", tmp_path / "x")
+    assert (bad.returncode, "its classes are 0..2" in bad.stderr) == (2, True)
+    assert not (tmp_path / "x").exists()
+
+
+def test_checkpoints_are_listed_with_digests_and_damage_is_found(run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    rows = json.loads(gan_dist("checkpoints", run, "--json").stdout)
+    assert [row["name"] for row in rows] == ["images-000000032", "images-000000064"]
+    assert all(row.keys() >= {"name", "images", "bytes", "whole", "digest"} and row["whole"] for row in rows)
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    part = copy / "checkpoints/images-000000064/part-00000-of-00001.safetensors"
+    content = bytearray(part.read_bytes())
+    content[-7] ^= 1
+    part.write_bytes(content)
+    table = gan_dist("checkpoints", copy, "--verify").stdout
+    assert "images-000000032" in table
+    assert "damaged" in table.splitlines()[1]
+    assert "SHA-256" in table.splitlines()[1]
+    assert gan_dist("generate", copy, "--n", 1, "--out", tmp_path / "out").stdout.startswith(
+        "1 images of images-000000032"
+    )
+
+
+def test_index_says_what_shards_hold(shards: Path) -> None:
+    found = json.loads(gan_dist("index", shards, "--json").stdout)
+    assert (found["samples"], found["classes"], found["bad"]) == (96, {"0": 32, "1": 32, "2": 32}, [])
+    assert "96 in 3 shards" in gan_dist("index", shards).stdout
+
+
+COMMANDS = ("pack", "index", "generate", "checkpoints")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    done = gan_dist(name, "--help")
+    assert done.returncode == 0
+    assert f"examples:\n  gan-dist {name} " in done.stdout
+
+
+KEYS = """run.name run.directory run.seed
+data.shards data.source data.image data.resolution data.channels data.labels data.classes data.flip data.workers data.streams
+data.cache
+game.kind game.networks game.latent game.base_channels game.loss game.discriminator_steps
+game.generator.learning_rate game.generator.beta1 game.generator.beta2 game.generator.epsilon
+game.discriminator.learning_rate game.discriminator.beta1 game.discriminator.beta2 game.discriminator.epsilon
+game.average.half_life
+training.images training.batch training.micro_batch training.strategy training.precision training.device
+checkpoint.every checkpoint.keep track.every track.wandb track.project sample.every sample.count"""
+
+
+def test_the_keys_of_a_config_are_these_and_help_lists_them_with_defaults() -> None:
+    from gan_dist.config import fields
+
+    assert [key for key, _ in fields()] == KEYS.split()  # to add a key is a decision: change it here too
+    text = " ".join(train({"help": ""}).stdout.split())
+    for key, field in fields():
+        assert f"--{key} " in text
+        assert field.description
+    assert "default: 0.0002" in text

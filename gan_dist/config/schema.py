@@ -100,8 +100,9 @@ class Training(Section):
     """Images in a step over all processes together."""
     micro_batch: Positive
     """Images that pass a network together: BatchNorm's statistics are theirs, at any process count. Divides the batch."""
-    strategy: Literal["ddp"] = "ddp"
-    """How processes share the work. ddp: each holds both networks, gradients are averaged."""
+    strategy: Literal["ddp", "exact"] = "ddp"
+    """How processes share the work. ddp: each holds both networks, gradients are averaged while they are computed. exact:
+    likewise, but summed along one fixed tree, so that every process count gives the same bits."""
     precision: Literal["fp32", "fp64"] = "fp32"
     """Number format of weights and arithmetic; fp64 is for checks."""
     device: Literal["auto", "cuda", "cpu"] = "auto"

@@ -14,6 +14,8 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor
 
 from gan_dist.config import Config
+from gan_dist.engine import exact
+from gan_dist.engine.exact import TreeSum
 from gan_dist.errors import InputError
 from gan_dist.figures import Figures
 from gan_dist.networks.normalisation import batch_norms
@@ -57,7 +59,14 @@ class Engine:
         self.is_main: bool = self.accelerator.is_main_process
         self.figures = Figures(self.device)
         self._turn: Player | None = None
+        self.exact = config.training.strategy == "exact"
         self.slots = share_of(config.training.batch, config.training.micro_batch, self.rank, self.world_size)
+        self._all_parts = config.training.batch // config.training.micro_batch
+        if self.exact and self.world_size not in (counts := exact.fitting_counts(self._all_parts)):
+            raise AgreedError(
+                f"training.strategy = exact cannot sum {self._all_parts} micro-batches over {self.world_size} processes "
+                f"in its tree; start {', '.join(map(str, counts))} processes, or set training.strategy: ddp"
+            )
 
     def wrap(self, game: Players) -> None:
         """Put the game's players on this process's device and join them over the processes."""
@@ -65,6 +74,8 @@ class Engine:
         game.figures = self.figures
         for player in game.players:
             player.settle(self.device, dtype)
+            if self.exact:
+                continue  # gradients are summed by hand, over the bare network
             with warnings.catch_warnings():
                 # torch 2.15 renames broadcast_buffers, which Accelerate still passes by its old name
                 warnings.simplefilter("ignore", FutureWarning)
@@ -89,11 +100,34 @@ class Engine:
     def share(self, batch: list[Micro]) -> Iterator[Micro]:
         """This process's micro-batches; gradients are exchanged in the last one's backward."""
         assert self._turn is not None, "share() outside of turn()"
+        if self.exact:
+            yield from self._share_exactly(self._turn, batch)
+            return
         self._parts = len(batch)
         for micro in batch[:-1]:
             with self.accelerator.no_sync(self._turn.wrapped):
                 yield micro
         yield batch[-1]
+
+    def _share_exactly(self, player: Player, batch: list[Micro]) -> Iterator[Micro]:
+        """Each micro-batch's gradients and BatchNorm statistics become a leaf of one tree over the global batch."""
+        self._parts = self._all_parts  # the sum over all processes is then the mean
+        tree = TreeSum()
+        for micro in batch:
+            yield micro
+            weights = [weight for weight in player.network.parameters() if weight.grad is not None]
+            norms = [norm for norm in batch_norms(player.network) if norm.gathered]
+            statistics = [statistic / self._all_parts for norm in norms for statistic in norm.take()]
+            tree.add([*(weight.grad for weight in weights if weight.grad is not None), *statistics])
+            for weight in weights:
+                weight.grad = None
+        total = tree.total()
+        exact.sum_over_processes(total, self.world_size)
+        for weight, gradient in zip(weights, total, strict=False):
+            weight.grad = gradient
+        statistics = total[len(weights) :]
+        for place, norm in enumerate(norms):
+            norm.give(*statistics[2 * place : 2 * place + 2])
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a micro-batch's loss, weighted so that the sum is the global batch's mean."""
@@ -111,7 +145,7 @@ class Engine:
     def _commit_statistics(self, player: Player) -> None:
         """Move BatchNorm's running statistics by the mean over all processes' micro-batches."""
         norms = batch_norms(player.network)
-        if norms and self.world_size > 1:
+        if norms and self.world_size > 1 and not self.exact:
             gathered = [statistic for norm in norms for statistic in (norm.step_mean, norm.step_var)]
             flat = torch.cat(gathered)
             torch.distributed.all_reduce(flat)

@@ -44,15 +44,37 @@ class BatchNorm(nn.Module):
             x, self.step_mean, self.step_var, self.weight, self.bias, True, share, self.epsilon
         )
 
+    @property
+    def gathered(self) -> bool:
+        """Whether a forward has gathered statistics since the last commit."""
+        return self._forwards > 0
+
+    @torch.no_grad()
+    def take(self) -> tuple[Tensor, Tensor]:
+        """Hand out what was gathered, mean and variance, and begin anew."""
+        taken = self.step_mean.clone(), self.step_var.clone()
+        self._clear()
+        return taken
+
+    @torch.no_grad()
+    def give(self, mean: Tensor, variance: Tensor) -> None:
+        """Take these for what was gathered."""
+        self.step_mean.copy_(mean)
+        self.step_var.copy_(variance)
+        self._forwards = 1
+
+    def _clear(self) -> None:
+        self.step_mean.zero_()
+        self.step_var.zero_()
+        self._forwards = 0
+
     @torch.no_grad()
     def commit(self) -> None:
         """Let the running statistics follow what the step has gathered."""
         if self._forwards:
             self.running_mean.lerp_(self.step_mean, self.momentum)
             self.running_var.lerp_(self.step_var, self.momentum)
-            self.step_mean.zero_()
-            self.step_var.zero_()
-            self._forwards = 0
+            self._clear()
 
 
 def batch_norms(network: nn.Module) -> list[BatchNorm]:

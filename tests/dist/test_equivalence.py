@@ -24,7 +24,7 @@ from tests.launching import REPOSITORY, run_ranks
 pytestmark = pytest.mark.dist
 
 CONFIGS = REPOSITORY / "configs"
-EXACT = {
+CASES = {
     "labels": {"data.labels": True, "data.classes": 3},
     "two discriminator steps, mirrored, in streams": {
         "game.discriminator_steps": 2,
@@ -128,9 +128,14 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_weights_moments_and_statistics_equal_a_plain_loop_in_fp64(shards: Path, world_size: int) -> None:
     base = making.tiny(shards, "unused", training__precision="fp64")
-    configs = [load({**base, **keys}) for keys in EXACT.values()]
+    cases = {
+        f"{name}, {strategy}": {**base, **keys, "training.strategy": strategy}
+        for name, keys in CASES.items()
+        for strategy in ("ddp", "exact")
+    }
+    configs = [load(keys) for keys in cases.values()]
     ranks = run_ranks(world_size, play_all, [(config, 5) for config in configs])
-    for number, (name, config) in enumerate(zip(EXACT, configs, strict=True)):
+    for number, (name, config) in enumerate(zip(cases, configs, strict=True)):
         expected = reference(config, 5)
         for rank in ranks:
             state = rank[number]["state"]
@@ -159,9 +164,11 @@ def test_thirty_steps_of_a_recipe_agree_at_every_process_and_worker_count(
         config = load({**keys, "data.workers": workers}, name)
         ranks = run_ranks(world_size, play, config, 30)
         seen = [[image for rank in ranks for image in rank["seen"][step]] for step in range(30)]
-        runs[world_size, workers] = ranks[0]["figures"], seen
-    losses, seen = runs[1, 0]
-    for count, (other_losses, other_seen) in runs.items():
+        runs[world_size, workers] = ranks[0]["figures"], seen, ranks[-1]["state"]
+    losses, seen, state = runs[1, 0]
+    for count, (other_losses, other_seen, other_state) in runs.items():
+        # the recipes have training.strategy: exact
+        assert all((other_state[key] == state[key]).all() for key in state), f"other bits with {count}"
         assert other_seen == seen, f"other samples, or in another order, with (processes, workers) = {count}"
         for step, (mine, theirs) in enumerate(zip(losses, other_losses, strict=True)):
             for figure in ("loss/G", "loss/D"):

@@ -1,0 +1,65 @@
+"""Sums of micro-batch gradients that are the same bits at any process count.
+
+Floating-point sums depend on their order, so the order is fixed: a binary tree over the micro-batches of the global
+batch. A process sums the subtree of its own block; then every process gets one segment of all the partial sums,
+adds them up along the rest of the tree, and the segments are gathered again (the traffic of an all-reduce).
+EasyScale (Li et al., SC 2023) has the same aim for data-parallel training.
+"""
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+
+class TreeSum:
+    """Adds up equally long lists of tensors, given one after the other, along a binary tree."""
+
+    def __init__(self) -> None:
+        self._nodes: list[tuple[int, list[Tensor]]] = []
+        """Sums that wait for their right neighbour: (leaves below, tensors), like the digits of a binary counter."""
+
+    def add(self, leaf: list[Tensor]) -> None:
+        """Take in the next leaf; its tensors are changed."""
+        size = 1
+        while self._nodes and self._nodes[-1][0] == size:
+            _, left = self._nodes.pop()
+            torch._foreach_add_(left, leaf)
+            leaf, size = left, 2 * size
+        self._nodes.append((size, leaf))
+
+    def total(self) -> list[Tensor]:
+        """The sum of all leaves: what is left of the tree is joined from the right."""
+        _, total = self._nodes.pop()
+        while self._nodes:
+            _, left = self._nodes.pop()
+            torch._foreach_add_(left, total)
+            total = left
+        return total
+
+
+def sum_over_processes(tensors: list[Tensor], world_size: int) -> None:
+    """Replace `tensors` of each process by their sum over all, along the tree whose leaves are the processes."""
+    if world_size == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    length = -(-len(flat) // world_size)
+    sent = torch.nn.functional.pad(flat, (0, length * world_size - len(flat)))
+    received = torch.empty_like(sent)
+    torch.distributed.all_to_all_single(received, sent)
+    tree = TreeSum()
+    for segment in received.split(length):  # type: ignore[no-untyped-call]
+        tree.add([segment])
+    torch.distributed.all_gather_into_tensor(sent, tree.total()[0].contiguous())
+    start = 0
+    for tensor in tensors:
+        tensor.copy_(sent[start : start + tensor.numel()].view(tensor.shape))
+        start += tensor.numel()
+
+
+def fitting_counts(parts: int) -> list[int]:
+    """Process counts at which every block of `parts` micro-batches is a whole subtree."""
+    return [count for count in range(1, parts + 1) if parts % count == 0 and (count == 1 or _is_power(parts // count))]
+
+
+def _is_power(number: int) -> bool:
+    return number & (number - 1) == 0

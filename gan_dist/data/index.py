@@ -16,7 +16,7 @@ import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -113,7 +113,7 @@ def _group(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
                 if member.offset_data + member.size > length:
                     raise InputError(f"data.shards: {path} is truncated inside {member.name}; copy or pack it again")
                 key, extension = base_plus_ext(member.name)
-                if member.isfile() and key is not None and not Path(member.name).name.startswith("."):
+                if member.isfile() and key is not None and not _is_hidden(member.name):
                     samples.setdefault(key, {})[extension.lower()] = (member.offset_data, member.size)
             end = archive.offset
     except (tarfile.TarError, OSError, EOFError) as error:
@@ -127,6 +127,11 @@ def _group(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
                 "(no end-of-archive marker); copy or pack it again"
             )
     yield from samples.items()
+
+
+def _is_hidden(name: str) -> bool:
+    """Files that no person sees, such as a Mac's `._photo.jpg`."""
+    return any(part.startswith(".") for part in PurePosixPath(name).parts)
 
 
 def _choose_image(path: Path, key: str, members: dict[str, Any], wanted: str) -> str | None:

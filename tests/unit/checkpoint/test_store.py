@@ -1,0 +1,157 @@
+"""Checkpoints come back to the bit, damage is found, and enough whole ones stay."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gan_dist.checkpoint import format, store, tensors
+from gan_dist.checkpoint.store import Store
+from gan_dist.games.base import adam
+from gan_dist.networks import dcgan
+from gan_dist.player import Player
+
+
+def players() -> list[Player]:
+    torch.manual_seed(0)
+    pair = [
+        Player("G", dcgan.Generator(8, 3, 4, 4), adam(1e-3, (0.5, 0.9), 1e-8), average_half_life=10),
+        Player("D", dcgan.Discriminator(8, 3, 4), adam(1e-3, (0.5, 0.9), 1e-8)),
+    ]
+    for player in pair:
+        player.settle(torch.device("cpu"), torch.float32)
+    return pair
+
+
+def train(pair: list[Player], steps: int, seed: int = 0) -> None:
+    torch.manual_seed(seed)
+    generator, discriminator = pair
+    assert generator.average is not None
+    for step in range(steps):
+        fake = generator(torch.randn(4, 4))
+        losses = fake.square().mean(), discriminator(fake.detach()).square().mean()
+        for player, loss in zip(pair, losses, strict=True):
+            player.optimizer.zero_grad()
+            loss.backward()
+            player.optimizer.step()
+        generator.average.update(generator.network, 1000 + step, 4)
+
+
+def save(folder: Path, pair: list[Player], images: int, world_size: int = 1) -> str:
+    """As one process, or the parts of several one after the other."""
+    named, steps = tensors.collect(pair)
+    if world_size == 1:
+        one: dict[str, Any] = {"rank": 0, "world_size": 1, "gather": lambda value: [value]}
+        return Store(folder, 2).save(images, named, {"steps": steps}, **one)
+    target = folder / f"images-{images:09d}"
+    target.mkdir(parents=True)
+    dealt = format.deal({key: tensor.numel() * tensor.element_size() for key, tensor in named.items()}, world_size)
+    parts = [
+        format.write_part(target, {key: named[key] for key in dealt[rank]}, rank, world_size)
+        for rank in range(world_size)
+    ]
+    format.write_manifest(target, parts, named, {"steps": steps, "images": images})
+    return target.name
+
+
+def load(folder: Path, name: str, pair: list[Player]) -> None:
+    manifest = format.read_manifest(folder / name)
+    format.verify(folder / name, manifest)
+    tensors.restore(pair, format.read_tensors(folder / name, manifest), manifest["steps"])
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize("world_size", [1, 4])
+def test_a_checkpoint_comes_back_to_the_bit_and_training_goes_on_alike(
+    tmp_path: Path, steps: int, world_size: int
+) -> None:
+    straight = players()
+    train(straight, steps)
+    name = save(tmp_path, straight, 64, world_size)
+    resumed = players()
+    train(resumed, 1, seed=5)  # something else
+    load(tmp_path, name, resumed)
+    for pair in (straight, resumed):
+        train(pair, 2, seed=9)
+    one, other = tensors.collect(straight), tensors.collect(resumed)
+    assert one[1] == other[1] == {"G": steps + 2, "D": steps + 2}
+    assert one[0].keys() == other[0].keys()
+    assert all(torch.equal(one[0][key], other[0][key]) for key in one[0])
+    weight = resumed[0].network.layers[3].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_parts_are_balanced_and_the_digest_does_not_know_them(tmp_path: Path) -> None:
+    pair = players()
+    train(pair, 1)
+    names = [save(tmp_path / str(count), pair, 64, count) for count in (1, 3)]
+    found = [store.describe(tmp_path / str(count) / name) for count, name in zip((1, 3), names, strict=True)]
+    assert found[0]["digest"] == found[1]["digest"]
+    dealt = format.deal({f"t{number}": 1000 + number for number in range(40)}, 4)
+    loads = [sum(1000 + int(name[1:]) for name in part) for part in dealt]
+    assert max(loads) < 1.1 * min(loads)
+
+
+def test_one_bit_changes_the_digest(tmp_path: Path) -> None:
+    pair = players()
+    one = save(tmp_path, pair, 64)
+    with torch.no_grad():
+        pair[0].network.layers[0].weight.view(torch.int32)[0, 0, 0, 0] ^= 1
+    other = save(tmp_path, pair, 128)
+    digests = [store.describe(tmp_path / name)["digest"] for name in (one, other)]
+    assert digests[0] != digests[1]
+
+
+def damage(path: Path, kind: str) -> None:
+    part = path / "part-00000-of-00001.safetensors"
+    if kind == "flipped bit":
+        content = bytearray(part.read_bytes())
+        content[len(content) // 2] ^= 1
+        part.write_bytes(content)
+    elif kind == "truncated":
+        part.write_bytes(part.read_bytes()[:-1])
+    elif kind == "no part":
+        part.unlink()
+    elif kind == "no manifest":
+        (path / "manifest.json").unlink()
+    else:
+        (path / "manifest.json").write_text('{"format": 1, "images":')
+
+
+@pytest.mark.parametrize("kind", ["flipped bit", "truncated", "no part", "no manifest", "torn manifest"])
+def test_damage_is_found_and_the_older_checkpoint_taken(tmp_path: Path, kind: str) -> None:
+    pair = players()
+    older, newer = save(tmp_path, pair, 64), save(tmp_path, pair, 128)
+    assert Store(tmp_path, 2).newest()[0] == newer
+    damage(tmp_path / newer, kind)
+    name, manifest, problems = Store(tmp_path, 2).newest()
+    assert (name, manifest["images"], len(problems)) == (older, 64, 1)
+    assert newer in problems[0]
+
+
+def test_the_newest_whole_ones_are_kept_and_damaged_ones_do_not_count(tmp_path: Path) -> None:
+    pair = players()
+    for images in (10, 20, 30):
+        save(tmp_path, pair, images)
+    damage(tmp_path / "images-000000030", "truncated")
+    save(tmp_path, pair, 40)
+    assert Store(tmp_path, 2).names() == ["images-000000020", "images-000000030", "images-000000040"]
+
+
+def test_what_a_kill_leaves_is_no_checkpoint(tmp_path: Path) -> None:
+    pair = players()
+    save(tmp_path, pair, 64)
+    (tmp_path / ".images-000000128.part").mkdir()
+    (tmp_path / ".images-000000128.part/part-00000-of-00001.safetensors").write_bytes(b"torn")
+    assert Store(tmp_path, 2).names() == ["images-000000064"]
+    assert save(tmp_path, pair, 128) == "images-000000128"
+    assert store.describe(tmp_path / "images-000000128", hashes=True)["whole"]
+
+
+def test_another_format_is_refused_by_number(tmp_path: Path) -> None:
+    name = save(tmp_path, players(), 64)
+    manifest = tmp_path / name / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 7'))
+    with pytest.raises(format.DamagedError, match="format 7"):
+        format.read_manifest(tmp_path / name)

@@ -52,4 +52,8 @@ def report(error: Exception) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if code:  # other ranks may be gone already: leaving gloo in order would abort, and hide the code
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

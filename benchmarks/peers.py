@@ -9,12 +9,13 @@ examples/fabric/dcgan/train_fabric.py (needs `pip install lightning`). Batch 64 
 
 import argparse
 import os
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from stopwatch import measure
 
 HERE = Path(__file__).resolve().parent
 CORES = len(os.sched_getaffinity(0))
@@ -79,20 +80,10 @@ def _examples(options: argparse.Namespace, scratch: str) -> list[str]:
 
 
 def _run(command: list[str], count: int, options: argparse.Namespace, scratch: str) -> float:
-    stopwatch = [str(HERE / "stopwatch.py"), "--batch", str(options.batch), "--steps", str(options.steps)]
-    start = [sys.executable]
-    if count > 1:
-        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     environment = _environment(count)
     if command[0] == str(options.fabric and options.fabric.resolve()):
         environment.update(DEVICE_COUNT=str(count), IMAGE_FOLDER=str(options.images.resolve()))
-    done = subprocess.run(
-        [*start, *stopwatch, *command], capture_output=True, text=True, env=environment, cwd=scratch, timeout=900
-    )
-    found = re.search(r"RESULT images_per_second=([\d.]+)", done.stdout)
-    if not found:
-        sys.exit(f"{' '.join(command)} gave no result:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return float(found[1])
+    return measure(command, count, options.batch, options.steps, environment, scratch)
 
 
 def _environment(count: int) -> dict[str, str]:

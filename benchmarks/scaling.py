@@ -8,12 +8,11 @@ machine allows.
 
 import argparse
 import os
-import re
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
+
+from stopwatch import measure
 
 HERE = Path(__file__).resolve().parent
 
@@ -49,7 +48,7 @@ def main() -> None:
 
 def run(what: str, count: int, options: argparse.Namespace, directory: str) -> float:
     settings = {
-        "data.shards": options.shards,
+        "data.shards": os.path.abspath(options.shards),
         "data.flip": "false",
         "data.workers": 1,
         "training.batch": options.batch,
@@ -62,16 +61,8 @@ def run(what: str, count: int, options: argparse.Namespace, directory: str) -> f
     if what == "bare":
         script = [str(HERE / "scaling.py"), "--bare", "--shards", "-", "--batch", str(options.batch)]
         script += ["--processes", str(max(options.processes))]
-    start = [sys.executable]
-    if count > 1:
-        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    stopwatch = [str(HERE / "stopwatch.py"), "--batch", str(options.batch), "--steps", str(options.steps)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "PYTHONPATH": str(HERE.parent)}
-    done = subprocess.run([*start, *stopwatch, *script], capture_output=True, text=True, env=environment, timeout=900)
-    found = re.search(r"RESULT images_per_second=([\d.]+)", done.stdout)
-    if not found:
-        sys.exit(f"{what} with {count} processes gave no result:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return float(found[1])
+    return measure(script, count, options.batch, options.steps, environment, tempfile.gettempdir())
 
 
 def bare_loop(options: argparse.Namespace) -> None:

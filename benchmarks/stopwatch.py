@@ -9,10 +9,47 @@ everywhere) is replaced by that folder of images.
 """
 
 import argparse
+import contextlib
 import os
+import re
 import runpy
+import signal
+import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
+
+
+def measure(
+    command: list[str], processes: int, batch: int, steps: int, environment: dict[str, str], where: str
+) -> float:
+    """Images a second of a script on so many processes; ends the program with its output where it gives none."""
+    start = [sys.executable]
+    if processes > 1:
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    watch = [str(Path(__file__).resolve()), "--batch", str(batch), "--steps", str(steps)]
+    # a file, not a pipe: workers of a loader hold the pipe open beyond the end of their trainer
+    with tempfile.TemporaryFile("w+") as output:
+        child = subprocess.Popen(
+            [*start, *watch, *command],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=where,
+            start_new_session=True,
+        )
+        try:
+            child.wait(timeout=900)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+        output.seek(0)
+        text = output.read()
+    found = re.search(r"RESULT images_per_second=([\d.]+)", text)
+    if not found:
+        sys.exit(f"{' '.join(command)} gave no result:\n{text[-4000:]}")
+    return float(found[1])
 
 
 def main() -> None:

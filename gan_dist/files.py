@@ -64,9 +64,13 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path} must hold sections (run, data, training, ...), not a {type(tree).__name__}")
-    lines = dict(_lines(node)) if node else {}
-    places = {key: f"{path}, line {line}" for key, line in lines.items()}
-    return {str(key): value for key, value in tree.items()}, places
+    places: dict[str, str] = {}
+    for key, line in _lines(node) if node else ():
+        if key in places:
+            raise InputError(f"{path}, line {line}: {key} stands there a second time, after {places[key]}; keep one")
+        places[key] = f"{path}, line {line}"
+    # a section with all its keys commented out is an empty one
+    return {str(key): {} if value is None else value for key, value in tree.items()}, places
 
 
 def _lines(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gan_dist import files
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 _TYPES = {"float32": torch.float32, "float64": torch.float64, "int64": torch.int64, "uint8": torch.uint8}
 
@@ -78,7 +78,14 @@ def write_manifest(
             for offset, length in pieces:
                 table[name]["pieces"].append({"file": part.file, "offset": offset, "length": length})
     recorded = {part.file: {"bytes": part.bytes, "sha256": part.sha256} for part in parts}
-    files.write_json(directory / MANIFEST, {"format": VERSION, **state, "files": recorded, "tensors": table})
+    manifest = {"format": VERSION, **state, "files": recorded, "tensors": table}
+    files.write_json(directory / MANIFEST, {**manifest, "sha256": _hash(manifest)})
+
+
+def _hash(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest without the entry that says it."""
+    content = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -86,11 +93,12 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((directory / MANIFEST).read_text())
         version = manifest["format"]
-        int(manifest["images"]), manifest["files"].items(), manifest["tensors"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{directory / MANIFEST}: {error}") from None
     if version != VERSION:
         raise DamagedError(f"{directory / MANIFEST}: format {version}, this version reads format {VERSION}")
+    if (found := _hash(manifest)) != (recorded := manifest.get("sha256")):
+        raise DamagedError(f"{directory / MANIFEST} has SHA-256 {found}, it says {recorded}")
     return dict(manifest)
 
 

@@ -30,12 +30,13 @@ def load(arguments: Sequence[str], program: str = "train.py") -> Config:
     for word in unknown:
         raise InputError(f"unknown argument {word}{_nearest(word.split('=')[0], [f'--{key}' for key, _ in fields()])}")
     tree, places = files.read_yaml(path)
+    kinds = {key: field.annotation for key, field in fields()}
     for key, text in given.items():
-        _put(tree, key, _parse_value(key, text), path)
+        _put(tree, key, _parse_value(key, text, kinds[key]), path)
         places[key] = f"--{key}"
     tree.setdefault("run", {})
     if isinstance(tree["run"], dict):
-        tree["run"].setdefault("name", path.stem)
+        tree["run"]["name"] = tree["run"].get("name") or path.stem
     return validate(tree, str(path), places)
 
 
@@ -106,7 +107,9 @@ def _type_name(kind: Any) -> str:
     return str(kind)
 
 
-def _parse_value(key: str, text: str) -> Any:
+def _parse_value(key: str, text: str, kind: Any) -> Any:
+    if kind is str or (str in typing.get_args(kind) and not text.startswith("[")):
+        return text  # 2024, null or {00..09}.tar are fine names
     try:
         return yaml.safe_load(text) if text else text
     except yaml.YAMLError:
@@ -130,7 +133,8 @@ def _explain(problem: Any, origin: str, places: dict[str, str]) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key {key}{_nearest(key, _names())}"
     if problem["type"] == "missing":
-        return f"{origin}: {key} is missing; write it there or give --{key} VALUE"
+        needed = [name for name, field in fields() if f"{name}.".startswith(f"{key}.") and field.is_required()]
+        return "\n".join(f"{origin}: {name} is missing; write it there or give --{name} VALUE" for name in needed)
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if not key or problem["type"] == "value_error":

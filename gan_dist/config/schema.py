@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -15,6 +15,14 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_another_value(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.field_name or ""
+        if isinstance(value, bool) and cls.model_fields[name].annotation is not bool:
+            raise ValueError(f"{name} must not be true or false (what YAML also writes yes, no, on, off)")
+        return value
 
 
 class Run(Section):
@@ -157,7 +165,9 @@ class Config(Section):
     @classmethod
     def _labels_and_classes(cls, data: Data) -> Data:
         if data.classes and not data.labels:
-            raise ValueError(f"classes = {data.classes} has no effect without labels: true; set it or remove classes")
+            raise ValueError(
+                f"data.classes = {data.classes} has no effect without data.labels: true; set it or remove data.classes"
+            )
         return data
 
     @model_validator(mode="after")

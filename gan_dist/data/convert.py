@@ -40,11 +40,12 @@ def convert(content: bytes | np.ndarray, resolution: int | None, channels: int, 
             raise ValueError("empty")
         image = Image.open(io.BytesIO(content))
         image.load()  # to the last pixel: a truncated image must not get into a shard
-        lossy = image.format == "JPEG"
+        lossy = image.format in ("JPEG", "MPO")  # MPO: a phone's JPEG with further pictures behind the first
         fits = resolution is None or image.size == (resolution, resolution)
         turned = image.getexif().get(_ORIENTATION, 1) != 1
         clear = "transparency" in image.info
-        if fits and image.mode == _MODES[channels] and image.format in ("JPEG", "PNG") and not turned and not clear:
+        plain = image.mode == _MODES[channels] and not turned and not clear and not _is_deep_png(content)
+        if fits and plain and (lossy or image.format == "PNG"):
             return Converted("jpg" if lossy else "png", content, kept=True, enlarged=False)
         image = ImageOps.exif_transpose(image)
     image = _eight_bits(image).convert(_MODES[channels])
@@ -75,3 +76,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image
+
+
+def _is_deep_png(content: bytes) -> bool:
+    """Pillow shows a PNG with 16 bits a channel as RGB, like one with 8."""
+    return content[1:4] == b"PNG" and content[24] == 16

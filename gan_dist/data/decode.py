@@ -55,7 +55,10 @@ class Decoder:
         if data[:2] == _JPEG:  # libjpeg decodes at 1/2, 1/4, 1/8 for a fraction of the work
             short = min(int(index.width[sample]), int(index.height[sample]))
             scale = max(factor for factor in (1, 2, 4, 8) if short >= factor * size or factor == 1)
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[self.channels, scale])
+        try:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[self.channels, scale])
+        except cv2.error:  # more pixels than OpenCV decodes
+            image = None
         if image is None:
             raise InputError(
                 f"{index.key(sample)}: the image cannot be decoded; take it out or pack the data again with `gan-dist pack`"

@@ -30,7 +30,7 @@ from webdataset.tariterators import base_plus_ext
 from gan_dist import files
 from gan_dist.errors import InputError
 
-VERSION = 1
+VERSION = 2
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "tif", "tiff")
 _CHANNELS = {"1": 1, "L": 1, "I": 1, "I;16": 1, "I;16B": 1, "RGB": 3, "YCbCr": 3, "P": 3}
 _HEADER = 1 << 15  # enough of an image to know its size, but for long metadata
@@ -96,7 +96,7 @@ def _keys(shard: str, cache: Path, image: str) -> list[str]:
     part = _read(shard, cache, image, ("keys",))
     if part is None:
         raise InputError(f"data.shards: {shard} changed since the run began; put the old file back or start a new run")
-    return bytes(part[0]["keys"]).decode().split("\0")[:-1]
+    return bytes(part[0]["keys"]).decode(errors="surrogateescape").split("\0")[:-1]
 
 
 def _group(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
@@ -118,10 +118,11 @@ def _group(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
             end = archive.offset
     except (tarfile.TarError, OSError, EOFError) as error:
         raise InputError(f"data.shards: {path} cannot be read as a tar file: {error}") from None
-    # tarfile ends at a damaged header as it does at the end: only zeros prove the end
+    # tarfile ends at a damaged header as it does at the end: only zeros up to the end of the file prove it
     with path.open("rb") as file:
-        file.seek(end if end + _BLOCK <= length else max(0, length - _BLOCK))
-        if length < 2 * _BLOCK or file.read(_BLOCK).strip(b"\0"):
+        file.seek(end)
+        rest = iter(functools.partial(file.read, 1 << 20), b"")
+        if length < max(2 * _BLOCK, end + _BLOCK) or any(block.strip(b"\0") for block in rest):
             raise InputError(
                 f"data.shards: {path} is truncated or damaged after {len(samples)} samples "
                 "(no end-of-archive marker); copy or pack it again"
@@ -159,16 +160,21 @@ def _image_header(file: BinaryIO, offset: int, size: int) -> tuple[int, int, int
 
 
 def _label(file: BinaryIO, members: dict[str, tuple[int, int]]) -> int:
-    """The class in .cls or .json, -1 where there is none or it is not a number."""
+    """The class in .cls or .json, -1 where there is none or it is not a whole number."""
     for extension in ("cls", "json"):
         if extension in members:
             offset, size = members[extension]
             file.seek(offset)
+            content = file.read(size)
             try:
-                value: Any = json.loads(file.read(size))
-                label = int(value["label"] if isinstance(value, dict) else value)
+                # .cls as WebDataset reads it: 007 and +7 are numbers
+                value: Any = content.decode() if extension == "cls" else json.loads(content)
+                if isinstance(value, dict):
+                    value = value["label"]
+                whole = isinstance(value, int | str) or (isinstance(value, float) and value.is_integer())
+                label = int(value) if whole and not isinstance(value, bool) else -1
                 return label if 0 <= label < 1 << 31 else -1
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, KeyError):
                 return -1
     return -1
 
@@ -206,7 +212,7 @@ def scan(shard: str, image: str = "auto") -> tuple[dict[str, np.ndarray], dict[s
             label = _label(file, members)
             rows.append((offset, size, label, min(width, 65535), min(height, 65535)))
             names.append(key)
-            content.update(f"{key}\0{size}\0{label}\n".encode())
+            content.update(f"{key}\0{size}\0{label}\n".encode(errors="surrogateescape"))
     columns = np.array(rows, dtype=np.int64).reshape(-1, 5)
     arrays: dict[str, np.ndarray] = {
         "offset": columns[:, 0].copy(),
@@ -214,7 +220,9 @@ def scan(shard: str, image: str = "auto") -> tuple[dict[str, np.ndarray], dict[s
         "label": columns[:, 2].astype(np.int32),
         "width": columns[:, 3].astype(np.uint16),
         "height": columns[:, 4].astype(np.uint16),
-        "keys": np.frombuffer("".join(f"{name}\0" for name in names).encode(), dtype=np.uint8),
+        "keys": np.frombuffer(
+            "".join(f"{name}\0" for name in names).encode(errors="surrogateescape"), dtype=np.uint8
+        ),  # names in a tar file may be in any encoding
     }
     return arrays, {"channels": channels, "bad": bad, "digest": content.hexdigest()}
 

@@ -74,8 +74,8 @@ def open_index(config: Config) -> Index:
 def check(index: Index, config: Config) -> None:
     data, total = config.data, len(index)
     if total == 0:
-        what = "image" if data.image == "auto" else f"member .{data.image}"
-        raise InputError(f"data.shards: no sample of {len(index.shards)} shards has an {what}; see `gan-dist index`")
+        what = "an image" if data.image == "auto" else f"a member .{data.image}"
+        raise InputError(f"data.shards: no sample of {len(index.shards)} shards has {what}; see `gan-dist index`")
     if index.bad:
         raise InputError(
             f"data.shards: {len(index.bad)} of {total} images cannot be read, first {index.bad[0]}; "

@@ -13,7 +13,8 @@ import numpy as np
 
 from gan_dist import rng
 
-_ROUNDS = 6
+# with 6, which sample follows which is uneven by 10 % in a range of 10 samples and by 3 % in one of 100
+_ROUNDS = 10
 
 
 def permute(key: int, size: int, positions: np.ndarray) -> np.ndarray:

@@ -1,34 +1,38 @@
 """`gan-dist pack`: a source of images to WebDataset shards, many processes at a time, whole or absent."""
 
+import contextlib
 import dataclasses
+import errno
+import fcntl
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import shutil
 import sys
-import tarfile
 import time
+import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-import webdataset
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gan_dist import files
-from gan_dist.data.convert import convert, is_grey
-from gan_dist.data.sources import Item, Source, open_source, read
+from gan_dist.data import write
+from gan_dist.data.convert import is_grey
+from gan_dist.data.sources import Item, Source, open_source
 from gan_dist.errors import InputError
 
 SHARD_SIZE = 2000
+_SHARD_BYTES = 256 << 20  # of the source: shards of large photos are cut sooner
+_RESIZED_SHARD_BYTES = 1 << 30
 _REPORT = "pack.json"
 _CLASSES = "classes.json"
 _SCRATCH = ".source"
-_WORTH_A_POOL = 2000  # images: fewer are packed sooner than processes start
+_LOCK = ".lock"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,8 @@ class Report:
     kept: int = 0
     """Images whose bytes were kept as they were."""
     enlarged: int = 0
+    resumed: int = 0
+    """Shards that an earlier call had made."""
     classes: dict[str, int] = dataclasses.field(default_factory=dict)
     skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     """(name, reason)"""
@@ -56,15 +62,17 @@ class Report:
         if self.skipped:
             lines.append(f"{len(self.skipped):,} files skipped ({_REPORT} has all):")
             lines += [f"  {name}: {reason}" for name, reason in self.skipped[:10]]
-        return lines
+        if self.resumed:
+            lines.append(f"{self.resumed} shards were there already")
+        return [line.encode(errors="backslashreplace").decode() for line in lines]  # names may be no UTF-8
 
 
 def is_packed(destination: Path) -> bool:
     """Whether a whole pack is there, or anything that `pack` did not make."""
     plan = _read_plan(destination)
     if plan is None:
-        return destination.is_dir() and any(destination.iterdir())
-    return bool(plan["state"] == "done")
+        return bool(_visible(destination))
+    return bool(plan["state"] == "done" and _whole(destination).keys() >= plan.get("shards", {}).keys())
 
 
 def pack(
@@ -81,78 +89,152 @@ def pack(
     """Write `source` as shards into `destination`; the same call goes on after a stop and repeats nothing.
 
     The images are shuffled over the shards (by a fixed key), as sources come sorted by class. `channels` None: grey
-    where all images are, else RGB. The shards' bytes do not depend on the number of processes. Raises InputError for
-    a source without images, and for a destination that holds anything else.
+    where all images are, else RGB. `processes` None: one a core. A shard has at most `shard_size` images, and fewer
+    where they are large. The shards' bytes do not depend on the number of processes. A second call at the same time
+    waits for the first. Raises InputError for a source without images, and for a destination that holds anything else.
     """
-    found, plan = _plan(source, destination, resolution, channels, quality, shard_size)
+    assert channels in (None, 1, 3)
+    if os.path.isdir(source) and destination.resolve().is_relative_to(Path(source).resolve()):
+        raise InputError(f"{destination} lies within the source {source}; give a folder outside of it")
+    absent = not os.path.exists(destination)
+    try:
+        with _alone(destination):
+            try:
+                return _pack(source, destination, resolution, channels, processes, quality, shard_size, progress)
+            finally:
+                shutil.rmtree(destination / _SCRATCH, ignore_errors=True)
+    finally:
+        if absent:
+            with contextlib.suppress(OSError):  # it holds shards, as it should
+                destination.rmdir()
+
+
+def _pack(
+    source: str,
+    destination: Path,
+    resolution: int | None,
+    channels: int | None,
+    processes: int | None,
+    quality: int,
+    shard_size: int,
+    progress: bool,
+) -> Report:
     before = _read_plan(destination)
-    if before is not None and before["state"] == "done":
-        shutil.rmtree(destination / _SCRATCH, ignore_errors=True)
-        return _report(before["report"])
-    order = list(range(len(found.items)))
-    random.Random(0).shuffle(order)
+    if before is None and (foreign := _visible(destination)):
+        raise InputError(
+            f"{destination} holds files that `gan-dist pack` did not make ({foreign[0]}); give a new or empty folder"
+        )
+    found = open_source(source, destination / _SCRATCH)
+    channels = channels or _guess_channels(found.items)
+    plan = {
+        "source": source if source == "digits" else Path(source).resolve().name,
+        "listing": _digest(found.items),
+        "resolution": resolution,
+        "channels": channels,
+        "quality": quality,
+        "shard_size": shard_size,
+    }
+    jobs = _cut(found.items, shard_size, _SHARD_BYTES if resolution is None else _RESIZED_SHARD_BYTES)
+    if before is None:
+        files.write_json(destination / _REPORT, {"state": "running", "plan": plan})
+    else:
+        _refuse_another(destination, before["plan"], plan, {f"{name}.tar" for name in jobs})
+    whole = _whole(destination)
+    if before is not None and before["state"] == "done" and whole.keys() >= jobs.keys():
+        return dataclasses.replace(_report(before["report"]), resumed=len(jobs))
+    for torn in destination.glob(".*.part"):
+        torn.unlink()
+    missing = {name: items for name, items in jobs.items() if name not in whole}
     work = functools.partial(
-        _pack_shard, destination=destination, resolution=resolution, channels=plan["channels"], quality=quality
+        write.pack_shard, destination=destination, resolution=resolution, channels=channels, quality=quality
     )
-    jobs = [
-        (f"shard-{number:06d}", [(place, found.items[place]) for place in order[first : first + shard_size]])
-        for number, first in enumerate(range(0, len(order), shard_size))
-    ]
-    missing = [job for job in jobs if not (destination / f"{job[0]}.tar").exists()]
-    with _Bar(
-        len(found.items), sum(len(job[1]) for job in jobs) - sum(len(job[1]) for job in missing), progress
-    ) as bar:
-        for done in _run(work, missing, processes or os.cpu_count() or 1):
+    with _Bar(len(found.items), sum(len(jobs[name]) for name in jobs.keys() - missing.keys()), progress) as bar:
+        for done in write.run(work, list(missing.items()), processes or len(os.sched_getaffinity(0))):
             bar.advance(done)
-    report = _gather(destination, [name for name, _ in jobs], found)
+    facts = _whole(destination)
+    shards = {name: facts[name] for name in jobs}
+    report = _gather(shards, found, resumed=len(jobs) - len(missing))
     if not report.images:
+        for path in (*destination.glob("shard-*.tar"), *destination.glob(".shard-*"), destination / _REPORT):
+            path.unlink()
         reasons = "; ".join(f"{name}: {reason}" for name, reason in report.skipped[:3])
         raise InputError(f"{source}: none of {len(found.items)} files could be read as an image ({reasons})")
     if found.classes:
         files.write_json(destination / _CLASSES, found.classes)
-    files.write_json(destination / _REPORT, {"state": "done", "plan": plan, "report": dataclasses.asdict(report)})
+    done_plan = {"state": "done", "plan": plan, "report": dataclasses.asdict(report), "shards": shards}
+    files.write_json(destination / _REPORT, done_plan)
     for leftover in destination.glob(".shard-*"):
         leftover.unlink()
-    shutil.rmtree(destination / _SCRATCH, ignore_errors=True)
     return report
 
 
-def _plan(
-    source: str, destination: Path, resolution: int | None, channels: int | None, quality: int, shard_size: int
-) -> tuple[Source, dict[str, Any]]:
-    """List the source, and make sure that the destination is for this source and these settings."""
-    before = _read_plan(destination)
-    if before is None and destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise InputError(f"{destination} holds files that `gan-dist pack` did not make; give a new or empty folder")
-    fresh = before is None
-    scratch = destination / _SCRATCH
-    if fresh:
+@contextlib.contextmanager
+def _alone(destination: Path) -> Iterator[None]:
+    """Make the folder, and wait until no other process packs into it: another machine of the same training, say."""
+    path = destination / _LOCK
+    while True:
         files.make_directory(destination, "the folder for the shards")
-    try:
-        found = open_source(source, scratch)
-    except InputError:
-        if fresh:
-            shutil.rmtree(scratch, ignore_errors=True)
-            destination.rmdir()
-        raise
-    listing = hashlib.sha256("\n".join(f"{item.name}\t{item.label}" for item in found.items).encode()).hexdigest()
-    plan = {
-        "source": source if source == "digits" else Path(source).name,
-        "listing": listing,
-        "resolution": resolution,
-        "channels": channels or _guess_channels(found.items),
-        "quality": quality,
-        "shard_size": shard_size,
-    }
-    if before is not None and before["plan"] != plan:
-        changed = [key for key in plan if before["plan"].get(key) != plan[key]]
+        with contextlib.ExitStack() as stack:
+            try:
+                file = stack.enter_context(path.open("a"))
+            except FileNotFoundError:  # the one before us has just taken its empty folder away
+                continue
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"another process packs into {destination}: waiting for it", file=sys.stderr, flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                    raise
+                warnings.warn(f"{destination}: no file locks here; start only one pack into it", stacklevel=2)
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                continue  # locked what its owner has since removed
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _digest(items: Sequence[Item]) -> str:
+    """SHA-256 over all that tells one listing from another, but not where the source lies."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(json.dumps((item.name, item.label, item.size, item.stamp)).encode())
+    return digest.hexdigest()
+
+
+def _cut(items: Sequence[Item], most: int, most_bytes: int) -> dict[str, list[tuple[int, Item]]]:
+    """Name of a shard -> its shuffled items, each with its place in the source. Knows nothing of bad images."""
+    order = list(range(len(items)))
+    random.Random(0).shuffle(order)
+    shards: list[list[tuple[int, Item]]] = []
+    room = 0
+    for place in order:
+        if not shards or len(shards[-1]) == most or items[place].size > room:
+            shards.append([])
+            room = most_bytes
+        shards[-1].append((place, items[place]))
+        room -= items[place].size
+    return {f"shard-{number:06d}": shard for number, shard in enumerate(shards)}
+
+
+def _visible(destination: Path) -> list[str]:
+    """Hidden files are ours, from before the plan was written, or the system's."""
+    if not os.path.isdir(destination):
+        return []
+    return sorted(path.name for path in destination.iterdir() if not path.name.startswith("."))
+
+
+def _refuse_another(destination: Path, before: dict[str, Any], plan: dict[str, Any], ours: set[str]) -> None:
+    if changed := [key for key in plan if before.get(key) != plan[key]]:
         raise InputError(
             f"{destination} holds shards of another source or other settings ({', '.join(changed)} differ); "
             "give a new or empty folder"
         )
-    if fresh:
-        files.write_json(destination / _REPORT, {"state": "running", "plan": plan})
-    return found, plan
+    if foreign := [name for name in _visible(destination) if name.endswith(".tar") and name not in ours]:
+        raise InputError(f"{destination} holds {foreign[0]}, which `gan-dist pack` did not make; move it elsewhere")
 
 
 def _read_plan(destination: Path) -> dict[str, Any] | None:
@@ -163,79 +245,37 @@ def _read_plan(destination: Path) -> dict[str, Any] | None:
         return None
 
 
+def _whole(destination: Path) -> dict[str, dict[str, Any]]:
+    """What is known of each shard that is there with all its bytes."""
+    facts = dict((_read_plan(destination) or {}).get("shards", {}))
+    for path in destination.glob(".shard-*.json"):
+        facts[path.stem[1:]] = json.loads(path.read_text())
+    sizes = {path.stem: path.stat().st_size for path in destination.glob("shard-*.tar")}
+    return {name: fact for name, fact in facts.items() if sizes.get(name) == fact["bytes"]}
+
+
 def _guess_channels(items: Sequence[Item]) -> int:
-    """1 where a hundred images over the whole source are all grey."""
-    for item in items[:: max(1, len(items) // 100)]:
-        try:
-            if not is_grey(read(item.place)):
-                return 3
-        except (OSError, ValueError, SyntaxError):
-            continue  # packing will say what is wrong with it
+    """1 where all images are grey. A hundred over the whole source come first: colour is found soon, if there is any."""
+    first = items[:: max(1, len(items) // 100)]
+    with write.pixel_limit():
+        for item in (*first, *items):
+            try:
+                if not write.use(item, is_grey):
+                    return 3
+            except write.Unusable:
+                continue  # packing will say what is wrong with it
     return 1
 
 
-def _run(work: Any, jobs: Sequence[tuple[str, list[tuple[int, Item]]]], processes: int) -> Iterator[int]:
-    """Do the jobs; yields how many images each has dealt with."""
-    if processes == 1 or len(jobs) == 1 or sum(len(items) for _, items in jobs) < _WORTH_A_POOL:
-        for job in jobs:
-            yield work(job)
-        return
-    context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
-        futures = [pool.submit(work, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _pack_shard(
-    job: tuple[str, list[tuple[int, Item]]], destination: Path, resolution: int | None, channels: int, quality: int
-) -> int:
-    """Write one shard and, beside it, what happened to its images; the shard's name appears when it is whole."""
-    name, items = job
-    part = destination / f".{name}.tar.part"
-    facts: dict[str, Any] = {"images": 0, "kept": 0, "enlarged": 0, "skipped": []}
-    with part.open("wb") as file:
-        # nothing of this machine or hour in it, so that the same source gives the same bytes
-        with webdataset.TarWriter(
-            file, user="0", group="0", mode=0o644, mtime=0, encoder=False, format=tarfile.USTAR_FORMAT
-        ) as shard:
-            for place, item in items:
-                try:
-                    converted = convert(read(item.place), resolution, channels, quality)
-                except (OSError, ValueError, SyntaxError, EOFError, Warning) as error:
-                    facts["skipped"].append((item.name, _reason(error)))
-                    continue
-                sample = {"__key__": f"{place:08d}", converted.extension: converted.content}
-                if item.label is not None:
-                    sample["cls"] = str(item.label).encode()
-                shard.write(sample)
-                facts["images"] += 1
-                facts["kept"] += converted.kept
-                facts["enlarged"] += converted.enlarged
-        file.flush()
-        os.fsync(file.fileno())
-    files.write_json(destination / f".{name}.json", facts)
-    part.replace(destination / f"{name}.tar")
-    files.sync_directory(destination)
-    return len(items)
-
-
-def _reason(error: BaseException) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return "not an image" if text.startswith("cannot identify image file") else text
-
-
-def _gather(destination: Path, names: Sequence[str], found: Source) -> Report:
-    facts = [json.loads((destination / f".{name}.json").read_text()) for name in names]
+def _gather(shards: dict[str, dict[str, Any]], found: Source, resumed: int) -> Report:
+    facts = shards.values()
     return Report(
         images=sum(fact["images"] for fact in facts),
-        shards=len(names),
-        bytes=sum((destination / f"{name}.tar").stat().st_size for name in names),
+        shards=len(facts),
+        bytes=sum(fact["bytes"] for fact in facts),
         kept=sum(fact["kept"] for fact in facts),
         enlarged=sum(fact["enlarged"] for fact in facts),
+        resumed=resumed,
         classes=found.classes,
         skipped=[*found.skipped, *sorted(tuple(entry) for fact in facts for entry in fact["skipped"])],
     )
@@ -250,8 +290,10 @@ class _Bar:
 
     def __init__(self, total: int, done: int, shown: bool) -> None:
         columns = TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self._bar = Progress(*columns, disable=not (shown and sys.stdout.isatty()), transient=True)
-        self._lines = shown and not sys.stdout.isatty()
+        terminal = sys.stderr.isatty()
+        console = Console(stderr=True)
+        self._bar = Progress(*columns, console=console, disable=not (shown and terminal), transient=True)
+        self._lines = shown and not terminal
         self._total, self._done, self._begin = total, done, time.perf_counter()
         self._start, self._said = done, time.perf_counter()
 
@@ -270,5 +312,9 @@ class _Bar:
         if self._lines and now - self._said > 5:
             rate = (self._done - self._start) / (now - self._begin)
             left = (self._total - self._done) / rate
-            print(f"packing {self._done:,}/{self._total:,}  {rate:,.0f} images/s  {left:.0f} s left", flush=True)
+            print(
+                f"packing {self._done:,}/{self._total:,}  {rate:,.0f} images/s  {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
             self._said = now

@@ -1,54 +1,83 @@
 """What a person sees while a run trains: a progress bar on a terminal, plain lines elsewhere. Goes to stdout."""
 
+import contextlib
+import os
 import time
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
 _REFRESH = 0.25  # seconds between two redraws
 
 
 class Report:
-    """Progress from `start` to `total` images; an epoch is `samples` images."""
+    """Progress from `start` to `total` images; an epoch is `samples` images.
 
-    def __init__(self, start: int, total: int, samples: int, console: Console | None = None) -> None:
-        self.console = console or Console(soft_wrap=True, highlight=False)
+    `failed` is told the reason when standard output is gone (a closed pipe, a full disk); nothing is shown from then on.
+    """
+
+    def __init__(
+        self, start: int, total: int, samples: int, failed: Callable[[str], None], console: Console | None = None
+    ) -> None:
+        self.console = console or _Stdout(soft_wrap=True, highlight=False, markup=False, emoji=False)
         self.start, self.total, self.samples = start, total, samples
         self.began = time.perf_counter()
+        self._failed = failed
         self._next = 0.0
         self._figures = ""
+        self._gone = False
         self._bar: Progress | None = None
 
     def begin(self) -> None:
-        """Start the clock, and the bar where there is a terminal."""
+        """Start the clock, and the bar where there is a terminal that can move its cursor."""
         self.began = time.perf_counter()
-        if self.console.is_terminal:
-            columns = BarColumn(bar_width=30), TextColumn("{task.description}")
-            self._bar = Progress(*columns, console=self.console, auto_refresh=False)
+        if self.console.is_interactive:
+            text = TextColumn("{task.description}", markup=False, table_column=Column())  # wraps on a narrow terminal
+            self._bar = Progress(BarColumn(bar_width=20), text, console=self.console, auto_refresh=False)
             self._task = self._bar.add_task(self._line(self.start), total=self.total, completed=self.start)
-            self._bar.start()
+            self._show(self._bar.start)
 
     def progress(self, images: int) -> None:
         """Called every step: redraws when it is time to."""
         if self._bar is None or (now := time.perf_counter()) < self._next:
             return
         self._next = now + _REFRESH
-        self._bar.update(self._task, completed=images, description=self._line(images), refresh=True)
+        self._redraw(self._bar, images)
 
     def metrics(self, images: int, values: dict[str, float]) -> None:
         """New figures: the losses stay on the bar; without a terminal they are a line."""
         self._figures = "  ".join(f"{name} {values[name]:.3f}" for name in sorted(values) if name.startswith("loss/"))
         if self._bar is None:
-            self.console.print(self._line(images))
+            self.say(self._line(images))
+        else:
+            self._redraw(self._bar, images)
 
     def say(self, text: str) -> None:
         """One line, above the bar where there is one."""
-        self.console.print(text)
+        self._show(lambda: self.console.print(text, markup=False, emoji=False))
 
     def close(self) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            self._show(self._bar.stop)
             self._bar = None
+
+    def _redraw(self, bar: Progress, images: int) -> None:
+        line = f"{self._line(images)}  elapsed {duration(time.perf_counter() - self.began)}"
+        self._show(lambda: bar.update(self._task, completed=images, description=line, refresh=True))
+
+    def _show(self, work: Callable[[], object]) -> None:
+        if self._gone:
+            return
+        try:
+            work()
+        except (OSError, UnicodeError) as error:
+            self._gone = True
+            # other prints go nowhere too, or Python would end with code 120 over what it could not flush
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.console.file.fileno())
+            self._failed(f"standard output: {error}")
 
     def _line(self, images: int) -> str:
         rate = (images - self.start) / max(time.perf_counter() - self.began, 1e-9)
@@ -57,6 +86,11 @@ class Report:
             f"images {images:,}/{self.total:,}  epoch {images / self.samples:.1f}  "
             f"{rate:,.0f} images/s  ETA {left}  {self._figures}"
         ).rstrip()
+
+
+class _Stdout(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError("nobody reads it any more")  # rich would end the program
 
 
 def duration(seconds: float) -> str:

@@ -16,9 +16,9 @@ _GAP = 2
 
 
 def to_uint8(image: torch.Tensor) -> np.ndarray:
-    """(C, H, W) in [-1, 1] -> (H, W, C) uint8; values outside are clipped."""
-    pixels = ((image.detach().float() + 1) * 127.5).round().clamp(0, 255).byte()
-    return pixels.permute(1, 2, 0).cpu().numpy()
+    """(C, H, W) in [-1, 1] -> (H, W, C) uint8; values outside are clipped, NaN is black."""
+    pixels = ((image.detach().float() + 1) * 127.5).round().clamp(0, 255).nan_to_num(0)
+    return pixels.byte().permute(1, 2, 0).cpu().numpy()
 
 
 def save_png(image: torch.Tensor, path: Path) -> None:

@@ -15,7 +15,7 @@ def open_metrics(path: Path, start: int) -> None:
     """Make `path` end at position `start`: lines of later positions, and a torn last line, are dropped."""
     if not path.exists():
         return
-    kept, text = [], path.read_text()
+    kept, text = [], path.read_text(errors="replace")  # a torn block may hold anything
     for line in text.splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError):
             if json.loads(line)["images"] <= start:
@@ -25,8 +25,8 @@ def open_metrics(path: Path, start: int) -> None:
 
 
 def write_metrics(path: Path, images: int, step: int, values: dict[str, float]) -> None:
-    """Append one line of figures, rounded to 7 digits; what is not finite is null, which JSON can say."""
-    rounded = {name: float(f"{value:.7g}") if math.isfinite(value) else None for name, value in values.items()}
+    """Append one line of figures, rounded to 7 significant digits."""
+    rounded = {name: float(f"{value:.7g}") for name, value in values.items()}
     _append(path, {"images": images, "step": step, **rounded})
 
 
@@ -37,16 +37,30 @@ def write_event(path: Path, kind: str, images: int, rank: int, details: dict[str
 
 def write_status(path: Path, **facts: Any) -> None:
     """Replace the run's state, whole, for scripts."""
-    files.write_json(path, {**facts, "time": _now(), "host": os.uname().nodename, "pid": os.getpid()})
+    files.write_json(path, _plain({**facts, "time": _now(), "host": os.uname().nodename, "pid": os.getpid()}))
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:
-    line = json.dumps(record, default=str) + "\n"
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    line = json.dumps(_plain(record), default=str) + "\n"
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = (
+                "\n" + line
+            )  # a kill or a full disk tore the last line: it stays one bad line, and takes no other along
         os.write(descriptor, line.encode())
     finally:
         os.close(descriptor)
+
+
+def _plain(value: Any) -> Any:
+    """The same with null for every number that is not finite, which JSON cannot say."""
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _now() -> str:

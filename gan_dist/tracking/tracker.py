@@ -1,13 +1,14 @@
 """All reports of a run in one place: files first, W&B second, the console third. None of them can fail a run."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from gan_dist.config import Config
 from gan_dist.tracking import records
-from gan_dist.tracking.board import Board
+from gan_dist.tracking.board import Board, leet
 from gan_dist.tracking.console import Report
 
 _log = logging.getLogger("gan_dist")
@@ -29,12 +30,14 @@ class Tracker:
     ) -> None:
         self.directory, self.rank, self.world_size = directory, rank, world_size
         self.config, self.images, self.wandb_id = config, start, wandb_id
+        self._checkpoint: str | None = None
+        self._lost: set[str] = set()
         self._board: Board | None = None
         self._report: Report | None = None
         _open_log(directory / "logs" / f"rank-{rank}.txt")
         if rank == 0:
             records.open_metrics(directory / "metrics.jsonl", start)
-            self._report = Report(start, config.training.whole_images, samples)
+            self._report = Report(start, config.training.whole_images, samples, self._failed)
 
     def __enter__(self) -> "Tracker":
         return self
@@ -44,7 +47,11 @@ class Tracker:
     ) -> None:
         if error is not None:
             self.event("failed", self.images, reason=f"{type(error).__name__}: {error}")
-            self.status("failed", self.images, str(error) or type(error).__name__, None)
+            self.status("failed", self.images, str(error) or type(error).__name__, self._checkpoint)
+        self.close()
+
+    def close(self) -> None:
+        """Stop the bar and finish W&B; at most a minute."""
         if self._report is not None:
             self._report.close()
         if self._board is not None:
@@ -52,22 +59,28 @@ class Tracker:
 
     @property
     def dashboard(self) -> str:
-        """Where to look at the figures: an address, or the command that shows an offline run."""
-        address = self._board.address if self._board is not None else ""
-        return address or f"wandb leet {self.directory / 'wandb'}"
+        """Where to look at the figures: an address, the command that shows W&B's files, or else our own file."""
+        if self._board is not None:
+            place = self._board.place
+        else:  # nothing is trained; an earlier start may have left files
+            place = leet(self.directory) if (self.directory / "wandb").exists() else ""
+        return place or str(self.directory / "metrics.jsonl")
 
     def begin(self) -> None:
         """Training begins now: W&B is told, and the rate and the time left count from here."""
         if self._report is not None:
-            self._board = Board(self.directory, self.config, self.wandb_id, self._wandb_failed)
+            self._board = Board(self.directory, self.config, self.wandb_id, self._failed)
+            self.say(f"Dashboard: {self.dashboard}")
             self._report.begin()
 
     def metrics(self, images: int, step: int, values: dict[str, float]) -> None:
         """One line of figures at a position."""
-        if self._report is not None and self._board is not None:
-            records.write_metrics(self.directory / "metrics.jsonl", images, step, values)
+        if self._report is None:
+            return
+        self._write("metrics.jsonl", lambda path: records.write_metrics(path, images, step, values))
+        if self._board is not None:
             self._board.metrics(images, values)
-            self._report.metrics(images, values)
+        self._report.metrics(images, values)
 
     def progress(self, images: int) -> None:
         """Called every step; costs about a microsecond."""
@@ -77,8 +90,9 @@ class Tracker:
 
     def event(self, kind: str, images: int, **details: Any) -> None:
         """Something happened: a line in events.jsonl, in the log, and on rank 0's console."""
-        records.write_event(self.directory / "events.jsonl", kind, images, self.rank, details)
+        self._write("events.jsonl", lambda path: records.write_event(path, kind, images, self.rank, details))
         text = f"{kind} at {images:,} images" + "".join(f"  {name} {value}" for name, value in details.items())
+        text = " ".join(text.splitlines())
         _log.info(text)
         if self._report is not None:
             self._report.say(text)
@@ -95,24 +109,28 @@ class Tracker:
 
     def status(self, state: str, images: int, reason: str, checkpoint: str | None) -> None:
         """running, finished, stopped or failed: replaces status.json."""
+        self._checkpoint = checkpoint
+        facts = {"state": state, "images": images, "reason": reason, "checkpoint": checkpoint}
+        launch = {"processes": self.world_size, "wandb_id": self.wandb_id}
         if self.rank == 0:
-            records.write_status(
-                self.directory / "status.json",
-                state=state,
-                images=images,
-                reason=reason,
-                checkpoint=checkpoint,
-                processes=self.world_size,
-                wandb_id=self.wandb_id,
-            )
+            self._write("status.json", lambda path: records.write_status(path, **facts, **launch))
 
-    def _wandb_failed(self, reason: str) -> None:
-        self.event("tracker failed", self.images, reason=reason, goes_on="metrics.jsonl")
+    def _write(self, name: str, work: Callable[[Path], None]) -> None:
+        """Write to a file of the run; where that fails it is said, once for each file, and tried again the next time."""
+        try:
+            work(self.directory / name)
+        except OSError as error:
+            if name not in self._lost:
+                self._lost.add(name)
+                self._failed(f"{name}: {error.strerror}")
+
+    def _failed(self, reason: str) -> None:
+        self.event("tracker failed", self.images, reason=reason)
 
 
 def _open_log(path: Path) -> None:
     """Send the package's log to this process's own file."""
-    handler = logging.FileHandler(path)
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     for old in list(_log.handlers):
         _log.removeHandler(old)

@@ -1,132 +1,417 @@
-"""Every key is typed, documented and overridable, and what decides the mathematics is known."""
+"""A config is what file and command line say, or an error that names the place and what to change."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from pydantic import BaseModel
 
-from gan_dist import config as config_module
-from gan_dist.config import FREE_KEYS, Config, fields
+from gan_dist.config import FREE_KEYS, Config, differences, fields, load, read_run, to_yaml
 from gan_dist.errors import InputError
-from tests.launching import REPOSITORY
 
-BASE = "data: {shards: x, resolution: 16, channels: 1}\ntraining: {images: 100, batch: 32, micro_batch: 8}\n"
+TEXT = """\
+data:
+  shards: somewhere
+  resolution: 32
+  channels: 1
+training:
+  images: 1000
+  batch: 16
+  micro_batch: 4
+"""
 
+OTHERS: dict[str, Any] = {
+    "data.shards": "elsewhere",
+    "data.image": "png",
+    "data.resolution": 64,
+    "data.channels": 3,
+    "data.labels": True,
+    "data.classes": 7,
+    "data.streams": 4,
+    "game.kind": None,  # there is one so far
+    "game.networks": "article",
+    "game.loss": "minimax",
+    "training.batch": 32,
+    "training.micro_batch": 8,
+    "training.strategy": "exact",
+    "training.precision": "fp64",
+    "training.device": "cpu",
+    "track.wandb": "disabled",
+}
+"""Another value of each key for which that is not obvious."""
 
-def load(tmp_path: Path, *arguments: str, text: str = BASE) -> Config:
-    path = tmp_path / "my-run.yaml"
-    path.write_text(text)
-    return config_module.load([str(path), *arguments])
-
-
-def test_defaults_and_the_name_of_the_file(tmp_path: Path) -> None:
-    config = load(tmp_path)
-    assert config.run.name == "my-run"
-    assert config.directory == Path("runs/my-run")
-    assert config.training.whole_images == 128
-
-
-def test_any_key_is_overridden_in_either_spelling(tmp_path: Path) -> None:
-    config = load(
-        tmp_path,
-        "--training.batch",
-        "64",
-        "--game.generator.learning_rate=2e-4",
-        "--data.labels",
-        "true",
-        "--run.name",
-        "7a",
-    )
-    assert (config.training.batch, config.game.generator.learning_rate, config.data.labels) == (64, 2e-4, True)
-    assert config.run.name == "7a"
-
-
-def test_a_list_of_shards(tmp_path: Path) -> None:
-    assert load(tmp_path, "--data.shards", "[a.tar, b.tar]").data.shards == ["a.tar", "b.tar"]
-
-
-def test_a_required_key_may_come_from_the_command_line_alone(tmp_path: Path) -> None:
-    text = BASE.replace("shards: x, ", "")
-    with pytest.raises(InputError, match=r"data\.shards is missing.*--data\.shards"):
-        load(tmp_path, text=text)
-    assert load(tmp_path, "--data.shards", "y", text=text).data.shards == "y"
+NEEDED: dict[str, dict[str, Any]] = {
+    "data.classes": {"data.labels": True},
+    "game.networks": {"data.resolution": 28},
+}
+"""What another value needs so that it contradicts nothing; the same in both configs that are compared."""
 
 
-def test_the_resolved_config_reads_back_equal(tmp_path: Path) -> None:
-    for name in ("digits", "mnist", "dcgan"):
-        config = config_module.load([str(REPOSITORY / f"configs/{name}.yaml"), "--data.shards", "[a, 'b c']"])
-        (tmp_path / "config.yaml").write_text(config_module.to_yaml(config, {"wandb_id": "abc"}))
-        assert config_module.read_run(tmp_path) == (config, {"wandb_id": "abc"})
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(TEXT)
+    return path
 
 
-def test_the_fingerprint_knows_the_mathematics_and_nothing_else(tmp_path: Path) -> None:
-    base = load(tmp_path)
-    other = {
-        "run.seed": 1, "data.image": "png", "data.resolution": 32, "data.channels": 3, "data.labels": True, "data.classes": 3,
-        "data.flip": True, "data.streams": 2, "game.networks": "article", "game.latent": 7, "game.base_channels": 8,
-        "game.loss": "minimax", "game.discriminator_steps": 2, "game.average.half_life": 5, "training.batch": 64,
-        "training.micro_batch": 16, "training.precision": "fp64", "run.name": "x", "run.directory": "x", "data.shards": "y",
-        "data.source": "digits", "data.workers": 5, "data.cache": "x", "training.images": 7, "training.strategy": "exact",
-        "training.device": "cpu", "checkpoint.every": 3, "checkpoint.keep": 3, "track.every": 3, "track.wandb": "disabled",
-        "track.project": "x", "sample.every": 3, "sample.count": 3,
-    }  # fmt: skip
-    for player in ("generator", "discriminator"):
-        for name, value in {"learning_rate": 1e-3, "beta1": 0.1, "beta2": 0.9, "epsilon": 1e-6}.items():
-            other[f"game.{player}.{name}"] = value
-    keys = [key for key, _ in fields() if key != "game.kind"]
-    assert sorted(other) == sorted(keys)  # a new key must say here which kind it is
-    for key, value in other.items():
-        more = {
-            "game.networks": ["--data.resolution", "28"],
-            "data.classes": ["--data.labels", "true"],
-        }.get(key, [])
-        changed = load(tmp_path, f"--{key}", str(value), *more)
-        same = changed.fingerprint() == load(tmp_path, *more).fingerprint() if key != "game.networks" else False
-        assert same == key.startswith(FREE_KEYS), key
-        assert bool(config_module.differences(base, changed)) != key.startswith(FREE_KEYS), key
+def keys() -> list[str]:
+    return [key for key, _ in fields()]
+
+
+def another(key: str, value: Any) -> Any:
+    if key in OTHERS:
+        return OTHERS[key]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    return value / 2 if isinstance(value, float) else f"{value}x"
+
+
+def refusal(path: Path, *words: str, text: str | None = None) -> str:
+    """What is said about a config that is not accepted."""
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load([str(path), *words])
+    return str(caught.value)
+
+
+def test_what_the_file_says_holds_and_the_rest_is_default(path: Path) -> None:
+    config = load([str(path)])
+    assert config.data.resolution == 32
+    assert config.training.batch == 16
+    defaults = {key: field.default for key, field in fields() if not field.is_required()}
+    shown = config.flat()
+    assert {key: shown[key] for key in defaults if key != "run.name"} == {
+        key: value for key, value in defaults.items() if key != "run.name"
+    }
+
+
+@pytest.mark.parametrize("written", ["--{}={}", "--{} {}"])
+def test_every_key_can_be_overridden_on_the_command_line(path: Path, written: str) -> None:
+    base = load([str(path)]).flat()
+    for key in keys():
+        value = another(key, base[key])
+        if value is None:
+            continue
+        given = {**NEEDED.get(key, {}), key: value}
+        words = [word for name, each in given.items() for word in written.format(name, each).split(" ")]
+        assert load([str(path), *words]).flat()[key] == value
+
+
+def test_the_command_line_goes_before_the_file_and_the_file_before_defaults(path: Path) -> None:
+    path.write_text(TEXT + "game:\n  latent: 7\n")
+    assert load([str(path)]).game.latent == 7
+    assert load([str(path), "--game.latent", "9"]).game.latent == 9
+    assert load([str(path), "--game.latent", "8", "--game.latent", "9"]).game.latent == 9
+
+
+def test_a_required_key_may_come_from_the_command_line_alone(path: Path) -> None:
+    path.write_text(TEXT.replace("  resolution: 32\n", ""))
+    assert load([str(path), "--data.resolution", "16"]).data.resolution == 16
+
+
+@pytest.mark.parametrize("text", ["2e-4", "0.0002", "2.0e-4", ".0002"])
+def test_a_small_number_may_be_written_in_any_usual_way(path: Path, text: str) -> None:
+    assert load([str(path), "--game.generator.learning_rate", text]).game.generator.learning_rate == 2e-4
+    path.write_text(TEXT + f"game: {{generator: {{learning_rate: {text}}}}}\n")
+    assert load([str(path)]).game.generator.learning_rate == 2e-4
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("text", "shards"),
     [
-        (["--training.batch", "33"], "micro_batch = 8 does not divide training.batch = 33; for example 3 does"),
-        (["--batch", "3"], "did you mean --training.batch"),
-        (["--data.streams", "5"], "data.streams = 5 does not divide"),
-        (["--training.images", "0"], "--training.images.*greater than 0"),
-        (["--game.generator.beta1", "1"], "beta1.*less than 1"),
-        (["--training.precision", "fp8"], "fp32.*fp64"),
-        (["--data.labels", "maybe"], "data.labels.*boolean"),
-        (["extra"], "unknown argument extra"),
-        (["--data.shards", "[a"], "quote it"),
-        (["--game.networks", "article", "--data.resolution", "28", "--game.base_channels", "8"], "no effect"),
+        ("train-{0000..0003}.tar", "train-{0000..0003}.tar"),
+        ("{00..03}.tar", "{00..03}.tar"),
+        ("2024", "2024"),
+        ("pipe:cat a.tar # b: c", "pipe:cat a.tar # b: c"),
+        ("[a.tar, b.tar]", ["a.tar", "b.tar"]),
     ],
 )
-def test_wrong_values_are_refused_with_what_to_write(tmp_path: Path, arguments: list[str], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        load(tmp_path, *arguments)
+def test_shards_on_the_command_line_are_text_or_a_list(path: Path, text: str, shards: Any) -> None:
+    assert load([str(path), "--data.shards", text]).data.shards == shards
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (BASE + "checkpont: {every: 3}\n", "line 3: unknown key checkpont; did you mean checkpoint"),
-        (
-            BASE + "game:\n  generator:\n    learning_rat: 3\n",
-            "line 5: unknown key .*learning_rat; did you mean game.generator.learning_rate",
-        ),
-        (BASE + "game: dcgan\n", "line 3"),
-        ("", "data is missing"),
-        ("a: [", "line 1: not valid YAML|line 2: not valid YAML"),
-    ],
-)
-def test_a_wrong_file_is_refused_with_the_line(tmp_path: Path, text: str, words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        load(tmp_path, text=text)
+@pytest.mark.parametrize("name", ["2024", "null", "a: b", "1e3", "no"])
+def test_any_word_is_a_name(path: Path, name: str) -> None:
+    config = load([str(path), "--run.name", name])
+    assert config.run.name == name
+    assert config.directory == Path("runs") / name
 
 
-def test_every_key_says_what_it_means() -> None:
-    assert all(field.description and len(field.description) > 10 for _, field in fields())
+def test_the_run_is_called_like_its_config_file_by_default(path: Path) -> None:
+    assert load([str(path)]).directory == Path("runs/mine")
+    assert load([str(path), "--run.name", ""]).directory == Path("runs/mine")
+    assert load([str(path), "--run.directory", "there"]).directory == Path("there")
+    path.write_text(TEXT + "run:\n")
+    assert load([str(path)]).run.name == "mine"
 
 
-def test_recipes_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipes_of_the_repository_are_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert config_module.load(["configs/digits.yaml"]).run.name == "digits"
+    recipes = sorted((repository / "configs").glob("*.yaml"))
+    assert recipes
+    for recipe in recipes:
+        assert load([f"configs/{recipe.name}"]).run.name == recipe.stem
+
+
+@pytest.mark.parametrize(
+    ("word", "nearest"),
+    [
+        ("--data.resolutoin", "--data.resolution"),
+        ("--batch", "--training.batch"),
+        ("--data.batch", "--training.batch"),
+        ("--training.microbatch", "--training.micro_batch"),
+        ("--game.discriminator.beta3", "--game.discriminator.beta"),
+    ],
+)
+def test_an_unknown_key_on_the_command_line_is_named_with_the_nearest(path: Path, word: str, nearest: str) -> None:
+    for words in ([word, "32"], [f"{word}=32"]):
+        said = refusal(path, *words)
+        assert said.startswith(f"unknown argument {word}")
+        assert f"did you mean {nearest}" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line", "nearest"),
+    [
+        ("data:\n  chanels: 1\n", "data.chanels", 2, "data.channels"),
+        ("trainig:\n  batch: 1\n", "trainig", 1, "training"),
+        ("run:\n  seed: 1\ngame:\n  batch: 3\n", "game.batch", 4, "training.batch"),
+        ("game:\n  generator:\n    lerning_rate: 1\n", "game.generator.lerning_rate", 3, "learning_rate"),
+    ],
+)
+def test_an_unknown_key_in_the_file_is_named_with_its_line_and_the_nearest(
+    path: Path, text: str, key: str, line: int, nearest: str
+) -> None:
+    said = refusal(path, text=text)
+    found = next(each for each in said.splitlines() if "unknown key" in each)
+    assert found.startswith(f"{path}, line {line}: unknown key {key}; did you mean ")
+    assert nearest in found
+
+
+def test_an_unknown_key_like_no_other_points_to_help(path: Path) -> None:
+    assert "--help` lists all keys" in refusal(path, "--zzzzzz", "1")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("training.batch", "many", "valid integer"),
+        ("training.batch", "0", "greater than 0"),
+        ("training.batch", "-16", "greater than 0"),
+        ("training.batch", "1.5", "valid integer"),
+        ("training.images", "true", "must not be true or false"),
+        ("data.channels", "2", "1 or 3"),
+        ("data.channels", "yes", "must not be true or false"),
+        ("data.labels", "maybe", "valid boolean"),
+        ("data.resolution", "3", "greater than or equal to 4"),
+        ("checkpoint.keep", "1", "greater than or equal to 2"),
+        ("game.generator.learning_rate", ".nan", "finite"),
+        ("game.generator.learning_rate", ".inf", "finite"),
+        ("game.generator.beta1", "1", "less than 1"),
+        ("game.loss", "wasserstein", "'minimax' or 'nonsaturating'"),
+        ("training.precision", "fp8", "'fp32'"),
+        ("track.wandb", "off", "must not be true or false"),
+        ("data.shards", "[a, 3]", "valid string"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_place(path: Path, key: str, value: str, reason: str) -> None:
+    said = refusal(path, f"--{key}", value)
+    assert said.startswith(f"--{key}: ")
+    assert key.rsplit(".", 1)[-1] in said
+    assert reason in said
+
+    tree = yaml.safe_load(TEXT)
+    *sections, name = key.split(".")
+    section = tree
+    for each in sections:
+        section = section.setdefault(each, {})
+    section[name] = yaml.safe_load(value)
+    text = yaml.safe_dump(tree, sort_keys=False)
+    said = refusal(path, text=text)
+    line = next(number for number, each in enumerate(text.splitlines(), 1) if each.strip().startswith(f"{name}:"))
+    assert said.startswith(f"{path}, line {line}: ")
+    assert reason in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"training.batch": 10}, "training.micro_batch = 4 does not divide training.batch = 10; for example 2 does"),
+        ({"data.streams": 3}, "data.streams = 3 does not divide training.batch = 16"),
+        (
+            {"data.resolution": 48},
+            "game.networks = dcgan needs a power of two from 8 as data.resolution, not 48; for example 32",
+        ),
+        ({"data.resolution": 4}, "for example 8"),
+        ({"game.networks": "article"}, "set data.resolution: 28 and data.channels: 1"),
+        (
+            {"game.networks": "article", "data.resolution": 28, "game.base_channels": 32},
+            "game.base_channels has no effect",
+        ),
+        ({"data.classes": 3}, "data.classes = 3 has no effect without data.labels: true"),
+    ],
+)
+def test_values_that_contradict_each_other_are_named_with_what_would_do(
+    path: Path, words: dict[str, Any], said: str
+) -> None:
+    assert said in refusal(path, *(f"--{key}={value}" for key, value in words.items()))
+
+
+def test_several_mistakes_are_said_at_once(path: Path) -> None:
+    said = refusal(path, "--training.batch", "x", "--data.channels", "7", text=TEXT + "sampel: {}\n")
+    assert len(said.splitlines()) == 3
+
+
+def test_missing_keys_are_named_each_with_its_option(path: Path) -> None:
+    required = [key for key, field in fields() if field.is_required()]
+    for text in ("", "run:\n  seed: 1\n", "data:\ntraining:\n"):
+        said = refusal(path, text=text)
+        for key in required:
+            assert f"{path}: {key} is missing; write it there or give --{key} VALUE" in said
+    said = refusal(path, text=TEXT.replace("  batch: 16\n", ""))
+    assert said == f"{path}: training.batch is missing; write it there or give --training.batch VALUE"
+
+
+@pytest.mark.parametrize("text", ["data: 3\n", "training: [1]\n"])
+def test_a_section_that_is_a_value_is_named(path: Path, text: str) -> None:
+    assert f"{path}, line 1: {text.split(':')[0]} = " in refusal(path, text=text)
+    assert "must be a section" in refusal(path, "--data.channels", "1", "--training.batch", "2")
+
+
+def test_a_missing_config_a_folder_and_a_stray_word_are_named(path: Path) -> None:
+    assert "cannot be read: No such file" in refusal(path.with_name("nowhere.yaml"))
+    assert "cannot be read: Is a directory" in refusal(path.parent)
+    assert "unknown argument more" in refusal(path, "more")
+
+
+def test_a_config_is_read_back_equal_from_the_run_directory(path: Path, tmp_path: Path) -> None:
+    names = ["--run.name", "2024", "--game.generator.learning_rate", "1.1e-5", "--data.shards", "[a, 'b: c']"]
+    config = load([str(path), *names, "--data.labels", "true", "--track.project", "null"])
+    recorded = {"version": "0.1.0", "fingerprint": config.fingerprint(), "wandb_id": "12345678"}
+    (tmp_path / "config.yaml").write_text(to_yaml(config, recorded))
+    assert read_run(tmp_path) == (config, recorded)
+
+
+def changed(path: Path) -> Iterator[tuple[str, Config, Config]]:
+    """Every key, with two configs that differ in it alone."""
+    base = load([str(path)]).flat()
+    for key in keys():
+        value = another(key, base[key])
+        if value is None:
+            continue
+        needed = [f"--{name}={each}" for name, each in NEEDED.get(key, {}).items()]
+        before = load([str(path), *(word for word in needed if key != "game.networks")])
+        after = load([str(path), *needed, f"--{key}={value}"])
+        yield key, before, after
+
+
+def test_the_fingerprint_changes_with_every_mathematical_key_and_no_other(path: Path) -> None:
+    for key, before, after in changed(path):
+        is_free = any(key.startswith(free) for free in FREE_KEYS)
+        assert (before.fingerprint() == after.fingerprint()) == is_free, key
+        found = [each.split(":")[0] for each in differences(before, after)]
+        assert (key in found) != is_free
+
+
+def test_the_keys_that_a_running_run_may_change_are_these() -> None:
+    """Paths, tracking, intervals, workers, strategy: a new key is mathematics unless someone decides otherwise."""
+    free = {key for key in keys() if key.startswith(FREE_KEYS)}
+    assert free == {
+        "run.name",
+        "run.directory",
+        "data.shards",
+        "data.source",
+        "data.workers",
+        "data.cache",
+        "training.images",
+        "training.strategy",
+        "training.device",
+        "checkpoint.every",
+        "checkpoint.keep",
+        "track.every",
+        "track.wandb",
+        "track.project",
+        "sample.every",
+        "sample.count",
+    }
+    assert all(any(key.startswith(free) for key in keys()) for free in FREE_KEYS), "a free key that does not exist"
+
+
+def test_differences_name_the_key_with_both_values(path: Path) -> None:
+    other = load([str(path), "--training.batch", "32", "--checkpoint.every", "5", "--run.seed", "3"])
+    assert differences(load([str(path)]), other) == [
+        "run.seed: the run has 0, asked for is 3",
+        "training.batch: the run has 16, asked for is 32",
+    ]
+
+
+def test_the_fingerprint_depends_on_values_alone(path: Path) -> None:
+    written_out = TEXT + "game:\n  latent: 100\n"
+    first = load([str(path)])
+    path.write_text(written_out)
+    assert load([str(path), "--game.generator.learning_rate=2e-4"]).fingerprint() == first.fingerprint()
+
+
+def test_a_config_cannot_be_changed(path: Path) -> None:
+    config = load([str(path)])
+    with pytest.raises(ValueError, match="frozen"):
+        config.training.batch = 3  # type: ignore[misc]
+
+
+def test_every_section_and_key_has_a_docstring() -> None:
+    def sections(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+        yield model
+        for field in model.model_fields.values():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                yield from sections(field.annotation)
+
+    bare = [
+        f"{model.__name__}.{name}"
+        for model in sections(Config)
+        for name, field in model.model_fields.items()
+        if not (field.description or "").strip().endswith((".", ")"))
+    ]
+    assert bare == []
+
+
+def test_help_lists_every_key_with_its_default_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load(["--help"])
+    assert caught.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for key, field in fields():
+        assert f"--{key} " in shown
+        words = " ".join((field.description or "").split())
+        default = "required" if field.is_required() else "default: "
+        assert words.replace("- ", "-") in shown.replace("- ", "-"), key
+        assert f"{words} [{default}".replace("- ", "-") in shown.replace("- ", "-"), key
+    assert "[default: 0.0002]" in shown
+    assert "{minimax,nonsaturating}" in shown
+
+
+def test_an_option_without_a_value_ends_with_code_2(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load([str(path), "--run.seed"])
+    assert caught.value.code == 2
+    assert "--run.seed: expected one argument" in capsys.readouterr().err
+
+
+def test_the_run_ends_at_whole_batches(path: Path) -> None:
+    assert load([str(path), "--training.images", "1"]).training.whole_images == 16
+    assert load([str(path), "--training.images", "16"]).training.whole_images == 16
+    assert load([str(path), "--training.images", "17"]).training.whole_images == 32
+
+
+def test_the_cache_is_where_the_user_or_the_system_says(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load([str(path), "--data.cache", "/c"]).cache == Path("/c")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert load([str(path)]).cache == Path("/x/gan_dist")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert load([str(path)]).cache == Path.home() / ".cache/gan_dist"

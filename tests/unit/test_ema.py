@@ -1,36 +1,71 @@
-"""The moving average is a function of images, not of steps or batches."""
+"""The average follows the network by its half-life in images, whatever the batch."""
 
 import pytest
 import torch
 from torch import nn
 
-from gan_dist.ema import Average, decay
+from gan_dist.ema import RAMP, Average, decay
+from gan_dist.networks.normalisation import BatchNorm
 
 
-def test_after_a_half_life_half_remains() -> None:
-    for batch in (10, 50, 1000):
-        kept = 1.0
-        for _ in range(1000 // batch):
-            kept *= decay(10**9, batch, 1000)
-        assert kept == pytest.approx(0.5)
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), BatchNorm(4), nn.Conv2d(4, 2, 1))
 
 
-def test_the_half_life_grows_with_the_run() -> None:
-    assert decay(0, 64, 1000) == 0
-    assert decay(2000, 100, 1000) == pytest.approx(0.5)  # a twentieth of 2000 images
-    assert decay(10**6, 1000, 1000) == pytest.approx(0.5)
+def test_half_of_the_average_is_left_after_a_half_life() -> None:
+    assert decay(10**9, 1000, 1000) == pytest.approx(0.5)
+    assert decay(10**9, 2000, 1000) == pytest.approx(0.25)
 
 
-def test_it_follows_weights_and_statistics() -> None:
-    network = nn.BatchNorm1d(3, track_running_stats=True).double()
-    network.num_batches_tracked = None  # type: ignore[assignment]
-    average = Average(network, 100)
-    network.weight.data.fill_(3.0)
-    network.running_mean.fill_(1.0)
-    average.update(network, images=10**6, batch=100)
-    assert average.network.weight.tolist() == pytest.approx([2.0] * 3)
-    assert average.network.running_mean.tolist() == pytest.approx([0.5] * 3)
+def test_the_batch_does_not_matter() -> None:
+    assert decay(10**9, 64, 10_000) == pytest.approx(decay(10**9, 16, 10_000) ** 4)
+
+
+def test_the_half_life_grows_with_the_images_seen_up_to_its_own_length() -> None:
+    assert decay(0, 64, 10_000) == 0.0
+    assert decay(2000, 100, 10_000) == pytest.approx(0.5)  # a twentieth of 2000
+    assert decay(20 * 10_000, 64, 10_000) == decay(10**9, 64, 10_000)
+    assert decay(20 * 10_000 - 64, 64, 10_000) < decay(10**9, 64, 10_000)
+    assert RAMP == 0.05
+
+
+def test_the_first_step_forgets_the_random_start() -> None:
+    net = network()
+    average = Average(net, 1000)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.add_(1)
+    average.update(net, 0, 16)
+    for own, new in zip(average.network.parameters(), net.parameters(), strict=True):
+        assert torch.equal(own, new)
+
+
+def test_weights_and_batch_norm_statistics_follow_the_formula() -> None:
+    net = network().double()
+    average = Average(net, 300)
+    expected = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    for step in range(40):
+        with torch.no_grad():
+            for tensor in net.state_dict().values():
+                tensor.add_(torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
+        kept = 0.5 ** (16 / min(300, 0.05 * 16 * step)) if step else 0
+        expected = {name: kept * expected[name] + (1 - kept) * now for name, now in net.state_dict().items()}
+        average.update(net, 16 * step, 16)
+    assert {"1.running_mean", "1.running_var", "0.weight", "1.weight"} <= expected.keys()
+    for name, tensor in average.network.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-12, atol=1e-12)
+
+
+def test_the_average_is_a_copy_in_evaluation_mode_that_takes_no_gradients() -> None:
+    net = network().to(memory_format=torch.channels_last)
+    average = Average(net, 100)
+    assert net.training
+    assert not any(module.training for module in average.network.modules())
     assert not any(weight.requires_grad for weight in average.network.parameters())
-    assert network.weight.tolist() == [3.0] * 3
-    assert not average.network.training
-    assert torch.equal(network.running_mean, torch.ones(3).double())
+    before = [weight.clone() for weight in net.parameters()]
+    average.update(net, 1000, 16)
+    assert all(torch.equal(old, new) for old, new in zip(before, net.parameters(), strict=True))
+    own = {weight.data_ptr() for weight in average.network.parameters()}
+    assert own.isdisjoint(weight.data_ptr() for weight in net.parameters())
+    assert next(average.network.parameters()).is_contiguous(memory_format=torch.channels_last)

@@ -152,6 +152,6 @@ def test_what_a_kill_leaves_is_no_checkpoint(tmp_path: Path) -> None:
 def test_another_format_is_refused_by_number(tmp_path: Path) -> None:
     name = save(tmp_path, players(), 64)
     manifest = tmp_path / name / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 7'))
+    manifest.write_text(manifest.read_text().replace(f'"format": {format.VERSION}', '"format": 7'))
     with pytest.raises(format.DamagedError, match="format 7"):
         format.read_manifest(tmp_path / name)

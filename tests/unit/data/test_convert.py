@@ -2,6 +2,7 @@
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -119,3 +120,18 @@ def test_grey_is_known_by_the_kind_of_image() -> None:
     assert not is_grey(encoded(Image.fromarray(noise())))
     assert is_grey(noise(channels=1))
     assert not is_grey(noise())
+
+
+def test_a_png_with_16_bits_a_channel_becomes_one_with_8() -> None:
+    ok, content = cv2.imencode(".png", noise().astype(np.uint16) * 257)
+    assert ok
+    result = convert(content.tobytes(), None, 3, 95)
+    assert not result.kept
+    assert decoded(result).dtype == np.uint8
+    assert result.content[24] == 8
+
+
+def test_a_phones_jpeg_of_several_pictures_stays_a_jpeg() -> None:
+    content = encoded(Image.fromarray(noise()), "MPO", save_all=True, append_images=[Image.fromarray(noise())])
+    assert convert(content, None, 3, 95) == Converted("jpg", content, kept=True, enlarged=False)
+    assert convert(content, 16, 3, 95).extension == "jpg"

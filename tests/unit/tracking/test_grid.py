@@ -10,8 +10,12 @@ from gan_dist.tracking import grid
 
 
 def test_values_are_rounded_and_clipped() -> None:
-    image = torch.tensor([-2.0, -1.0, 0.0, 1.0, 3.0]).view(1, 1, 5)
-    assert grid.to_uint8(image)[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+    image = torch.tensor([-torch.inf, -2.0, -1.0, 0.0, 1.0, 3.0, torch.inf]).view(1, 1, 7)
+    assert grid.to_uint8(image)[0, :, 0].tolist() == [0, 0, 0, 128, 255, 255, 255]
+
+
+def test_samples_of_a_diverged_generator_are_black() -> None:
+    assert grid.to_uint8(torch.full((3, 2, 2), torch.nan)).max() == 0
 
 
 def test_every_byte_comes_back(tmp_path: Path) -> None:
@@ -27,3 +31,10 @@ def test_the_grid_goes_row_by_row_and_small_images_are_enlarged(tmp_path: Path) 
     assert sheet.shape == (2 * 50 + 2, 2 * 50 + 2, 3)
     assert [sheet[25, 25, 0], sheet[25, 75, 0], sheet[75, 25, 0]] == [0, 128, 255]
     assert sheet[0, 0, 0] == 255
+
+
+def test_a_grid_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    for _ in range(2):
+        grid.save_grid(torch.zeros(5, 1, 64, 64), tmp_path / "grid.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
+    assert Image.open(tmp_path / "grid.png").size == (3 * 66 + 2, 2 * 66 + 2)  # large enough already

@@ -4,11 +4,14 @@ import json
 import math
 from pathlib import Path
 
+import pytest
+
 from gan_dist.tracking import records
 
 
 def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """Its records; a NaN or Infinity, which JSON does not have, is an error."""
+    return [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
 
 
 def test_a_resume_leaves_no_images_value_twice(tmp_path: Path) -> None:
@@ -35,6 +38,28 @@ def test_events_of_all_ranks_are_whole_lines(tmp_path: Path) -> None:
     assert [(line["rank"], line["event"], line["images"]) for line in lines(path)] == [
         (r, "saved", 7) for r in range(3)
     ]
+
+
+def test_details_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    records.write_event(tmp_path / "events.jsonl", "skipped a step", 7, 0, {"loss": math.nan, "norms": [1.0, math.inf]})
+    assert lines(tmp_path / "events.jsonl")[0].items() >= {"loss": None, "norms": [1.0, None]}.items()
+
+
+def test_a_torn_line_takes_no_later_one_along(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"time": "2026-01-01", "ev')
+    for kind in ("resumed", "saved"):
+        records.write_event(path, kind, 7, 0, {})
+    torn, *whole = path.read_text().splitlines()
+    assert torn == '{"time": "2026-01-01", "ev'
+    assert [json.loads(line)["event"] for line in whole] == ["resumed", "saved"]
+
+
+def test_a_block_that_is_no_text_is_dropped_from_the_metrics(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"images": 10, "a": 1.0}\n\x00\x00\xff\xfe')
+    records.open_metrics(path, start=10)
+    assert path.read_bytes() == b'{"images": 10, "a": 1.0}\n'
 
 
 def test_status_is_replaced_whole(tmp_path: Path) -> None:

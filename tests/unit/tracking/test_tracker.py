@@ -2,14 +2,19 @@
 
 import io
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
+import gan_dist
 from gan_dist import config as config_module
 from gan_dist.config import Config
 from gan_dist.tracking import Tracker, save_grid
@@ -41,8 +46,30 @@ def offline_records(directory: Path) -> list[list[dict]]:
     return found
 
 
+def of(kind: str, records: list[dict]) -> list[dict]:
+    return [record[kind] for record in records if record["type"] == kind]
+
+
 def history(records: list[dict]) -> list[dict]:
-    return [record["history"]["item"] for record in records if record["type"] == "history"]
+    return [row["item"] for row in of("history", records)]
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def surroundings(home: Path, **environment: str) -> dict[str, str]:
+    """The environment of someone whose home is empty."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "NETRC", "XDG_"))}
+    return {**bare, "HOME": str(home), "PYTHONPATH": str(Path(gan_dist.__file__).parent.parent), **environment}
+
+
+def python(code: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+
+
+def unexpected(reason: str) -> None:
+    pytest.fail(reason)
 
 
 @pytest.mark.slow
@@ -57,12 +84,89 @@ def test_wandb_reads_back_the_figures_of_a_run_that_was_resumed(tmp_path: Path) 
     runs = offline_records(tmp_path)
     assert len(runs) == 2
     rows = [row for records in runs for row in history(records)]
-    drawn = [(row["images"], row["loss/G"]) for row in rows if "loss/G" in row]
-    assert drawn == [(10, 5.0), (20, 10.0), (30, 15.0), (40, 20.0)]
-    assert any("samples/grid" in key for row in rows for key in row)
-    everything = json.dumps(runs)
-    assert everything.count('"abc12345"') >= 2
-    assert "training.micro_batch" in everything
+    assert [(row["_step"], row["images"], row["loss/G"]) for row in rows] == [
+        (images, images, images / 2) for images in (10, 20, 30, 40)
+    ]
+    assert [row["images"] for row in rows if row.get("samples/grid._type") == "image-file"] == [20, 40]
+    for records in runs:
+        assert {"glob_name": "*", "step_metric": "images"}.items() <= {
+            key: value for metric in of("metric", records) for key, value in metric.items() if key != "options"
+        }.items()
+        (about,) = of("run", records)
+        assert (about["run_id"], about["display_name"], about["project"]) == ("abc12345", "test", "gan_dist")
+        settings = {entry["key"]: json.loads(entry["value_json"]) for entry in about["config"]["update"]}
+        assert settings.items() >= {"training.micro_batch": 10, "run.name": "test"}.items()
+
+
+KEY = "a" * 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("wanted", "environment", "mode"),
+    [
+        ("auto", {}, "offline"),
+        ("auto", {"WANDB_API_KEY": KEY}, "online"),
+        ("auto", {"NETRC": "login"}, "online"),
+        ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "offline"),
+        ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "disabled"}, "disabled"),
+        ("online", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "online"),
+        ("offline", {"WANDB_API_KEY": KEY, "WANDB_MODE": "online"}, "offline"),
+    ],
+)
+def test_wandb_is_online_where_it_has_a_key(
+    tmp_path: Path, wanted: str, environment: dict[str, str], mode: str
+) -> None:
+    if "NETRC" in environment:  # what `wandb login` itself leaves behind
+        environment = {"NETRC": str(tmp_path / "netrc")}
+        command = [str(Path(sys.executable).with_name("wandb")), "login", "--no-verify", KEY]
+        subprocess.run(command, env=surroundings(tmp_path, **environment), check=True, capture_output=True)
+    code = f"from gan_dist.tracking.board import _mode; print(_mode({wanted!r}))"
+    done = python(code, surroundings(tmp_path, **environment))
+    assert (done.stdout, done.stderr) == (f"{mode}\n", "")
+
+
+UNATTENDED = """
+import sys
+from pathlib import Path
+from gan_dist import config
+from gan_dist.tracking import Tracker, board
+board._INIT_SECONDS = 1
+directory, wandb = Path(sys.argv[1]), sys.argv[2]
+(directory / "logs").mkdir(exist_ok=True)
+keys = {
+    "data": {"shards": "x", "resolution": 8, "channels": 1},
+    "training": {"images": 300, "batch": 10, "micro_batch": 10},
+    "track": {"wandb": wandb},
+}
+with Tracker(directory, config.validate(keys, "x"), samples=50, start=0, wandb_id="abc12345") as run:
+    run.begin()
+    for images in range(10, 310, 10):
+        run.progress(images)
+        run.metrics(images, images // 10, {"loss/G": 1.0})
+    run.status("finished", images, "", None)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("key", "reason"), [(KEY, "connection refused"), ("", "W&B has no key")])
+def test_a_server_that_does_not_answer_and_a_missing_key_stop_nothing(tmp_path: Path, key: str, reason: str) -> None:
+    environment = surroundings(tmp_path, WANDB_BASE_URL="http://127.0.0.1:9", **({"WANDB_API_KEY": key} if key else {}))
+    # on a terminal, where W&B would ask for a missing key
+    above, terminal = pty.openpty()
+    try:
+        command = [sys.executable, "-c", UNATTENDED, str(tmp_path), "online"]
+        done = subprocess.run(
+            command, env=environment, stdin=terminal, stdout=terminal, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    finally:
+        os.close(above)
+        os.close(terminal)
+    assert (done.returncode, done.stderr) == (0, "")
+    (event,) = lines(tmp_path / "events.jsonl")
+    assert event["event"] == "tracker failed"
+    assert reason in event["reason"]
+    assert len(lines(tmp_path / "metrics.jsonl")) == 30
 
 
 @pytest.mark.parametrize("place", ["init", "log"])
@@ -85,19 +189,88 @@ def test_wandb_that_raises_is_reported_once_and_stops_nothing(
         run.begin()
         for images in (10, 20, 30):
             run.metrics(images, 1, {"loss/G": 1.0})
-    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
-    assert [event["event"] for event in events] == ["tracker failed"]
-    assert "no such server" in events[0]["reason"]
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+        assert run.dashboard == str(tmp_path / "metrics.jsonl")
+    (event,) = lines(tmp_path / "events.jsonl")
+    assert event["event"] == "tracker failed"
+    assert "no such server" in event["reason"]
+    assert len(lines(tmp_path / "metrics.jsonl")) == 3
+
+
+def test_without_the_wandb_package_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with tracker(tmp_path, wandb="offline") as run:
+        run.begin()
+        run.metrics(10, 1, {"loss/G": 1.0})
+    (event,) = lines(tmp_path / "events.jsonl")
+    assert "wandb" in event["reason"]
+    assert len(lines(tmp_path / "metrics.jsonl")) == 1
+
+
+@pytest.mark.parametrize("gone", ["closed pipe", "full disk"])
+def test_standard_output_that_is_gone_stops_nothing(tmp_path: Path, gone: str) -> None:
+    reader, pipe = os.pipe()
+    os.close(reader)
+    full = os.open("/dev/full", os.O_WRONLY)
+    command = [sys.executable, "-c", UNATTENDED, str(tmp_path), "disabled"]
+    output = pipe if gone == "closed pipe" else full
+    done = subprocess.run(command, env=surroundings(tmp_path), stdout=output, stderr=subprocess.PIPE, text=True)
+    os.close(pipe)
+    os.close(full)
+    assert (done.returncode, done.stderr) == (0, "")
+    (event,) = lines(tmp_path / "events.jsonl")
+    assert event["reason"].startswith("standard output: ")
+    assert len(lines(tmp_path / "metrics.jsonl")) == 30
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "finished"
+
+
+def test_a_file_that_cannot_be_written_is_said_once_and_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tracker(tmp_path)
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    run.begin()
+    for images in (10, 20):
+        run.metrics(images, images // 10, {"loss/G": 1.0})
+    run.close()
+    (event,) = lines(tmp_path / "events.jsonl")
+    assert event["reason"] == "metrics.jsonl: No space left on device"
+    printed = capsys.readouterr().out
+    assert printed.count("No space left on device") == 1
+    assert "images 20/100" in printed
+
+
+def test_figures_before_training_begins_are_kept_too(tmp_path: Path) -> None:
+    with tracker(tmp_path) as run:
+        run.metrics(10, 1, {"loss/G": 1.0})
+    assert [line["images"] for line in lines(tmp_path / "metrics.jsonl")] == [10]
+
+
+def test_the_dashboard_is_where_the_figures_are(tmp_path: Path) -> None:
+    run = tracker(tmp_path)
+    assert run.dashboard == str(tmp_path / "metrics.jsonl")
+    (tmp_path / "wandb").mkdir()
+    assert run.dashboard == f"wandb leet {tmp_path}/wandb"  # of an earlier start
+    run.begin()
+    assert run.dashboard == str(tmp_path / "metrics.jsonl")  # disabled now
+    run.close()
+
+
+def test_an_event_is_one_line_whatever_is_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with tracker(tmp_path) as run:
+        run.event("fell back", 7, problem="[/tmp/x] on [rank 0] :smile:\nsecond line")
+    assert capsys.readouterr().out == "fell back at 7 images  problem [/tmp/x] on [rank 0] :smile: second line\n"
+    assert "fell back at 7 images" in (tmp_path / "logs/rank-0.txt").read_text()
 
 
 def test_an_error_in_the_run_is_recorded(tmp_path: Path) -> None:
     run = tracker(tmp_path)
+    run.status("running", 20, "", "images-000000020")
     run.progress(30)
     with pytest.raises(ZeroDivisionError), run:
         1 / 0  # noqa: B018
     status = json.loads((tmp_path / "status.json").read_text())
     assert (status["state"], status["images"]) == ("failed", 30)
+    assert status["checkpoint"] == "images-000000020"  # still there to go on from
 
 
 def test_other_ranks_write_events_and_their_log_only(tmp_path: Path) -> None:
@@ -112,7 +285,7 @@ def test_other_ranks_write_events_and_their_log_only(tmp_path: Path) -> None:
 
 def test_plain_lines_where_there_is_no_terminal() -> None:
     out = io.StringIO()
-    report = Report(0, 60_000, 10_000, Console(file=out, soft_wrap=True, highlight=False))
+    report = Report(0, 60_000, 10_000, unexpected, Console(file=out, soft_wrap=True, highlight=False))
     report.begin()
     report.progress(10)
     report.metrics(15_000, {"loss/G": 0.69, "loss/D": 1.38, "speed/images_per_second": 5})
@@ -122,17 +295,42 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
         assert part in out.getvalue()
 
 
-def test_a_bar_on_a_terminal_and_events_above_it() -> None:
+@pytest.mark.parametrize("width", [80, 150])
+def test_a_bar_on_a_terminal_and_events_above_it(width: int) -> None:
     out = io.StringIO()
-    report = Report(30, 60, 30, Console(file=out, force_terminal=True, width=150, highlight=False))
+    terminal = Console(file=out, force_terminal=True, force_interactive=True, width=width, highlight=False)
+    report = Report(30, 60, 30, unexpected, terminal)
     report.begin()
-    report.metrics(45, {"loss/G": 0.5})
+    report.metrics(45, {"loss/G": 0.5, "loss/D": 1.25, "speed/images_per_second": 5})
     report.progress(45)
     report.say("saved")
     report.close()
-    assert "epoch 1.5" in out.getvalue()
-    assert "loss/G 0.500" in out.getvalue()
     assert "saved\n" in out.getvalue()
+    words = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", " ", out.getvalue().split("saved\n")[1]).split())
+    for part in ("images 45/60", "epoch 1.5", "images/s", "ETA 0:00:0", "elapsed 0:00:00"):
+        assert part in words
+    assert "loss/D 1.250 loss/G 0.500" in words
+
+
+def test_plain_lines_on_a_terminal_that_cannot_move_its_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    out = io.StringIO()
+    report = Report(0, 60, 30, unexpected, Console(file=out, force_terminal=True, soft_wrap=True, highlight=False))
+    report.begin()
+    report.metrics(30, {"loss/G": 0.5})
+    report.close()
+    assert out.getvalue().startswith("images 30/60  epoch 1.0  ")
+    assert len(out.getvalue().splitlines()) == 1
+
+
+def test_the_time_left_counts_only_images_since_the_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([0.0, 0.0, 10.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))
+    out = io.StringIO()
+    report = Report(5_000, 6_000, 1_000, unexpected, Console(file=out, soft_wrap=True, highlight=False))
+    report.begin()
+    report.metrics(5_100, {})
+    assert out.getvalue() == "images 5,100/6,000  epoch 5.1  10 images/s  ETA 0:01:30\n"
 
 
 def test_durations() -> None:

@@ -1,0 +1,1 @@
+"""Images on their way into training: packed, indexed, ordered, decoded, loaded."""

@@ -1,0 +1,157 @@
+"""A file is whole or absent, whatever happens while it is written; a YAML file is read with the line of every key."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gan_dist import files
+from gan_dist.errors import InputError
+
+
+def test_written_files_hold_what_was_given_and_nothing_stays_beside_them(tmp_path: Path) -> None:
+    files.write_atomic(tmp_path / "a", "äöü\n")
+    files.write_atomic(tmp_path / "b", b"\x00\xff")
+    files.write_json(tmp_path / "c", {"images": 10**15, "reason": "ä"})
+    assert (tmp_path / "a").read_bytes() == "äöü\n".encode()
+    assert (tmp_path / "b").read_bytes() == b"\x00\xff"
+    assert json.loads((tmp_path / "c").read_text()) == {"images": 10**15, "reason": "ä"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "status.json"
+    files.write_atomic(target, "old")
+    with pytest.raises(TypeError):
+        files.write_json(target, {"value": object()})
+    script = (
+        "import resource, sys; from pathlib import Path; from gan_dist import files\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"  # the disk is full after 1000 bytes
+        "files.write_atomic(Path(sys.argv[1]), b'x' * 100_000)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, target], capture_output=True, text=True, check=False)
+    assert "OSError" in done.stderr
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
+
+
+def test_a_reader_never_sees_a_part_even_of_a_killed_writer(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    size = 3_000_000
+    files.write_atomic(target, b"0" * size)
+    script = (
+        "import itertools, sys; from pathlib import Path; from gan_dist import files\n"
+        f"for number in itertools.count(): files.write_atomic(Path(sys.argv[1]), str(number % 10).encode() * {size})\n"
+    )
+    for _ in range(3):
+        writer = subprocess.Popen([sys.executable, "-c", script, target])
+        try:
+            started, reads = target.stat().st_ino, 0
+            end = time.monotonic() + 20
+            while reads < 30 and time.monotonic() < end:
+                content = target.read_bytes()
+                assert len(content) == size
+                assert len(set(content)) == 1
+                reads += target.stat().st_ino != started
+        finally:
+            writer.send_signal(signal.SIGKILL)
+            writer.wait()
+        assert reads, "the writer wrote nothing"
+        assert len(target.read_bytes()) == size
+
+
+def test_the_content_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+    real_fsync, real_replace = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        happened.append("sync folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "sync file")
+        real_fsync(descriptor)
+
+    def replace(source: str, target: str) -> None:
+        happened.append("rename")
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    files.write_atomic(tmp_path / "a", "x")
+    assert happened == ["sync file", "rename", "sync folder"]
+
+
+def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert files.sha256_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_every_key_of_a_yaml_file_is_found_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("# comment\ndata:\n  shards: a\n\ngame:\n  generator: {learning_rate: 1, beta1: 0}\n  latent: 3\n")
+    tree, places = files.read_yaml(path)
+    assert tree == {"data": {"shards": "a"}, "game": {"generator": {"learning_rate": 1, "beta1": 0}, "latent": 3}}
+    assert places == {
+        key: f"{path}, line {line}"
+        for key, line in {
+            "data": 2,
+            "data.shards": 3,
+            "game": 5,
+            "game.generator": 6,
+            "game.generator.learning_rate": 6,
+            "game.generator.beta1": 6,
+            "game.latent": 7,
+        }.items()
+    }
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n"])
+def test_an_empty_file_has_no_sections(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    assert files.read_yaml(tmp_path / "x.yaml")[0] == {}
+
+
+def test_a_section_without_keys_is_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("track:\n  # every: 10\nrun:\n")
+    assert files.read_yaml(tmp_path / "x.yaml")[0] == {"track": {}, "run": {}}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a: [1\nb: 2\n", ["line 2", "not valid YAML"]),
+        (b"a:\n\tb: 1\n", ["line 2", "not valid YAML"]),
+        (b"a: \x00\n", ["not valid YAML"]),
+        (b"a: \xff\xfe\n", ["it is not text"]),
+        (b"a: !!python/object:os.system x\n", ["line 1", "not valid YAML"]),
+        (b"- a\n- b\n", ["must hold sections", "not a list"]),
+        (b"hello\n", ["must hold sections", "not a str"]),
+        (b"data: {a: 1}\nrun:\n  seed: 1\ndata: {b: 1}\n", ["line 4: data", "second time", "line 1"]),
+        (b"run:\n  seed: 1\n  name: x\n  seed: 2\n", ["line 4: run.seed", "second time", "line 2"]),
+    ],
+)
+def test_what_is_no_yaml_with_sections_is_named(tmp_path: Path, content: bytes, words: list[str]) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        files.read_yaml(path)
+    assert all(word in str(caught.value) for word in [str(path), *words]), caught.value
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.yaml cannot be read: No such file"):
+        files.read_yaml(tmp_path / "nowhere.yaml")
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        files.read_yaml(tmp_path)
+
+
+def test_make_directory_makes_parents_and_proves_that_files_can_be_written(tmp_path: Path) -> None:
+    assert files.make_directory(tmp_path / "a/b", "the folder") == tmp_path / "a/b"
+    assert list((tmp_path / "a/b").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file/below", Path("/proc/1/nothing")):
+        with pytest.raises(InputError, match=f"the run directory {path} cannot be written .*; choose another one"):
+            files.make_directory(path, "the run directory")

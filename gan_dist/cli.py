@@ -1,6 +1,7 @@
 """`gan-dist COMMAND ...`: one thin command per capability."""
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -18,8 +19,11 @@ from gan_dist.errors import EXIT_FINISHED, EXIT_INPUT, InputError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    options = _parser().parse_args(arguments)
+    options, keys = _parser().parse_known_args(arguments)
+    options.keys = keys
     try:
+        if keys and options.command is not _doctor:
+            raise InputError(f"unknown argument {keys[0]}; see `gan-dist --help`")
         options.command(options)
     except InputError as error:
         if os.environ.get("GAN_DIST_TRACEBACK"):
@@ -92,6 +96,29 @@ def _parser() -> argparse.ArgumentParser:
     checkpoints.add_argument("run", metavar="RUN", type=Path, help="a run directory, or a checkpoint in it")
     checkpoints.add_argument("--verify", action="store_true", help="compare every file's SHA-256, not only its size")
     checkpoints.add_argument("--json", action="store_true", help="print as JSON")
+
+    track = _add(
+        commands,
+        "track",
+        _track,
+        "write a run's figures and grids to W&B from its own files",
+        "gan-dist track runs/digits\n  gan-dist track runs/digits --wandb online",
+    )
+    track.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    track.add_argument(
+        "--wandb", choices=("auto", "online", "offline"), default="auto", help="default: as training does"
+    )
+    track.add_argument("--id", default="", help="another W&B run than the run's own")
+
+    doctor = _add(
+        commands,
+        "doctor",
+        _doctor,
+        "look at the run directory and its disk before training does",
+        "gan-dist doctor configs/digits.yaml\n  gan-dist doctor configs/dcgan.yaml --data.shards data/faces --json",
+    )
+    doctor.add_argument("config", metavar="CONFIG", help="a config, and any of its keys as for training")
+    doctor.add_argument("--json", action="store_true", help="print as JSON")
     return parser
 
 
@@ -205,6 +232,26 @@ def _checkpoints(options: argparse.Namespace) -> None:
         print(
             f"{row['name']}  {row['images']:>13,} images  {row['bytes'] / 2**20:8.1f} MiB  {(row['digest'] or '-')[:16]}  {state}"
         )
+
+
+def _track(options: argparse.Namespace) -> None:
+    from gan_dist.tracking.rebuild import rebuild
+
+    count, place = rebuild(options.run, options.wandb, options.id)
+    print(f"{count:,} lines of {options.run / 'metrics.jsonl'} are in W&B: {place}")
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from gan_dist import doctor
+
+    findings = doctor.examine([options.config, *options.keys])
+    if options.json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            print(f"{'ok     ' if finding.good else 'PROBLEM'}  {finding.what:14s}  {finding.text}")
+    if bad := [finding for finding in findings if not finding.good]:
+        raise InputError(f"{len(bad)} problem(s): {', '.join(finding.what for finding in bad)}")
 
 
 if __name__ == "__main__":

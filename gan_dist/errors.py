@@ -8,3 +8,7 @@ EXIT_STOPPED = 75  # stopped early and saved: start the same command again (syse
 
 class InputError(Exception):
     """Wrong input: the message says what is wrong, where, and what to change. Exit code 2."""
+
+
+class RunError(Exception):
+    """The run cannot go on, and its input is not to blame: the message says why. Exit code 1."""

@@ -3,13 +3,15 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from gan_dist.errors import InputError
+
+_MOST = 1 << 28  # bytes of one write
 
 
 def sync_directory(directory: Path) -> None:
@@ -34,6 +36,18 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     finally:
         part.unlink(missing_ok=True)
     sync_directory(path.parent)
+
+
+def write_new(path: Path, buffers: Iterable[memoryview]) -> None:
+    """Write a file that must not exist yet, one buffer after the other, and bring it to the disk."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        for buffer in buffers:
+            while buffer:  # a write may be short: the disk is full, or it is more than 2 GiB
+                buffer = buffer[os.write(descriptor, buffer[:_MOST]) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:

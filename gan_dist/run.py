@@ -1,13 +1,26 @@
 """The run directory: made for a new run, recognised for one that goes on, and refused for anything else."""
 
+import contextlib
 import dataclasses
 import datetime
+import errno
+import fcntl
+import os
+import socket
+import time
 import uuid
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 from gan_dist import __version__, config as config_module, files
 from gan_dist.config import Config
 from gan_dist.errors import InputError
+
+LOCK = ".lock"
+_PATIENCE = 5.0  # seconds for a run that is just ending
+_held: list[int] = []
+"""Descriptors of the locks that this process holds until it ends, however it does."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +47,12 @@ def open_run(config: Config, data_digest: str) -> Run:
     """
     directory = config.directory
     recorded: dict[str, str] = {}
+    if directory.exists() and (not directory.is_dir() or _is_foreign(directory)):
+        raise InputError(f"{directory} holds files that are no run; give --run.directory another folder")
+    if directory.is_dir():
+        _lock(directory)
+        if config.run.fresh and not _is_restart():
+            _move_aside(directory)
     if (directory / "config.yaml").exists():
         before, recorded = config_module.read_run(directory)
         if changed := config_module.differences(before, config):
@@ -46,9 +65,8 @@ def open_run(config: Config, data_digest: str) -> Run:
                 f"{directory} was trained on other data (digest {recorded['data'][:12]}, data.shards has "
                 f"{data_digest[:12]}); give the old shards, or --run.directory another folder"
             )
-    elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InputError(f"{directory} holds files that are no run; give --run.directory another folder")
     files.make_directory(directory, "the run directory")
+    _lock(directory)
     for folder in ("checkpoints", "samples", "logs"):
         files.make_directory(directory / folder, "the run's folder")
     recorded = {
@@ -59,5 +77,63 @@ def open_run(config: Config, data_digest: str) -> Run:
         "fingerprint": config.fingerprint(),
         "data": data_digest,
     }
-    files.write_atomic(directory / "config.yaml", config_module.to_yaml(config, recorded))
+    kept = config.model_copy(update={"run": config.run.model_copy(update={"fresh": False})})
+    files.write_atomic(directory / "config.yaml", config_module.to_yaml(kept, recorded))
     return Run(directory, recorded["wandb_id"])
+
+
+def _is_foreign(directory: Path) -> bool:
+    return not (directory / "config.yaml").exists() and any(path.name != LOCK for path in directory.iterdir())
+
+
+def _lock(directory: Path) -> None:
+    """Keep other runs out of the directory until this process ends. Raises InputError where one is in it."""
+    path = directory / LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError:
+        return  # not writable: said where the directory is made
+    for held in _held:
+        if os.path.samestat(os.fstat(held), os.fstat(descriptor)):
+            os.close(descriptor)
+            return
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                warnings.warn(f"{directory}: no file locks here; start only one run in it", stacklevel=2)
+                break
+            if time.monotonic() > end:
+                owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+                os.close(descriptor)
+                raise InputError(
+                    f"{directory} is in use by {owner}; wait for it, stop it (touch {directory}/STOP), "
+                    "or give --run.directory another folder"
+                ) from None
+            time.sleep(0.2)
+    with contextlib.suppress(OSError):  # a full disk takes the name of the owner, and not the lock
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    _held.append(descriptor)
+
+
+def _is_restart(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether Slurm or torchrun started the same command again: it shall go on, though it says --run.fresh."""
+    return any(
+        environment.get(name, "0") not in ("", "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
+    )
+
+
+def _move_aside(directory: Path) -> None:
+    if not any(path.name != LOCK for path in directory.iterdir()):
+        return
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    aside = directory.with_name(f"{directory.name}.before-{stamp}")
+    try:
+        directory.rename(aside)
+    except OSError as error:
+        raise InputError(f"{directory} cannot be moved to {aside} ({error.strerror}); move it yourself") from None
+    print(f"{directory} was moved to {aside}", flush=True)

@@ -1,6 +1,6 @@
 """Train: `accelerate launch gan_dist/train.py CONFIG [--key.path value ...]`; torchrun and python do as well.
 
-Exit codes: 0 finished, 2 wrong input, 1 failed.
+Exit codes: 0 finished, 2 wrong input, 75 stopped early and saved (start it again), 1 failed.
 """
 
 import os
@@ -14,7 +14,7 @@ if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
 
 def main(arguments: list[str]) -> int:
     from gan_dist import config as config_module
-    from gan_dist.errors import EXIT_FINISHED, EXIT_INPUT, InputError
+    from gan_dist.errors import EXIT_FAILED, EXIT_INPUT, InputError, RunError
 
     speaks = int(os.environ.get("RANK", "0")) == 0
     try:
@@ -24,8 +24,7 @@ def main(arguments: list[str]) -> int:
             report(error)
         return EXIT_INPUT
 
-    from gan_dist.engine import Engine
-    from gan_dist.engine.core import AgreedError
+    from gan_dist.engine import AgreedError, Engine
     from gan_dist.trainer import Trainer
 
     try:
@@ -33,13 +32,16 @@ def main(arguments: list[str]) -> int:
         speaks = engine.is_main
         trainer = Trainer(config, engine)
         with trainer.tracker:
-            trainer.train()
+            code = trainer.train()
         engine.close()
     except InputError as error:
         if speaks or not isinstance(error, AgreedError):
             report(error)
         return EXIT_INPUT
-    return EXIT_FINISHED
+    except RunError as error:
+        report(error)
+        return EXIT_FAILED
+    return code
 
 
 def report(error: Exception) -> None:
@@ -52,8 +54,16 @@ def report(error: Exception) -> None:
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    if code:  # other ranks may be gone already: leaving gloo in order would abort, and hide the code
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    try:
+        code = main(sys.argv[1:])
+    except SystemExit as error:  # --help, or an option without its value
+        code = error.code if isinstance(error.code, int) else 2
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # not in order: gloo aborts where another rank is gone already, and a W&B that hangs would hang here
+    os._exit(code)

@@ -1,28 +1,36 @@
-"""The loop, and when things happen in it: step, report, sample, save."""
+"""The loop, and when things happen in it: step, report, sample, save, stop."""
 
 import time
+import uuid
+from collections.abc import Sequence
 
 import psutil
 import torch
 
 from gan_dist import __version__, games
-from gan_dist.checkpoint import Store, format, tensors
+from gan_dist.checkpoint import Outcome, Store, Writer, format, tensors
 from gan_dist.config import Config
+from gan_dist.control import desync, diagnose, stop
+from gan_dist.control.stop import Reason, Requests
+from gan_dist.control.watch import Watch
 from gan_dist.data import loader
+from gan_dist.data.decode import Note
 from gan_dist.data.index import Index
 from gan_dist.data.loader import MicroBatch
-from gan_dist.engine import Engine
-from gan_dist.errors import InputError
+from gan_dist.data.quarantine import Quarantine
+from gan_dist.engine import AgreedError, Engine, lost_contact
+from gan_dist.errors import EXIT_FINISHED, EXIT_STOPPED, InputError, RunError
 from gan_dist.run import Run, open_run
 from gan_dist.tracking import Tracker, save_grid
 
 
 class Trainer:
-    """One run on this launch's processes. Its mutable state is the players and `images`; both are saved."""
+    """One run on this launch's processes. Its mutable state is the players, `images` and counters; all are saved."""
 
     def __init__(self, config: Config, engine: Engine) -> None:
         """Check everything, then take up the run where its newest checkpoint stands."""
         self.engine = engine
+        deadline = stop.deadline(config.run.deadline, config.control.margin_seconds)
         engine.agree(lambda: _prepare_data(config, engine.is_main), where="machine")
         self.index = loader.open_index(config)
         if len(set(engine.gather(self.index.digest))) > 1:
@@ -34,8 +42,17 @@ class Trainer:
         self.game = games.build(config)
         engine.wrap(self.game)
         self.store = Store(run.checkpoints, config.checkpoint.keep)
+        self.writer = Writer(self.store, engine.rank, engine.world_size, engine.channel())
+        self.agreement = engine.agreement(2)
+        self.requests = Requests(run.directory if engine.is_main else None, deadline)
+        self.quarantine = Quarantine(self.index)
         self.images = 0
         self._mark = (time.perf_counter(), 0)
+        self._owed = False  # a checkpoint that is due
+        self._missed = 0  # saves in a row
+        self._kept_at = 0  # position of the newest checkpoint, for milestones
+        self._skipped: dict[str, int] = {}
+        self._went_back_to = ""
         problems = self._resume()
         self.tracker = Tracker(
             run.directory,
@@ -46,31 +63,52 @@ class Trainer:
             rank=engine.rank,
             world_size=engine.world_size,
         )
-        for problem in problems:
+        launch = engine.agree(lambda: uuid.uuid4().hex)
+        self.watch = Watch(
+            run.directory,
+            str(launch),
+            engine.rank,
+            engine.world_size,
+            config.control.hang_seconds,
+            look=self.requests.look,
+            report=self.tracker.failed,
+        )
+        for problem in problems if engine.is_main else ():
             self.tracker.event("fell back", self.images, problem=problem)
 
-    def train(self) -> None:
-        """Go on to `training.images`."""
-        config, tracker, total = self.config, self.tracker, self.config.training.images
-        if self.images >= total:
+    def train(self) -> int:
+        """Go on to `training.images`, or to a reason to stop; the exit code."""
+        if self.images >= self.config.training.images:
             self._finish("was already finished")
-            return
-        tracker.event("resumed" if self.images else "started", self.images, processes=self.engine.world_size)
+            return EXIT_FINISHED
+        tracker = self.tracker
+        if self.engine.is_main:
+            tracker.event("resumed" if self.images else "started", self.images, processes=self.engine.world_size)
         tracker.status("running", self.images, "", self._newest_name())
-        tracker.begin()
-        self._mark = (time.perf_counter(), self.images)
-        for batch in loader.micro_batches(self.index, config, self.images, self.engine.slots, self.engine.device):
-            self.advance(batch)
-        tracker.event("finished", self.images)
-        self._finish("finished")
+        with self.requests.listening(), self.watch:
+            try:
+                tracker.begin()
+                reason = self._go_on()
+                while reason == Reason.BAD_STEPS:
+                    self._go_back()
+                    reason = self._go_on()
+                self.agreement.close()
+                return self._end(reason)
+            except Exception as error:
+                if lost_contact(error) and (first := self.watch.first_failure()):
+                    raise RunError(f"ended because rank {first.rank} {first.error}") from error
+                raise
 
-    def _finish(self, how: str) -> None:
-        directory = self.run_directory.directory
-        self.tracker.status("finished", self.images, "training.images reached", self._newest_name())
-        self.tracker.say(f"{directory} {how} at {self.images:,} images. Pictures: {self.run_directory.samples}")
-        self.tracker.say(
-            f"More pictures: gan-dist generate {directory} --out FOLDER. Dashboard: {self.tracker.dashboard}"
-        )
+    def _go_on(self) -> Reason:
+        """Steps until the run is finished or all processes agreed on a reason to stop."""
+        self._mark = (time.perf_counter(), self.images)
+        slots, device = self.engine.slots, self.engine.device
+        for batch in loader.micro_batches(self.index, self.config, self.images, slots, device, self._quarantined):
+            self.advance(batch)
+            if reason := self._agreed_reason(batch):
+                return reason
+            self.watch.beat("waiting for data", self.images)
+        return Reason.NONE
 
     def advance(self, batch: list[MicroBatch]) -> None:
         """One step, and what is due after it."""
@@ -80,8 +118,12 @@ class Trainer:
             self._report()
         if self._due(self.config.sample.every):
             self._sample()
-        if self._due(self.config.checkpoint.every):
+        self._owed = self._owed or self._due(self.config.checkpoint.every)
+        if self._owed and not self._in_bad_steps():
             self._save()
+        if self.config.control.desync_every and self._due(self.config.control.desync_every):
+            self._compare_processes()
+        self._note_saves(self.writer.finished())
 
     def step(self, batch: list[MicroBatch]) -> None:
         """One batch through every phase that is due; `batch` is this process's share of it."""
@@ -89,8 +131,9 @@ class Trainer:
         for phase in game.due(self.images // size):
             with engine.turn(phase.player):  # only this player's weights take gradients
                 for micro in engine.share(batch):
+                    self.watch.beat(f"turn of {phase.player.name}", self.images)
                     engine.backward(phase.loss(micro))
-                engine.update(phase.player)  # sync, optimizer
+                engine.update(phase.player, self.images)  # sync, finite gate, optimizer
         game.average(self.images, size)
         self.images += size
 
@@ -98,6 +141,38 @@ class Trainer:
         """Whether the step just done crossed a multiple of `every` images, or was the last."""
         before = self.images - self.config.training.batch
         return self.images // every > before // every or self.images >= self.config.training.images
+
+    def _agreed_reason(self, batch: list[MicroBatch]) -> Reason:
+        """Why all processes stop after this step; Reason.NONE where they do not. `batch` is the step's."""
+        agreement, reason = self.agreement, Reason.NONE
+        if agreement.due():
+            self._note_skipped()
+            agreement.send([self.requests.reason, len(self.quarantine)])
+        elif rows := agreement.receive():
+            reason = Reason(max(row[0] for row in rows))
+            if sum(row[1] for row in rows) > self.config.data.max_bad_fraction * len(self.index):
+                reason = Reason.BAD_DATA
+        self._batch = batch
+        return reason
+
+    def _in_bad_steps(self) -> bool:
+        """Whether updates are being skipped just now: a checkpoint of such a state is none to go back to."""
+        return self.images < self.config.training.images and any(
+            found.streak for found in self.engine.skipped(wait=True).values()
+        )
+
+    def _note_skipped(self) -> None:
+        for player, found in self.engine.skipped().items():
+            if found.total > self._skipped.get(player, 0):
+                if self.engine.is_main:
+                    self.tracker.event("skipped a step", found.last, player=player, total=found.total)
+                self._skipped[player] = found.total
+            if found.streak >= self.config.control.max_bad_steps:
+                self.requests.ask(Reason.BAD_STEPS)
+
+    def _quarantined(self, note: Note) -> None:
+        if self.quarantine.add(note):
+            self.tracker.event(note.kind, self.images, shard=note.shard, key=note.key, reason=note.reason)
 
     def _report(self) -> None:
         totals = self.engine.read_figures()
@@ -107,34 +182,146 @@ class Trainer:
         values["memory/process_gib"] = psutil.Process().memory_info().rss / 2**30
         if self.engine.device.type == "cuda":
             values["memory/gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        values |= {f"skipped/{player}": found.total for player, found in self.engine.skipped().items()}
         self._mark = (now, self.images)
         self.tracker.metrics(self.images, self.images // self.config.training.batch, values)
 
     def _sample(self) -> None:
         if self.engine.is_main:
+            self.watch.beat("drawing samples", self.images)
             path = self.run_directory.samples / f"images-{self.images:09d}.png"
-            save_grid(self.game.samples(self.config.run.seed, 0, self.config.sample.count), path)
-            self.tracker.picture(path, self.images)
+            samples = self.game.samples(self.config.run.seed, 0, self.config.sample.count)
+            if self.tracker.guard("samples", lambda: save_grid(samples, path)):
+                self.tracker.picture(path, self.images)
 
     def _save(self) -> None:
+        """Begin a checkpoint; it is written while the training goes on."""
+        self._owed = False
+        self.watch.beat("saving", self.images)
+        self._compare_processes()
+        self._note_saves(self.writer.wait())  # every process knows the same of the saves before
+        if self._missed >= self.config.checkpoint.max_missed:
+            raise RunError(
+                f"{self._missed} saves in a row failed (checkpoint.max_missed; RUN/events.jsonl says why); the newest "
+                f"checkpoint is {self._newest_name()}: make room and start again"
+            )
         named, steps = tensors.collect(self.game.players)
+        milestone, before = self.config.checkpoint.milestones, self._kept_at
         state = {
             "version": __version__,
             "fingerprint": self.config.fingerprint(),
+            "milestone": bool(milestone and self.images // milestone > before // milestone),
             "steps": steps,
+            "skipped": {player: found.total for player, found in self.engine.skipped(wait=True).items()},
             "figures": self.engine.read_figures(clear=False),
             "processes": self.engine.world_size,
+            "wandb_id": self.run_directory.wandb_id,
         }
-        name = self.store.save(
-            self.images,
-            named,
-            state,
-            rank=self.engine.rank,
-            world_size=self.engine.world_size,
-            gather=self.engine.gather,
+        self.writer.save(self.images, named, state)
+
+    def _compare_processes(self) -> None:
+        """Whether all processes hold the same weights. Raises RunError: nothing of such a state is saved as good."""
+        if self.engine.world_size == 1:
+            return
+        named = tensors.weights(self.game.players)
+        if problem := desync.compare(list(named), self.engine.gather(desync.hashes(named))):
+            if self.engine.is_main:
+                self.tracker.event("desync", self.images, problem=problem)
+            raise RunError(
+                f"the processes hold different weights at {self.images:,} images: {problem}; nothing of it was saved, the "
+                f"newest checkpoint is {self._newest_name()}. Look at that rank's machine (memory, GPU), then start again"
+            )
+
+    def _note_saves(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            if outcome.problem:
+                self._missed += 1
+                if self.engine.is_main:
+                    self.tracker.event("save failed", outcome.images, reason=outcome.problem, in_a_row=self._missed)
+                continue
+            self._missed, self._kept_at = 0, outcome.images
+            if self.engine.is_main:
+                times = {"seconds": round(outcome.seconds, 2), "stalled": round(outcome.stalled, 3)}
+                self.tracker.event("saved", outcome.images, checkpoint=outcome.name, **times)
+                if outcome.warning:
+                    self.tracker.event("disk", outcome.images, warning=outcome.warning)
+                self.tracker.status("running", outcome.images, "", outcome.name)
+
+    def _end(self, reason: Reason) -> int:
+        """Save what is not saved, and say how it stands."""
+        if reason and self._kept_at != self.images:
+            self._note_saves(self.writer.wait())
+            if self._kept_at != self.images:
+                self._save()
+        self._note_saves(self.writer.wait())
+        if self._missed:
+            raise RunError(
+                f"the last checkpoint, at {self.images:,} images, could not be saved (RUN/events.jsonl says why); the "
+                f"newest one is {self._newest_name()}: start the same command again"
+            )
+        if reason == Reason.BAD_DATA:
+            worst = max(self.engine.gather(self.quarantine.worst()), key=lambda found: found[0])
+            raise AgreedError(
+                f"data.shards: more than {self.config.data.max_bad_fraction:g} of the samples are unusable "
+                f"(data.max_bad_fraction), {worst[0]} of them in {worst[1]}: {worst[2]}; mend that shard and start again"
+            )
+        if not reason:
+            if self.engine.is_main:
+                self.tracker.event("finished", self.images)
+            self._finish("finished")
+            return EXIT_FINISHED
+        why = stop.WORDS[reason]
+        if self.engine.is_main:
+            self.requests.clear_file()
+            self.tracker.event("stopped", self.images, reason=why)
+        self.tracker.status("stopped", self.images, why, self._newest_name())
+        self.tracker.say(
+            f"{self.run_directory.directory} stopped at {self.images:,} images because of {why}, and is saved. "
+            "The same command goes on from here."
         )
-        self.tracker.event("saved", self.images, checkpoint=name)
-        self.tracker.status("running", self.images, "", name)
+        return EXIT_STOPPED
+
+    def _finish(self, how: str) -> None:
+        directory = self.run_directory.directory
+        self.tracker.status("finished", self.images, "training.images reached", self._newest_name())
+        self.tracker.say(f"{directory} {how} at {self.images:,} images. Pictures: {self.run_directory.samples}")
+        self.tracker.say(
+            f"More pictures: gan-dist generate {directory} --out FOLDER. Dashboard: {self.tracker.dashboard}"
+        )
+
+    def _go_back(self) -> None:
+        """After too many skipped steps: to the last checkpoint, once. Raises RunError the second time."""
+        skipped = self.engine.skipped(wait=True)
+        worst = max(skipped, key=lambda player: skipped[player].streak)
+        self._note_saves(self.writer.wait())
+        bad = f"{skipped[worst].streak} updates of {worst} in a row were skipped: a loss or gradient was not finite"
+        name = self.engine.agree(lambda: self.store.newest()[0])
+        if not name or name == self._went_back_to:
+            again = f"again after going back to {name}, " if name else ""
+            raise RunError(f"{bad}; {again}at {self.images:,} images. First to go bad: {self._first_bad()}")
+        self._went_back_to = name
+        if self.engine.is_main:
+            self.tracker.event("went back", self.images, to=name, reason=bad)
+        self._resume()
+        self.engine.forgive()
+        self._owed = False
+        self.requests.reason = Reason.NONE
+        self.tracker.rewind(self.images)
+
+    def _first_bad(self) -> str:
+        """Which layer or weight of which player goes bad first, in which phase, on which rank."""
+        networks = {player.name: player.network for player in self.game.players}
+        found = ""
+        for phase in self.game.phases:
+            for player in self.game.players:
+                player.network.requires_grad_(player is phase.player)
+            micro = self._batch[0]
+            found = diagnose.first_bad(networks, lambda phase=phase, micro=micro: phase.loss(micro))  # type: ignore[misc]
+            if found:
+                found = f"{found}, in {phase.loss.__name__} (the turn of {phase.player.name})"
+                break
+        everyone = [f"{text}, on rank {rank}" for rank, text in enumerate(self.engine.gather(found)) if text]
+        return everyone[0] if everyone else "nothing any more in the last batch: look at the machine's memory"
 
     def _resume(self) -> list[str]:
         """Load the newest whole checkpoint, the same on every process; returns what was wrong with newer ones."""
@@ -143,17 +330,29 @@ class Trainer:
         name, manifest, problems = found
         if not name:
             if problems:
-                raise InputError(
-                    f"no checkpoint of {self.run_directory.directory} is whole ({problems[0]}); "
-                    "mend it, or give --run.directory another folder to start anew"
+                raise AgreedError(
+                    f"no checkpoint of {self.run_directory.directory} is whole ({problems[0]}); mend it, or begin anew "
+                    "with --run.fresh true, which moves the old run aside"
                 )
             return []
-        saved = format.read_tensors(self.run_directory.checkpoints / name, manifest)
-        tensors.restore(self.game.players, saved, manifest["steps"])
+        if manifest["fingerprint"] != self.config.fingerprint():
+            raise AgreedError(
+                f"{self.run_directory.checkpoints / name} is of another config (fingerprint {manifest['fingerprint']}, "
+                f"this run's is {self.config.fingerprint()}); it was copied there, or config.yaml was changed: put it back"
+            )
+        directory = self.run_directory.checkpoints / name
+        here = format.find(directory)
+        if set(self.engine.gather(here)) != {manifest["sha256"]}:
+            raise InputError(f"{directory} is not the same on all machines; run.directory must be on a shared disk")
+        with format.Reader(directory, manifest) as read:
+            tensors.restore(self.game.players, read, manifest["steps"])
         # the sums so far belong to all processes together: one of them takes them up
         own = manifest["figures"] if self.engine.is_main else dict.fromkeys(manifest["figures"], (0.0, 0))
+        self.engine.figures.clear()
         self.engine.figures.restore(own)
-        self.images = int(manifest["images"])
+        self.engine.restore_skipped(manifest["skipped"])
+        self._skipped = dict(manifest["skipped"])
+        self.images = self._kept_at = int(manifest["images"])
         return problems
 
     def _newest_name(self) -> str | None:

@@ -1,11 +1,14 @@
 """Starting the real commands, and functions on several ranks, each by one call."""
 
+import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +29,96 @@ def train(
     if processes > 1:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return command([*launcher, str(TRAIN), config, *flags(keys)], cwd)
+
+
+class Started:
+    """A training command in the background; its output goes to `output`."""
+
+    def __init__(self, directory: Path, words: list[str], environment: Mapping[str, str]) -> None:
+        self.directory = directory
+        self.output = directory.with_name(f"{directory.name}.txt")
+        with self.output.open("a") as output:
+            self.process = subprocess.Popen(
+                words, cwd="/", env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def rank(self, number: int) -> int:
+        """The process id of a rank, once it trains."""
+        progress = self.directory / f"logs/processes/rank-{number}.json"
+
+        def own() -> int:
+            found = json.loads(progress.read_text())
+            return int(found["pid"]) if found["beats"] > 1 and _parent_of(found["pid"]) else 0
+
+        return self.until(own, f"rank {number} trains")
+
+    def until(self, found: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+        """What `found` returns as soon as it is true; fails with the output if the command ends before."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                if value := found():
+                    return value
+            except (OSError, ValueError, KeyError):
+                pass
+            assert self.process.poll() is None, f"ended before {what}:\n{self.output.read_text()}"
+            assert time.monotonic() < end, f"not within {seconds} s: {what}\n{self.output.read_text()}"
+            time.sleep(0.02)
+
+    def event(self, kind: str, seconds: float = 120) -> dict[str, Any]:
+        """The first event of this kind, once it is there."""
+
+        def own() -> dict[str, Any] | None:
+            return next((line for line in lines(self.directory / "events.jsonl") if line["event"] == kind), None)
+
+        found: dict[str, Any] = self.until(own, f"the event {kind}", seconds)
+        return found
+
+    def end(self, seconds: float = 120) -> int:
+        """The exit code, once the command ends."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"not ended within {seconds} s:\n{self.output.read_text()}") from None
+
+    def kill(self) -> None:
+        """End the command and all that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        for path in (self.directory / "logs/processes").glob("rank-*.json"):
+            # torchrun starts its workers in groups of their own
+            pid = json.loads(path.read_text())["pid"]
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                if str(REPOSITORY) in Path(f"/proc/{pid}/cmdline").read_text():
+                    os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def _parent_of(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def start(
+    keys: Mapping[str, object],
+    processes: int = 1,
+    fault: str = "",
+    environment: Mapping[str, str] | None = None,
+    config: str = "configs/digits.yaml",
+) -> Started:
+    """The same as `train`, in the background; `fault` is one of tests/fault/inject.py."""
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    script = [str(REPOSITORY / "tests/fault/inject.py"), fault] if fault else [str(TRAIN)]
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    settings = {
+        "PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2",  # as launch/env.sh
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "60",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    directory = Path(str(keys["run.directory"]))
+    return Started(directory, [*launcher, *script, config, *flags(keys)], {**bare, **settings, **(environment or {})})
 
 
 def gan_dist(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -9,24 +9,47 @@ import dataclasses
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from gan_dist import files
 
-VERSION = 2
+VERSION = 3
 MANIFEST = "manifest.json"
-_TYPES = {"float32": torch.float32, "float64": torch.float64, "int64": torch.int64, "uint8": torch.uint8}
+_CODES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""What safetensors calls torch's types."""
+_TYPES = {str(kind).removeprefix("torch."): kind for kind in _CODES}
 
 
 class DamagedError(Exception):
-    """A checkpoint that is not what its manifest says: the message names the file."""
+    """A checkpoint that is not what its manifest says: the message names the file, and the tensor where it can."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A run of elements of a flattened tensor."""
+
+    name: str
+    offset: int
+    length: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,33 +59,71 @@ class Part:
     file: str
     bytes: int
     sha256: str
-    pieces: dict[str, list[tuple[int, int]]]
-    """Tensor name -> (offset, length) in elements of the flattened tensor."""
+    pieces: list[tuple[Piece, int]]
+    """With the CRC-32 of each, which tells what a flipped bit has hit."""
 
 
-def deal(sizes: Mapping[str, int], world_size: int) -> list[list[str]]:
-    """Names for each process, balanced by bytes: the biggest first to whoever has least. Needs no talking."""
-    loads = [0] * world_size
-    dealt: list[list[str]] = [[] for _ in range(world_size)]
-    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        rank = loads.index(min(loads))
-        dealt[rank].append(name)
-        loads[rank] += sizes[name]
+def deal(tensors: Mapping[str, Tensor], world_size: int) -> list[list[Piece]]:
+    """What each process writes of tensors that all of them hold: as many bytes each, cut where that needs it.
+
+    Every process comes to the same result from the shapes alone.
+    """
+    names = sorted(tensors)
+    total = sum(tensors[name].numel() * tensors[name].element_size() for name in names)
+    dealt: list[list[Piece]] = [[] for _ in range(world_size)]
+    for rank, pieces in enumerate(dealt):
+        begin, end = total * rank // world_size, total * (rank + 1) // world_size
+        start = 0  # of the tensor, in bytes
+        for name in names:
+            size, count = tensors[name].element_size(), tensors[name].numel()
+            first = min(max(-(-(begin - start) // size), 0), count)  # elements that begin within [begin, end)
+            last = min(max(-(-(end - start) // size), 0), count)
+            if first < last or (count == 0 and rank == 0):
+                pieces.append(Piece(name, first, last - first))
+            start += size * count
     return dealt
 
 
-def write_part(directory: Path, tensors: Mapping[str, Tensor], rank: int, world_size: int) -> Part:
-    """Write one process's tensors, whole, and make them survive a power cut."""
+def write_part(directory: Path, pieces: Sequence[tuple[Piece, Tensor]], rank: int, world_size: int) -> Part:
+    """Write one process's pieces (flat, on the CPU) as a safetensors file that survives a power cut.
+
+    The file is hashed while it is written, from memory: what the disk made of it, `verify` tells.
+    """
     name = f"part-{rank:05d}-of-{world_size:05d}.safetensors"
-    pieces = {f"{key}@0": tensor.detach().cpu().contiguous().flatten() for key, tensor in tensors.items()}
-    content = save(pieces)
-    files.write_atomic(directory / name, content)
+    table: dict[str, Any] = {}
+    buffers: list[memoryview] = []
+    end = 0
+    for piece, values in pieces:
+        content = values.view(torch.uint8).numpy().data if piece.length else memoryview(b"")
+        begin, end = end, end + len(content)
+        table[f"{piece.name}@{piece.offset}"] = {
+            "dtype": _CODES[values.dtype],
+            "shape": [piece.length],
+            "data_offsets": [begin, end],
+        }
+        buffers.append(content)
+    text = json.dumps(table).encode()
+    text += b" " * (-len(text) % 8)
+    header = memoryview(len(text).to_bytes(8, "little") + text)
+    with ThreadPoolExecutor(1) as aside:
+        hashes = aside.submit(_hash_buffers, header, buffers)
+        files.write_new(directory / name, [header, *buffers])
+        total, sums = hashes.result()
     return Part(
         file=name,
-        bytes=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
-        pieces={key: [(0, tensor.numel())] for key, tensor in tensors.items()},
+        bytes=len(header) + end,
+        sha256=total,
+        pieces=[(piece, checksum) for (piece, _), checksum in zip(pieces, sums, strict=True)],
     )
+
+
+def _hash_buffers(header: memoryview, buffers: Sequence[memoryview]) -> tuple[str, list[int]]:
+    total = hashlib.sha256(header)
+    sums = []
+    for buffer in buffers:
+        total.update(buffer)
+        sums.append(zlib.crc32(buffer))
+    return total.hexdigest(), sums
 
 
 def write_manifest(
@@ -74,10 +135,14 @@ def write_manifest(
         for name, tensor in sorted(tensors.items())
     }
     for part in parts:
-        for name, pieces in part.pieces.items():
-            for offset, length in pieces:
-                table[name]["pieces"].append({"file": part.file, "offset": offset, "length": length})
+        for piece, checksum in part.pieces:
+            table[piece.name]["pieces"].append(
+                {"file": part.file, "offset": piece.offset, "length": piece.length, "crc32": checksum}
+            )
     recorded = {part.file: {"bytes": part.bytes, "sha256": part.sha256} for part in parts}
+    for name, entry in table.items():
+        covered = sum(piece["length"] for piece in entry["pieces"])
+        assert covered == tensors[name].numel(), f"{covered} of {tensors[name].numel()} elements of {name} were written"
     manifest = {"format": VERSION, **state, "files": recorded, "tensors": table}
     files.write_json(directory / MANIFEST, {**manifest, "sha256": _hash(manifest)})
 
@@ -102,46 +167,111 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def verify(directory: Path, manifest: Mapping[str, Any], hashes: bool = True) -> None:
-    """Raise DamagedError, naming the file, unless every file is there with its size and (if asked) its hash."""
+def find(directory: Path) -> str:
+    """The hash that the manifest here says of itself; empty where there is none."""
+    try:
+        return str(read_manifest(directory)["sha256"])
+    except DamagedError:
+        return ""
+
+
+def verify(directory: Path, manifest: Mapping[str, Any], hashes: bool = True, only: str = "") -> None:
+    """Raise DamagedError, naming file and tensor, unless every file is there with its size and (if asked) its hash.
+
+    `only` looks at one file.
+    """
     for name, recorded in manifest["files"].items():
+        if only not in ("", name):
+            continue
         path = directory / name
-        if not path.is_file():
-            raise DamagedError(f"{path} is missing")
-        if path.stat().st_size != recorded["bytes"]:
-            raise DamagedError(f"{path} has {path.stat().st_size} bytes, the manifest says {recorded['bytes']}")
-        if hashes and (found := files.sha256_file(path)) != recorded["sha256"]:
-            raise DamagedError(f"{path} has SHA-256 {found}, the manifest says {recorded['sha256']}")
+        try:
+            size = path.stat().st_size
+            if size != recorded["bytes"]:
+                raise DamagedError(f"{path} has {size} bytes, the manifest says {recorded['bytes']}")
+            if hashes and (found := files.sha256_file(path)) != recorded["sha256"]:
+                raise DamagedError(
+                    f"{path} has SHA-256 {found}, the manifest says {recorded['sha256']}"
+                    f"{_damaged_tensors(path, manifest)}"
+                )
+        except FileNotFoundError:
+            raise DamagedError(f"{path} is missing") from None
+        except OSError as error:
+            raise DamagedError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def _damaged_tensors(path: Path, manifest: Mapping[str, Any]) -> str:
+    """Which tensors of a damaged file are hit, as words for a message; empty where its header itself is."""
+    damaged = []
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name, entry in manifest["tensors"].items():
+                for piece in entry["pieces"]:
+                    if piece["file"] != path.name or not piece["length"]:
+                        continue
+                    values = file.get_tensor(f"{name}@{piece['offset']}")
+                    if (found := zlib.crc32(values.view(torch.uint8).numpy().data)) != piece["crc32"]:
+                        damaged.append(f"{name} (CRC-32 {found:08x}, not {piece['crc32']:08x})")
+    except (OSError, SafetensorError, ValueError):
+        return "; its header is damaged"
+    return f"; damaged is {', '.join(damaged[:3])}" if damaged else "; its header is damaged"
+
+
+class Reader:
+    """Reads tensors of a checkpoint one at a time, into memory of their own: no more than one is held twice."""
+
+    def __init__(self, directory: Path, manifest: Mapping[str, Any]) -> None:
+        self._directory, self._table = directory, manifest["tensors"]
+        self._files: dict[str, tuple[FileIO, int, dict[str, Any]]] = {}
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for opened in self._files.values():
+            opened[0].close()
+
+    def __call__(self, name: str) -> Tensor:
+        """The tensor of this name on the CPU, put together from its pieces. Raises DamagedError, KeyError."""
+        entry = self._table[name]
+        whole = torch.empty(math.prod(entry["shape"]), dtype=_TYPES[entry["dtype"]])
+        memory = whole.view(torch.uint8).numpy() if whole.numel() else np.empty(0, np.uint8)
+        size = whole.element_size()
+        for piece in entry["pieces"]:
+            path = self._directory / piece["file"]
+            try:
+                file, start, table = self._open(piece["file"])
+                begin, end = table[f"{name}@{piece['offset']}"]["data_offsets"]
+                file.seek(start + begin)
+                target = memory[piece["offset"] * size : (piece["offset"] + piece["length"]) * size]
+                if end - begin != len(target) or file.readinto(target.data) != len(target):
+                    raise DamagedError(f"{path}: {name} is cut short")
+            except (OSError, ValueError, KeyError) as error:
+                raise DamagedError(f"{path}: {name}: {error}") from None
+        return whole.view(entry["shape"])
+
+    def _open(self, name: str) -> tuple[FileIO, int, dict[str, Any]]:
+        if name not in self._files:
+            file = (self._directory / name).open("rb", buffering=0)
+            length = int.from_bytes(file.read(8), "little")
+            table: dict[str, Any] = json.loads(file.read(length))
+            self._files[name] = (file, 8 + length, table)
+        return self._files[name]
 
 
 def read_tensors(directory: Path, manifest: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, on the CPU, put together from their pieces."""
-    result: dict[str, Tensor] = {}
-    opened: dict[str, Any] = {}
-    for name, entry in manifest["tensors"].items():
-        if not name.startswith(prefix):
-            continue
-        whole = torch.empty(math.prod(entry["shape"]), dtype=_TYPES[entry["dtype"]])
-        for piece in entry["pieces"]:
-            file = piece["file"]
-            try:
-                if file not in opened:
-                    opened[file] = safe_open(directory / file, framework="pt")
-                values = opened[file].get_tensor(f"{name}@{piece['offset']}")
-            except (OSError, SafetensorError) as error:
-                raise DamagedError(f"{directory / file}: {name}: {error}") from None
-            whole[piece["offset"] : piece["offset"] + piece["length"]] = values
-        result[name] = whole.view(entry["shape"])
-    return result
+    """The tensors whose names begin with `prefix`, on the CPU."""
+    with Reader(directory, manifest) as read:
+        return {name: read(name) for name in manifest["tensors"] if name.startswith(prefix)}
 
 
 def digest(directory: Path, manifest: Mapping[str, Any]) -> str:
     """SHA-256 over every tensor in order of name (name, dtype, shape, bytes): equal digests, equal bits."""
     total = hashlib.sha256()
-    for name in sorted(manifest["tensors"]):
-        entry = manifest["tensors"][name]
-        total.update(f"{name}\0{entry['dtype']}\0{entry['shape']}\0".encode())
-        tensor = read_tensors(directory, {"tensors": {name: entry}})[name]
-        if tensor.numel():
-            total.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    with Reader(directory, manifest) as read:
+        for name in sorted(manifest["tensors"]):
+            entry = manifest["tensors"][name]
+            total.update(f"{name}\0{entry['dtype']}\0{entry['shape']}\0".encode())
+            tensor = read(name)
+            if tensor.numel():
+                total.update(tensor.view(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

@@ -1,13 +1,11 @@
-"""The checkpoints of a run: save under a temporary name, keep the newest, find the newest whole one."""
+"""The checkpoints of a run as a folder: which there are, which are whole, which stay."""
 
+import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from gan_dist import files
 from gan_dist.checkpoint import format
@@ -27,37 +25,7 @@ class Store:
         """The checkpoints by name, oldest first; damaged ones too."""
         return names(self.directory)
 
-    def save(
-        self,
-        images: int,
-        tensors: Mapping[str, Tensor],
-        state: Mapping[str, Any],
-        *,
-        rank: int,
-        world_size: int,
-        gather: Callable[[Any], Sequence[Any]],
-    ) -> str:
-        """Write a checkpoint, each process its share; returns its name. Every process calls it.
-
-        `gather` collects a value of every process on all of them.
-        """
-        name = f"images-{images:09d}"
-        part = self.directory / f".{name}.part"
-        if rank == 0:
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-        gather(None)  # the directory is there before anyone writes into it
-        sizes = {key: tensor.numel() * tensor.element_size() for key, tensor in tensors.items()}
-        own = format.deal(sizes, world_size)[rank]
-        parts = gather(format.write_part(part, {key: tensors[key] for key in own}, rank, world_size))
-        if rank == 0:
-            format.write_manifest(part, parts, tensors, {**state, "images": images})
-            self._publish(part, self.directory / name)
-            self._retire()
-        gather(None)  # nobody goes on before the checkpoint is there
-        return name
-
-    def newest(self) -> tuple[str, dict[str, Any], list[str]]:
+    def newest(self, hashes: bool = True) -> tuple[str, dict[str, Any], list[str]]:
         """The newest whole checkpoint: its name, its manifest, and what was wrong with newer ones.
 
         The name is empty where there is none.
@@ -66,14 +34,24 @@ class Store:
         for name in reversed(self.names()):
             try:
                 manifest = format.read_manifest(self.directory / name)
-                format.verify(self.directory / name, manifest)
+                format.verify(self.directory / name, manifest, hashes)
             except DamagedError as error:
                 problems.append(str(error))
             else:
                 return name, manifest, problems
         return "", {}, problems
 
-    def _publish(self, part: Path, final: Path) -> None:
+    def begin(self, images: int) -> Path:
+        """An empty folder for the parts of a new checkpoint; what earlier saves left unfinished goes."""
+        self.sweep()
+        part = self.directory / f".{name_of(images)}.part"
+        part.mkdir(parents=True)
+        return part
+
+    def publish(self, part: Path, images: int) -> None:
+        """Give a written checkpoint its name."""
+        final = self.directory / name_of(images)
+        files.sync_directory(part)
         if final.exists():  # a damaged one of the same name, or a save that is done again
             aside = final.with_name(f".{final.name}.{os.getpid()}.old")
             final.rename(aside)
@@ -83,18 +61,66 @@ class Store:
             part.rename(final)
         files.sync_directory(self.directory)
 
-    def _retire(self) -> None:
-        """Delete old checkpoints, but never one of the `keep` newest whole ones."""
+    def sweep(self) -> int:
+        """Delete what killed saves left behind; the bytes that became free."""
+        freed = 0
+        for path in [*self.directory.glob(".images-*.part"), *self.directory.glob(".images-*.old")]:
+            freed += _bytes(path)
+            shutil.rmtree(path, ignore_errors=True)
+        for name in self.names():  # its manifest was deleted, the rest not any more
+            path = self.directory / name
+            if (path / _RETIRED).exists():
+                freed += _bytes(path)
+                shutil.rmtree(path, ignore_errors=True)
+        return freed
+
+    def retire(self) -> int:
+        """Delete old checkpoints, but no milestone and none of the `keep` newest whole ones; the bytes freed."""
         whole = []
         for name in reversed(self.names()):
             try:
-                format.verify(self.directory / name, format.read_manifest(self.directory / name), hashes=False)
-                whole.append(name)
+                manifest = format.read_manifest(self.directory / name)
+                format.verify(self.directory / name, manifest, hashes=False)
+                whole.append((name, bool(manifest.get("milestone"))))
             except DamagedError:
                 continue  # kept for a person to look at; it does not count
-        for name in whole[self.keep :]:
-            (self.directory / name / format.MANIFEST).unlink()  # without it the rest is no checkpoint any more
-            shutil.rmtree(self.directory / name)
+        freed = 0
+        for name, milestone in whole[self.keep :]:
+            if milestone:
+                continue
+            path = self.directory / name
+            freed += _bytes(path)
+            # without its manifest the rest is no checkpoint any more, and by this name `sweep` knows why
+            (path / format.MANIFEST).rename(path / _RETIRED)
+            shutil.rmtree(path)
+        return freed
+
+    def room(self) -> int:
+        """Bytes that can be written here."""
+        state = os.statvfs(self.directory)
+        return state.f_bavail * state.f_frsize
+
+    def last_size(self) -> int:
+        """Bytes of the newest checkpoint; 0 where there is none."""
+        for name in reversed(self.names()):
+            with contextlib.suppress(OSError):
+                return _bytes(self.directory / name)
+        return 0
+
+
+_RETIRED = ".retired"
+
+
+def name_of(images: int) -> str:
+    return f"images-{images:09d}"
+
+
+def _bytes(directory: Path) -> int:
+    total = 0
+    for path in directory.iterdir():
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size
+    return total
 
 
 def names(directory: Path) -> list[str]:
@@ -110,13 +136,15 @@ def describe(directory: Path, hashes: bool = False) -> dict[str, Any]:
     found: dict[str, Any] = {
         "name": directory.name,
         "images": int(directory.name.removeprefix("images-")),
-        "bytes": sum(path.stat().st_size for path in directory.iterdir() if path.is_file()),
+        "bytes": _bytes(directory),
         "whole": False,
+        "milestone": False,
         "digest": None,
     }
     try:
         manifest = format.read_manifest(directory)
         format.verify(directory, manifest, hashes)
+        found["milestone"] = bool(manifest.get("milestone"))
         return {**found, "whole": True, "digest": format.digest(directory, manifest)}
     except DamagedError as error:
         return {**found, "problem": str(error)}

@@ -1,6 +1,6 @@
 """The state of players as named tensors: `G/weights/<name>`, `G/average/<name>`, `G/exp_avg/<name>`, ..."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,24 +18,37 @@ def collect(players: Iterable[Player]) -> tuple[dict[str, Tensor], dict[str, int
         for kind, network in _networks(player).items():
             for name, tensor in network.state_dict().items():
                 tensors[f"{player.name}/{kind}/{name}"] = tensor.detach()
-        counts = set()
+        counts = []
         for name, weight in player.network.named_parameters():
             state = player.optimizer.state.get(weight)
-            counts.add(int(state["step"]) if state else 0)
+            counts.append(state["step"] if state else torch.zeros(()))
             if state:
                 tensors.update({f"{player.name}/{moment}/{name}": state[moment] for moment in _MOMENTS})
-        assert len(counts) == 1, f"{player.name}'s weights were updated unequally often: {counts}"
-        steps[player.name] = counts.pop()
+        found = set(torch.stack(counts).tolist())  # on a GPU: waited for once
+        assert len(found) == 1, f"{player.name}'s weights were updated unequally often: {found}"
+        steps[player.name] = int(found.pop())
     return tensors, steps
 
 
+def weights(players: Iterable[Player]) -> dict[str, Tensor]:
+    """The part of it that every process must hold alike: weights and statistics."""
+    return {
+        f"{player.name}/weights/{name}": tensor.detach()
+        for player in players
+        for name, tensor in player.network.state_dict().items()
+    }
+
+
 @torch.no_grad()
-def restore(players: Iterable[Player], tensors: Mapping[str, Tensor], steps: Mapping[str, int]) -> None:
-    """Put saved tensors (on the CPU) into the players. Raises KeyError or RuntimeError where they do not fit."""
+def restore(players: Iterable[Player], read: Callable[[str], Tensor], steps: Mapping[str, int]) -> None:
+    """Put saved tensors into the players; `read(name)` gives one, on the CPU, and they are asked for one at a time.
+
+    Raises KeyError or RuntimeError where they do not fit.
+    """
     for player in players:
         for kind, network in _networks(player).items():
             for name, tensor in network.state_dict().items():
-                tensor.copy_(tensors[f"{player.name}/{kind}/{name}"])
+                tensor.copy_(read(f"{player.name}/{kind}/{name}"))
         count = steps[player.name]
         player.optimizer.state.clear()
         if not count:
@@ -45,7 +58,7 @@ def restore(players: Iterable[Player], tensors: Mapping[str, Tensor], steps: Map
             state = {"step": torch.tensor(float(count), device=weight.device if on_device else "cpu")}
             for moment in _MOMENTS:
                 state[moment] = torch.zeros_like(weight, memory_format=torch.preserve_format)
-                state[moment].copy_(tensors[f"{player.name}/{moment}/{name}"])
+                state[moment].copy_(read(f"{player.name}/{moment}/{name}"))
             player.optimizer.state[weight] = state
 
 

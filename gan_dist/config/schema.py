@@ -32,6 +32,12 @@ class Run(Section):
     """Where everything about the run is kept. Default: runs/<name> under the current folder."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Decides the initial weights, the order of the samples, all latents and all noise."""
+    deadline: str = ""
+    """When to save and stop: a time (2026-11-23T18:30) or a duration from the start (3:50:00). Default: the end of the
+    Slurm job less control.margin_seconds, where there is one."""
+    fresh: bool = False
+    """Begin anew: what run.directory holds is moved aside, nothing is deleted. For the command line; a job that Slurm
+    starts again goes on all the same."""
 
 
 class Data(Section):
@@ -55,6 +61,8 @@ class Data(Section):
     """Processes that read and decode, for each training process. 0: the training process does it. Changes no result."""
     streams: Positive = 1
     """Parts that the samples are cut into; slot j of a batch always reads part j * streams // batch. 1: a full shuffle."""
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.001
+    """Part of the samples that may turn out unreadable, each replaced by another; beyond it the run stops. 0: none."""
     cache: str = ""
     """Folder for indexes of shards whose own folder cannot be written. Default: $XDG_CACHE_HOME/gan_dist or ~/.cache/gan_dist."""
 
@@ -127,6 +135,22 @@ class Checkpoint(Section):
     """Images between checkpoints. One is always written at the end."""
     keep: Annotated[int, Field(ge=2)] = 2
     """How many of the newest whole checkpoints to keep: at least 2, as the newest may be the one a crash damaged."""
+    milestones: Annotated[int, Field(ge=0)] = 0
+    """Keep the first checkpoint at or after every so many images for good. 0: none."""
+    max_missed: Positive = 3
+    """Saves in a row that may fail (a full disk) before the run stops."""
+
+
+class Control(Section):
+    hang_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """A process that makes no progress for so long ends the job, with its name and its stack in RUN/logs."""
+    max_bad_steps: Positive = 20
+    """Updates of a player in a row that may be skipped for a loss or gradient that is not finite; then the run goes back
+    to its last checkpoint, once, and the next time it stops."""
+    desync_every: Annotated[int, Field(ge=0)] = 0
+    """Images between two comparisons of the weights over processes, beside the one at each save. 0: at saves only."""
+    margin_seconds: Annotated[float, Field(ge=0)] = 120.0
+    """How long before the end of a Slurm job to save and stop."""
 
 
 class Track(Section):
@@ -156,6 +180,8 @@ class Config(Section):
     """How much, how fast, on what."""
     checkpoint: Checkpoint = Checkpoint()
     """What is kept."""
+    control: Control = Control()
+    """When not to go on."""
     track: Track = Track()
     """What is reported."""
     sample: Sample = Sample()
@@ -218,14 +244,18 @@ class Config(Section):
 FREE_KEYS = (
     "run.name",
     "run.directory",
+    "run.deadline",
+    "run.fresh",
     "data.shards",
     "data.source",
     "data.workers",
     "data.cache",
+    "data.max_bad_fraction",
     "training.images",
     "training.strategy",
     "training.device",
     "checkpoint.",
+    "control.",
     "track.",
     "sample.",
 )

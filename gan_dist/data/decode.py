@@ -1,7 +1,10 @@
 """Sample numbers in, one uint8 batch out: positioned reads, decoding, centre crop and reduction by area."""
 
+import dataclasses
 import os
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -13,6 +16,11 @@ cv2.setNumThreads(0)  # every loader process is one thread; more would fight wit
 
 _JPEG = b"\xff\xd8"
 _OPEN_SHARDS = 64
+_SLOW = 5.0  # seconds for one read
+_TRIES = 3  # to open or read a shard: network file systems have bad moments
+_PAUSE = 0.2  # seconds before the second try, twice as many before the next
+_LOST = 60.0  # seconds for which a shard that could not be read is not tried again
+_SUBSTITUTES = 100
 _REDUCED = {
     (1, 1): cv2.IMREAD_GRAYSCALE,
     (1, 2): cv2.IMREAD_REDUCED_GRAYSCALE_2,
@@ -25,6 +33,21 @@ _REDUCED = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """What happened to a sample: it was quarantined (another stands in for it), or its shard was slow."""
+
+    kind: str
+    sample: int
+    shard: str
+    key: str
+    reason: str
+
+
+class UnusableError(Exception):
+    """A sample that cannot be had; the message says why."""
+
+
 class Decoder:
     """Reads samples of an index as images of one size. Keeps the shards it reads open."""
 
@@ -33,6 +56,8 @@ class Decoder:
         self.resolution = resolution
         self.channels = channels
         self._files: OrderedDict[int, int] = OrderedDict()
+        self._lost: dict[int, tuple[float, str]] = {}
+        self._slow: list[tuple[int, float]] = []
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_files": OrderedDict()}  # descriptors belong to one process
@@ -42,15 +67,63 @@ class Decoder:
 
         Raises InputError, naming shard and key, for a sample that cannot be read or decoded.
         """
-        size = self.resolution
-        batch = np.empty((len(samples), size, size, self.channels), dtype=np.uint8) if out is None else out
+        batch = self._empty(len(samples)) if out is None else out
         for row, sample in zip(batch, samples.tolist(), strict=True):
-            self._decode(sample, row)
+            try:
+                self._decode(sample, row)
+            except UnusableError as error:
+                note = self._note("quarantined", sample, str(error))
+                raise InputError(
+                    f"{note.shard}: {note.key}: {error}; take it out or pack the data again with `gan-dist pack`"
+                ) from None
         return batch
 
+    def read_or_substitute(
+        self, samples: np.ndarray, out: np.ndarray, substitute: Callable[[int, int], int]
+    ) -> tuple[np.ndarray, list[Note]]:
+        """The same, but `substitute(sample, attempt)` stands in for a sample that cannot be had.
+
+        Returns the numbers of the samples that were read, and what happened. `substitute` must be a function of its
+        arguments alone: every process count and every resume then sees the same batches.
+        """
+        notes: list[Note] = []
+        used = samples.copy()
+        for place, sample in enumerate(samples.tolist()):
+            candidate = sample
+            for attempt in range(_SUBSTITUTES):
+                try:
+                    self._decode(candidate, out[place])
+                    break
+                except UnusableError as error:
+                    notes.append(self._note("quarantined", candidate, str(error)))
+                candidate = substitute(sample, attempt)
+            else:
+                first = notes[-_SUBSTITUTES]
+                raise InputError(
+                    f"data.shards: {_SUBSTITUTES} samples in a row cannot be read, first {first.key} of {first.shard}: "
+                    f"{first.reason}"
+                )
+            used[place] = candidate
+        notes += [self._note("slow shard", sample, f"a read took {took:.0f} s") for sample, took in self._slow]
+        self._slow.clear()
+        return used, notes
+
+    def _empty(self, count: int) -> np.ndarray:
+        return np.empty((count, self.resolution, self.resolution, self.channels), dtype=np.uint8)
+
+    def _note(self, kind: str, sample: int, reason: str) -> Note:
+        shard = self.index.shard_of(sample)
+        try:
+            key = self.index.keys(shard)[sample - int(self.index.first[shard])]
+        except InputError:  # the keys lie beside the shard, and are no longer there
+            key = f"sample {sample - int(self.index.first[shard])}"
+        return Note(kind, sample, self.index.shards[shard], key, reason)
+
     def _decode(self, sample: int, target: np.ndarray) -> None:
-        data = self._bytes(sample)
         index, size = self.index, self.resolution
+        if not index.width[sample]:
+            raise UnusableError("the image cannot be read")  # the index could not read its header
+        data = self._bytes(sample)
         scale = 1
         if data[:2] == _JPEG:  # libjpeg decodes at 1/2, 1/4, 1/8 for a fraction of the work
             short = min(int(index.width[sample]), int(index.height[sample]))
@@ -60,9 +133,7 @@ class Decoder:
         except cv2.error:  # more pixels than OpenCV decodes
             image = None
         if image is None:
-            raise InputError(
-                f"{index.key(sample)}: the image cannot be decoded; take it out or pack the data again with `gan-dist pack`"
-            )
+            raise UnusableError("the image cannot be decoded")
         height, width = image.shape[:2]
         if (height, width) != (size, size):
             side = min(height, width)
@@ -79,12 +150,30 @@ class Decoder:
         index = self.index
         shard = index.shard_of(sample)
         size = int(index.size[sample])
-        try:
-            data = os.pread(self._descriptor(shard), size, int(index.offset[sample]))
-        except OSError as error:
-            raise InputError(f"data.shards: {index.shards[shard]} cannot be read ({error.strerror})") from None
+        until, reason = self._lost.get(shard, (0.0, ""))
+        began = time.monotonic()
+        if began < until:
+            raise UnusableError(reason)
+        for attempt in range(_TRIES):
+            try:
+                descriptor = self._descriptor(shard)
+                state = os.fstat(descriptor)
+                data = os.pread(descriptor, size, int(index.offset[sample]))
+                break
+            except OSError as error:
+                self._close(shard)
+                if attempt == _TRIES - 1:
+                    reason = f"the shard cannot be read ({error.strerror})"
+                    self._lost[shard] = time.monotonic() + _LOST, reason
+                    raise UnusableError(reason) from None
+                time.sleep(_PAUSE * 2**attempt)
+        if (took := time.monotonic() - began) > _SLOW:
+            self._slow.append((sample, took))
+        if (state.st_size, state.st_mtime_ns) != index.stamps[shard]:
+            self._close(shard)  # it may be replaced by the right one
+            raise UnusableError("the shard changed since the run began")
         if len(data) != size:
-            raise InputError(f"data.shards: {index.shards[shard]} became shorter while it was read; put it back")
+            raise UnusableError("the shard ends before the image")
         return data
 
     def _descriptor(self, shard: int) -> int:
@@ -95,3 +184,7 @@ class Decoder:
                 os.close(self._files.popitem(last=False)[1])
             self._files[shard] = os.open(self.index.shards[shard], os.O_RDONLY)
         return self._files[shard]
+
+    def _close(self, shard: int) -> None:
+        if shard in self._files:
+            os.close(self._files.pop(shard))

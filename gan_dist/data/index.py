@@ -65,6 +65,8 @@ class Index:
     cache: Path
     image: str
     """What the index was made with, to find its files again."""
+    stamps: tuple[tuple[int, int], ...]
+    """Bytes and time of change (ns) of each shard when it was indexed: a file that has others is another file."""
     shared: dict[str, torch.Tensor]
     """The arrays as tensors in shared memory: what crosses to a worker is a handle."""
 
@@ -251,8 +253,9 @@ def build(shards: Sequence[str], cache: Path, image: str = "auto", progress: boo
 
 def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
     """The index of `shards`, which `build` has made."""
-    parts = []
+    parts, stamps = [], []
     for shard in shards:
+        stamps.append(_stamp(shard))  # before the reading: a change during it is noticed
         part = _read(shard, cache, image)
         if part is None:
             raise InputError(f"data.shards: {shard} changed while its index was made; start again")
@@ -272,6 +275,7 @@ def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
         bad=tuple(bad for part in parts for bad in part[1]["bad"]),
         cache=cache,
         image=image,
+        stamps=tuple((int(stamp["bytes"]), int(stamp["mtime_ns"])) for stamp in stamps),
         shared=shared,
         **{name: tensor.numpy() for name, tensor in shared.items()},
     )

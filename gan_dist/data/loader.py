@@ -1,9 +1,11 @@
 """From the data set to this process's micro-batches on its device, in the order of the run."""
 
 import dataclasses
+import functools
+import itertools
 import multiprocessing
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 from gan_dist import rng
 from gan_dist.config import Config
 from gan_dist.data import index as index_module, order, shards
-from gan_dist.data.decode import Decoder
+from gan_dist.data.decode import Decoder, Note
 from gan_dist.data.index import Index
 from gan_dist.errors import InputError
 
-_PREFETCH = 4  # micro-batches a worker keeps ready
+_PREFETCH = 2  # groups a worker keeps ready
+_GROUP = 256  # images of a group: what crosses from a worker at a time
 
 
 @dataclasses.dataclass
@@ -76,11 +79,12 @@ def check(index: Index, config: Config) -> None:
     if total == 0:
         what = "an image" if data.image == "auto" else f"a member .{data.image}"
         raise InputError(f"data.shards: no sample of {len(index.shards)} shards has {what}; see `gan-dist index`")
-    if index.bad:
+    if len(index.bad) > data.max_bad_fraction * total:
         raise InputError(
-            f"data.shards: {len(index.bad)} of {total} images cannot be read, first {index.bad[0]}; "
-            "`gan-dist index` lists them, `gan-dist pack` leaves them out"
+            f"data.shards: {len(index.bad)} of {total} images cannot be read, first {index.bad[0]}; `gan-dist index` "
+            f"lists them, `gan-dist pack` leaves them out (data.max_bad_fraction = {data.max_bad_fraction:g})"
         )
+    good = index.width > 0  # others stand in for the rest
     for kind, sample in index.channels.items():
         if kind != str(data.channels):
             found = {"1": "is grey", "3": "is RGB", "4": "has transparency or four colours (CMYK)"}[kind]
@@ -89,7 +93,7 @@ def check(index: Index, config: Config) -> None:
                 f"data.shards: {sample} {found}, but data.channels = {data.channels}; "
                 f"{advice}convert with `gan-dist pack --channels {data.channels}`"
             )
-    smallest = int(np.minimum(index.width, index.height).argmin())
+    smallest = int(np.where(good, np.minimum(index.width, index.height), 65535).argmin())
     width, height = int(index.width[smallest]), int(index.height[smallest])
     if min(width, height) < data.resolution:
         raise InputError(
@@ -101,7 +105,7 @@ def check(index: Index, config: Config) -> None:
             f"training.batch = {config.training.batch} is more than the {total} samples of data.shards; make it smaller"
         )
     if data.labels:
-        without = int(index.label.argmin())
+        without = int(np.where(good, index.label, 1 << 30).argmin())
         if index.label[without] < 0:
             raise InputError(
                 f"data.labels is set, but {index.key(without)} has no label (.cls, or `label` in .json); "
@@ -115,48 +119,66 @@ def check(index: Index, config: Config) -> None:
             )
 
 
-class _MicroBatches(Dataset[dict[str, Any]]):
-    """Item (number, images, slot): the micro-batch whose first sample stands at that slot of the step at `images`.
+class _Groups(Dataset[dict[str, Any]]):
+    """Item k: micro-batches number k * size, ... of this process, counted from position `start` of the run.
 
     Worker processes write pixels into `ring`, shared memory made once, at row number % len(ring): handing each
-    batch over as a new shared tensor would cost them more than a third of their images/s.
+    batch over as a new shared tensor would cost them more than a third of their images/s. Small micro-batches go
+    several in a group, as an item costs the same whatever is in it.
     """
 
-    def __init__(self, index: Index, config: Config, rows: int) -> None:
+    def __init__(self, index: Index, config: Config, start: int, slots: range, ahead: int) -> None:
         data, training = config.data, config.training
         self.decoder = Decoder(index, data.resolution, data.channels)
         self.labels = index.shared["label"] if data.labels else None
         self.seed, self.streams = config.run.seed, data.streams
         self.batch, self.micro_batch = training.batch, training.micro_batch
+        self.start, self.firsts = start, slots[:: training.micro_batch]
+        steps = -(-max(0, training.whole_images - start) // training.batch)
+        self.total = steps * len(self.firsts)
+        self.size = max(1, _GROUP // training.micro_batch)
+        # the loader asks for `ahead` groups beyond the one that is being taken, so no row is written while read
+        rows = (ahead + 1) * self.size
         shape = (rows, self.micro_batch, data.resolution, data.resolution, data.channels)
         self.ring = torch.empty(shape, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
 
-    def __getitem__(self, place: tuple[int, int, int]) -> dict[str, Any]:
-        number, images, slot = place
-        row = number % len(self.ring)
+    def __len__(self) -> int:
+        return -(-self.total // self.size)
+
+    def __getitem__(self, group: int) -> list[dict[str, Any]]:  # type: ignore[override]
+        numbers = range(group * self.size, min((group + 1) * self.size, self.total))
+        return [self._micro_batch(number) for number in numbers]
+
+    def _micro_batch(self, number: int) -> dict[str, Any]:
+        step, place = divmod(number, len(self.firsts))
+        images, slot, total = self.start + step * self.batch, self.firsts[place], len(self.decoder.index)
         slots = np.arange(slot, slot + self.micro_batch)
-        samples = order.samples(self.seed, len(self.decoder.index), self.batch, self.streams, images, slots)
+        samples = order.samples(self.seed, total, self.batch, self.streams, images, slots)
+        substitute = functools.partial(order.substitute, self.seed, total)
+        row = number % len(self.ring)
         try:
-            self.decoder.read(samples, out=self.ring[row].numpy())
+            samples, notes = self.decoder.read_or_substitute(samples, self.ring[row].numpy(), substitute)
         except InputError as error:  # raised again in the training process, where it is one line
             return {"error": str(error)}
         labels = None if self.labels is None else self.labels.numpy()[samples].astype(np.int64)
-        return {"row": row, "position": images + slot, "labels": labels}
+        return {"row": row, "position": images + slot, "labels": labels, "notes": notes}
 
 
 def micro_batches(
-    index: Index, config: Config, start: int, slots: range, device: torch.device
+    index: Index,
+    config: Config,
+    start: int,
+    slots: range,
+    device: torch.device,
+    note: Callable[[Note], None] = lambda note: None,
 ) -> Iterator[list[MicroBatch]]:
     """This process's share of every step from position `start` on: a list of micro-batches a step.
 
-    `slots` are the places of the global batch that this process serves. The workers end with the iterator.
+    `slots` are the places of the global batch that this process serves. `note` is told of samples that others stand
+    in for, and of slow shards. The workers end with the iterator.
     """
-    training, workers = config.training, config.data.workers
-    steps = range(start, max(start, training.whole_images), training.batch)
-    firsts = slots[:: training.micro_batch]
-    # the loader asks for `ahead` micro-batches beyond the one that is being taken, so no row is written while read
-    ahead = workers * _PREFETCH
-    dataset = _MicroBatches(index, config, rows=ahead + 1)
+    workers = config.data.workers
+    dataset = _Groups(index, config, start, slots, ahead=workers * _PREFETCH)
     context = None
     if workers:  # not fork: a fork of a process that runs threads (OpenMP, CUDA, W&B) may hang
         context = multiprocessing.get_context("forkserver")
@@ -166,19 +188,23 @@ def micro_batches(
         loader = DataLoader(
             dataset,
             batch_size=None,
-            sampler=(
-                (number * len(firsts) + i, images, slot)
-                for number, images in enumerate(steps)
-                for i, slot in enumerate(firsts)
-            ),
+            sampler=range(len(dataset)),
             num_workers=workers,
             prefetch_factor=_PREFETCH if workers else None,
             collate_fn=_as_it_is,
             multiprocessing_context=context,
         )
-        arriving = iter(loader)
-    for _ in steps:
-        yield [_to_device(next(arriving), dataset.ring, config, device) for _ in firsts]
+        groups = iter(loader)
+    step: list[MicroBatch] = []
+    for item in itertools.chain.from_iterable(groups):
+        if "error" in item:
+            raise InputError(item["error"])
+        for found in item["notes"]:
+            note(found)
+        step.append(_to_device(item, dataset.ring, config, device))
+        if len(step) == len(dataset.firsts):
+            yield step
+            step = []
 
 
 def _as_it_is(item: Any) -> Any:
@@ -187,8 +213,6 @@ def _as_it_is(item: Any) -> Any:
 
 def _to_device(item: dict[str, Any], ring: torch.Tensor, config: Config, device: torch.device) -> MicroBatch:
     """Copy a row out of the ring, normalised; when this returns the row may be written again."""
-    if "error" in item:
-        raise InputError(item["error"])
     pixels = ring[item["row"]]
     if device.type == "cuda":  # to pinned memory at once, from there to the GPU while this process goes on
         pixels = pixels.pin_memory().to(device, non_blocking=True)

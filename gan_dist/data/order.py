@@ -60,3 +60,8 @@ def samples(seed: int, total: int, batch: int, streams: int, images: int, slots:
             numbers[now] = permute(rng.key(seed, "order", stream, epoch), end - first, places[now])
         result[chosen] = first + numbers
     return result
+
+
+def substitute(seed: int, total: int, sample: int, attempt: int) -> int:
+    """Which of `total` samples stands in for one that cannot be read; another one at the next attempt."""
+    return rng.key(seed, "substitute", sample, attempt) % total

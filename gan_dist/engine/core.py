@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 from gan_dist.config import Config
 from gan_dist.engine import exact
 from gan_dist.engine.exact import TreeSum
+from gan_dist.engine.health import Health, Skipped
+from gan_dist.engine.talk import Agreement, channel
 from gan_dist.errors import InputError
 from gan_dist.figures import Figures
 from gan_dist.networks.normalisation import batch_norms
@@ -81,6 +83,7 @@ class Engine:
                 warnings.simplefilter("ignore", FutureWarning)
                 player.wrapped = self.accelerator.prepare_model(player.network)
         self._players = game.players
+        self._health = Health(len(game.players), self.device)
 
     @contextlib.contextmanager
     def turn(self, player: Player) -> Iterator[None]:
@@ -115,17 +118,20 @@ class Engine:
         tree = TreeSum()
         for micro in batch:
             yield micro
+            finite = self._health.take()
             weights = [weight for weight in player.network.parameters() if weight.grad is not None]
             norms = [norm for norm in batch_norms(player.network) if norm.gathered]
             statistics = [statistic / self._all_parts for norm in norms for statistic in norm.take()]
-            tree.add([*(weight.grad for weight in weights if weight.grad is not None), *statistics])
+            gradients = [weight.grad for weight in weights if weight.grad is not None]
+            tree.add([*gradients, *statistics, finite.to(gradients[0].dtype).view(1)])
             for weight in weights:
                 weight.grad = None
         total = tree.total()
         exact.sum_over_processes(total, self.world_size)
         for weight, gradient in zip(weights, total, strict=False):
             weight.grad = gradient
-        statistics = total[len(weights) :]
+        *statistics, finite = total[len(weights) :]
+        self._finite = finite[0] == self._all_parts
         for place, norm in enumerate(norms):
             norm.give(*statistics[2 * place : 2 * place + 2])
 
@@ -133,26 +139,64 @@ class Engine:
         """Add the gradient of a micro-batch's loss, weighted so that the sum is the global batch's mean."""
         assert self._turn is not None, "backward() outside of turn()"
         self.figures.add(f"loss/{self._turn.name}", loss)
+        self._health.add(loss)
         self.accelerator.backward(loss / self._parts)
 
-    def update(self, player: Player) -> None:
-        """Move the player by its gradients."""
-        gradients = [weight.grad for weight in player.network.parameters() if weight.grad is not None]
-        self.figures.add(f"grad_norm/{player.name}", torch.nn.utils.get_total_norm(gradients))
-        player.optimizer.step()
-        self._commit_statistics(player)
+    def update(self, player: Player, images: int = 0) -> None:
+        """Move the player by its gradients, unless a loss or a gradient is not finite on any process.
 
-    def _commit_statistics(self, player: Player) -> None:
-        """Move BatchNorm's running statistics by the mean over all processes' micro-batches."""
-        norms = batch_norms(player.network)
-        if norms and self.world_size > 1 and not self.exact:
-            gathered = [statistic for norm in norms for statistic in (norm.step_mean, norm.step_var)]
-            flat = torch.cat(gathered)
+        `images` is the position of the step, for the record of skipped ones. Nothing here waits for the device.
+        """
+        gradients = [weight.grad for weight in player.network.parameters() if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not self.exact:
+            self._health.add(norm)
+            self._share_statistics(player)
+        self.figures.add(f"grad_norm/{player.name}", norm)
+        good = torch.isfinite(norm) & self._finite
+        if self.device.type == "cuda":
+            # fused Adam leaves weights, moments and counts alone where this is 1 (it is what GradScaler sets)
+            player.optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
+            player.optimizer.step()
+        elif good:
+            player.optimizer.step()
+        for norm_layer in batch_norms(player.network):
+            norm_layer.commit(good)
+        self._health.count(self._players.index(player), good, images)
+
+    def _share_statistics(self, player: Player) -> None:
+        """The mean of BatchNorm's statistics over all processes, and whether all of them had finite losses and gradients."""
+        finite = self._health.take().view(1)
+        if self.world_size > 1:
+            norms = [norm for norm in batch_norms(player.network) if norm.gathered]
+            parts = [statistic for norm in norms for statistic in (norm.step_mean, norm.step_var)]
+            flat = torch.cat([*parts, finite.to(parts[0].dtype) if parts else finite])
             torch.distributed.all_reduce(flat)
             flat /= self.world_size
-            torch._foreach_copy_(gathered, list(torch.split(flat, [len(statistic) for statistic in gathered])))
-        for norm in norms:
-            norm.commit()
+            *shared, finite = torch.split(flat, [*(len(part) for part in parts), 1])
+            if parts:
+                torch._foreach_copy_(parts, shared)
+        self._finite = finite[0] == 1
+
+    def skipped(self, wait: bool = False) -> dict[str, Skipped]:
+        """Skipped updates of each player; on a GPU as of some steps ago, unless it may `wait` for the device."""
+        return {player.name: found for player, found in zip(self._players, self._health.read(wait), strict=True)}
+
+    def restore_skipped(self, totals: Mapping[str, int]) -> None:
+        """Go on counting where a checkpoint stood."""
+        self._health.restore([totals.get(player.name, 0) for player in self._players])
+
+    def forgive(self) -> None:
+        """Count skipped updates in a row anew."""
+        self._health.forgive()
+
+    def channel(self) -> Callable[[Any], list[Any]]:
+        """A `gather` of its own, for another thread. Every process calls it."""
+        return channel(self.world_size, _TIMEOUT)
+
+    def agreement(self, count: int) -> Agreement:
+        """`count` integers of every process, exchanged now and then in the background. Every process calls it."""
+        return Agreement(self.world_size, count)
 
     def read_figures(self, clear: bool = True) -> dict[str, tuple[float, float]]:
         """Sums and counts of all figures over all processes: {name: (sum, count)}. Every process calls it."""

@@ -69,11 +69,11 @@ class BatchNorm(nn.Module):
         self._forwards = 0
 
     @torch.no_grad()
-    def commit(self) -> None:
-        """Let the running statistics follow what the step has gathered."""
+    def commit(self, good: Tensor | None = None) -> None:
+        """Let the running statistics follow what the step has gathered; not where `good` (a boolean scalar) is false."""
         if self._forwards:
-            self.running_mean.lerp_(self.step_mean, self.momentum)
-            self.running_var.lerp_(self.step_var, self.momentum)
+            for running, step in ((self.running_mean, self.step_mean), (self.running_var, self.step_var)):
+                running.lerp_(step if good is None else torch.where(good, step, running), self.momentum)
             self._clear()
 
 

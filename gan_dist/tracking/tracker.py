@@ -50,6 +50,24 @@ class Tracker:
             self.status("failed", self.images, str(error) or type(error).__name__, self._checkpoint)
         self.close()
 
+    def failed(self, reason: str, **details: Any) -> None:
+        """The process is about to end, from whatever thread: the last that can be said."""
+        self._write(
+            "events.jsonl",
+            lambda path: records.write_event(path, "failed", self.images, self.rank, {"reason": reason, **details}),
+        )
+        self.status("failed", self.images, reason, self._checkpoint)
+
+    def rewind(self, images: int) -> None:
+        """The run went back to a position: figures of later ones are dropped."""
+        self.images = images
+        if self._report is not None:
+            self._write("metrics.jsonl", lambda path: records.open_metrics(path, images))
+
+    def guard(self, name: str, work: Callable[[], object]) -> bool:
+        """Write a picture or the like, and whether it worked; a disk that refuses is reported, and stops nothing."""
+        return self._write(name, lambda _: work())
+
     def close(self) -> None:
         """Stop the bar and finish W&B; at most a minute."""
         if self._report is not None:
@@ -69,9 +87,13 @@ class Tracker:
     def begin(self) -> None:
         """Training begins now: W&B is told, and the rate and the time left count from here."""
         if self._report is not None:
-            self._board = Board(self.directory, self.config, self.wandb_id, self._failed)
-            self.say(f"Dashboard: {self.dashboard}")
             self._report.begin()
+            self._board = Board(self.directory, self.config, self.wandb_id, self._failed, self._announce)
+            if self.config.track.wandb == "disabled":
+                self._announce(self.dashboard)
+
+    def _announce(self, place: str) -> None:
+        self.say(f"Dashboard: {place}")
 
     def metrics(self, images: int, step: int, values: dict[str, float]) -> None:
         """One line of figures at a position."""
@@ -115,14 +137,16 @@ class Tracker:
         if self.rank == 0:
             self._write("status.json", lambda path: records.write_status(path, **facts, **launch))
 
-    def _write(self, name: str, work: Callable[[Path], None]) -> None:
+    def _write(self, name: str, work: Callable[[Path], object]) -> bool:
         """Write to a file of the run; where that fails it is said, once for each file, and tried again the next time."""
         try:
             work(self.directory / name)
+            return True
         except OSError as error:
             if name not in self._lost:
                 self._lost.add(name)
                 self._failed(f"{name}: {error.strerror}")
+            return False
 
     def _failed(self, reason: str) -> None:
         self.event("tracker failed", self.images, reason=reason)
@@ -131,6 +155,7 @@ class Tracker:
 def _open_log(path: Path) -> None:
     """Send the package's log to this process's own file."""
     handler = logging.FileHandler(path, encoding="utf-8")
+    handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk: events.jsonl said so
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     for old in list(_log.handlers):
         _log.removeHandler(old)

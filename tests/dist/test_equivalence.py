@@ -152,7 +152,6 @@ def test_thirty_steps_of_a_recipe_agree_at_every_process_and_worker_count(
     keys: dict[str, Any] = {"data.shards": tmp_path / "data", "data.source": "", "training.device": "cpu"}
     if name == "digits":
         source = "digits"
-        keys["data.classes"] = 10
     else:
         shared = request.getfixturevalue("shared")
         source = str(shared / {"mnist": "data/mnist/t10k-images-idx3-ubyte.gz", "dcgan": "data/faces/utkface-128.tar"}[name])

@@ -30,6 +30,7 @@ LEVELS = {
     "games": 3,
     "trainer": 4,
     "generate": 4,
+    "doctor": 4,
     "train": 5,
     "cli": 5,
 }

@@ -1,12 +1,14 @@
 """Checkpoints come back to the bit, damage is found, and enough whole ones stay."""
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from gan_dist.checkpoint import format, store, tensors
+from gan_dist.checkpoint import Writer, format, store, tensors
 from gan_dist.checkpoint.store import Store
 from gan_dist.games.base import adam
 from gan_dist.networks import dcgan
@@ -41,24 +43,40 @@ def train(pair: list[Player], steps: int, seed: int = 0) -> None:
 def save(folder: Path, pair: list[Player], images: int, world_size: int = 1) -> str:
     """As one process, or the parts of several one after the other."""
     named, steps = tensors.collect(pair)
-    if world_size == 1:
-        one: dict[str, Any] = {"rank": 0, "world_size": 1, "gather": lambda value: [value]}
-        return Store(folder, 2).save(images, named, {"steps": steps}, **one)
-    target = folder / f"images-{images:09d}"
-    target.mkdir(parents=True)
-    dealt = format.deal({key: tensor.numel() * tensor.element_size() for key, tensor in named.items()}, world_size)
-    parts = [
-        format.write_part(target, {key: named[key] for key in dealt[rank]}, rank, world_size)
-        for rank in range(world_size)
-    ]
-    format.write_manifest(target, parts, named, {"steps": steps, "images": images})
-    return target.name
+    outcomes = []
+    meeting = Meeting(world_size)
+    for rank in range(world_size):
+        writer = Writer(Store(folder, 2), rank, world_size, meeting.gather_as(rank))
+        writer.save(images, named, {"steps": steps})
+        outcomes.append(writer)
+    found = [writer.wait() for writer in outcomes]
+    assert all(len(outcome) == 1 and not outcome[0].problem for outcome in found), found
+    return found[0][0].name
+
+
+class Meeting:
+    """Gathers the values of writers that are threads of this process."""
+
+    def __init__(self, world_size: int) -> None:
+        self.barrier = threading.Barrier(world_size, timeout=20)
+        self.values: list[Any] = [None] * world_size
+
+    def gather_as(self, rank: int) -> Callable[[Any], list[Any]]:
+        def gather(value: Any) -> list[Any]:
+            self.values[rank] = value
+            self.barrier.wait()
+            found = list(self.values)
+            self.barrier.wait()
+            return found
+
+        return gather
 
 
 def load(folder: Path, name: str, pair: list[Player]) -> None:
     manifest = format.read_manifest(folder / name)
     format.verify(folder / name, manifest)
-    tensors.restore(pair, format.read_tensors(folder / name, manifest), manifest["steps"])
+    with format.Reader(folder / name, manifest) as read:
+        tensors.restore(pair, read, manifest["steps"])
 
 
 @pytest.mark.parametrize("steps", [0, 3])
@@ -88,9 +106,23 @@ def test_parts_are_balanced_and_the_digest_does_not_know_them(tmp_path: Path) ->
     names = [save(tmp_path / str(count), pair, 64, count) for count in (1, 3)]
     found = [store.describe(tmp_path / str(count) / name) for count, name in zip((1, 3), names, strict=True)]
     assert found[0]["digest"] == found[1]["digest"]
-    dealt = format.deal({f"t{number}": 1000 + number for number in range(40)}, 4)
-    loads = [sum(1000 + int(name[1:]) for name in part) for part in dealt]
-    assert max(loads) < 1.1 * min(loads)
+    # one tensor has nearly everything, and one has an awkward size
+    awkward = {
+        "a": torch.zeros(3, dtype=torch.int64),
+        "b": torch.zeros(7),
+        "c": torch.zeros(100_001),
+        "d": torch.zeros(0),
+    }
+    for world_size in (1, 2, 3, 4, 7):
+        dealt = format.deal(awkward, world_size)
+        loads = [sum(piece.length * awkward[piece.name].element_size() for piece in part) for part in dealt]
+        assert max(loads) < 1.1 * min(loads)
+        covered = {name: [piece for part in dealt for piece in part if piece.name == name] for name in awkward}
+        for name, pieces in covered.items():
+            assert pieces[0].offset == 0
+            ends = [piece.offset + piece.length for piece in pieces]
+            assert [piece.offset for piece in pieces[1:]] == ends[:-1]
+            assert ends[-1] == awkward[name].numel()
 
 
 def test_one_bit_changes_the_digest(tmp_path: Path) -> None:

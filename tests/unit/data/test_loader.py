@@ -12,7 +12,6 @@ from gan_dist import config as config_module
 from gan_dist.config import Config
 from gan_dist.data import loader
 from gan_dist.data.loader import MicroBatch
-from gan_dist.errors import InputError
 from tests import making
 from tests.launching import REPOSITORY
 
@@ -102,12 +101,3 @@ def test_images_are_channels_last(tmp_path: Path) -> None:
     micro = steps(load(folder, data__channels=3), 1)[0][0]
     assert micro.images.is_contiguous(memory_format=torch.channels_last)
     assert micro.images.shape == (4, 3, 16, 16)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_sample_that_cannot_be_decoded_is_one_line_in_the_training_process(tmp_path: Path, workers: int) -> None:
-    good = making.encode(making.picture(0))
-    making.write_tar(tmp_path / "data/0.tar", [*making.samples(15), ("000099.png", good[:60])])
-    with pytest.raises(InputError, match="000099: the image cannot be decoded") as caught:
-        steps(load(tmp_path / "data", data__workers=workers, training__batch=16), 1)
-    assert len(str(caught.value).splitlines()) == 1

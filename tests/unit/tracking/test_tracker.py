@@ -7,6 +7,7 @@ import pty
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,9 +16,9 @@ import torch
 from rich.console import Console
 
 import gan_dist
-from gan_dist import config as config_module
+from gan_dist import cli, config as config_module
 from gan_dist.config import Config
-from gan_dist.tracking import Tracker, save_grid
+from gan_dist.tracking import Tracker, board, save_grid
 from gan_dist.tracking.console import Report, duration
 
 KEYS = {
@@ -189,11 +190,62 @@ def test_wandb_that_raises_is_reported_once_and_stops_nothing(
         run.begin()
         for images in (10, 20, 30):
             run.metrics(images, 1, {"loss/G": 1.0})
-        assert run.dashboard == str(tmp_path / "metrics.jsonl")
+    assert run.dashboard == str(tmp_path / "metrics.jsonl")
     (event,) = lines(tmp_path / "events.jsonl")
     assert event["event"] == "tracker failed"
     assert "no such server" in event["reason"]
     assert len(lines(tmp_path / "metrics.jsonl")) == 3
+
+
+def test_wandb_that_hangs_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    hanging = threading.Event()
+
+    class Run:
+        offline = True
+
+        def log(self, *_: object, **__: object) -> None:
+            hanging.wait(60)
+
+        def define_metric(self, *_: object, **__: object) -> None: ...
+
+    monkeypatch.setattr(wandb, "init", lambda **_: Run())
+    monkeypatch.setattr(board, "_INIT_SECONDS", 0.2)
+    monkeypatch.setattr(board, "_FINISH_SECONDS", 0.1)
+    monkeypatch.setattr(board, "_WAITING", 20)
+    began = time.monotonic()
+    with tracker(tmp_path, wandb="offline") as run:
+        run.begin()
+        for images in range(10, 1010, 10):  # more than may wait
+            run.metrics(images, 1, {"loss/G": 1.0})
+        assert time.monotonic() - began < 2  # nobody waited for W&B
+    hanging.set()
+    (event,) = lines(tmp_path / "events.jsonl")
+    assert "W&B: does not answer; `gan-dist track" in event["reason"]
+    assert len(lines(tmp_path / "metrics.jsonl")) == 100
+
+
+@pytest.mark.slow
+def test_wandb_is_rebuilt_from_the_files_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`gan-dist track`: for a run that was trained without W&B, or whose W&B failed."""
+    with tracker(tmp_path) as run:
+        run.begin()
+        for images in (10, 20):
+            run.metrics(images, images // 10, {"loss/G": images / 2, "loss/D": float("nan")})
+        (tmp_path / "samples").mkdir()
+        save_grid(torch.zeros(4, 1, 8, 8), tmp_path / "samples/images-000000020.png")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"images": 30, "lo')  # torn by a kill
+    (tmp_path / "config.yaml").write_text(config_module.to_yaml(config(), {"wandb_id": "abc12345"}))
+    assert cli.main(["track", str(tmp_path), "--wandb", "offline"]) == 0
+    assert f"2 lines of {tmp_path}/metrics.jsonl are in W&B: wandb leet {tmp_path}/wandb" in capsys.readouterr().out
+    (records,) = offline_records(tmp_path)
+    rows = history(records)
+    assert [(row["images"], row["loss/G"]) for row in rows] == [(10, 5.0), (20, 10.0)]
+    assert rows[1]["samples/grid._type"] == "image-file"
+    assert cli.main(["track", str(tmp_path / "wandb"), "--wandb", "offline"]) == 2
+    assert "is no run directory" in capsys.readouterr().err
 
 
 def test_without_the_wandb_package_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

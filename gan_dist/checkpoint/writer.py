@@ -1,0 +1,222 @@
+"""Saves in the background: the loop stalls for a copy to host memory, a thread does the rest.
+
+Every process writes what it was dealt; the first one declares the parts a checkpoint when all are on the disk. What
+fails on one process fails on all, is reported, and takes nothing away from the checkpoints that are there.
+"""
+
+import dataclasses
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gan_dist import files
+from gan_dist.checkpoint import format
+from gan_dist.checkpoint.format import DamagedError, Part, Piece
+from gan_dist.checkpoint.store import Store, name_of
+
+_SPARE = 1.1  # a save needs its size and a little more
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a save, the same on every process but for the times."""
+
+    name: str
+    images: int
+    bytes: int = 0
+    seconds: float = 0.0
+    """From the copy to the name."""
+    stalled: float = 0.0
+    """Seconds that the loop stood still: waiting for the save before, and copying."""
+    problem: str = ""
+    """Why it was not saved; empty if it was."""
+    warning: str = ""
+    """What a person should know though it was saved."""
+
+
+class Writer:
+    """One save at a time; every process calls the same methods in the same order.
+
+    `gather` collects a value of every process on all of them. It is called from a thread, so it needs a way of
+    its own (Engine.channel).
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        rank: int = 0,
+        world_size: int = 1,
+        gather: Callable[[Any], Sequence[Any]] = lambda value: [value],
+    ) -> None:
+        self.store, self.rank, self.world_size = store, rank, world_size
+        self._gather = gather
+        self._thread: threading.Thread | None = None
+        self._outcomes: list[Outcome] = []
+        self._error: BaseException | None = None
+        self._buffers: dict[Piece, Tensor] = {}
+
+    def save(self, images: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Copy `tensors` (the same on every process) and write them; waits for the save before this one."""
+        began = time.perf_counter()
+        self._join()
+        pieces = self._copy(tensors)
+        shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+        stalled = time.perf_counter() - began
+        arguments = images, pieces, shapes, {**state, "images": images}, stalled
+        self._thread = threading.Thread(target=self._work, args=arguments, name="checkpoint writer")
+        self._thread.start()
+
+    def finished(self) -> list[Outcome]:
+        """Saves that ended since the last call."""
+        if self._error is not None:
+            raise self._error
+        if not self._outcomes:
+            return []
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+    def wait(self) -> list[Outcome]:
+        """The same, when the save in flight has ended too."""
+        self._join()
+        return self.finished()
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            raise self._error
+
+    def _copy(self, tensors: Mapping[str, Tensor]) -> list[tuple[Piece, Tensor]]:
+        """This process's pieces in host memory that is kept from save to save, pinned where a GPU copies into it."""
+        pieces = format.deal(tensors, self.world_size)[self.rank]
+        on_gpu = False
+        for piece in pieces:
+            source = tensors[piece.name].detach()
+            on_gpu = on_gpu or source.is_cuda
+            if piece not in self._buffers:
+                self._buffers[piece] = torch.empty(piece.length, dtype=source.dtype, pin_memory=source.is_cuda)
+            buffer = self._buffers[piece]
+            if piece.length == source.numel():  # in one go from any memory format
+                buffer.view(source.shape).copy_(source, non_blocking=True)
+            else:
+                part = source.reshape(-1)[piece.offset : piece.offset + piece.length]
+                buffer.copy_(part, non_blocking=True)
+        if on_gpu:
+            torch.cuda.current_stream().synchronize()
+        wanted = set(pieces)
+        self._buffers = {piece: buffer for piece, buffer in self._buffers.items() if piece in wanted}
+        return [(piece, self._buffers[piece]) for piece in pieces]
+
+    def _work(
+        self,
+        images: int,
+        pieces: list[tuple[Piece, Tensor]],
+        shapes: dict[str, Tensor],
+        state: dict[str, Any],
+        stalled: float,
+    ) -> None:
+        began = time.perf_counter()
+        try:
+            outcome = self._write(images, pieces, shapes, state)
+        except BaseException as error:  # another process is gone: raised in the loop
+            self._error = error
+            return
+        seconds = time.perf_counter() - began + stalled
+        self._outcomes.append(dataclasses.replace(outcome, seconds=seconds, stalled=stalled))
+
+    def _write(
+        self,
+        images: int,
+        pieces: list[tuple[Piece, Tensor]],
+        shapes: dict[str, Tensor],
+        state: dict[str, Any],
+    ) -> Outcome:
+        """Every step ends with all processes knowing whether it went well on all."""
+        outcome = Outcome(name=name_of(images), images=images)
+        size = sum(tensor.numel() * tensor.element_size() for tensor in shapes.values())
+        part, warning, problem = self._first(lambda: self._begin(images, size))
+        if problem:
+            return dataclasses.replace(outcome, problem=problem)
+        outcome = dataclasses.replace(outcome, bytes=size, warning=warning)
+        written, problem = _attempt(lambda: format.write_part(part, pieces, self.rank, self.world_size))
+        parts: list[tuple[Part | None, str]] = list(self._gather((written, problem)))
+        if not (problem := _worst([problem for _, problem in parts])):
+            _, _, problem = self._first(lambda: self._publish(part, images, [p for p, _ in parts if p], shapes, state))
+        if problem:
+            if self.rank == 0:
+                shutil.rmtree(part, ignore_errors=True)
+            return dataclasses.replace(outcome, problem=problem)
+        # read back by whoever wrote it; only then may an older one go
+        _, problem = _attempt(lambda: self._read_back(outcome.name, written))
+        if problem := _worst(list(self._gather(problem))):
+            return dataclasses.replace(outcome, problem=f"what was written does not read back: {problem}")
+        _, _, problem = self._first(lambda: (None, str(self.store.retire())))
+        if problem:
+            outcome = dataclasses.replace(outcome, warning=f"an old checkpoint could not be deleted: {problem}")
+        return outcome
+
+    def _read_back(self, name: str, written: Part) -> None:
+        path = self.store.directory / name / written.file
+        if (found := files.sha256_file(path)) != written.sha256:
+            raise DamagedError(f"{path} has SHA-256 {found}, written was {written.sha256}")
+        if self.rank == 0:
+            format.read_manifest(self.store.directory / name)
+
+    def _first(self, work: Callable[[], tuple[Any, str]]) -> tuple[Any, str, str]:
+        """What `work` returns on the first process, on all of them; and what went wrong there."""
+        found: tuple[Any, str, str] = (None, "", "")
+        if self.rank == 0:
+            result, problem = _attempt(work)
+            found = (*(result or (None, "")), problem)
+        return self._gather(found)[0]  # type: ignore[no-any-return]
+
+    def _begin(self, images: int, size: int) -> tuple[Path, str]:
+        """A folder for the parts, once there is room for them; and a word where room is getting short."""
+        store = self.store
+        store.directory.mkdir(parents=True, exist_ok=True)
+        needed = int(max(size, store.last_size()) * _SPARE)
+        if store.room() < needed:
+            store.sweep()
+            store.retire()
+        room = store.room()
+        if room < needed:
+            raise OSError(None, f"{_mib(room)} free in {store.directory}, a checkpoint needs {_mib(needed)}")
+        warning = ""
+        if room < 2 * needed:
+            warning = (
+                f"only {_mib(room)} free in {store.directory}: after this checkpoint there is no room for the next"
+            )
+        return store.begin(images), warning
+
+    def _publish(
+        self, part: Path, images: int, parts: list[Part], shapes: dict[str, Tensor], state: dict[str, Any]
+    ) -> tuple[None, str]:
+        format.write_manifest(part, parts, shapes, state)
+        self.store.publish(part, images)
+        return None, ""
+
+
+def _attempt(work: Callable[[], Any]) -> tuple[Any, str]:
+    """What `work` returns, or why the disk refused."""
+    try:
+        return work(), ""
+    except DamagedError as error:
+        return None, str(error)
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        return None, f"{error.strerror or error}{place}"
+
+
+def _worst(problems: Sequence[str]) -> str:
+    return next((problem for problem in problems if problem), "")
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"

@@ -1,0 +1,134 @@
+"""What a training would meet in its run directory and on its disk, found out without training."""
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from gan_dist import config as config_module, games
+from gan_dist.checkpoint import store
+from gan_dist.config import Config
+from gan_dist.errors import InputError
+from gan_dist.run import LOCK
+
+_PROBE = 32 << 20  # bytes written to measure the disk
+_COPIES = 3  # of a player's weights in a checkpoint, besides them: average and Adam's two moments
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    what: str
+    good: bool
+    text: str
+
+
+def examine(arguments: Sequence[str]) -> list[Finding]:
+    """Look at everything; what was found, good or bad. Raises InputError where the config itself is wrong."""
+    config = config_module.load(arguments)
+    directory = config.directory
+    findings = [_run(config), _lock(directory), *_checkpoints(directory)]
+    place = directory
+    while not place.exists():  # where it would be made
+        place = place.parent
+    try:
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=place) as probe:
+            findings += [_space(config, place), _write(Path(probe)), _rename(Path(probe)), _locks(Path(probe))]
+    except OSError as error:
+        findings.append(Finding("run directory", False, f"{place} cannot be written ({error.strerror})"))
+    return findings
+
+
+def _run(config: Config) -> Finding:
+    directory = config.directory
+    if not directory.exists():
+        return Finding("run directory", True, f"{directory} will be made")
+    if not (directory / "config.yaml").exists():
+        empty = directory.is_dir() and all(path.name == LOCK for path in directory.iterdir())
+        text = "is empty" if empty else "holds files that are no run; give --run.directory another folder"
+        return Finding("run directory", empty, f"{directory} {text}")
+    try:
+        before, _ = config_module.read_run(directory)
+    except InputError as error:
+        return Finding("run directory", False, str(error))
+    if config.data.labels and not config.data.classes:  # training takes their number from the data
+        config = config.model_copy(update={"data": config.data.model_copy(update={"classes": before.data.classes})})
+    if changed := config_module.differences(before, config):
+        return Finding("run directory", False, f"{directory} holds a run of another config: {'; '.join(changed)}")
+    return Finding("run directory", True, f"{directory} holds this run, which would go on")
+
+
+def _lock(directory: Path) -> Finding:
+    with contextlib.suppress(FileNotFoundError), (directory / LOCK).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return Finding(
+                "in use", False, f"by {file.read().strip() or 'another process'}; stop it: touch {directory}/STOP"
+            )
+    return Finding("in use", True, "by nobody")
+
+
+def _checkpoints(directory: Path) -> list[Finding]:
+    rows = [store.describe(directory / "checkpoints" / name) for name in store.names(directory / "checkpoints")]
+    if not rows:
+        return []
+    whole = [row["name"] for row in rows if row["whole"]]
+    problems = "; ".join(str(row["problem"]) for row in rows if not row["whole"])
+    text = f"{len(whole)} of {len(rows)} are whole" + (f", the newest is {whole[-1]}" if whole else "")
+    return [Finding("checkpoints", bool(whole), f"{text}{'; ' if problems else ''}{problems}")]
+
+
+def _space(config: Config, place: Path) -> Finding:
+    size = 0
+    for player in games.build(config).players:
+        numbers = sum(weight.numel() for weight in player.network.parameters())
+        size += numbers * 4 * (_COPIES + (player.average_half_life is not None))
+    needed = size * (config.checkpoint.keep + 1)  # the new one is there before an old one goes
+    state = os.statvfs(place)
+    room = state.f_bavail * state.f_frsize
+    text = (
+        f"{_mib(room)} free in {place}; {config.checkpoint.keep} checkpoints of {_mib(size)} and one being written need "
+        f"{_mib(needed)}"
+    )
+    return Finding(
+        "disk space", room >= needed, text if room >= needed else f"{text}: make room, or lower checkpoint.keep"
+    )
+
+
+def _write(probe: Path) -> Finding:
+    block = os.urandom(1 << 20)
+    began = time.perf_counter()
+    with (probe / "file").open("wb") as file:
+        for _ in range(_PROBE >> 20):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    rate = _PROBE / (time.perf_counter() - began)
+    return Finding("disk speed", True, f"{_mib(int(rate))}/s for {_mib(_PROBE)} written and synced")
+
+
+def _rename(probe: Path) -> Finding:
+    (probe / "new").mkdir()
+    (probe / "new/file").write_text("")
+    (probe / "new").rename(probe / "name")
+    good = (probe / "name/file").exists() and not (probe / "new").exists()
+    return Finding("rename", good, "of folders works" if good else "of folders does not work here: use another disk")
+
+
+def _locks(probe: Path) -> Finding:
+    try:
+        with (probe / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return Finding(
+            "file locks", True, f"none here ({error.strerror}): see to it that only one run uses a directory"
+        )
+    return Finding("file locks", True, "work")
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"

@@ -1,0 +1,72 @@
+"""Which updates are skipped: a loss or gradient that is not finite on any process must not reach weights or moments.
+
+All of it happens on the device. The host reads the counts when a copy of them has arrived, some steps later.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """Updates of a player that were skipped: in all, in a row until now, and the step of the last one."""
+
+    total: int
+    streak: int
+    last: int
+
+
+class Health:
+    """Counts skipped updates of `players` players on the device."""
+
+    def __init__(self, players: int, device: torch.device) -> None:
+        self._device = device
+        self._counts = torch.zeros(players, 3, dtype=torch.int64, device=device)
+        self._finite = torch.ones((), dtype=torch.bool, device=device)
+        self._seen = [Skipped(0, 0, 0)] * players
+        on_gpu = device.type == "cuda"
+        self._host = torch.empty(players, 3, dtype=torch.int64, pin_memory=True) if on_gpu else None
+        self._copied: torch.cuda.Event | None = None
+
+    def add(self, loss: Tensor) -> None:
+        """Take in the loss of a micro-batch (a scalar)."""
+        self._finite = self._finite & torch.isfinite(loss.detach())
+
+    def take(self) -> Tensor:
+        """1 where this process's losses since the last call were finite, else 0: a float32 scalar on the device."""
+        finite, self._finite = self._finite, torch.ones_like(self._finite)
+        return finite.float()
+
+    def count(self, player: int, good: Tensor, step: int) -> None:
+        """Note whether an update of a player was good: a boolean scalar on the device."""
+        total, streak, last = self._counts[player].unbind()
+        self._counts[player] = torch.stack([total + ~good, (streak + 1) * ~good, last * good + step * ~good])
+
+    def read(self, wait: bool = False) -> list[Skipped]:
+        """What is known now, of each player: on a GPU it may be some steps old, unless it may `wait`."""
+        if self._host is None or wait:
+            self._seen = [Skipped(*row) for row in self._counts.tolist()]
+            return self._seen
+        if self._copied is None or self._copied.query():  # type: ignore[no-untyped-call]
+            if self._copied is not None:
+                self._seen = [Skipped(*row) for row in self._host.tolist()]
+            self._host.copy_(self._counts, non_blocking=True)
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
+        return self._seen
+
+    def restore(self, totals: list[int]) -> None:
+        """Go on from these counts of skipped updates."""
+        self._counts.zero_()
+        self._counts[:, 0] = torch.tensor(totals)
+        self._copied = None
+        self._seen = [Skipped(total, 0, 0) for total in totals]
+
+    def forgive(self) -> None:
+        """Begin the streaks anew: the run went back to a checkpoint."""
+        self._counts[:, 1] = 0
+        self._finite = torch.ones_like(self._finite)
+        self._copied = None
+        self._seen = [Skipped(found.total, 0, found.last) for found in self._seen]

@@ -1,0 +1,75 @@
+"""`gan-dist doctor` finds what would stop a training, and changes nothing."""
+
+import fcntl
+import json
+from pathlib import Path
+
+import pytest
+
+from gan_dist import cli, doctor
+from tests import making
+from tests.launching import REPOSITORY, train
+
+
+def arguments(directory: Path, **keys: object) -> list[str]:
+    wanted = making.tiny("unused", directory, **keys)
+    return [str(REPOSITORY / "configs/digits.yaml"), *making.flags(wanted)]
+
+
+def found(directory: Path, **keys: object) -> dict[str, doctor.Finding]:
+    before = sorted(directory.rglob("*")) if directory.exists() else None
+    findings = {finding.what: finding for finding in doctor.examine(arguments(directory, **keys))}
+    assert (sorted(directory.rglob("*")) if directory.exists() else None) == before
+    return findings
+
+
+def test_a_new_directory_is_fine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert all(finding.good for finding in found(tmp_path / "run").values())
+    assert cli.main(["doctor", *arguments(tmp_path / "run"), "--json"]) == 0
+    rows = {row["what"]: row for row in json.loads(capsys.readouterr().out)}
+    assert "MiB free in" in rows["disk space"]["text"]
+    assert "MiB/s" in rows["disk speed"]["text"]
+
+
+def test_other_files_and_a_run_of_another_config_are_problems(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    assert "files that are no run" in found(tmp_path)["run directory"].text
+    assert cli.main(["doctor", *arguments(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert "PROBLEM  run directory" in out
+    assert "1 problem(s): run directory" in err
+
+
+def test_too_little_room_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        f_bavail, f_frsize = 10, 512
+
+    monkeypatch.setattr(doctor.os, "statvfs", lambda _: Full())
+    finding = found(tmp_path / "run")["disk space"]
+    assert not finding.good
+    assert "make room, or lower checkpoint.keep" in finding.text
+
+
+def test_a_run_in_use_and_a_damaged_checkpoint_are_seen(tmp_path: Path) -> None:
+    shards = making.data_set(tmp_path / "data", 96)
+    run = tmp_path / "run"
+    assert train(making.tiny(shards, run)).returncode == 0
+    good = found(run)
+    assert "2 of 2 are whole, the newest is images-000000064" in good["checkpoints"].text
+    assert good["in use"].good
+    (run / "checkpoints/images-000000064/manifest.json").unlink()
+    with (run / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        bad = found(run)
+    assert "by process" in bad["in use"].text
+    assert not bad["in use"].good
+    assert "1 of 2 are whole" in bad["checkpoints"].text
+
+
+def test_an_unknown_key_is_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", *arguments(tmp_path), "--training.bacth", "4"]) == 2
+    assert "--training.batch" in capsys.readouterr().err
+    assert cli.main(["checkpoints", str(tmp_path), "--verfiy"]) == 2
+    assert "unknown argument --verfiy" in capsys.readouterr().err

@@ -10,14 +10,17 @@ class Figures:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, float] = {}
 
     @torch.no_grad()
-    def add(self, name: str, value: Tensor) -> None:
-        """Take in the mean of `value` (any shape). Costs no synchronisation."""
-        mean = value.detach().mean(dtype=torch.float64)
+    def add(self, name: str, value: Tensor, weight: float = 1.0) -> None:
+        """Take in the mean of `value` (any shape), counting as `weight` of a number. Costs no synchronisation.
+
+        What all of W processes know alike weighs 1/W on each, so that it counts once at any W.
+        """
+        mean = value.detach().mean(dtype=torch.float64) * weight
         self._sums[name] = self._sums[name] + mean if name in self._sums else mean
-        self._counts[name] = self._counts.get(name, 0) + 1
+        self._counts[name] = self._counts.get(name, 0.0) + weight
 
     def totals(self) -> tuple[list[str], Tensor]:
         """Names in order, and (names, 2) float64 sums and counts: what processes add up before reading."""
@@ -25,14 +28,14 @@ class Figures:
         if not names:
             return [], torch.zeros(0, 2, dtype=torch.float64, device=self.device)
         sums = torch.stack([self._sums[name] for name in names])
-        counts = torch.tensor([float(self._counts[name]) for name in names], device=self.device, dtype=torch.float64)
+        counts = torch.tensor([self._counts[name] for name in names], device=self.device, dtype=torch.float64)
         return names, torch.stack([sums, counts], dim=1)
 
     def restore(self, totals: dict[str, tuple[float, float]]) -> None:
         """Take up sums and counts that a checkpoint kept."""
         for name, (total, count) in totals.items():
             self._sums[name] = torch.tensor(total, dtype=torch.float64, device=self.device)
-            self._counts[name] = int(count)
+            self._counts[name] = float(count)
 
     def clear(self) -> None:
         self._sums.clear()

@@ -152,7 +152,7 @@ class Engine:
         if not self.exact:
             self._health.add(norm)
             self._share_statistics(player)
-        self.figures.add(f"grad_norm/{player.name}", norm)
+        self.figures.add(f"grad_norm/{player.name}", norm, weight=1 / self.world_size)
         good = torch.isfinite(norm) & self._finite
         if self.device.type == "cuda":
             # fused Adam leaves weights, moments and counts alone where this is 1 (it is what GradScaler sets)

@@ -4,7 +4,8 @@
 
 FOLDER is a tree of 64x64 JPEGs with one subfolder at least (an ImageFolder). The peers' scripts come from
 their own repositories and are not changed: pytorch/examples dcgan/main.py, and Lightning's
-examples/fabric/dcgan/train_fabric.py (needs `pip install lightning`). Batch 64 over all processes.
+examples/fabric/dcgan/train_fabric.py (needs `pip install lightning`). Batch 64 over all processes, as many threads
+for each. Ours runs with the other settings of launch/env.sh, as our launcher starts it; --plain leaves them away.
 """
 
 import argparse
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--plain", action="store_true", help="the peers' environment for ours too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         shards = Path(scratch) / "shards"
@@ -68,6 +70,7 @@ def _ours(options: argparse.Namespace, shards: Path, count: int) -> list[str]:
         "training.batch": options.batch,
         "training.micro_batch": options.batch // count,
         "training.device": "cpu",
+        "training.strategy": "ddp",  # as the peers
         "track.every": options.batch * 4,
     }
     flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
@@ -80,17 +83,23 @@ def _examples(options: argparse.Namespace, scratch: str) -> list[str]:
 
 
 def _run(command: list[str], count: int, options: argparse.Namespace, scratch: str) -> float:
-    environment = _environment(count)
+    ours = command[0] == str(HERE.parent / "gan_dist/train.py")
+    environment = _environment(count, launcher=ours and not options.plain)
     if command[0] == str(options.fabric and options.fabric.resolve()):
         environment.update(DEVICE_COUNT=str(count), IMAGE_FOLDER=str(options.images.resolve()))
     return measure(command, count, options.batch, options.steps, environment, scratch)
 
 
-def _environment(count: int) -> dict[str, str]:
-    threads = str(max(1, CORES // count))
+def _environment(count: int, launcher: bool = False) -> dict[str, str]:
+    settings = dict(os.environ)
+    if launcher:
+        script = f"PROCESSES={count}; source {HERE.parent}/launch/env.sh; env -0"
+        output = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+        settings = dict(entry.split("=", 1) for entry in output.split("\0") if "=" in entry)
     path = f"{HERE.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    threads = str(max(1, CORES // count))
     return {
-        **os.environ,
+        **settings,
         "OMP_NUM_THREADS": threads,
         "PYTHONPATH": path,
         "WANDB_MODE": "offline",

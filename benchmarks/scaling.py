@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--strategy", default="ddp")
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)  # a rank of the bare loop
     options = parser.parse_args()
     if options.bare:
@@ -54,6 +55,7 @@ def run(what: str, count: int, options: argparse.Namespace, directory: str) -> f
         "training.batch": options.batch,
         "training.micro_batch": options.batch // max(options.processes),
         "training.device": "cpu",
+        "training.strategy": options.strategy,
         "run.directory": directory,
     }
     script = [str(HERE.parent / "gan_dist/train.py"), str(HERE.parent / "configs/dcgan.yaml")]

@@ -1,0 +1,214 @@
+"""What checkpoints cost: the loop's stall, the run's slow-down, the writer's bandwidth, resuming, memory.
+
+    python benchmarks/checkpoint.py --folder /where/runs/live
+
+All ratios are of things measured in turn in one run. The state: two networks of 20 million weights each, average and
+Adam's moments (560 MB).
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch import nn
+
+from gan_dist.checkpoint import Store, Writer, format, tensors
+from gan_dist.data import order
+from gan_dist.games.base import adam
+from gan_dist.player import Player
+
+LAYERS, WIDTH = 20, 1000
+
+
+def players() -> list[Player]:
+    torch.manual_seed(0)
+    pair = []
+    for name, half_life in (("G", 1000), ("D", None)):
+        network = nn.Sequential(*(layer for _ in range(LAYERS) for layer in (nn.Linear(WIDTH, WIDTH), nn.ReLU())))
+        player = Player(name, network, adam(1e-4, (0.5, 0.999), 1e-8), average_half_life=half_life)
+        player.settle(torch.device("cpu"), torch.float32)
+        pair.append(player)
+    return pair
+
+
+def step(pair: list[Player], images: int) -> None:
+    """Something with the cost and the memory traffic of a training step."""
+    for player in pair:
+        player.optimizer.zero_grad()
+        player.network(torch.randn(64, WIDTH)).square().mean().backward()
+        player.optimizer.step()
+        if player.average is not None:
+            player.average.update(player.network, images, 64)
+
+
+def size_of(named: dict[str, torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in named.values())
+
+
+def stall_and_bandwidth(pair: list[Player], folder: Path, rounds: int) -> None:
+    named, steps = tensors.collect(pair)
+    size = size_of(named)
+    writer = Writer(Store(folder / "checkpoints", 2))
+    copies, stalls, saves, plain = [], [], [], []
+    buffers = {name: torch.empty_like(tensor, memory_format=torch.contiguous_format) for name, tensor in named.items()}
+    content = [buffer.view(-1).view(torch.uint8).numpy().data for buffer in buffers.values()]
+    for number in range(rounds + 1):
+        os.sync()
+        began = time.perf_counter()
+        for name, tensor in named.items():
+            buffers[name].copy_(tensor)
+        copies.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        writer.save(1000 + number, named, {"steps": steps})
+        stalls.append(time.perf_counter() - began)
+        (outcome,) = writer.wait()
+        assert not outcome.problem, outcome.problem
+        saves.append(time.perf_counter() - began)
+        os.sync()
+        began = time.perf_counter()
+        with (folder / "plain").open("wb", buffering=0) as file:
+            for buffer in content:
+                file.write(buffer)
+            os.fsync(file.fileno())
+        plain.append(time.perf_counter() - began)
+        (folder / "plain").unlink()
+    copies, stalls, saves, plain = (values[1:] for values in (copies, stalls, saves, plain))  # the first makes buffers
+    over = [(stall - copy) / save for stall, copy, save in zip(stalls, copies, saves, strict=True)]
+    print(f"state {size / 2**20:,.0f} MiB; medians of {rounds}: copy {statistics.median(copies):.3f} s, "
+          f"stall {statistics.median(stalls):.3f} s, whole save {statistics.median(saves):.3f} s, "
+          f"plain write and fsync {statistics.median(plain):.3f} s")  # fmt: skip
+    print(f"RATIO stall beyond the copy, over a synchronous save: {show(over)}   (at most 0.03)")
+    written = writer_seconds(folder, named, steps, rounds)
+    rates = [theirs / mine for theirs, mine in zip(plain, written, strict=True)]
+    print(f"RATIO bandwidth of the writer (hashed, synced, named) over plain writes: {show(rates)}   (at least 0.70)")
+
+
+def writer_seconds(folder: Path, named: dict[str, torch.Tensor], steps: dict[str, int], rounds: int) -> list[float]:
+    """Seconds until a checkpoint has its name, without the copy before and the reading back after."""
+    store, found = Store(folder / "timed", 2), []
+    (pieces,) = format.deal(named, 1)
+    held = [(piece, named[piece.name].detach().clone().view(-1)) for piece in pieces]
+    for number in range(rounds):
+        os.sync()
+        began = time.perf_counter()
+        part = store.begin(number)
+        written = format.write_part(part, held, 0, 1)
+        format.write_manifest(part, [written], named, {"steps": steps, "images": number})
+        store.publish(part, number)
+        found.append(time.perf_counter() - began)
+        store.retire()
+    return found
+
+
+def slow_down(pair: list[Player], folder: Path, rounds: int, every: int) -> None:
+    """The run with a save every `every` steps against the run without."""
+    ratios, steps_done = [], 0
+    writer = Writer(Store(folder / "checkpoints", 2))
+    named, steps = tensors.collect(pair)
+    writer.save(1, named, {"steps": steps})
+    writer.wait()
+    for number in range(rounds):
+        seconds = {}
+        for saving in (False, True) if number % 2 else (True, False):
+            began = time.perf_counter()
+            for _ in range(every):
+                step(pair, 10_000 + 64 * steps_done)
+                steps_done += 1
+            if saving:
+                named, steps = tensors.collect(pair)
+                writer.save(10 + steps_done, named, {"steps": steps})
+                for _ in range(every):
+                    step(pair, 10_000 + 64 * steps_done)
+                    steps_done += 1
+                # what is still in flight when the next save is due would stall that one
+                writer.wait()
+            else:
+                for _ in range(every):
+                    step(pair, 10_000 + 64 * steps_done)
+                    steps_done += 1
+            seconds[saving] = time.perf_counter() - began
+        ratios.append(seconds[True] / seconds[False])
+    print(f"RATIO time of {2 * every} steps with a save over without: {show(ratios)}; a save every {every} steps costs "
+          f"{2 * (statistics.median(ratios) - 1):+.1%}   (at most +5 %)")  # fmt: skip
+
+
+def resuming(rounds: int) -> None:
+    """Position in the order is all that a resume computes: there is no other data state."""
+    import numpy as np
+
+    slots, ratios = np.arange(64), []
+    for _ in range(rounds):
+        seconds = []
+        for images in (1024, 1_000_000_000 // 64 * 64):
+            began = time.perf_counter()
+            for _ in range(200):
+                order.samples(0, 1_000_000, 64, 1, images, slots)
+            seconds.append(time.perf_counter() - began)
+        ratios.append(seconds[1] / seconds[0])
+    print(f"RATIO time to find a batch's samples at image 10^9 over 10^3: {show(ratios)}   (under 1.1)")
+
+
+def loading(folder: Path) -> None:
+    """Peak memory of a process that loads the state, over the state."""
+    name = Store(folder / "timed", 2).names()[-1]
+    code = (
+        "import sys; sys.path[:0] = [sys.argv[2], sys.argv[3]]; import resource, checkpoint as c\n"
+        "from pathlib import Path; from gan_dist.checkpoint import format, tensors\n"
+        "pair = c.players(); c.step(pair, 1000)\n"
+        "for p in pair: p.optimizer.zero_grad(set_to_none=True)\n"
+        "directory = Path(sys.argv[1]); manifest = format.read_manifest(directory); format.verify(directory, manifest)\n"
+        "import psutil; before = psutil.Process().memory_info().rss; c.reset_peak()\n"
+        "with format.Reader(directory, manifest) as read: tensors.restore(pair, read, manifest['steps'])\n"
+        "named, _ = tensors.collect(pair); size = c.size_of(named)\n"
+        "print((size + max(0, c.peak() - before)) / size)\n"
+    )
+    here = Path(__file__).resolve().parent
+    command = [sys.executable, "-c", code, str(folder / "timed" / name), str(here), str(here.parent)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    print(f"RATIO peak memory while loading over the state in memory: {float(done.stdout):.3f}   (under 1.3)")
+
+
+def reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak() -> int:
+    text = Path("/proc/self/status").read_text()
+    return int(next(line for line in text.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+
+
+def show(ratios: list[float]) -> str:
+    return f"median {statistics.median(ratios):.3f} ({min(ratios):.3f}..{max(ratios):.3f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="on the disk to measure; default: the system's temporary folder")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--every", type=int, default=20, help="steps between saves")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="checkpoint-benchmark-", dir=options.folder))
+    try:
+        pair = players()
+        step(pair, 1000)
+        stall_and_bandwidth(pair, folder, options.rounds)
+        slow_down(pair, folder, options.rounds, options.every)
+        resuming(options.rounds)
+        loading(folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -105,10 +105,16 @@ def start(
     fault: str = "",
     environment: Mapping[str, str] | None = None,
     config: str = "configs/digits.yaml",
+    by_accelerate: bool = False,
 ) -> Started:
     """The same as `train`, in the background; `fault` is one of tests/fault/inject.py."""
     launcher = [sys.executable]
-    if processes > 1:
+    if by_accelerate:  # on a CPU this is the way to several processes
+        launcher = [str(Path(sys.executable).with_name("accelerate")), "launch", "--multi_gpu", "--num_machines", "1"]
+        launcher += ["--num_processes", str(processes), "--mixed_precision", "no", "--dynamo_backend", "no"]
+        launcher += ["--main_process_port", "0"]
+        environment = {"ACCELERATE_USE_CPU": "1", **(environment or {})}
+    elif processes > 1:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     script = [str(REPOSITORY / "tests/fault/inject.py"), fault] if fault else [str(TRAIN)]
     bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -123,6 +123,9 @@ class Training(Section):
     """Number format of weights and arithmetic; fp64 is for checks."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: GPUs where there are some."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits every time, at some speed on a GPU; what has none raises. strategy: exact
+    implies it."""
 
     @property
     def whole_images(self) -> int:
@@ -254,6 +257,7 @@ FREE_KEYS = (
     "training.images",
     "training.strategy",
     "training.device",
+    "training.deterministic",
     "checkpoint.",
     "control.",
     "track.",

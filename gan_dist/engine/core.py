@@ -45,6 +45,9 @@ class Engine:
                 f"accelerate was told to use DeepSpeed, but training.strategy = {config.training.strategy}; "
                 "launch without --use_deepspeed"
             )
+        if config.training.deterministic or config.training.strategy == "exact":
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS refuses; read when CUDA starts
+            torch.use_deterministic_algorithms(True)
         self.accelerator = Accelerator(
             cpu=on_cpu,
             mixed_precision="no",

@@ -202,6 +202,7 @@ game.generator.learning_rate game.generator.beta1 game.generator.beta2 game.gene
 game.discriminator.learning_rate game.discriminator.beta1 game.discriminator.beta2 game.discriminator.epsilon
 game.average.half_life
 training.images training.batch training.micro_batch training.strategy training.precision training.device
+training.deterministic
 checkpoint.every checkpoint.keep checkpoint.milestones checkpoint.max_missed
 control.hang_seconds control.max_bad_steps control.desync_every control.margin_seconds
 track.every track.wandb track.project sample.every sample.count"""

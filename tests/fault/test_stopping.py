@@ -102,11 +102,13 @@ def test_a_signal_to_one_rank_alone_stops_all_after_the_same_step(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("by_accelerate", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_to_the_launcher_reaches_the_run(
-    shards: Path, whole: Path, tmp_path: Path, number: signal.Signals
+    shards: Path, whole: Path, tmp_path: Path, number: signal.Signals, by_accelerate: bool
 ) -> None:
-    with running(start(keys(shards, tmp_path / "run"), 2, fault="slow:seconds=0.1")) as run:
+    wanted = keys(shards, tmp_path / "run")
+    with running(start(wanted, 2, fault="slow:seconds=0.1", by_accelerate=by_accelerate)) as run:
         run.event("started")
         run.rank(1)
         run.process.send_signal(number)

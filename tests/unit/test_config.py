@@ -336,6 +336,7 @@ def test_the_keys_that_a_running_run_may_change_are_these() -> None:
         "training.images",
         "training.strategy",
         "training.device",
+        "training.deterministic",
         "checkpoint.every",
         "checkpoint.keep",
         "checkpoint.milestones",

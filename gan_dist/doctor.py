@@ -13,7 +13,7 @@ from gan_dist import config as config_module, games
 from gan_dist.checkpoint import store
 from gan_dist.config import Config
 from gan_dist.errors import InputError
-from gan_dist.run import LOCK
+from gan_dist.run import LOCK, is_foreign
 
 _PROBE = 32 << 20  # bytes written to measure the disk
 _COPIES = 3  # of a player's weights in a checkpoint, besides them: average and Adam's two moments
@@ -47,7 +47,7 @@ def _run(config: Config) -> Finding:
     if not directory.exists():
         return Finding("run directory", True, f"{directory} will be made")
     if not (directory / "config.yaml").exists():
-        empty = directory.is_dir() and all(path.name == LOCK for path in directory.iterdir())
+        empty = directory.is_dir() and not is_foreign(directory)
         text = "is empty" if empty else "holds files that are no run; give --run.directory another folder"
         return Finding("run directory", empty, f"{directory} {text}")
     try:

@@ -18,6 +18,8 @@ from gan_dist.config import Config
 from gan_dist.errors import InputError
 
 LOCK = ".lock"
+STARTS = "slurm.jsonl"
+"""Which Slurm jobs started the run, and where it stood (gan_dist/slurm.py); it may be there before the run is."""
 _PATIENCE = 5.0  # seconds for a run that is just ending
 _held: list[int] = []
 """Descriptors of the locks that this process holds until it ends, however it does."""
@@ -47,7 +49,7 @@ def open_run(config: Config, data_digest: str) -> Run:
     """
     directory = config.directory
     recorded: dict[str, str] = {}
-    if directory.exists() and (not directory.is_dir() or _is_foreign(directory)):
+    if directory.exists() and (not directory.is_dir() or is_foreign(directory)):
         raise InputError(f"{directory} holds files that are no run; give --run.directory another folder")
     if directory.is_dir():
         _lock(directory)
@@ -82,8 +84,11 @@ def open_run(config: Config, data_digest: str) -> Run:
     return Run(directory, recorded["wandb_id"])
 
 
-def _is_foreign(directory: Path) -> bool:
-    return not (directory / "config.yaml").exists() and any(path.name != LOCK for path in directory.iterdir())
+def is_foreign(directory: Path) -> bool:
+    """Whether a directory holds something else than a run."""
+    if not directory.is_dir() or (directory / "config.yaml").exists():
+        return False
+    return any(path.name not in (LOCK, STARTS) for path in directory.iterdir())
 
 
 def _lock(directory: Path) -> None:
@@ -128,7 +133,7 @@ def _is_restart(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def _move_aside(directory: Path) -> None:
-    if not any(path.name != LOCK for path in directory.iterdir()):
+    if not (directory / "config.yaml").exists():
         return
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     aside = directory.with_name(f"{directory.name}.before-{stamp}")

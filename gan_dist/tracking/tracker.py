@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from gan_dist.config import Config
+from gan_dist.errors import EXIT_FAILED, EXIT_INPUT, InputError
 from gan_dist.tracking import records
 from gan_dist.tracking.board import Board, leet
 from gan_dist.tracking.console import Report
@@ -47,7 +48,8 @@ class Tracker:
     ) -> None:
         if error is not None:
             self.event("failed", self.images, reason=f"{type(error).__name__}: {error}")
-            self.status("failed", self.images, str(error) or type(error).__name__, self._checkpoint)
+            code = EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILED
+            self.status("failed", self.images, str(error) or type(error).__name__, self._checkpoint, code=code)
         self.close()
 
     def failed(self, reason: str, **details: Any) -> None:
@@ -129,10 +131,10 @@ class Tracker:
         if self._report is not None:
             self._report.say(text)
 
-    def status(self, state: str, images: int, reason: str, checkpoint: str | None) -> None:
+    def status(self, state: str, images: int, reason: str, checkpoint: str | None, **more: Any) -> None:
         """running, finished, stopped or failed: replaces status.json."""
         self._checkpoint = checkpoint
-        facts = {"state": state, "images": images, "reason": reason, "checkpoint": checkpoint}
+        facts = {"state": state, "images": images, "reason": reason, "checkpoint": checkpoint, **more}
         launch = {"processes": self.world_size, "wandb_id": self.wandb_id}
         if self.rank == 0:
             self._write("status.json", lambda path: records.write_status(path, **facts, **launch))

@@ -117,7 +117,7 @@ def test_a_flipped_bit_is_reported_with_file_tensor_and_both_hashes(tmp_path: Pa
     path.write_bytes(content)
     _, _, problems = Store(tmp_path, 2).newest()
     recorded = json.loads((path.parent / "manifest.json").read_text())["files"][path.name]["sha256"]
-    for words in (str(path), files.sha256_file(path), recorded, "damaged is b (CRC-32"):
+    for words in (str(path), files.sha256_file(path), recorded, "damaged is b (SHA-256 up to its end"):
         assert words in problems[0]
 
 

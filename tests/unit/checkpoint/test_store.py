@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from gan_dist.checkpoint import Writer, format, store, tensors
 from gan_dist.checkpoint.store import Store
@@ -187,3 +188,13 @@ def test_another_format_is_refused_by_number(tmp_path: Path) -> None:
     manifest.write_text(manifest.read_text().replace(f'"format": {format.VERSION}', '"format": 7'))
     with pytest.raises(format.DamagedError, match="format 7"):
         format.read_manifest(tmp_path / name)
+
+
+def test_any_safetensors_reader_opens_a_part(tmp_path: Path) -> None:
+    pair = players()
+    train(pair, 1)
+    name = save(tmp_path, pair, 64)
+    named, _ = tensors.collect(pair)
+    found = load_file(tmp_path / name / "part-00000-of-00001.safetensors")
+    assert found.keys() == {f"{key}@0" for key in named}
+    assert all(torch.equal(found[f"{key}@0"], tensor.flatten()) for key, tensor in named.items())

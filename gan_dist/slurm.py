@@ -1,0 +1,192 @@
+"""Whether a run goes on after a Slurm job: decided by RUN/status.json and RUN/slurm.jsonl, never by exit codes.
+
+`python -m gan_dist.slurm directory|begin|after|why ...` is what slurm/lib.sh calls; every answer is one line that begins
+with the decision. It loads no torch, so that a batch shell has it in a moment.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from gan_dist import config as config_module
+from gan_dist.errors import EXIT_INPUT, InputError
+from gan_dist.run import STARTS, is_foreign
+
+_TRIES = 2  # starts in a row that bring no image
+_WITNESSES = 12  # lines of the error that are shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    action: Literal["go", "finished", "requeue", "stop"]
+    words: str
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.words}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """One start of the run by Slurm."""
+
+    job: str
+    restart: int
+    images: int
+    """Where the run stood."""
+    time: float
+    nodes: str = ""
+
+
+def begin(status: Mapping[str, Any] | None, starts: Sequence[Start], most: int) -> Decision:
+    """Before training: whether to. `status` is None where there is none, or it is torn."""
+    images = images_of(status)
+    if status and status.get("state") == "finished":
+        return Decision("finished", f"the run is finished at {images:,} images: nothing to do")
+    if len(starts) >= most:
+        return Decision(
+            "stop", f"{len(starts)} starts are enough (GAN_DIST_MAX_RESTARTS): the run stands at {images:,} images"
+        )
+    if stuck := _stuck(images, starts):
+        return Decision("stop", stuck)
+    return Decision("go", f"the run stands at {images:,} images" if images else "a new run")
+
+
+def after(status: Mapping[str, Any] | None, starts: Sequence[Start], most: int, code: int) -> Decision:
+    """After training: what now. `starts` includes the one that has just ended; `code` is what srun returned."""
+    if not starts:
+        return Decision("stop", f"{STARTS} is missing or torn: start the job again")
+    if status is None:
+        return Decision("stop", f"training wrote no status.json (code {code}): it did not begin, the reason is above")
+    images, now, state = images_of(status), starts[-1], str(status.get("state"))
+    if state == "finished":
+        return Decision("finished", f"the run is finished at {images:,} images")
+    if _time_of(status) < now.time:
+        return Decision("stop", f"training did not begin (code {code}): the reason is above")
+    if state == "failed" and status.get("code") == EXIT_INPUT:
+        return Decision("stop", f"wrong input: {status.get('reason')}")
+    why = {"stopped": "saved", "failed": f"failed ({status.get('reason')})"}.get(state, f"was killed (code {code})")
+    if len(starts) >= most:
+        return Decision(
+            "stop", f"{why} at {images:,} images, and {len(starts)} starts are enough (GAN_DIST_MAX_RESTARTS)"
+        )
+    if images <= now.images and (stuck := _stuck(images, starts)):
+        return Decision("stop", f"{why}; {stuck}")
+    return Decision("requeue", f"{why} at {images:,} images, {images - now.images:,} more than at the start: requeue")
+
+
+def images_of(status: Mapping[str, Any] | None) -> int:
+    """The position that the next start would go on from: the newest checkpoint's."""
+    name = str((status or {}).get("checkpoint") or "")
+    digits = name.removeprefix("images-")
+    return int(digits) if digits.isdecimal() else 0
+
+
+def _stuck(images: int, starts: Sequence[Start]) -> str:
+    """Why another start would bring nothing; empty if it may."""
+    last = [start for start in starts[-_TRIES:] if start.images >= images]
+    if len(last) < _TRIES:
+        return ""
+    return f"{_TRIES} starts in a row brought no image beyond {images:,}: see the logs, then submit the job again"
+
+
+def _time_of(status: Mapping[str, Any]) -> float:
+    try:
+        return datetime.datetime.fromisoformat(str(status["time"])).timestamp()
+    except (KeyError, ValueError):
+        return 0.0
+
+
+def read_status(run: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads((run / "status.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def read_starts(run: Path) -> list[Start]:
+    """The starts since a person last submitted the run: another job id begins a new count of tries."""
+    starts = []
+    path = run / STARTS
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            starts.append(Start(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue  # torn by a power cut
+    return starts
+
+
+def _record(run: Path, start: Start) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / STARTS).open("a") as file:
+        file.write(json.dumps(dataclasses.asdict(start)) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def why(run: Path) -> list[str]:
+    """The first failure of the last start, for the end of a job's log."""
+    failures: list[dict[str, Any]] = []
+    path = run / "events.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if event.get("event") in ("started", "resumed"):
+            failures = []
+        if event.get("event") == "failed":
+            failures.append(event)
+    own = [event for event in failures if "ended because rank" not in str(event.get("reason"))] or failures
+    lines = [f"rank {event.get('rank')} at {event.get('images'):,} images: {event.get('reason')}" for event in own[:1]]
+    for event in own[:1]:
+        log = run / "logs" / f"rank-{event.get('rank')}.txt"
+        if log.exists():
+            lines += log.read_text(errors="replace").splitlines()[-(_WITNESSES - 2) :]
+    return lines
+
+
+def main(arguments: Sequence[str]) -> int:
+    if arguments and arguments[0] == "directory":
+        try:
+            print(config_module.load(arguments[1:], "train.sbatch").directory)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_INPUT
+        return 0
+    parser = argparse.ArgumentParser(prog="gan_dist.slurm")
+    parser.add_argument("when", choices=("begin", "after", "why"))
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--code", type=int, default=0)
+    parser.add_argument("--commit", type=Path)
+    parser.add_argument("--max-restarts", type=int, default=100)
+    options = parser.parse_args(arguments)
+    run: Path = options.run
+    if options.when == "why":
+        print("\n".join(why(run)))
+        return 0
+    status, starts = read_status(run), read_starts(run)
+    environment = os.environ
+    job = environment.get("SLURM_JOB_ID", "")
+    if options.when == "after":
+        print(after(status, [start for start in starts if start.job == job], options.max_restarts, options.code))
+        return 0
+    # tries are counted within a job: who submits another one has done something about it. A chain is one job to us
+    own = starts if environment.get("GAN_DIST_NO_REQUEUE") else [start for start in starts if start.job == job]
+    decision = begin(status, own, options.max_restarts)
+    print(decision)
+    if decision.action == "go" and not is_foreign(run):
+        restart = int(environment.get("SLURM_RESTART_COUNT", "0") or 0)
+        now = datetime.datetime.now(datetime.UTC).timestamp()
+        _record(run, Start(job, restart, images_of(status), now, environment.get("SLURM_JOB_NODELIST", "")))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,115 @@
+# shellcheck shell=bash
+# What the Slurm templates share. Needs `root`, the repository.
+#
+# Variables a site may set (in the environment of sbatch):
+#   GAN_DIST_SETUP        a command before anything else: "module load cuda", "source /opt/env.sh"
+#   GAN_DIST_WRAP         words before python, for a container: "apptainer exec --nv image.sif"
+#   GAN_DIST_VENV         virtual environment (default: .venv in the repository, made by launch/setup.sh)
+#   GAN_DIST_LAUNCHER     torchrun (default): one launcher a node. srun: one task a rank, no launcher
+#   GAN_DIST_PROCESSES    processes a node (default: its GPUs, else the tasks a node that sbatch was told, else 1)
+#   GAN_DIST_MAX_RESTARTS starts of one run after which it stops (default 100)
+#   GAN_DIST_JOBS         folder for the copies of the code (default: .slurm in the repository)
+
+say() { echo "[$(date +%H:%M:%S) ${SLURMD_NODENAME:-$(hostname)}] $*"; }
+
+# Runs the copy of the code, in the foreground: the decisions are in gan_dist/slurm.py.
+decide() { PYTHONPATH=$code python -P -m gan_dist.slurm "$@"; }
+
+# A copy of the code for the job: an edit while the job waits for its next start changes nothing.
+copy_code() {
+    local jobs=${GAN_DIST_JOBS:-$root/.slurm}
+    code=$jobs/${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}/code
+    [[ -z ${GAN_DIST_CODE:-} ]] || code=$GAN_DIST_CODE # made when the job was submitted
+    if [[ ! -d $code ]]; then
+        local part=$code.$$.part
+        mkdir -p "$part"
+        tar -C "$root" --exclude='__pycache__' -cf - gan_dist configs launch slurm | tar -C "$part" -xf -
+        {
+            git -C "$root" rev-parse HEAD
+            git -C "$root" status --short
+        } >"$part/commit.txt" 2>/dev/null || echo unknown >"$part/commit.txt"
+        mv -T "$part" "$code" 2>/dev/null || rm -rf "$part"
+    fi
+}
+
+activate() {
+    if [[ -n ${GAN_DIST_SETUP:-} ]]; then
+        eval "$GAN_DIST_SETUP"
+    fi
+    local venv=${GAN_DIST_VENV:-$root/.venv}
+    [[ ! -d $venv/bin ]] || export PATH="$venv/bin:$PATH"
+}
+
+# Training processes on each node.
+processes_per_node() {
+    if [[ -n ${GAN_DIST_PROCESSES:-} ]]; then
+        echo "$GAN_DIST_PROCESSES"
+    elif [[ ${SLURM_GPUS_ON_NODE:-0} -gt 0 ]]; then
+        echo "$SLURM_GPUS_ON_NODE"
+    else
+        local tasks=${SLURM_NTASKS_PER_NODE:-1}
+        echo "${tasks%%(*}"
+    fi
+}
+
+train_on_slurm() {
+    local config=${1:-} run nodes head processes step="" launcher=${GAN_DIST_LAUNCHER:-torchrun} answer
+    [[ -n $config ]] || {
+        echo "error: give a config: sbatch slurm/train.sbatch configs/x.yaml" >&2
+        exit 2
+    }
+    activate
+    copy_code
+    cd "${SLURM_SUBMIT_DIR:-$root}" || exit 2
+    run=$(decide directory "$@") || exit $?
+    nodes=${SLURM_JOB_NUM_NODES:-1}
+    head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    processes=$(processes_per_node)
+
+    answer=$(decide begin "$run" --commit "$code/commit.txt" --max-restarts "${GAN_DIST_MAX_RESTARTS:-100}")
+    say "${answer#* }"
+    case $answer in
+        finished*) exit 0 ;;
+        stop*) exit 1 ;;
+    esac
+
+    export GAN_DIST_RUN=$run GAN_DIST_CODE=$code GAN_DIST_HEAD=$head GAN_DIST_NODES=$nodes GAN_DIST_LAUNCHER=$launcher
+    export PROCESSES=$processes GAN_DIST_PORT=$((20000 + SLURM_JOB_ID % 10000))
+    local tasks=(--ntasks="$nodes" --ntasks-per-node=1)
+    [[ $launcher == torchrun ]] || tasks=(--ntasks="$((nodes * processes))" --ntasks-per-node="$processes")
+    say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)): $nodes node(s) x $processes process(es) by $launcher on $SLURM_JOB_NODELIST; run $run"
+
+    # In the background: a shell that waits for a program in the foreground hears no signal.
+    srun "${tasks[@]}" --kill-on-bad-exit=1 --unbuffered bash "$code/slurm/node.sh" "$@" &
+    step=$!
+    # The warning comes to this shell alone (B:); the steps are told by scancel, which leaves the shell out.
+    # shellcheck disable=SC2064
+    trap 'say "warned: the time of this job ends soon; saving"; scancel --signal=USR2 "$SLURM_JOB_ID"' USR2
+    # shellcheck disable=SC2064
+    trap 'say "told to end; saving"; scancel --signal=TERM "$SLURM_JOB_ID"' TERM
+    local code_of_srun
+    while true; do
+        wait "$step"
+        code_of_srun=$?
+        kill -0 "$step" 2>/dev/null || break # else a signal ended the waiting
+    done
+    trap - USR2 TERM
+
+    answer=$(decide after "$run" --code "$code_of_srun" --max-restarts "${GAN_DIST_MAX_RESTARTS:-100}")
+    say "${answer#* }"
+    case $answer in
+        finished*) exit 0 ;;
+        requeue*)
+            if [[ -n ${GAN_DIST_NO_REQUEUE:-} ]]; then # a link of a chain: the next one goes on
+                exit 75
+            fi
+            scontrol requeue "$SLURM_JOB_ID" && exit 75
+            say "this site does not requeue: submit the same line again, or use slurm/chain.sh"
+            exit 75
+            ;;
+        *)
+            decide why "$run" # the error of the rank that failed first, last in this log
+            exit 1
+            ;;
+    esac
+}

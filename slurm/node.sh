@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# What srun starts: once a node (torchrun) or once a rank (srun). slurm/lib.sh has set the variables.
+set -uo pipefail
+
+# shellcheck source=launch/env.sh
+source "$GAN_DIST_CODE/launch/env.sh"
+train=$GAN_DIST_CODE/gan_dist/train.py
+keys=()
+# A folder of the node itself, for indexes and copies of remote shards.
+[[ -z ${SLURM_TMPDIR:-} ]] || keys=(--data.cache "$SLURM_TMPDIR/gan_dist")
+# Slurm's TERM at the end goes to every process: the launcher must live until its ranks have saved.
+if [[ $GAN_DIST_LAUNCHER == torchrun ]]; then
+    # shellcheck disable=SC2086
+    exec ${GAN_DIST_WRAP:-} torchrun --nnodes "$GAN_DIST_NODES" --nproc-per-node "$PROCESSES" \
+        --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$GAN_DIST_HEAD:$GAN_DIST_PORT" \
+        --max-restarts 0 "$train" "$@" "${keys[@]}"
+fi
+export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID LOCAL_WORLD_SIZE=$PROCESSES
+export MASTER_ADDR=$GAN_DIST_HEAD MASTER_PORT=$GAN_DIST_PORT
+# shellcheck disable=SC2086
+exec ${GAN_DIST_WRAP:-} python "$train" "$@" "${keys[@]}"

@@ -1,0 +1,166 @@
+"""A real Slurm of three nodes on this machine, for the tests of this folder."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import making
+from tests.launching import REPOSITORY
+from tests.making import flags
+
+CLUSTER = REPOSITORY / "tests/slurm/cluster.sh"
+NODES = 3
+
+
+class Cluster:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+
+    def call(self, *words: object, check: bool = True, **environment: str) -> str:
+        done = subprocess.run(
+            [str(word) for word in words],
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert not check or done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
+        return done.stdout.strip()
+
+    def node(self, verb: str, name: str) -> None:
+        self.call(CLUSTER, verb, name, self.folder)
+
+    def job(self, number: str) -> dict[str, str]:
+        """What scontrol says of a job."""
+        text = self.call("scontrol", "-o", "show", "job", number)
+        return dict(re.findall(r"(\S+?)=(\S*)", text))
+
+
+class Job:
+    """A submitted job, its log and its run directory."""
+
+    def __init__(self, cluster: Cluster, number: str, log: Path, run: Path) -> None:
+        self.cluster, self.number, self.log, self.run = cluster, number, log, run
+
+    @property
+    def state(self) -> str:
+        return self.cluster.job(self.number)["JobState"]
+
+    def text(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.run / "status.json").read_text())
+        return found
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        path = self.run / "events.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [line for line in lines if line["event"] == kind]
+
+    def until(self, found: Callable[[], Any], what: str, seconds: float = 90) -> Any:
+        end = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                if value := found():
+                    return value
+            if time.monotonic() > end:
+                self.cluster.call("scancel", self.number, check=False)
+                raise AssertionError(f"not within {seconds} s: {what}; job {self.state}\n{self.text()[-4000:]}")
+            time.sleep(0.1)
+
+    def training(self, beyond: int = 0) -> None:
+        """Wait until a checkpoint beyond a position is there."""
+        self.until(lambda: any(event["images"] > beyond for event in self.events("saved")), f"saved beyond {beyond}")
+
+    def requeued(self) -> None:
+        """Wait until the job waits to be started again, and end Slurm's own hold of two minutes."""
+        self.until(lambda: self.state in ("PENDING", "REQUEUED"), "requeued")
+        self.cluster.call("scontrol", "update", f"JobId={self.number}", "StartTime=now", check=False)
+
+    def end(self, seconds: float = 120) -> str:
+        """The state in which the job ended."""
+        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
+        return str(self.until(lambda: self.state if self.state in over else "", "the end", seconds))
+
+
+@pytest.fixture(scope="session")
+def cluster(need: Callable[[str, bool, str], None]) -> Iterator[Cluster]:
+    need("slurm", os.geteuid() == 0, "a Slurm of its own needs root")
+    installed = all(shutil.which(name) for name in ("slurmctld", "slurmd", "munged", "sbatch"))
+    may_install = "slurm" in os.environ.get("GAN_DIST_REQUIRE", "").split(",") and shutil.which("apt-get") is not None
+    need("slurm", installed or may_install, "no Slurm here (apt-get install slurmctld slurmd slurm-client munge)")
+    folder = Path("/tmp") / f"gan_dist-slurm-{os.getpid()}"  # a unix socket's path is short
+    environment = {**os.environ, "NODES": str(NODES), "GPUS": "0", "PORT": str(20000 + os.getpid() % 10000)}
+    started = subprocess.run(
+        [str(CLUSTER), "start", str(folder)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    try:
+        assert started.returncode == 0, started.stderr
+        yield Cluster(folder)
+    finally:
+        subprocess.run([str(CLUSTER), "stop", str(folder)], env=environment, capture_output=True, timeout=120)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return making.data_set(tmp_path_factory.mktemp("data"), 96, classes=3)
+
+
+def keys(shards: Path, run: Path, images: int, **more: object) -> dict[str, object]:
+    """A checkpoint every 10 steps, the same bits at any process count."""
+    return making.tiny(
+        shards, run, training__images=images, checkpoint__every=160, sample__every=10**6, training__strategy="exact",
+        control__hang_seconds=8, checkpoint__keep=3, **more,
+    )  # fmt: skip
+
+
+def settings(folder: Path) -> dict[str, str]:
+    """What sbatch's environment says of this machine."""
+    return {
+        "GAN_DIST_ROOT": str(REPOSITORY),
+        "GAN_DIST_VENV": str(Path(sys.executable).parent.parent),
+        "GAN_DIST_JOBS": str(folder / "jobs"),
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "30",
+    }
+
+
+@pytest.fixture
+def submit(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[..., Job]]:
+    """submit(keys, "--nodes=2", ...): a job of slurm/train.sbatch. What is left of it is cancelled at the end."""
+    jobs: list[Job] = []
+
+    def one(
+        wanted: Mapping[str, object], *options: str, config: str = "configs/digits.yaml", **environment: str
+    ) -> Job:
+        log = tmp_path / f"job-{len(jobs)}.txt"
+        number = cluster.call(
+            "sbatch", "--parsable", f"--output={log}", f"--chdir={tmp_path}", *options,
+            REPOSITORY / "slurm/train.sbatch", config, *flags(wanted), **{**settings(tmp_path), **environment},
+        )  # fmt: skip
+        job = Job(cluster, number.split(";")[0], log, Path(str(wanted["run.directory"])))
+        jobs.append(job)
+        return job
+
+    try:
+        yield one
+    finally:
+        for job in jobs:
+            cluster.call("scancel", job.number, check=False)
+        end = time.monotonic() + 30
+        while time.monotonic() < end and cluster.call("squeue", "-h", check=False):
+            time.sleep(0.2)

@@ -1,0 +1,205 @@
+"""slurm/train.sbatch on a real Slurm: whatever happens to the job, the run ends as if it never had."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.launching import REPOSITORY, digests, train
+from tests.making import flags
+from tests.slurm.conftest import Cluster, Job, keys, settings
+
+pytestmark = pytest.mark.slow
+
+IMAGES = 16 * 240
+SLOW = 16 * 2000
+Submit = Callable[..., Job]
+
+
+@pytest.fixture(scope="session")
+def whole(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest of the run, undisturbed and without Slurm."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert train(keys(shards, run, IMAGES)).returncode == 0
+    return digests(run)[f"images-{IMAGES:09d}"]
+
+
+def check(job: Job, whole: str) -> None:
+    assert job.status()["state"] == "finished"
+    assert digests(job.run)[f"images-{IMAGES:09d}"] == whole
+
+
+@pytest.mark.parametrize(
+    ("options", "launcher"),
+    [
+        (["--nodes=2"], "torchrun"),
+        (["--nodes=2"], "srun"),
+        (["--nodes=1", "--ntasks-per-node=2"], "torchrun"),
+        (["--nodes=1", "--ntasks-per-node=2"], "srun"),
+    ],
+)
+def test_a_plain_job(
+    submit: Submit, shards: Path, tmp_path: Path, whole: str, options: list[str], launcher: str
+) -> None:
+    job = submit(keys(shards, tmp_path / "run", IMAGES), *options, GAN_DIST_LAUNCHER=launcher)
+    assert job.end() == "COMPLETED", job.text()
+    assert job.status()["processes"] == 2
+    check(job, whole)
+
+
+def test_the_warning_signal_saves_and_the_job_is_requeued_and_finishes(
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path
+) -> None:
+    wanted = keys(shards, tmp_path / "run", SLOW)
+    job = submit(wanted, "--nodes=2")
+    job.training()
+    cluster.call("scancel", "--signal=USR2", "--batch", job.number)
+    job.requeued()
+    (stopped,) = job.events("stopped")
+    assert stopped["reason"] == "SIGUSR2"
+    job.training(beyond=stopped["images"])
+    (resumed,) = job.events("resumed")
+    assert resumed["images"] == stopped["images"]  # nothing was lost
+    assert "requeue" in job.text()
+
+
+def test_preemption_stops_saves_and_goes_on(cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path) -> None:
+    job = submit(keys(shards, tmp_path / "run", SLOW), "--nodes=2")
+    job.training()
+    number = cluster.call(
+        "sbatch",
+        "--parsable",
+        "--partition=high",
+        "--nodes=3",
+        "--exclusive",
+        "--output=/dev/null",
+        "--wrap",
+        "sleep 1",
+    )
+    job.until(lambda: job.events("stopped"), "stopped")
+    job.requeued()
+    job.until(lambda: cluster.job(number)["JobState"] == "COMPLETED", "the other job is done")
+    job.training(beyond=job.events("stopped")[0]["images"])
+    assert job.events("resumed")[0]["images"] == job.events("stopped")[0]["images"]
+
+
+@pytest.mark.parametrize("how", ["kill a rank", "kill a node"])
+def test_what_is_lost_is_at_most_one_checkpoint_interval(
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, how: str
+) -> None:
+    job = submit(keys(shards, tmp_path / "run", SLOW), "--nodes=2")
+    job.training()
+    saved = job.events("saved")[-1]["images"]
+    if how == "kill a rank":
+        progress = job.run / "logs/processes/rank-1.json"
+        os.kill(json.loads(progress.read_text())["pid"], signal.SIGKILL)
+    else:
+        node = cluster.job(job.number)["BatchHost"]
+        others = cluster.call("scontrol", "show", "hostnames", cluster.job(job.number)["NodeList"]).split()
+        lost = next(name for name in others if name != node)
+        cluster.node("kill-node", lost)
+    try:
+        job.requeued()
+        job.until(lambda: job.events("resumed"), "resumed", 120)
+        assert job.events("resumed")[0]["images"] >= saved
+        job.training(beyond=job.events("resumed")[0]["images"])
+    finally:
+        if how == "kill a node":
+            cluster.node("start-node", lost)
+
+
+def test_a_wrong_config_fails_in_seconds_with_its_line_and_is_not_requeued(
+    submit: Submit, shards: Path, tmp_path: Path
+) -> None:
+    began = time.monotonic()
+    wanted = {**keys(shards, tmp_path / "run", IMAGES), "training.bacth": 4}
+    job = submit(wanted, "--nodes=2")
+    assert job.end() == "FAILED"
+    assert "--training.batch" in job.text()
+    missing = submit(keys(tmp_path / "nothing", tmp_path / "other", IMAGES), "--nodes=2")
+    assert missing.end() == "FAILED"
+    assert "no .tar file" in missing.text() or "no shard" in missing.text()
+    assert "requeue" not in missing.text()
+    assert time.monotonic() - began < 90
+
+
+def test_an_array_trains_each_config_with_each_seed(cluster: Cluster, shards: Path, tmp_path: Path) -> None:
+    wanted = keys(shards, "unused", IMAGES)
+    del wanted["run.directory"]
+    number = cluster.call(
+        "sbatch", "--parsable", "--array=0-2%2", "--nodes=1", f"--chdir={tmp_path}", f"--output={tmp_path}/%a.txt",
+        REPOSITORY / "slurm/array.sbatch", "configs/digits.yaml", "--", *flags(wanted), **settings(tmp_path),
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while cluster.call("squeue", "-h", "-j", number, check=False):
+        assert time.monotonic() < end, "".join(path.read_text() for path in tmp_path.glob("*.txt"))
+        time.sleep(0.2)
+    runs = [tmp_path / f"runs/digits-seed{seed}" for seed in range(3)]
+    assert all(json.loads((run / "status.json").read_text())["state"] == "finished" for run in runs)
+    assert len({digests(run)[f"images-{IMAGES:09d}"] for run in runs}) == 3
+
+
+def test_a_chain_goes_on_where_requeue_is_forbidden_and_its_rest_ends_at_once(
+    cluster: Cluster, shards: Path, tmp_path: Path, whole: str
+) -> None:
+    run = tmp_path / "run"
+    wanted = keys(shards, run, IMAGES)
+    output = cluster.call(
+        REPOSITORY / "slurm/chain.sh", 3, "--nodes=2", f"--chdir={tmp_path}", f"--output={tmp_path}/%j.txt",
+        REPOSITORY / "slurm/train.sbatch", "configs/digits.yaml", *flags(wanted), **settings(tmp_path),
+    )  # fmt: skip
+    first, second, third = output.split()
+    jobs = [Job(cluster, number, tmp_path / f"{number}.txt", run) for number in (first, second, third)]
+    jobs[0].training()
+    cluster.call("scancel", "--signal=USR2", "--batch", first)
+    assert jobs[0].end() == "FAILED"  # code 75: there is more to do
+    assert jobs[1].end() == "COMPLETED"
+    assert jobs[2].end() == "COMPLETED"
+    assert "nothing to do" in jobs[2].text()
+    assert jobs[1].events("resumed")
+    check(jobs[1], whole)
+
+
+def test_a_command_runs_beside_or_after_training(
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path
+) -> None:
+    job = submit(keys(shards, tmp_path / "run", IMAGES), "--nodes=1")
+    number = cluster.call(
+        "sbatch", "--parsable", f"--dependency=afterany:{job.number}", "--nodes=1", f"--chdir={tmp_path}",
+        f"--output={tmp_path}/command.txt", REPOSITORY / "slurm/command.sbatch", "generate", job.run, "--n", "4",
+        "--out", tmp_path / "pictures", **settings(tmp_path),
+    )  # fmt: skip
+    command = Job(cluster, number, tmp_path / "command.txt", job.run)
+    assert command.end() == "COMPLETED", command.text()
+    assert (tmp_path / "pictures/grid.png").exists()
+
+
+def test_a_run_that_does_not_advance_is_not_started_for_ever(
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path
+) -> None:
+    # every start is killed before its first checkpoint
+    job = submit({**keys(shards, tmp_path / "run", SLOW), "checkpoint.every": SLOW}, "--nodes=1")
+    for number in range(2):
+        job.until(lambda n=number: len(job.events("started")) > n, f"start {number + 1}")  # type: ignore[misc]
+        os.kill(json.loads((job.run / "logs/processes/rank-0.json").read_text())["pid"], signal.SIGKILL)
+        if number == 0:
+            job.requeued()
+    assert job.end() == "FAILED"
+    assert "2 starts in a row brought no image beyond 0" in job.text()
+
+
+def test_two_nodes_then_one(cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: str) -> None:
+    job = submit(keys(shards, tmp_path / "run", IMAGES), "--nodes=2")
+    job.training()
+    cluster.call("scancel", "--signal=USR2", "--batch", job.number)
+    job.until(lambda: job.events("stopped"), "stopped")
+    cluster.call("scancel", job.number, check=False)
+    job.until(lambda: job.state == "CANCELLED", "cancelled")
+    again = submit(keys(shards, tmp_path / "run", IMAGES), "--nodes=1")
+    assert again.end() == "COMPLETED"
+    assert again.status()["processes"] == 1
+    check(again, whole)

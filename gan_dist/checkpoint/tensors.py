@@ -50,16 +50,18 @@ def restore(players: Iterable[Player], read: Callable[[str], Tensor], steps: Map
             for name, tensor in network.state_dict().items():
                 tensor.copy_(read(f"{player.name}/{kind}/{name}"))
         count = steps[player.name]
-        player.optimizer.state.clear()
+        before = player.optimizer.state
         if not count:
+            before.clear()
             continue
         on_device = bool(player.optimizer.defaults.get("fused"))
         for name, weight in player.network.named_parameters():
-            state = {"step": torch.tensor(float(count), device=weight.device if on_device else "cpu")}
+            state = before[weight]  # of a run that goes back: its tensors are used again
+            state["step"] = torch.tensor(float(count), device=weight.device if on_device else "cpu")
             for moment in _MOMENTS:
-                state[moment] = torch.zeros_like(weight, memory_format=torch.preserve_format)
+                if moment not in state:
+                    state[moment] = torch.empty_like(weight, memory_format=torch.preserve_format)
                 state[moment].copy_(read(f"{player.name}/{moment}/{name}"))
-            player.optimizer.state[weight] = state
 
 
 def _networks(player: Player) -> dict[str, nn.Module]:

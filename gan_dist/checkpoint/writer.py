@@ -4,7 +4,9 @@ Every process writes what it was dealt; the first one declares the parts a check
 fails on one process fails on all, is reported, and takes nothing away from the checkpoints that are there.
 """
 
+import contextlib
 import dataclasses
+import os
 import shutil
 import threading
 import time
@@ -20,6 +22,7 @@ from gan_dist.checkpoint import format
 from gan_dist.checkpoint.format import DamagedError, Part, Piece
 from gan_dist.checkpoint.store import Store, name_of
 
+_NICE = 10
 _SPARE = 1.1  # a save needs its size and a little more
 
 
@@ -123,6 +126,8 @@ class Writer:
         stalled: float,
     ) -> None:
         began = time.perf_counter()
+        with contextlib.suppress(OSError):  # this thread, and those it starts, take what the training leaves
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         try:
             outcome = self._write(images, pieces, shapes, state)
         except BaseException as error:  # another process is gone: raised in the loop

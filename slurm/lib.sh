@@ -60,7 +60,6 @@ train_on_slurm() {
     }
     activate
     copy_code
-    cd "${SLURM_SUBMIT_DIR:-$root}" || exit 2
     run=$(decide directory "$@") || exit $?
     nodes=${SLURM_JOB_NUM_NODES:-1}
     head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

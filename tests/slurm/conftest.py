@@ -86,8 +86,13 @@ class Job:
 
     def requeued(self) -> None:
         """Wait until the job waits to be started again, and end Slurm's own hold of two minutes."""
-        self.until(lambda: self.state in ("PENDING", "REQUEUED"), "requeued")
-        self.cluster.call("scontrol", "update", f"JobId={self.number}", "StartTime=now", check=False)
+        self.until(lambda: int(self.cluster.job(self.number)["Restarts"]) > 0, "requeued")
+
+        def runs() -> bool:
+            self.cluster.call("scontrol", "update", f"JobId={self.number}", "StartTime=now", check=False)
+            return self.state == "RUNNING"
+
+        self.until(runs, "started again")
 
     def end(self, seconds: float = 120) -> str:
         """The state in which the job ended."""

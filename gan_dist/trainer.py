@@ -2,13 +2,12 @@
 
 import time
 import uuid
-from collections.abc import Sequence
 
 import psutil
 import torch
 
-from gan_dist import __version__, games
-from gan_dist.checkpoint import Outcome, Store, Writer, format, tensors
+from gan_dist import games
+from gan_dist.checkpoint import tensors
 from gan_dist.config import Config
 from gan_dist.control import desync, diagnose, stop
 from gan_dist.control.stop import Reason, Requests
@@ -20,6 +19,7 @@ from gan_dist.data.loader import MicroBatch
 from gan_dist.data.quarantine import Quarantine
 from gan_dist.engine import AgreedError, Engine, lost_contact
 from gan_dist.errors import EXIT_FINISHED, EXIT_STOPPED, InputError, RunError
+from gan_dist.keeper import Keeper
 from gan_dist.run import Run, open_run
 from gan_dist.tracking import Tracker, save_grid
 
@@ -41,16 +41,13 @@ class Trainer:
         self.run_directory: Run = run
         self.game = games.build(config)
         engine.wrap(self.game)
-        self.store = Store(run.checkpoints, config.checkpoint.keep)
-        self.writer = Writer(self.store, engine.rank, engine.world_size, engine.channel())
+        self.keeper = Keeper(config, engine, self.game, run)
         self.agreement = engine.agreement(2)
         self.requests = Requests(run.directory if engine.is_main else None, deadline)
         self.quarantine = Quarantine(self.index)
         self.images = 0
         self._mark = (time.perf_counter(), 0)
         self._owed = False  # a checkpoint that is due
-        self._missed = 0  # saves in a row
-        self._kept_at = 0  # position of the newest checkpoint, for milestones
         self._skipped: dict[str, int] = {}
         self._went_back_to = ""
         problems = self._resume()
@@ -84,7 +81,7 @@ class Trainer:
         tracker = self.tracker
         if self.engine.is_main:
             tracker.event("resumed" if self.images else "started", self.images, processes=self.engine.world_size)
-        tracker.status("running", self.images, "", self._newest_name())
+        tracker.status("running", self.images, "", self.keeper.newest_name)
         with self.requests.listening(), self.watch:
             try:
                 tracker.begin()
@@ -123,7 +120,7 @@ class Trainer:
             self._save()
         if self.config.control.desync_every and self._due(self.config.control.desync_every):
             self._compare_processes()
-        self._note_saves(self.writer.finished())
+        self.keeper.note(self.tracker)
 
     def step(self, batch: list[MicroBatch]) -> None:
         """One batch through every phase that is due; `batch` is this process's share of it."""
@@ -195,29 +192,10 @@ class Trainer:
                 self.tracker.picture(path, self.images)
 
     def _save(self) -> None:
-        """Begin a checkpoint; it is written while the training goes on."""
         self._owed = False
         self.watch.beat("saving", self.images)
         self._compare_processes()
-        self._note_saves(self.writer.wait())  # every process knows the same of the saves before
-        if self._missed >= self.config.checkpoint.max_missed:
-            raise RunError(
-                f"{self._missed} saves in a row failed (checkpoint.max_missed; RUN/events.jsonl says why); the newest "
-                f"checkpoint is {self._newest_name()}: make room and start again"
-            )
-        named, steps = tensors.collect(self.game.players)
-        milestone, before = self.config.checkpoint.milestones, self._kept_at
-        state = {
-            "version": __version__,
-            "fingerprint": self.config.fingerprint(),
-            "milestone": bool(milestone and self.images // milestone > before // milestone),
-            "steps": steps,
-            "skipped": {player: found.total for player, found in self.engine.skipped(wait=True).items()},
-            "figures": self.engine.read_figures(clear=False),
-            "processes": self.engine.world_size,
-            "wandb_id": self.run_directory.wandb_id,
-        }
-        self.writer.save(self.images, named, state)
+        self.keeper.save(self.images, self.tracker)
 
     def _compare_processes(self) -> None:
         """Whether all processes hold the same weights. Raises RunError: nothing of such a state is saved as good."""
@@ -229,35 +207,20 @@ class Trainer:
                 self.tracker.event("desync", self.images, problem=problem)
             raise RunError(
                 f"the processes hold different weights at {self.images:,} images: {problem}; nothing of it was saved, the "
-                f"newest checkpoint is {self._newest_name()}. Look at that rank's machine (memory, GPU), then start again"
+                f"newest checkpoint is {self.keeper.newest_name}. Look at that rank's machine (memory, GPU), then start again"
             )
-
-    def _note_saves(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            if outcome.problem:
-                self._missed += 1
-                if self.engine.is_main:
-                    self.tracker.event("save failed", outcome.images, reason=outcome.problem, in_a_row=self._missed)
-                continue
-            self._missed, self._kept_at = 0, outcome.images
-            if self.engine.is_main:
-                times = {"seconds": round(outcome.seconds, 2), "stalled": round(outcome.stalled, 3)}
-                self.tracker.event("saved", outcome.images, checkpoint=outcome.name, **times)
-                if outcome.warning:
-                    self.tracker.event("disk", outcome.images, warning=outcome.warning)
-                self.tracker.status("running", outcome.images, "", outcome.name)
 
     def _end(self, reason: Reason) -> int:
         """Save what is not saved, and say how it stands."""
-        if reason and self._kept_at != self.images:
-            self._note_saves(self.writer.wait())
-            if self._kept_at != self.images:
+        if reason and self.keeper.kept_at != self.images:
+            self.keeper.settle(self.tracker)
+            if self.keeper.kept_at != self.images:
                 self._save()
-        self._note_saves(self.writer.wait())
-        if self._missed:
+        self.keeper.settle(self.tracker)
+        if self.keeper.missed:
             raise RunError(
                 f"the last checkpoint, at {self.images:,} images, could not be saved (RUN/events.jsonl says why); the "
-                f"newest one is {self._newest_name()}: start the same command again"
+                f"newest one is {self.keeper.newest_name}: start the same command again"
             )
         if reason == Reason.BAD_DATA:
             worst = max(self.engine.gather(self.quarantine.worst()), key=lambda found: found[0])
@@ -274,7 +237,7 @@ class Trainer:
         if self.engine.is_main:
             self.requests.clear_file()
             self.tracker.event("stopped", self.images, reason=why)
-        self.tracker.status("stopped", self.images, why, self._newest_name())
+        self.tracker.status("stopped", self.images, why, self.keeper.newest_name)
         self.tracker.say(
             f"{self.run_directory.directory} stopped at {self.images:,} images because of {why}, and is saved. "
             "The same command goes on from here."
@@ -283,7 +246,7 @@ class Trainer:
 
     def _finish(self, how: str) -> None:
         directory = self.run_directory.directory
-        self.tracker.status("finished", self.images, "training.images reached", self._newest_name())
+        self.tracker.status("finished", self.images, "training.images reached", self.keeper.newest_name)
         self.tracker.say(f"{directory} {how} at {self.images:,} images. Pictures: {self.run_directory.samples}")
         self.tracker.say(
             f"More pictures: gan-dist generate {directory} --out FOLDER. Dashboard: {self.tracker.dashboard}"
@@ -293,9 +256,9 @@ class Trainer:
         """After too many skipped steps: to the last checkpoint, once. Raises RunError the second time."""
         skipped = self.engine.skipped(wait=True)
         worst = max(skipped, key=lambda player: skipped[player].streak)
-        self._note_saves(self.writer.wait())
+        self.keeper.settle(self.tracker)
         bad = f"{skipped[worst].streak} updates of {worst} in a row were skipped: a loss or gradient was not finite"
-        name = self.engine.agree(lambda: self.store.newest()[0])
+        name = self.engine.agree(lambda: self.keeper.store.newest()[0])
         if not name or name == self._went_back_to:
             again = f"again after going back to {name}, " if name else ""
             raise RunError(f"{bad}; {again}at {self.images:,} images. First to go bad: {self._first_bad()}")
@@ -324,39 +287,11 @@ class Trainer:
         return everyone[0] if everyone else "nothing any more in the last batch: look at the machine's memory"
 
     def _resume(self) -> list[str]:
-        """Load the newest whole checkpoint, the same on every process; returns what was wrong with newer ones."""
-        found = self.engine.agree(self.store.newest)
-        assert found is not None
-        name, manifest, problems = found
-        if not name:
-            if problems:
-                raise AgreedError(
-                    f"no checkpoint of {self.run_directory.directory} is whole ({problems[0]}); mend it, or begin anew "
-                    "with --run.fresh true, which moves the old run aside"
-                )
-            return []
-        if manifest["fingerprint"] != self.config.fingerprint():
-            raise AgreedError(
-                f"{self.run_directory.checkpoints / name} is of another config (fingerprint {manifest['fingerprint']}, "
-                f"this run's is {self.config.fingerprint()}); it was copied there, or config.yaml was changed: put it back"
-            )
-        directory = self.run_directory.checkpoints / name
-        here = format.find(directory)
-        if set(self.engine.gather(here)) != {manifest["sha256"]}:
-            raise InputError(f"{directory} is not the same on all machines; run.directory must be on a shared disk")
-        with format.Reader(directory, manifest) as read:
-            tensors.restore(self.game.players, read, manifest["steps"])
-        # the sums so far belong to all processes together: one of them takes them up
-        own = manifest["figures"] if self.engine.is_main else dict.fromkeys(manifest["figures"], (0.0, 0))
-        self.engine.figures.clear()
-        self.engine.figures.restore(own)
-        self.engine.restore_skipped(manifest["skipped"])
-        self._skipped = dict(manifest["skipped"])
-        self.images = self._kept_at = int(manifest["images"])
+        """To the newest checkpoint; returns what was wrong with newer ones."""
+        problems = self.keeper.load()
+        self.images = self.keeper.kept_at
+        self._skipped = {player: found.total for player, found in self.engine.skipped(wait=True).items()}
         return problems
-
-    def _newest_name(self) -> str | None:
-        return next(reversed(self.store.names()), None)
 
 
 def _prepare_data(config: Config, progress: bool) -> None:

@@ -31,6 +31,7 @@ LEVELS = {
     "trainer": 4,
     "generate": 4,
     "doctor": 4,
+    "keeper": 4,
     "slurm": 4,
     "train": 5,
     "cli": 5,

@@ -5,6 +5,7 @@ Exit codes: 0 finished, 2 wrong input, 75 stopped early and saved (start it agai
 
 import os
 import sys
+import time
 from pathlib import Path
 
 if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
@@ -20,8 +21,7 @@ def main(arguments: list[str]) -> int:
     try:
         config = config_module.load(arguments)
     except InputError as error:
-        if speaks:
-            report(error)
+        report(error) if speaks else give_way()
         return EXIT_INPUT
 
     from gan_dist.engine import AgreedError, Engine
@@ -35,13 +35,17 @@ def main(arguments: list[str]) -> int:
             code = trainer.train()
         engine.close()
     except InputError as error:
-        if speaks or not isinstance(error, AgreedError):
-            report(error)
+        report(error) if speaks or not isinstance(error, AgreedError) else give_way()
         return EXIT_INPUT
     except RunError as error:
         report(error)
         return EXIT_FAILED
     return code
+
+
+def give_way() -> None:
+    """Another rank says what is wrong. A launcher kills it as soon as this one has ended, so it goes first."""
+    time.sleep(2)
 
 
 def report(error: Exception) -> None:

@@ -158,8 +158,8 @@ class Trainer:
             found.streak for found in self.engine.skipped(wait=True).values()
         )
 
-    def _note_skipped(self) -> None:
-        for player, found in self.engine.skipped().items():
+    def _note_skipped(self, wait: bool = False) -> None:
+        for player, found in self.engine.skipped(wait).items():
             if found.total > self._skipped.get(player, 0):
                 if self.engine.is_main:
                     self.tracker.event("skipped a step", found.last, player=player, total=found.total)
@@ -212,6 +212,7 @@ class Trainer:
 
     def _end(self, reason: Reason) -> int:
         """Save what is not saved, and say how it stands."""
+        self._note_skipped(wait=True)  # those of the last moment
         if reason and self.keeper.kept_at != self.images:
             self.keeper.settle(self.tracker)
             if self.keeper.kept_at != self.images:
@@ -254,6 +255,7 @@ class Trainer:
 
     def _go_back(self) -> None:
         """After too many skipped steps: to the last checkpoint, once. Raises RunError the second time."""
+        self._note_skipped(wait=True)
         skipped = self.engine.skipped(wait=True)
         worst = max(skipped, key=lambda player: skipped[player].streak)
         self.keeper.settle(self.tracker)

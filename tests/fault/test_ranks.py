@@ -164,6 +164,15 @@ def test_ranks_that_hold_different_weights_are_named_and_not_saved(shards: Path,
 
 
 @pytest.mark.slow
+def test_the_comparison_may_come_more_often_than_the_saves(shards: Path, tmp_path: Path) -> None:
+    wanted = keys(shards, tmp_path / "run", checkpoint__every=320, control__desync_every=32)
+    with running(start(wanted, 2, fault="weight:rank=1:from=80")) as run:
+        run.end(60)
+    (event,) = events(tmp_path / "run", "desync")
+    assert event["images"] == 96
+
+
+@pytest.mark.slow
 def test_saves_that_fail_stop_nothing_until_too_many_were_missed(shards: Path, tmp_path: Path) -> None:
     wanted = keys(shards, tmp_path / "run", checkpoint__max_missed=2)
     with running(start(wanted, 1, fault="full:after=1")) as run:

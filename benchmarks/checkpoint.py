@@ -48,7 +48,7 @@ def step(pair: list[Player], images: int) -> None:
         player.network(torch.randn(64, WIDTH)).square().mean().backward()
         player.optimizer.step()
         if player.average is not None:
-            player.average.update(player.network, images, 64)
+            player.average.update(images, 64)
 
 
 def size_of(named: dict[str, torch.Tensor]) -> int:
@@ -56,7 +56,8 @@ def size_of(named: dict[str, torch.Tensor]) -> int:
 
 
 def stall_and_bandwidth(pair: list[Player], folder: Path, rounds: int) -> None:
-    named, steps = tensors.collect(pair)
+    state = tensors.collect(pair)
+    named = state.whole
     size = size_of(named)
     writer = Writer(Store(folder / "checkpoints", 2))
     copies, stalls, saves, plain = [], [], [], []
@@ -69,7 +70,7 @@ def stall_and_bandwidth(pair: list[Player], folder: Path, rounds: int) -> None:
             buffers[name].copy_(tensor)
         copies.append(time.perf_counter() - began)
         began = time.perf_counter()
-        writer.save(1000 + number, named, {"steps": steps})
+        writer.save(1000 + number, state, {})
         stalls.append(time.perf_counter() - began)
         (outcome,) = writer.wait()
         assert not outcome.problem, outcome.problem
@@ -88,22 +89,22 @@ def stall_and_bandwidth(pair: list[Player], folder: Path, rounds: int) -> None:
           f"stall {statistics.median(stalls):.3f} s, whole save {statistics.median(saves):.3f} s, "
           f"plain write and fsync {statistics.median(plain):.3f} s")  # fmt: skip
     print(f"RATIO stall beyond the copy, over a synchronous save: {show(over)}   (at most 0.03)")
-    written = writer_seconds(folder, named, steps, rounds)
+    written = writer_seconds(folder, state, rounds)
     rates = [theirs / mine for theirs, mine in zip(plain, written, strict=True)]
     print(f"RATIO bandwidth of the writer (hashed, synced, named) over plain writes: {show(rates)}   (at least 0.70)")
 
 
-def writer_seconds(folder: Path, named: dict[str, torch.Tensor], steps: dict[str, int], rounds: int) -> list[float]:
+def writer_seconds(folder: Path, state: tensors.State, rounds: int) -> list[float]:
     """Seconds until a checkpoint has its name, without the copy before and the reading back after."""
     store, found = Store(folder / "timed", 2), []
-    (pieces,) = format.deal(named, 1)
+    named, (pieces,) = state.whole, format.deal(state.whole, 1)
     held = [(piece, named[piece.name].detach().clone().view(-1)) for piece in pieces]
     for number in range(rounds):
         os.sync()
         began = time.perf_counter()
         part = store.begin(number)
         written = format.write_part(part, held, 0, 1)
-        format.write_manifest(part, [written], named, {"steps": steps, "images": number})
+        format.write_manifest(part, [written], named, {"steps": state.steps, "images": number})
         store.publish(part, number)
         found.append(time.perf_counter() - began)
         store.retire()
@@ -134,7 +135,7 @@ def slow_down(folder: Path, every: int) -> None:
             (score if player is generator else score - discriminator.network(real).mean()).backward()
             player.optimizer.step()
         assert generator.average is not None
-        generator.average.update(generator.network, 10_000 + images, 16)
+        generator.average.update(10_000 + images, 16)
 
     generator.network.requires_grad_(True)
     one(0)
@@ -148,8 +149,7 @@ def slow_down(folder: Path, every: int) -> None:
             began = time.perf_counter()
             for _ in range(2):  # what the first save leaves undone falls into the second interval, as in a run
                 if saving:
-                    named, steps = tensors.collect(pair)
-                    writer.save(done, named, {"steps": steps})
+                    writer.save(done, tensors.collect(pair), {})
                 for _ in range(every):
                     generator.network.requires_grad_(True)
                     one(done)
@@ -186,7 +186,7 @@ def loading(folder: Path) -> None:
         "directory = Path(sys.argv[1]); manifest = format.read_manifest(directory); format.verify(directory, manifest)\n"
         "before = psutil.Process().memory_info().rss; pair = c.players(); c.reset_peak()\n"
         "with format.Reader(directory, manifest) as read: tensors.restore(pair, read, manifest['steps'])\n"
-        "print((c.peak() - before) / c.size_of(tensors.collect(pair)[0]))\n"
+        "print((c.peak() - before) / c.size_of(tensors.collect(pair).whole))\n"
     )
     here = Path(__file__).resolve().parent
     command = [sys.executable, "-c", code, str(folder / "timed" / name), str(here), str(here.parent)]

@@ -1,9 +1,10 @@
 """The moving average of a network, by a half-life in images."""
 
 import copy
+from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 RAMP = 0.05  # the half-life is at most this part of the images seen (Karras et al., StyleGAN2-ADA, 2020)
 
@@ -20,10 +21,13 @@ class Average:
     def __init__(self, network: nn.Module, half_life: int) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.half_life = half_life
+        self.follow([*self.network.parameters(), *self.network.buffers()], [*network.parameters(), *network.buffers()])
+
+    def follow(self, own: Iterable[Tensor], leaders: Iterable[Tensor]) -> None:
+        """From now on each tensor of `own` follows one of `leaders`: where a process keeps parts of both."""
+        self._own, self._leaders = list(own), list(leaders)
 
     @torch.no_grad()
-    def update(self, network: nn.Module, images: int, batch: int) -> None:
-        """Follow `network` by one step of `batch` images, the first `images` of the run being seen before."""
-        own = [*self.network.parameters(), *self.network.buffers()]
-        new = [*network.parameters(), *network.buffers()]
-        torch._foreach_lerp_(own, new, 1 - decay(images, batch, self.half_life))
+    def update(self, images: int, batch: int) -> None:
+        """Follow by one step of `batch` images, the first `images` of the run being seen before."""
+        torch._foreach_lerp_(self._own, self._leaders, 1 - decay(images, batch, self.half_life))

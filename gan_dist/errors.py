@@ -12,3 +12,7 @@ class InputError(Exception):
 
 class RunError(Exception):
     """The run cannot go on, and its input is not to blame: the message says why. Exit code 1."""
+
+
+class AgreedError(InputError):
+    """An InputError that every process has: one of them prints it."""

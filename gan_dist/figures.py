@@ -9,15 +9,18 @@ class Figures:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.weight = 1.0
+        """What a number counts now where nothing else is said: the micro-batches that it is the mean of."""
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, float] = {}
 
     @torch.no_grad()
-    def add(self, name: str, value: Tensor, weight: float = 1.0) -> None:
+    def add(self, name: str, value: Tensor, weight: float | None = None) -> None:
         """Take in the mean of `value` (any shape), counting as `weight` of a number. Costs no synchronisation.
 
         What all of W processes know alike weighs 1/W on each, so that it counts once at any W.
         """
+        weight = self.weight if weight is None else weight
         mean = value.detach().mean(dtype=torch.float64) * weight
         self._sums[name] = self._sums[name] + mean if name in self._sums else mean
         self._counts[name] = self._counts.get(name, 0.0) + weight

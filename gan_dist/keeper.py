@@ -36,19 +36,18 @@ class Keeper:
                 f"{self.missed} saves in a row failed (checkpoint.max_missed; RUN/events.jsonl says why); the newest "
                 f"checkpoint is {self.newest_name}: make room and start again"
             )
-        named, steps = tensors.collect(self._game.players)
         milestone = self._config.checkpoint.milestones
         state = {
             "version": __version__,
             "fingerprint": self._config.fingerprint(),
             "milestone": bool(milestone and images // milestone > self.kept_at // milestone),
-            "steps": steps,
             "skipped": {player: found.total for player, found in self._engine.skipped(wait=True).items()},
+            "loss_scales": self._engine.loss_scales(),
             "figures": self._engine.read_figures(clear=False),
             "processes": self._engine.world_size,
             "wandb_id": self._run.wandb_id,
         }
-        self._writer.save(images, named, state)
+        self._writer.save(images, tensors.collect(self._game.players), state)
 
     def note(self, tracker: Tracker) -> None:
         """Report the saves that have ended."""
@@ -105,5 +104,6 @@ class Keeper:
         engine.figures.clear()
         engine.figures.restore(own)
         engine.restore_skipped(manifest["skipped"])
+        engine.restore_loss_scales(manifest.get("loss_scales", {}))
         self.kept_at = int(manifest["images"])
         return problems

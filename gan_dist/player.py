@@ -1,13 +1,43 @@
 """A player: a network (or a few that learn together), its optimizer and its moving average."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from gan_dist.ema import Average
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A run of elements of a flattened weight that one process owns; all tensors are flat, live and as long as the run."""
+
+    name: str
+    """The weight's."""
+    offset: int
+    weight: Tensor
+    moments: dict[str, Tensor]
+    """Adam's: exp_avg and exp_avg_sq."""
+    average: Tensor | None
+
+
+class Shards(Protocol):
+    """The state of a player whose weights, moments and average are cut over the processes (ZeRO)."""
+
+    shapes: dict[str, torch.Size]
+    """Of every weight, whole."""
+    dtype: torch.dtype
+    """Of the shards."""
+    steps: int
+    """Updates by the optimizer; may be set."""
+
+    def owned(self) -> Sequence[Shard]:
+        """What this process owns."""
+
+    def refresh(self) -> None:
+        """Make the network compute with what was put into the shards. Every process calls it."""
 
 
 @dataclasses.dataclass
@@ -19,24 +49,29 @@ class Player:
     make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
     average_half_life: int | None = None
     """In images; None: no moving average."""
+    clip_norm: float = 0.0
+    """Longest gradient; 0: any."""
     optimizer: torch.optim.Optimizer = dataclasses.field(init=False)
     average: Average | None = dataclasses.field(init=False, default=None)
-    wrapped: nn.Module = dataclasses.field(init=False)
-    """What an engine trains the network through (DDP); the network itself where there is one process."""
+    shards: Shards | None = dataclasses.field(init=False, default=None)
+    """None where every process holds all of the player."""
+    trained: Callable[..., Tensor] = dataclasses.field(init=False)
+    """What an engine trains the network through (DDP, DeepSpeed); the network itself where there is one process."""
     has_turn: bool = dataclasses.field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        self.wrapped = self.network
+        self.trained = self.network
 
-    def settle(self, device: torch.device, dtype: torch.dtype) -> None:
+    def settle(
+        self, device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format = torch.channels_last
+    ) -> None:
         """Move to the device, and make there the optimizer and the average."""
-        # channels_last convolutions: 1.09 times the images/s of a DCGAN on a CPU, and what GPUs' tensor cores want
-        self.network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.to(device=device, dtype=dtype, memory_format=memory_format)  # type: ignore[call-overload]
         self.optimizer = self.make_optimizer(list(self.network.parameters()))
         if self.average_half_life is not None:
             self.average = Average(self.network, self.average_half_life)
 
     def __call__(self, *inputs: Any) -> Tensor:
         # only a player whose turn it is goes through the engine's wrapper: a frozen one has no gradients to share
-        output: Tensor = (self.wrapped if self.has_turn else self.network)(*inputs)
+        output: Tensor = (self.trained if self.has_turn else self.network)(*inputs)
         return output

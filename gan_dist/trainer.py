@@ -125,12 +125,13 @@ class Trainer:
     def step(self, batch: list[MicroBatch]) -> None:
         """One batch through every phase that is due; `batch` is this process's share of it."""
         engine, game, size = self.engine, self.game, self.config.training.batch
+        joined = loader.join(batch, engine.passes)
         for phase in game.due(self.images // size):
-            with engine.turn(phase.player):  # only this player's weights take gradients
-                for micro in engine.share(batch):
+            with engine.turn(phase):  # only its player's weights take gradients
+                for loss, micro in engine.share(joined):
                     self.watch.beat(f"turn of {phase.player.name}", self.images)
-                    engine.backward(phase.loss(micro))
-                engine.update(phase.player, self.images)  # sync, finite gate, optimizer
+                    engine.backward(loss(micro))
+                engine.update(self.images)  # sync, finite gate, clip, optimizer
         game.average(self.images, size)
         self.images += size
 
@@ -184,12 +185,14 @@ class Trainer:
         self.tracker.metrics(self.images, self.images // self.config.training.batch, values)
 
     def _sample(self) -> None:
-        if self.engine.is_main:
-            self.watch.beat("drawing samples", self.images)
-            path = self.run_directory.samples / f"images-{self.images:09d}.png"
+        self.watch.beat("drawing samples", self.images)
+        with self.engine.averages():
+            if not self.engine.is_main:
+                return
             samples = self.game.samples(self.config.run.seed, 0, self.config.sample.count)
-            if self.tracker.guard("samples", lambda: save_grid(samples, path)):
-                self.tracker.picture(path, self.images)
+        path = self.run_directory.samples / f"images-{self.images:09d}.png"
+        if self.tracker.guard("samples", lambda: save_grid(samples, path)):
+            self.tracker.picture(path, self.images)
 
     def _save(self) -> None:
         self._owed = False
@@ -276,14 +279,18 @@ class Trainer:
     def _first_bad(self) -> str:
         """Which layer or weight of which player goes bad first, in which phase, on which rank."""
         networks = {player.name: player.network for player in self.game.players}
+        cut = any(player.shards is not None for player in self.game.players)
         found = ""
         for phase in self.game.phases:
             for player in self.game.players:
                 player.network.requires_grad_(player is phase.player)
+            loss = phase.loss or phase.penalty
+            if loss is None or (cut and phase.loss is None):
+                continue
             micro = self._batch[0]
-            found = diagnose.first_bad(networks, lambda phase=phase, micro=micro: phase.loss(micro))  # type: ignore[misc]
-            if found:
-                found = f"{found}, in {phase.loss.__name__} (the turn of {phase.player.name})"
+            found = diagnose.first_bad(networks, lambda loss=loss, micro=micro: loss(micro), together=cut)  # type: ignore[misc]
+            if any(self.engine.gather(bool(found))):
+                found = found and f"{found}, in {loss.__name__} (the turn of {phase.player.name})"
                 break
         everyone = [f"{text}, on rank {rank}" for rank, text in enumerate(self.engine.gather(found)) if text]
         return everyone[0] if everyone else "nothing any more in the last batch: look at the machine's memory"

@@ -243,24 +243,32 @@ class Reader:
         for opened in self._files.values():
             opened[0].close()
 
-    def __call__(self, name: str) -> Tensor:
-        """The tensor of this name on the CPU, put together from its pieces. Raises DamagedError, KeyError."""
+    def __call__(self, name: str, offset: int = 0, length: int | None = None) -> Tensor:
+        """The tensor of this name on the CPU, put together from its pieces, or a flat run of its elements.
+
+        Raises DamagedError, KeyError.
+        """
         entry = self._table[name]
-        whole = torch.empty(math.prod(entry["shape"]), dtype=_TYPES[entry["dtype"]])
-        memory = whole.view(torch.uint8).numpy() if whole.numel() else np.empty(0, np.uint8)
-        size = whole.element_size()
+        count = math.prod(entry["shape"]) if length is None else length
+        found = torch.empty(count, dtype=_TYPES[entry["dtype"]])
+        memory = found.view(torch.uint8).numpy() if count else np.empty(0, np.uint8)
+        size = found.element_size()
         for piece in entry["pieces"]:
+            first = max(offset, piece["offset"])
+            last = min(offset + count, piece["offset"] + piece["length"])
+            if first >= last:
+                continue
             path = self._directory / piece["file"]
             try:
                 file, start, table = self._open(piece["file"])
                 begin, end = table[f"{name}@{piece['offset']}"]["data_offsets"]
-                file.seek(start + begin)
-                target = memory[piece["offset"] * size : (piece["offset"] + piece["length"]) * size]
-                if end - begin != len(target) or file.readinto(target.data) != len(target):
+                file.seek(start + begin + (first - piece["offset"]) * size)
+                target = memory[(first - offset) * size : (last - offset) * size]
+                if end - begin != piece["length"] * size or file.readinto(target.data) != len(target):
                     raise DamagedError(f"{path}: {name} is cut short")
             except (OSError, ValueError, KeyError) as error:
                 raise DamagedError(f"{path}: {name}: {error}") from None
-        return whole.view(entry["shape"])
+        return found.view(entry["shape"]) if length is None else found
 
     def _open(self, name: str) -> tuple[FileIO, int, dict[str, Any]]:
         if name not in self._files:

@@ -21,6 +21,7 @@ from gan_dist import files
 from gan_dist.checkpoint import format
 from gan_dist.checkpoint.format import DamagedError, Part, Piece
 from gan_dist.checkpoint.store import Store, name_of
+from gan_dist.checkpoint.tensors import State
 
 _NICE = 10
 _SPARE = 1.1  # a save needs its size and a little more
@@ -64,14 +65,16 @@ class Writer:
         self._error: BaseException | None = None
         self._buffers: dict[Piece, Tensor] = {}
 
-    def save(self, images: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Copy `tensors` (the same on every process) and write them; waits for the save before this one."""
+    def save(self, images: int, tensors: State, state: Mapping[str, Any]) -> None:
+        """Copy this process's part of `tensors` and write it; waits for the save before this one.
+
+        `state` is everything of the run that is no tensor.
+        """
         began = time.perf_counter()
         self._join()
-        pieces = self._copy(tensors)
-        shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+        pieces = self._copy(tensors.pieces(self.rank, self.world_size))
         stalled = time.perf_counter() - began
-        arguments = images, pieces, shapes, {**state, "images": images}, stalled
+        arguments = images, pieces, tensors.shapes, {**state, "steps": tensors.steps, "images": images}, stalled
         self._thread = threading.Thread(target=self._work, args=arguments, name="checkpoint writer")
         self._thread.start()
 
@@ -96,12 +99,14 @@ class Writer:
         if self._error is not None:
             raise self._error
 
-    def _copy(self, tensors: Mapping[str, Tensor]) -> list[tuple[Piece, Tensor]]:
-        """This process's pieces in host memory that is kept from save to save, pinned where a GPU copies into it."""
-        pieces = format.deal(tensors, self.world_size)[self.rank]
+    def _copy(self, pieces: Sequence[tuple[Piece, Tensor]]) -> list[tuple[Piece, Tensor]]:
+        """This process's pieces in host memory that is kept from save to save, pinned where a GPU copies into it.
+
+        The tensor that comes with a piece is the piece itself, or the whole that it is cut from.
+        """
         on_gpu = False
-        for piece in pieces:
-            source = tensors[piece.name].detach()
+        for piece, held in pieces:
+            source = held.detach()
             on_gpu = on_gpu or source.is_cuda
             if piece not in self._buffers:
                 self._buffers[piece] = torch.empty(piece.length, dtype=source.dtype, pin_memory=source.is_cuda)
@@ -113,9 +118,9 @@ class Writer:
                 buffer.copy_(part, non_blocking=True)
         if on_gpu:
             torch.cuda.current_stream().synchronize()
-        wanted = set(pieces)
+        wanted = {piece for piece, _ in pieces}
         self._buffers = {piece: buffer for piece, buffer in self._buffers.items() if piece in wanted}
-        return [(piece, self._buffers[piece]) for piece in pieces]
+        return [(piece, self._buffers[piece]) for piece, _ in pieces]
 
     def _work(
         self,

@@ -7,22 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_another_value(cls, value: Any, info: ValidationInfo) -> Any:
-        name = info.field_name or ""
-        if isinstance(value, bool) and cls.model_fields[name].annotation is not bool:
-            raise ValueError(f"{name} must not be true or false (what YAML also writes yes, no, on, off)")
-        return value
+from gan_dist.config.games import Generation
+from gan_dist.config.section import Positive, Section
 
 
 class Run(Section):
@@ -67,48 +55,6 @@ class Data(Section):
     """Folder for indexes of shards whose own folder cannot be written. Default: $XDG_CACHE_HOME/gan_dist or ~/.cache/gan_dist."""
 
 
-class Adam(Section):
-    """Adam's settings for one player (Kingma and Ba, 2015)."""
-
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
-    """Adam's step size."""
-    beta1: Fraction = 0.5
-    """Decay of the gradient's running mean; 0.5 as in DCGAN (Radford et al., 2016)."""
-    beta2: Fraction = 0.999
-    """Decay of the squared gradient's running mean."""
-    epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    """Added to the denominator."""
-
-
-class Average(Section):
-    half_life: Positive = 10_000
-    """Half-life of the generator's moving average (EMA), in images. While fewer than 20 times as many have been
-    seen it is a twentieth of the images seen, so that the average forgets the random start."""
-
-
-class Generation(Section):
-    """Images from random latents, optionally of a given class."""
-
-    kind: Literal["generation"] = "generation"
-    """The game that is played."""
-    networks: Literal["article", "dcgan"] = "dcgan"
-    """article: the 28x28 grey digit networks (docs/article.md). dcgan: Radford et al. (2016), any power of two from 8, grey or RGB."""
-    latent: Positive = 100
-    """Numbers in a latent vector, each standard normal."""
-    base_channels: Positive = 64
-    """DCGAN's width: channels of the layers next to the image; the layers inside have 2, 4, 8 times as many."""
-    loss: Literal["minimax", "nonsaturating"] = "nonsaturating"
-    """The generator's loss (Goodfellow et al., 2014): minimax descends log(1 - D(G(z))), nonsaturating -log D(G(z))."""
-    discriminator_steps: Positive = 1
-    """Discriminator updates for each generator update; each takes a batch of its own."""
-    generator: Adam = Adam()
-    """The generator's optimizer."""
-    discriminator: Adam = Adam()
-    """The discriminator's optimizer."""
-    average: Average = Average()
-    """The moving average of the generator's weights, which samples are drawn from."""
-
-
 class Training(Section):
     images: Positive
     """When to stop: the number of images the discriminator has been shown. Rounded up to a whole batch."""
@@ -116,16 +62,32 @@ class Training(Section):
     """Images in a step over all processes together."""
     micro_batch: Positive
     """Images that pass a network together: BatchNorm's statistics are theirs, at any process count. Divides the batch."""
-    strategy: Literal["ddp", "exact"] = "ddp"
-    """How processes share the work. ddp: each holds both networks, gradients are averaged while they are computed. exact:
-    likewise, but summed along one fixed tree, so that every process count gives the same bits."""
-    precision: Literal["fp32", "fp64"] = "fp32"
-    """Number format of weights and arithmetic; fp64 is for checks."""
+    micro_batches_per_pass: Literal["auto"] | Positive = "auto"
+    """How many micro-batches go through the networks at once: speed and memory only, as BatchNorm works on each by itself.
+    auto: what is fastest here, measured at the first start. strategy: exact takes one."""
+    strategy: Literal["ddp", "exact", "zero1", "zero2", "zero3"] = "ddp"
+    """How processes share the work (docs/engines.md). ddp: each holds both networks, gradients are averaged while they
+    are computed. exact: likewise, but summed along one fixed tree, so that every process count gives the same bits. zero1,
+    zero2, zero3: DeepSpeed cuts the optimizers' state, then the gradients, then the weights over the processes."""
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
+    """Number format of the networks' arithmetic. bf16 and fp16 compute convolutions and products in 16 bits; weights,
+    moments, averages, losses and penalties stay in 32. fp16 needs a GPU. fp64 is for checks."""
+    tf32: bool = False
+    """Let a GPU round the factors of fp32 products to 10 bits of mantissa (TF32): faster, and not the same numbers."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: GPUs where there are some."""
+    processes: Annotated[int, Field(ge=0)] = 0
+    """How many processes the launcher must start; another count is refused. 0: any."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """Threads of each process on a CPU. 0: what the launcher says; with strategy: exact those of the run's first start, as
+    they decide about bits."""
     deterministic: bool = False
     """Only algorithms that give the same bits every time, at some speed on a GPU; what has none raises. strategy: exact
     implies it."""
+    channels_last: bool = True
+    """Keep images and weights in memory pixel by pixel (NHWC), which convolutions like; ZeRO keeps weights as they are."""
+    compile: bool = False
+    """Compile the networks by torch.compile; not with a penalty that differentiates twice, nor with ZeRO."""
 
     @property
     def whole_images(self) -> int:
@@ -201,7 +163,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        batch, micro = self.training.batch, self.training.micro_batch
+        training, batch, micro = self.training, self.training.batch, self.training.micro_batch
         if batch % micro:
             fitting = next(size for size in range(micro, 0, -1) if batch % size == 0)
             raise ValueError(
@@ -221,6 +183,21 @@ class Config(Section):
             raise ValueError(
                 f"game.networks = dcgan needs a power of two from 8 as data.resolution, not {size}; "
                 f"for example {max(8, 1 << (size.bit_length() - 1))}"
+            )
+        if training.strategy == "exact" and training.micro_batches_per_pass not in ("auto", 1):
+            raise ValueError(
+                f"training.micro_batches_per_pass = {training.micro_batches_per_pass} would change the bits that "
+                "training.strategy: exact keeps; remove it, or set training.strategy: ddp"
+            )
+        if training.compile and training.strategy.startswith("zero"):
+            raise ValueError(
+                f"training.compile was not proved with training.strategy: {training.strategy}; set training.compile: false, "
+                "or training.strategy: ddp"
+            )
+        if training.compile and self.game.penalty.weights and self.game.penalty.method == "exact":
+            raise ValueError(
+                "training.compile cannot differentiate twice, as game.penalty.method: exact needs; set training.compile: "
+                "false, or game.penalty.method: finite_difference"
             )
         return self
 
@@ -255,9 +232,14 @@ FREE_KEYS = (
     "data.cache",
     "data.max_bad_fraction",
     "training.images",
+    "training.micro_batches_per_pass",
     "training.strategy",
     "training.device",
+    "training.processes",
+    "training.threads",
     "training.deterministic",
+    "training.channels_last",
+    "training.compile",
     "checkpoint.",
     "control.",
     "track.",

@@ -19,7 +19,7 @@ def hashes(tensors: Mapping[str, Tensor]) -> list[int]:
         # the second sum tells apart what the first one does not: values that changed places
         halves = flat[: len(flat) // 2].sum(dtype=torch.int64)
         rows.append(flat.sum(dtype=torch.int64) * 0x9E3779B1 + halves)
-    found: list[int] = torch.stack(rows).tolist()
+    found: list[int] = torch.stack(rows).tolist() if rows else []
     return found
 
 

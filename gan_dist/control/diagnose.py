@@ -8,12 +8,18 @@ import torch
 from torch import Tensor, nn
 
 
-def first_bad(networks: Mapping[str, nn.Module], loss: Callable[[], Tensor]) -> str:
+def first_bad(networks: Mapping[str, nn.Module], loss: Callable[[], Tensor], together: bool = False) -> str:
     """Compute a loss and its gradients while looking; what was not finite first, in words, or "" for nothing.
 
     `networks` maps a player's name to its network. Gradients of the networks are overwritten. It waits for the
-    device at every layer: not for a healthy step.
+    device at every layer: not for a healthy step. `together`: the processes need each other for a forward (ZeRO), so
+    each does all of it, and none does the backward.
     """
+    if together:
+        together_found: list[str] = []
+        with _looking(networks, together_found):
+            value = loss()
+        return together_found[0] if together_found else "" if torch.isfinite(value) else "the loss itself"
     for player, network in networks.items():
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():

@@ -5,7 +5,7 @@ import functools
 import itertools
 import multiprocessing
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,31 @@ class MicroBatch:
     """(M,) int64 classes, where the run has labels."""
     positions: torch.Tensor
     """(M,) int64: each sample's position in the run, the key of its random numbers."""
+    parts: int = 1
+    """Micro-batches that are joined in this one (`join`); layers that look across samples work on each by itself."""
     kept: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
     """What one phase computes and a later phase of the same step takes up again."""
+
+
+def join(step: Sequence[MicroBatch], size: int) -> list[MicroBatch]:
+    """The micro-batches of a step, `size` at a time, to go through the networks in fewer passes."""
+    if size == 1:
+        return list(step)
+    groups = [step[start : start + size] for start in range(0, len(step), size)]
+    return [
+        MicroBatch(
+            images=torch.cat([micro.images for micro in group]),
+            labels=None if group[0].labels is None else torch.cat([_known(micro.labels) for micro in group]),
+            positions=torch.cat([micro.positions for micro in group]),
+            parts=len(group),
+        )
+        for group in groups
+    ]
+
+
+def _known(labels: torch.Tensor | None) -> torch.Tensor:
+    assert labels is not None
+    return labels
 
 
 def prepare(config: Config, progress: bool = True) -> None:

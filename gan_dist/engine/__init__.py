@@ -1,6 +1,7 @@
 """The one room that knows how processes share the work."""
 
-from gan_dist.engine.core import AgreedError, Engine
+from gan_dist.engine.core import Engine
 from gan_dist.engine.talk import lost_contact
+from gan_dist.errors import AgreedError
 
 __all__ = ["AgreedError", "Engine", "lost_contact"]

@@ -1,33 +1,66 @@
-"""One process or many through Accelerate: devices, micro-batches, gradient sync, and what ranks tell each other."""
+"""The processes of a launch at work together: turns, shares, updates, and what ranks tell each other."""
 
 import contextlib
-import datetime
-import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
-import torch.distributed
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from gan_dist.config import Config
-from gan_dist.engine import exact
-from gan_dist.engine.exact import TreeSum
+from gan_dist.engine import exact, launch
+from gan_dist.engine.exact import Exact
 from gan_dist.engine.health import Health, Skipped
+from gan_dist.engine.precision import HALF, LossScale, Lowered
 from gan_dist.engine.talk import Agreement, channel
-from gan_dist.errors import InputError
+from gan_dist.engine.whole import Ddp
+from gan_dist.errors import AgreedError, InputError
 from gan_dist.figures import Figures
 from gan_dist.networks.normalisation import batch_norms
 from gan_dist.player import Player
 
 T = TypeVar("T")
-Micro = TypeVar("Micro")
 
-# Indexing a new data set happens on one process while the others wait in a collective.
-_TIMEOUT = datetime.timedelta(hours=2)
+
+class Micro(Protocol):
+    """Samples that pass the networks together: one micro-batch or several."""
+
+    parts: int
+
+
+AnyMicro = TypeVar("AnyMicro", bound=Micro)
+
+
+class Phase(Protocol):
+    """What is played in a turn (games/base.py)."""
+
+    @property
+    def player(self) -> Player: ...
+    @property
+    def loss(self) -> Callable[[Any], Tensor] | None: ...
+    @property
+    def penalty(self) -> Callable[[Any], Tensor] | None: ...
+    @property
+    def twice(self) -> bool: ...
+    @property
+    def full_precision(self) -> bool: ...
+
+
+class Strategy(Protocol):
+    """How processes share the work: whole.Ddp, exact.Exact or zero.Zero."""
+
+    parts: int
+    """Micro-batches by which a loss is divided."""
+
+    def wrap(self, player: Player) -> None: ...
+    def computing(self, player: Player, last: bool, twice: bool) -> contextlib.AbstractContextManager[None]: ...
+    def backward(self, player: Player, loss: Tensor) -> None: ...
+    def passed(self, player: Player) -> None: ...
+    def shared(self, player: Player) -> None: ...
+    def update(self, player: Player, scale: LossScale | None) -> tuple[Tensor, Tensor]: ...
+    def averages(self, player: Player) -> contextlib.AbstractContextManager[None]: ...
 
 
 class Players(Protocol):
@@ -35,151 +68,180 @@ class Players(Protocol):
     figures: Figures
 
 
+@dataclasses.dataclass
+class _Turn:
+    phase: Phase
+    penalty: bool = False
+    """Whether what is computed now is the phase's penalty."""
+    weight: float = 1.0
+    """Of the loss that is computed now, in the mean over the global batch."""
+
+
 class Engine:
     """How this launch's processes compute together. The loop reads the same for one and for many."""
 
     def __init__(self, config: Config) -> None:
-        on_cpu = _on_cpu(config.training.device)
-        if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true"):
-            raise InputError(
-                f"accelerate was told to use DeepSpeed, but training.strategy = {config.training.strategy}; "
-                "launch without --use_deepspeed"
-            )
-        if config.training.deterministic or config.training.strategy == "exact":
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS refuses; read when CUDA starts
-            torch.use_deterministic_algorithms(True)
-        self.accelerator = Accelerator(
-            cpu=on_cpu,
-            mixed_precision="no",
-            kwargs_handlers=[
-                # BatchNorm's statistics are shared by `update`; broadcasting buffers would undo it
-                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-                InitProcessGroupKwargs(timeout=_TIMEOUT),
-            ],
-        )
+        self.accelerator = launch.start(config)
         self.config = config
         self.device: torch.device = self.accelerator.device
         self.rank: int = self.accelerator.process_index
         self.world_size: int = self.accelerator.num_processes
         self.is_main: bool = self.accelerator.is_main_process
+        if differing := launch.difference(self.gather(launch.versions(config))):
+            raise AgreedError(f"the processes of this run differ: {differing}; start all of them alike")
         self.figures = Figures(self.device)
-        self._turn: Player | None = None
-        self.exact = config.training.strategy == "exact"
-        self.slots = share_of(config.training.batch, config.training.micro_batch, self.rank, self.world_size)
-        self._all_parts = config.training.batch // config.training.micro_batch
-        if self.exact and self.world_size not in (counts := exact.fitting_counts(self._all_parts)):
-            raise AgreedError(
-                f"training.strategy = exact cannot sum {self._all_parts} micro-batches over {self.world_size} processes "
-                f"in its tree; start {', '.join(map(str, counts))} processes, or set training.strategy: ddp"
-            )
+        self._turn: _Turn | None = None
+        training = config.training
+        self.slots = share_of(training.batch, training.micro_batch, self.rank, self.world_size)
+        self.passes = 1 if training.micro_batches_per_pass == "auto" else training.micro_batches_per_pass
+        """Micro-batches that go through the networks together."""
+        parts = training.batch // training.micro_batch
+        self._health = Health(2, self.device)
+        if training.strategy == "exact":
+            if self.world_size not in (counts := exact.fitting_counts(parts)):
+                raise AgreedError(
+                    f"training.strategy = exact cannot sum {parts} micro-batches over {self.world_size} processes "
+                    f"in its tree; start {', '.join(map(str, counts))} processes, or set training.strategy: ddp"
+                )
+            self._strategy: Strategy = Exact(self._health, self.world_size, parts)
+        elif training.strategy == "ddp":
+            self._strategy = Ddp(self.accelerator, self._health, parts // self.world_size)
+        else:
+            from gan_dist.engine.zero import Zero  # it loads DeepSpeed, which takes seconds
 
-    def wrap(self, game: Players) -> None:
-        """Put the game's players on this process's device and join them over the processes."""
-        dtype = torch.float64 if self.config.training.precision == "fp64" else torch.float32
+            self._strategy = Zero(config, self.device, self._health, self.world_size, parts // self.world_size)
+        self._lowered = Lowered(self.device, HALF[training.precision]) if training.precision in HALF else None
+        self._scales: dict[str, LossScale] = {}
+
+    def settle(self, game: Players) -> None:
+        """Put the game's players on this process's device."""
+        training = self.config.training
+        dtype = torch.float64 if training.precision == "fp64" else torch.float32
+        zero = training.strategy.startswith("zero")  # it cuts flat runs out of weights as they lie in memory
+        dense = training.channels_last and not zero
         game.figures = self.figures
         for player in game.players:
-            player.settle(self.device, dtype)
-            if self.exact:
-                continue  # gradients are summed by hand, over the bare network
-            with warnings.catch_warnings():
-                # torch 2.15 renames broadcast_buffers, which Accelerate still passes by its old name
-                warnings.simplefilter("ignore", FutureWarning)
-                player.wrapped = self.accelerator.prepare_model(player.network)
+            player.settle(self.device, dtype, torch.channels_last if dense else torch.contiguous_format)
+            if self._lowered is not None:
+                self._lowered.lower(player.network)
+            if training.precision == "fp16":
+                self._scales[player.name] = LossScale(self.device)
         self._players = game.players
-        self._health = Health(len(game.players), self.device)
+        self._health.resize(len(game.players))
+
+    def wrap(self, game: Players) -> None:
+        """Join the players over the processes; those that are not settled yet are."""
+        if getattr(self, "_players", None) is not game.players:
+            self.settle(game)
+        for player in game.players:
+            self._strategy.wrap(player)
+            if self.config.training.compile:
+                player.network.compile()
 
     @contextlib.contextmanager
-    def turn(self, player: Player) -> Iterator[None]:
-        """Only this player's weights take gradients, and only its BatchNorm layers keep statistics."""
+    def turn(self, phase: Phase) -> Iterator[None]:
+        """Only the weights of the phase's player take gradients, and only its BatchNorm layers keep statistics."""
+        player = phase.player
         for other in self._players:
             other.has_turn = other is player
             other.network.requires_grad_(other is player)
             for norm in batch_norms(other.network):
                 norm.tracking = other is player
         player.optimizer.zero_grad(set_to_none=True)
-        self._turn = player
+        self._turn = _Turn(phase)
         try:
             yield
         finally:
             self._turn, player.has_turn = None, False
 
-    def share(self, batch: list[Micro]) -> Iterator[Micro]:
-        """This process's micro-batches; gradients are exchanged in the last one's backward."""
-        assert self._turn is not None, "share() outside of turn()"
-        if self.exact:
-            yield from self._share_exactly(self._turn, batch)
-            return
-        self._parts = len(batch)
-        for micro in batch[:-1]:
-            with self.accelerator.no_sync(self._turn.wrapped):
-                yield micro
-        yield batch[-1]
+    def share(self, batch: Sequence[AnyMicro]) -> Iterator[tuple[Callable[[AnyMicro], Tensor], AnyMicro]]:
+        """This process's part of an update: (loss, samples) whose loss is to be handed to `backward` at once.
 
-    def _share_exactly(self, player: Player, batch: list[Micro]) -> Iterator[Micro]:
-        """Each micro-batch's gradients and BatchNorm statistics become a leaf of one tree over the global batch."""
-        self._parts = self._all_parts  # the sum over all processes is then the mean
-        tree = TreeSum()
+        Gradients are exchanged in the last one's backward.
+        """
+        assert self._turn is not None, "share() outside of turn()"
+        turn, phase, strategy = self._turn, self._turn.phase, self._strategy
+        losses = [loss for loss in (phase.loss, phase.penalty) if loss is not None]
         for micro in batch:
-            yield micro
-            finite = self._health.take()
-            weights = [weight for weight in player.network.parameters() if weight.grad is not None]
-            norms = [norm for norm in batch_norms(player.network) if norm.gathered]
-            statistics = [statistic / self._all_parts for norm in norms for statistic in norm.take()]
-            gradients = [weight.grad for weight in weights if weight.grad is not None]
-            tree.add([*gradients, *statistics, finite.to(gradients[0].dtype).view(1)])
-            for weight in weights:
-                weight.grad = None
-        total = tree.total()
-        exact.sum_over_processes(total, self.world_size)
-        for weight, gradient in zip(weights, total, strict=False):
-            weight.grad = gradient
-        *statistics, finite = total[len(weights) :]
-        self._finite = finite[0] == self._all_parts
-        for place, norm in enumerate(norms):
-            norm.give(*statistics[2 * place : 2 * place + 2])
+            self._see_parts(micro.parts)
+            turn.weight = micro.parts / strategy.parts
+            for loss in losses:
+                turn.penalty = loss is phase.penalty
+                last = micro is batch[-1] and loss is losses[-1]
+                with (
+                    self._penalising(phase) if turn.penalty else contextlib.nullcontext(),
+                    strategy.computing(phase.player, last, turn.penalty and phase.twice),
+                ):
+                    yield loss, micro
+            strategy.passed(phase.player)
+        self._see_parts(1)
+        strategy.shared(phase.player)
+
+    @contextlib.contextmanager
+    def _penalising(self, phase: Phase) -> Iterator[None]:
+        """A penalty leaves no trace in BatchNorm's statistics, and may be computed in full precision."""
+        norms = batch_norms(phase.player.network)
+        for norm in norms:
+            norm.tracking = False
+        if self._lowered is not None:
+            self._lowered.on = not phase.full_precision
+        yield
+        for norm in norms:
+            norm.tracking = True
+        if self._lowered is not None:
+            self._lowered.on = True
+
+    def _see_parts(self, parts: int) -> None:
+        self.figures.weight = float(parts)
+        for player in self._players:
+            for norm in batch_norms(player.network):
+                norm.parts = parts
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a micro-batch's loss, weighted so that the sum is the global batch's mean."""
+        """Add the gradient of a loss that `share` gave, weighted so that the sum is the global batch's mean."""
         assert self._turn is not None, "backward() outside of turn()"
-        self.figures.add(f"loss/{self._turn.name}", loss)
+        player = self._turn.phase.player
+        if not self._turn.penalty:
+            self.figures.add(f"loss/{player.name}", loss)
         self._health.add(loss)
-        self.accelerator.backward(loss / self._parts)
+        scale = self._scales.get(player.name)
+        loss = loss * self._turn.weight
+        self._strategy.backward(player, loss if scale is None else loss * scale.factor)
 
-    def update(self, player: Player, images: int = 0) -> None:
-        """Move the player by its gradients, unless a loss or a gradient is not finite on any process.
+    def update(self, images: int = 0) -> None:
+        """Move the player whose turn it is by its gradients, unless a loss or a gradient is not finite on any process.
 
-        `images` is the position of the step, for the record of skipped ones. Nothing here waits for the device.
+        `images` is the position of the step, for the record of skipped ones. Nothing here waits for the device, but with
+        ZeRO, where DeepSpeed does.
         """
-        gradients = [weight.grad for weight in player.network.parameters() if weight.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if not self.exact:
-            self._health.add(norm)
-            self._share_statistics(player)
-        self.figures.add(f"grad_norm/{player.name}", norm, weight=1 / self.world_size)
-        good = torch.isfinite(norm) & self._finite
-        if self.device.type == "cuda":
-            # fused Adam leaves weights, moments and counts alone where this is 1 (it is what GradScaler sets)
-            player.optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
-            player.optimizer.step()
-        elif good:
-            player.optimizer.step()
+        assert self._turn is not None, "update() outside of turn()"
+        player = self._turn.phase.player
+        scale = self._scales.get(player.name)
+        norm, good = self._strategy.update(player, scale)
+        name = f"grad_norm/{player.name}" if self._turn.phase.loss else f"grad_norm/{player.name}_penalty"
+        self.figures.add(name, norm, weight=1 / self.world_size)
         for norm_layer in batch_norms(player.network):
             norm_layer.commit(good)
+        if scale is not None:
+            scale.update(good)
         self._health.count(self._players.index(player), good, images)
 
-    def _share_statistics(self, player: Player) -> None:
-        """The mean of BatchNorm's statistics over all processes, and whether all of them had finite losses and gradients."""
-        finite = self._health.take().view(1)
-        if self.world_size > 1:
-            norms = [norm for norm in batch_norms(player.network) if norm.gathered]
-            parts = [statistic for norm in norms for statistic in (norm.step_mean, norm.step_var)]
-            flat = torch.cat([*parts, finite.to(parts[0].dtype) if parts else finite])
-            torch.distributed.all_reduce(flat)
-            flat /= self.world_size
-            *shared, finite = torch.split(flat, [*(len(part) for part in parts), 1])
-            if parts:
-                torch._foreach_copy_(parts, shared)
-        self._finite = finite[0] == 1
+    @contextlib.contextmanager
+    def averages(self) -> Iterator[None]:
+        """While it lasts, the moving averages are whole on every process. Every process calls it."""
+        with contextlib.ExitStack() as stack:
+            for player in self._players:
+                stack.enter_context(self._strategy.averages(player))
+            yield
+
+    def loss_scales(self) -> dict[str, list[float]]:
+        """What a checkpoint keeps of the players' loss scales (fp16)."""
+        return {name: scale.state() for name, scale in self._scales.items()}
+
+    def restore_loss_scales(self, states: Mapping[str, list[float]]) -> None:
+        for name, state in states.items():
+            if name in self._scales:
+                self._scales[name].restore(state)
 
     def skipped(self, wait: bool = False) -> dict[str, Skipped]:
         """Skipped updates of each player; on a GPU as of some steps ago, unless it may `wait` for the device."""
@@ -195,7 +257,7 @@ class Engine:
 
     def channel(self) -> Callable[[Any], list[Any]]:
         """A `gather` of its own, for another thread. Every process calls it."""
-        return channel(self.world_size, _TIMEOUT)
+        return channel(self.world_size, launch.TIMEOUT)
 
     def agreement(self, count: int) -> Agreement:
         """`count` integers of every process, exchanged now and then in the background. Every process calls it."""
@@ -245,10 +307,6 @@ class Engine:
         self.accelerator.end_training()
 
 
-class AgreedError(InputError):
-    """An InputError that every process has: one of them prints it."""
-
-
 def share_of(batch: int, micro_batch: int, rank: int, world_size: int) -> range:
     """The slots of the global batch that a process serves: its contiguous block of micro-batches.
 
@@ -263,20 +321,3 @@ def share_of(batch: int, micro_batch: int, rank: int, world_size: int) -> range:
         )
     size = parts // world_size * micro_batch
     return range(rank * size, (rank + 1) * size)
-
-
-def _on_cpu(device: str) -> bool:
-    gpus = torch.cuda.device_count()
-    if device == "cuda" and not gpus:
-        raise AgreedError("training.device = cuda, but torch finds no GPU here; set training.device: auto or cpu")
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if device != "cpu" and gpus and local > gpus:
-        raise AgreedError(
-            f"{local} processes on this machine, but it has {gpus} GPUs; start {gpus}, or set training.device: cpu"
-        )
-    return device == "cpu" or not gpus
-
-
-def is_first_process() -> bool:
-    """Before an engine exists: whether this process is the one that speaks."""
-    return int(os.environ.get("RANK", "0")) == 0

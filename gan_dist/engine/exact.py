@@ -6,9 +6,68 @@ adds them up along the rest of the tree, and the segments are gathered again (th
 EasyScale (Li et al., SC 2023) has the same aim for data-parallel training.
 """
 
+import contextlib
+
 import torch
 import torch.distributed
 from torch import Tensor
+
+from gan_dist.engine import whole
+from gan_dist.engine.health import Health
+from gan_dist.engine.precision import LossScale
+from gan_dist.networks.normalisation import batch_norms
+from gan_dist.player import Player
+
+
+class Exact:
+    """Raw networks; each micro-batch's gradients and BatchNorm statistics are a leaf of one tree over the global batch."""
+
+    def __init__(self, health: Health, world_size: int, parts: int) -> None:
+        self._health, self._world_size = health, world_size
+        self.parts = parts
+        """Micro-batches of the global batch: the sum over all processes is then the mean."""
+        self._tree = TreeSum()
+
+    def wrap(self, player: Player) -> None:
+        player.trained = player.network
+
+    def computing(self, player: Player, last: bool, twice: bool) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def backward(self, player: Player, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def passed(self, player: Player) -> None:
+        """A micro-batch is a leaf."""
+        finite = self._health.take()
+        weights = [weight for weight in player.network.parameters() if weight.grad is not None]
+        self._norms = [norm for norm in batch_norms(player.network) if norm.gathered]
+        statistics = [statistic / self.parts for norm in self._norms for statistic in norm.take()]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        self._tree.add([*gradients, *statistics, finite.to(gradients[0].dtype).view(1)])
+        self._weights = weights
+        for weight in weights:
+            weight.grad = None
+
+    def shared(self, player: Player) -> None:
+        total = self._tree.total()
+        sum_over_processes(total, self._world_size)
+        for weight, gradient in zip(self._weights, total, strict=False):
+            weight.grad = gradient
+        *statistics, finite = total[len(self._weights) :]
+        self._finite = finite[0] == self.parts
+        for place, norm in enumerate(self._norms):
+            norm.give(*statistics[2 * place : 2 * place + 2])
+
+    def update(self, player: Player, scale: LossScale | None) -> tuple[Tensor, Tensor]:
+        gradients = [weight.grad for weight in player.network.parameters() if weight.grad is not None]
+        norm = whole.norm_of(gradients, scale)
+        good = self._finite & torch.isfinite(norm)
+        whole.step(player, gradients, norm, good)
+        return norm, good
+
+    def averages(self, player: Player) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
 
 class TreeSum:

@@ -23,10 +23,14 @@ class Health:
 
     def __init__(self, players: int, device: torch.device) -> None:
         self._device = device
-        self._counts = torch.zeros(players, 3, dtype=torch.int64, device=device)
         self._finite = torch.ones((), dtype=torch.bool, device=device)
+        self.resize(players)
+
+    def resize(self, players: int) -> None:
+        """Begin anew with so many players."""
+        self._counts = torch.zeros(players, 3, dtype=torch.int64, device=self._device)
         self._seen = [Skipped(0, 0, 0)] * players
-        on_gpu = device.type == "cuda"
+        on_gpu = self._device.type == "cuda"
         self._host = torch.empty(players, 3, dtype=torch.int64, pin_memory=True) if on_gpu else None
         self._copied: torch.cuda.Event | None = None
 

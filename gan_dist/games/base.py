@@ -15,6 +15,9 @@ from gan_dist.player import Player
 class MicroBatch(Protocol):
     """Samples that pass the networks together (data/loader.py makes them)."""
 
+    parts: int
+    """Micro-batches among them; layers that look across samples work on each by itself."""
+
     images: Tensor
     labels: Tensor | None
     positions: Tensor
@@ -23,10 +26,19 @@ class MicroBatch(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One update: of which player, every how many steps, by which loss of a micro-batch (a scalar)."""
+    """One update: of which player, every how many steps, by which loss of some samples (a scalar, their mean).
+
+    A `penalty` is added to the loss, or is all there is; it is computed apart, as it may need another precision and
+    the weights whole.
+    """
 
     player: Player
-    loss: Callable[[MicroBatch], Tensor]
+    loss: Callable[[MicroBatch], Tensor] | None = None
+    penalty: Callable[[MicroBatch], Tensor] | None = None
+    twice: bool = False
+    """Whether the penalty differentiates a gradient."""
+    full_precision: bool = True
+    """Whether the penalty is computed in fp32 (or fp64) all the same."""
     every: int = 1
 
 
@@ -46,7 +58,7 @@ class Game(abc.ABC):
         """Let the moving averages follow the step of `batch` images that begins at `images`."""
         for player in self.players:
             if player.average is not None:
-                player.average.update(player.network, images, batch)
+                player.average.update(images, batch)
 
     @abc.abstractmethod
     def samples(self, seed: int, first: int, count: int, label: int | None = None) -> Tensor:

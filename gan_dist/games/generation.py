@@ -1,10 +1,13 @@
 """The generation game: images from random latents (Goodfellow et al., 2014)."""
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from gan_dist import losses, rng
-from gan_dist.config import Adam, Config
+from gan_dist import losses, penalties, rng
+from gan_dist.config import Adam, Config, Penalty
 from gan_dist.games.base import Game, MicroBatch, Phase, adam
 from gan_dist.networks import article, dcgan
 from gan_dist.player import Player
@@ -21,14 +24,33 @@ class Generation(Game):
         self.classes = config.data.classes
         self.generator_loss = losses.GENERATOR[game.loss]
         generator, discriminator = build_networks(config)
-        self.generator = Player("G", generator, _adam(game.generator), game.average.half_life)
-        self.discriminator = Player("D", discriminator, _adam(game.discriminator))
+        penalty = game.penalty
+        # an update of its own every n steps makes n + 1 of n: Adam as if there were n (Karras et al., StyleGAN2, 2020)
+        lazy = penalty.every / (penalty.every + 1) if penalty.weights and penalty.every > 1 else 1.0
+        self.generator = Player(
+            "G", generator, _adam(game.generator), game.average.half_life, clip_norm=game.generator.clip_norm
+        )
+        self.discriminator = Player(
+            "D", discriminator, _adam(game.discriminator, lazy), clip_norm=game.discriminator.clip_norm
+        )
         self.players = (self.generator, self.discriminator)
         # the generator first: its images are then the discriminator's fakes, and are made only once
         self.phases = (
             Phase(self.generator, self.fool_discriminator, every=game.discriminator_steps),
-            Phase(self.discriminator, self.tell_apart),
+            *self._discriminator_phases(penalty),
         )
+
+    def _discriminator_phases(self, penalty: Penalty) -> list[Phase]:
+        discriminator, loss = self.discriminator, self.tell_apart
+        if not penalty.weights:
+            return [Phase(discriminator, loss)]
+        self.penalty = penalty
+        self.step = penalty.step or penalties.usual_step(discriminator.network)
+        how = {"twice": penalty.method == "exact", "full_precision": penalty.full_precision}
+        if penalty.every == 1:
+            return [Phase(discriminator, loss, self.keep_gradients_small, **how)]
+        lazy = Phase(discriminator, None, self.keep_gradients_small, every=penalty.every, **how)
+        return [Phase(discriminator, loss), lazy]
 
     def fool_discriminator(self, micro: MicroBatch) -> Tensor:
         fake = self.generator(self._latents(micro), micro.labels)
@@ -41,6 +63,31 @@ class Generation(Game):
         self.figures.add("score/real", real)
         self.figures.add("score/fake", fake)
         return losses.discriminator(real, fake)
+
+    def keep_gradients_small(self, micro: MicroBatch) -> Tensor:
+        """The penalties that the config weighs, times the steps between them."""
+        weights, real = self.penalty.weights, micro.images
+        logits_of = functools.partial(self._logits, labels=micro.labels)
+        total = torch.zeros((), dtype=real.dtype, device=real.device)
+        for name, weight in weights.items():
+            if name == "wgan_gp":
+                between = rng.uniform(rng.key(self.seed, "between"), micro.positions, 1)[:, 0]
+                value, weight = penalties.gradient_length(logits_of, real, self._fakes(micro), between), 2 * weight
+            else:
+                images = real if name == "r1" else self._fakes(micro)
+                value = self._squared_gradient(logits_of, images, name, micro.positions)
+            self.figures.add(f"penalty/{name}", value)
+            total = total + weight / 2 * value
+        return self.penalty.every * total
+
+    def _squared_gradient(self, logits_of: penalties.Logits, images: Tensor, name: str, positions: Tensor) -> Tensor:
+        if self.penalty.method == "exact":
+            return penalties.squared_gradient(logits_of, images)
+        noise = rng.normal(rng.key(self.seed, f"noise of {name}"), positions, images[0].numel())
+        return penalties.squared_difference(logits_of, images, noise.to(images.dtype).view_as(images), self.step)
+
+    def _logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        return self.discriminator(images, labels)
 
     def _fakes(self, micro: MicroBatch) -> Tensor:
         if "fake" in micro.kept:
@@ -84,5 +131,6 @@ def build_networks(config: Config) -> tuple[nn.Module, nn.Module]:
         )
 
 
-def _adam(settings: Adam):  # type: ignore[no-untyped-def]
-    return adam(settings.learning_rate, (settings.beta1, settings.beta2), settings.epsilon)
+def _adam(settings: Adam, lazy: float = 1.0) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
+    betas = settings.beta1**lazy, settings.beta2**lazy
+    return adam(settings.learning_rate * lazy, betas, settings.epsilon)

@@ -8,7 +8,7 @@ from torch.nn import functional
 class BatchNorm(nn.Module):
     """Batch normalisation over (N, C) or (N, C, H, W) (Ioffe and Szegedy, 2015).
 
-    A forward normalises by the statistics of the samples it is given. The running statistics move once an
+    A forward normalises each of its `parts` by the statistics of the samples in it. The running statistics move once an
     update, by the mean of the statistics of all forwards since the last one, and only while `tracking`: a
     generator's forwards in the discriminator's turn leave no trace.
     """
@@ -29,6 +29,8 @@ class BatchNorm(nn.Module):
         self.register_buffer("step_mean", torch.zeros(channels), persistent=False)
         self.register_buffer("step_var", torch.zeros(channels), persistent=False)
         self.tracking = False
+        self.parts = 1
+        """Micro-batches in a forward, one after the other: each is normalised by itself."""
         self._forwards = 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,6 +38,11 @@ class BatchNorm(nn.Module):
             return functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.epsilon
             )
+        if self.parts == 1:
+            return self._normalise(x)
+        return torch.cat([self._normalise(part) for part in x.chunk(self.parts)])
+
+    def _normalise(self, x: Tensor) -> Tensor:
         if not self.tracking:
             return functional.batch_norm(x, None, None, self.weight, self.bias, True, eps=self.epsilon)
         self._forwards += 1

@@ -60,14 +60,14 @@ def play(config: Config, steps: int) -> dict[str, Any]:
     for number, batch in enumerate(islice(batches, steps)):
         seen.append([hashlib.sha1(image.numpy().tobytes()).hexdigest() for micro in batch for image in micro.images])
         for phase in game.due(number):
-            with engine.turn(phase.player):
-                for micro in engine.share(batch):
-                    engine.backward(phase.loss(micro))
-                engine.update(phase.player)
+            with engine.turn(phase):
+                for loss, micro in engine.share(batch):
+                    engine.backward(loss(micro))
+                engine.update()
         game.average(number * config.training.batch, config.training.batch)
         figures.append({name: total / count for name, (total, count) in engine.read_figures().items()})
     batches.close()
-    state = {name: tensor.clone().numpy() for name, tensor in tensors.collect(game.players)[0].items()}
+    state = {name: tensor.clone().numpy() for name, tensor in tensors.collect(game.players).whole.items()}
     return {"state": state, "figures": figures, "seen": seen}
 
 

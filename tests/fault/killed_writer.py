@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from gan_dist.checkpoint import Store, Writer, format
+from gan_dist.checkpoint.tensors import State
 
 torch.set_num_threads(1)
 OPERATIONS = ("mkdir", "open", "write", "fsync", "rename", "replace", "unlink", "rmdir")
@@ -25,7 +26,7 @@ def state(images: int) -> dict[str, torch.Tensor]:
 
 def save(folder: Path, images: int) -> None:
     writer = Writer(Store(folder, 2))
-    writer.save(images, state(images), {"steps": {}})
+    writer.save(images, State.of(state(images)), {})
     (outcome,) = writer.wait()
     assert not outcome.problem, outcome
 

@@ -16,6 +16,7 @@ import torch
 
 from gan_dist import files
 from gan_dist.checkpoint import Outcome, Store, Writer, format, store
+from gan_dist.checkpoint.tensors import State
 from tests.launching import REPOSITORY
 
 
@@ -25,7 +26,7 @@ def state(images: int) -> dict[str, torch.Tensor]:
 
 def save(folder: Path, images: int, keep: int = 2, **facts: object) -> Outcome:
     writer = Writer(Store(folder, keep))
-    writer.save(images, state(images), {"steps": {}, **facts})
+    writer.save(images, State.of(state(images)), facts)
     (outcome,) = writer.wait()
     return outcome
 
@@ -266,10 +267,10 @@ def test_the_next_save_waits_for_the_one_in_flight_and_says_so(tmp_path: Path, m
     monkeypatch.setattr(files, "write_new", lambda *arguments: (time.sleep(0.5), write_new(*arguments)))
     writer = Writer(Store(tmp_path, 2))
     began = time.monotonic()
-    writer.save(100, state(100), {"steps": {}})
+    writer.save(100, State.of(state(100)), {})
     assert time.monotonic() - began < 0.3  # the loop goes on
     tensors = state(200)
-    writer.save(200, tensors, {"steps": {}})
+    writer.save(200, State.of(tensors), {})
     tensors["a"].zero_()  # the loop trains on: what is saved is the state at the call
     first, second = writer.wait()
     assert (first.images, second.images) == (100, 200)
@@ -282,6 +283,6 @@ def test_an_error_of_another_process_is_raised_in_the_loop(tmp_path: Path) -> No
         raise RuntimeError("Connection closed by peer")
 
     writer = Writer(Store(tmp_path, 2), gather=gone)
-    writer.save(100, state(100), {"steps": {}})
+    writer.save(100, State.of(state(100)), {})
     with pytest.raises(RuntimeError, match="Connection closed"):
         writer.wait()

@@ -35,6 +35,8 @@ OTHERS: dict[str, Any] = {
     "game.loss": "minimax",
     "training.batch": 32,
     "training.micro_batch": 8,
+    "game.penalty.method": "finite_difference",
+    "training.micro_batches_per_pass": 2,
     "training.strategy": "exact",
     "training.precision": "fp64",
     "training.device": "cpu",
@@ -45,6 +47,10 @@ OTHERS: dict[str, Any] = {
 NEEDED: dict[str, dict[str, Any]] = {
     "data.classes": {"data.labels": True},
     "game.networks": {"data.resolution": 28},
+    "game.penalty.every": {"game.penalty.r1": 1.0},
+    "game.penalty.method": {"game.penalty.r1": 1.0},
+    "game.penalty.full_precision": {"game.penalty.r1": 1.0},
+    "game.penalty.step": {"game.penalty.r1": 1.0, "game.penalty.method": "finite_difference"},
 }
 """What another value needs so that it contradicts nothing; the same in both configs that are compared."""
 
@@ -67,7 +73,7 @@ def another(key: str, value: Any) -> Any:
         return not value
     if isinstance(value, int):
         return value + 1
-    return value / 2 if isinstance(value, float) else f"{value}x"
+    return (value / 2 or 0.5) if isinstance(value, float) else f"{value}x"
 
 
 def refusal(path: Path, *words: str, text: str | None = None) -> str:
@@ -334,9 +340,14 @@ def test_the_keys_that_a_running_run_may_change_are_these() -> None:
         "data.max_bad_fraction",
         "data.cache",
         "training.images",
+        "training.micro_batches_per_pass",
         "training.strategy",
         "training.device",
+        "training.processes",
+        "training.threads",
         "training.deterministic",
+        "training.channels_last",
+        "training.compile",
         "checkpoint.every",
         "checkpoint.keep",
         "checkpoint.milestones",

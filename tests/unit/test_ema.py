@@ -35,7 +35,7 @@ def test_the_first_step_forgets_the_random_start() -> None:
     with torch.no_grad():
         for weight in net.parameters():
             weight.add_(1)
-    average.update(net, 0, 16)
+    average.update(0, 16)
     for own, new in zip(average.network.parameters(), net.parameters(), strict=True):
         assert torch.equal(own, new)
 
@@ -51,7 +51,7 @@ def test_weights_and_batch_norm_statistics_follow_the_formula() -> None:
                 tensor.add_(torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
         kept = 0.5 ** (16 / min(300, 0.05 * 16 * step)) if step else 0
         expected = {name: kept * expected[name] + (1 - kept) * now for name, now in net.state_dict().items()}
-        average.update(net, 16 * step, 16)
+        average.update(16 * step, 16)
     assert {"1.running_mean", "1.running_var", "0.weight", "1.weight"} <= expected.keys()
     for name, tensor in average.network.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-12, atol=1e-12)
@@ -64,7 +64,7 @@ def test_the_average_is_a_copy_in_evaluation_mode_that_takes_no_gradients() -> N
     assert not any(module.training for module in average.network.modules())
     assert not any(weight.requires_grad for weight in average.network.parameters())
     before = [weight.clone() for weight in net.parameters()]
-    average.update(net, 1000, 16)
+    average.update(1000, 16)
     assert all(torch.equal(old, new) for old, new in zip(before, net.parameters(), strict=True))
     own = {weight.data_ptr() for weight in average.network.parameters()}
     assert own.isdisjoint(weight.data_ptr() for weight in net.parameters())

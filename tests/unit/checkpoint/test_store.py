@@ -38,17 +38,17 @@ def train(pair: list[Player], steps: int, seed: int = 0) -> None:
             player.optimizer.zero_grad()
             loss.backward()
             player.optimizer.step()
-        generator.average.update(generator.network, 1000 + step, 4)
+        generator.average.update(1000 + step, 4)
 
 
 def save(folder: Path, pair: list[Player], images: int, world_size: int = 1) -> str:
     """As one process, or the parts of several one after the other."""
-    named, steps = tensors.collect(pair)
+    state = tensors.collect(pair)
     outcomes = []
     meeting = Meeting(world_size)
     for rank in range(world_size):
         writer = Writer(Store(folder, 2), rank, world_size, meeting.gather_as(rank))
-        writer.save(images, named, {"steps": steps})
+        writer.save(images, state, {})
         outcomes.append(writer)
     found = [writer.wait() for writer in outcomes]
     assert all(len(outcome) == 1 and not outcome[0].problem for outcome in found), found
@@ -94,9 +94,9 @@ def test_a_checkpoint_comes_back_to_the_bit_and_training_goes_on_alike(
     for pair in (straight, resumed):
         train(pair, 2, seed=9)
     one, other = tensors.collect(straight), tensors.collect(resumed)
-    assert one[1] == other[1] == {"G": steps + 2, "D": steps + 2}
-    assert one[0].keys() == other[0].keys()
-    assert all(torch.equal(one[0][key], other[0][key]) for key in one[0])
+    assert one.steps == other.steps == {"G": steps + 2, "D": steps + 2}
+    assert one.whole.keys() == other.whole.keys() == one.shapes.keys()
+    assert all(torch.equal(one.whole[key], other.whole[key]) for key in one.whole)
     weight = resumed[0].network.layers[3].weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
@@ -194,7 +194,7 @@ def test_any_safetensors_reader_opens_a_part(tmp_path: Path) -> None:
     pair = players()
     train(pair, 1)
     name = save(tmp_path, pair, 64)
-    named, _ = tensors.collect(pair)
+    named = tensors.collect(pair).whole
     found = load_file(tmp_path / name / "part-00000-of-00001.safetensors")
     assert found.keys() == {f"{key}@0" for key in named}
     assert all(torch.equal(found[f"{key}@0"], tensor.flatten()) for key, tensor in named.items())

@@ -1,0 +1,295 @@
+"""ZeRO-1, 2 and 3 by DeepSpeed: one engine a player, two engines coupled by the generator's loss.
+
+What holds (measured in tests/dist/test_equivalence.py, and which other ways fail, docs/engines.md):
+- Losses go through the bare network with stages 1 and 2, which therefore differentiate twice like any network; through
+  DeepSpeed's engine with stage 3, whose forward keeps count of accumulated micro-batches. A frozen player is always
+  called bare: its engine would answer the generator's backward with a reduction of the discriminator's gradients.
+- Stage 3 frees weights between the two derivatives of an exact penalty. So it is computed on a copy of the weights
+  gathered for the phase, and its gradients are handed to DeepSpeed by a loss that is linear in the weights.
+- DeepSpeed clips at 1.0 unless told otherwise; it is always told.
+"""
+
+import contextlib
+import copy
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from gan_dist.config import Config
+from gan_dist.engine import launch
+from gan_dist.engine.health import Health
+from gan_dist.engine.precision import LossScale
+from gan_dist.engine.whole import share_statistics
+from gan_dist.networks.normalisation import batch_norms
+from gan_dist.player import Player, Shard
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Zero:
+    """One DeepSpeed engine for each player. All of a step happens at DeepSpeed's pace: it waits for the device."""
+
+    def __init__(self, config: Config, device: torch.device, health: Health, world_size: int, parts: int) -> None:
+        self._config, self._device, self._health, self._world_size = config, device, health, world_size
+        self.parts = parts
+        """Micro-batches of this process: DeepSpeed averages over processes."""
+        self.stage = int(config.training.strategy.removeprefix("zero"))
+        self._engines: dict[str, Any] = {}
+        self._gathered: dict[str, _Gathered] = {}
+        self._twice = self._last = False
+
+    def wrap(self, player: Player) -> None:
+        if self._device.type == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
+        import deepspeed
+        from deepspeed.utils import logger
+
+        logger.setLevel(logging.WARNING)
+        bare = copy.deepcopy(player.network).to("meta") if self.stage == 3 else None
+        shapes = {name: weight.shape for name, weight in player.network.named_parameters()}
+        average = None if player.average is None else dict(player.average.network.named_parameters())
+        if not torch.distributed.is_initialized():  # one process without a launcher
+            store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+            backend = "nccl" if self._device.type == "cuda" else "gloo"
+            torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        engine, *_ = deepspeed.initialize(
+            model=player.network, optimizer=player.optimizer, config=self._settings(player), dist_init_required=False
+        )
+        self._engines[player.name] = engine
+        player.trained = engine if self.stage == 3 else player.network
+        shards = (OfStage3 if self.stage == 3 else OfStages12)(engine, shapes, average)
+        player.shards = shards
+        if player.average is not None:
+            _cut_average(player, shards)
+        if bare is not None:
+            self._gathered[player.name] = _Gathered(player, bare, engine)
+
+    def _settings(self, player: Player) -> dict[str, Any]:
+        training = self._config.training
+        settings = launch.deepspeed_config(training.strategy)
+        return settings | {
+            "train_micro_batch_size_per_gpu": training.micro_batch,
+            "gradient_accumulation_steps": 1,  # what a loss weighs, and when an update is due, the engine says
+            "gradient_clipping": player.clip_norm,
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 2**31,
+            "fp16": {"enabled": False},
+            "bf16": {"enabled": False},
+        }
+
+    @contextlib.contextmanager
+    def computing(self, player: Player, last: bool, twice: bool) -> Iterator[None]:
+        self._last, self._twice = last, twice and self.stage == 3
+        self._engines[player.name].set_gradient_accumulation_boundary(last)
+        if not self._twice:
+            yield
+            return
+        gathered = self._gathered[player.name]
+        through, player.trained = player.trained, gathered
+        gathered.take()
+        try:
+            yield
+        finally:
+            player.trained = through
+
+    def backward(self, player: Player, loss: Tensor) -> None:
+        # DeepSpeed skips an update whose gradient is not finite, on all processes; a loss that is not makes it so
+        loss = loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan).to(loss.dtype)
+        if self._twice:
+            loss.backward()  # type: ignore[no-untyped-call]
+            if self._last:
+                self._gathered[player.name].hand_over()
+        else:
+            self._engines[player.name].backward(loss, scale_wrt_gas=False)
+
+    def passed(self, player: Player) -> None:
+        """DeepSpeed counts backwards, not passes."""
+
+    def shared(self, player: Player) -> None:
+        """All gradients are with their owners already."""
+
+    def update(self, player: Player, scale: LossScale | None) -> tuple[Tensor, Tensor]:
+        engine = self._engines[player.name]
+        share_statistics(player, self._health, self._world_size)
+        if scale is not None:  # DeepSpeed takes it away again
+            engine.optimizer.override_loss_scale(scale.factor.item())
+        engine.step()
+        norm = torch.as_tensor(engine.get_global_grad_norm(), device=self._device)
+        return norm, torch.tensor(not engine.optimizer.overflow, device=self._device)
+
+    @contextlib.contextmanager
+    def averages(self, player: Player) -> Iterator[None]:
+        average, shards = player.average, player.shards
+        if average is None or shards is None:
+            yield
+            return
+        weights = dict(average.network.named_parameters())
+        wholes = {
+            name: torch.zeros(shape.numel(), dtype=shards.dtype, device=self._device)
+            for name, shape in shards.shapes.items()
+        }
+        for shard in shards.owned():
+            assert shard.average is not None
+            wholes[shard.name][shard.offset : shard.offset + len(shard.average)] = shard.average
+        for name, whole in wholes.items():
+            torch.distributed.all_reduce(whole)
+            weights[name].data = whole.view(shards.shapes[name])
+        try:
+            yield
+        finally:
+            for weight in weights.values():
+                weight.data = weight.data.new_empty(0)
+
+
+def _cut_average(player: Player, shards: "OfStages12 | OfStage3") -> None:
+    """Let every process follow with its shards alone: the average's own weights are empty but in `averages`."""
+    average = player.average
+    assert average is not None
+    owned = shards.owned()
+    averages = [shard.average for shard in owned if shard.average is not None]
+    average.follow(
+        [*averages, *average.network.buffers()], [*(shard.weight for shard in owned), *player.network.buffers()]
+    )
+    for weight in average.network.parameters():
+        weight.data = weight.data.new_empty(0)
+
+
+class _Gathered:
+    """A player's network over a copy of its weights, whole, for the phase of an exact penalty (stage 3).
+
+    Costs weights and gradients whole on every process while the phase lasts.
+    """
+
+    def __init__(self, player: Player, bare: nn.Module, engine: Any) -> None:
+        self._player, self._bare, self._engine = player, bare, engine
+        self._weights: dict[str, Tensor] | None = None
+
+    def take(self) -> None:
+        """Gather the weights, unless they are there already in this phase."""
+        for own, norm in zip(batch_norms(self._player.network), batch_norms(self._bare), strict=True):
+            norm.tracking, norm.parts = own.tracking, own.parts
+        if self._weights is not None:
+            return
+        from deepspeed.zero import GatheredParameters
+
+        named = dict(self._player.network.named_parameters())
+        with GatheredParameters(list(named.values())):
+            self._weights = {name: weight.detach().clone().requires_grad_() for name, weight in named.items()}
+
+    def __call__(self, *inputs: Any) -> Tensor:
+        assert self._weights is not None
+        state = {**self._weights, **dict(self._player.network.named_buffers())}
+        output: Tensor = torch.func.functional_call(self._bare, state, inputs)
+        return output
+
+    def hand_over(self) -> None:
+        """Give the gradients to DeepSpeed: those of a loss that is linear in the weights."""
+        from deepspeed.zero import GatheredParameters
+
+        assert self._weights is not None
+        named = dict(self._player.network.named_parameters())
+        self._engine.optimizer.clear_backward_seen_flag()  # as its forward does: it counts micro-batches by it
+        with GatheredParameters(list(named.values())):
+            products = [
+                (weight * gathered.grad).sum()
+                for weight, gathered in zip(named.values(), self._weights.values(), strict=True)
+                if gathered.grad is not None
+            ]
+            self._engine.backward(torch.stack(products).sum(), scale_wrt_gas=False)
+        self._weights = None
+
+
+class _Cut:
+    """What stages 1, 2 and 3 have in common: flat runs of fp32 weights in torch's Adam (player.Shards)."""
+
+    def __init__(self, engine: Any, shapes: dict[str, torch.Size], average: dict[str, nn.Parameter] | None) -> None:
+        self._engine, self.shapes = engine, shapes
+        self._adam: torch.optim.Optimizer = engine.optimizer.optimizer
+        self._names = {id(weight): name for name, weight in engine.module.named_parameters()}
+        fused = bool(self._adam.defaults.get("fused"))
+        for flat in self._flats():  # as after a step: so that what is loaded before the first one has its place
+            step = torch.zeros((), device=flat.device if fused else "cpu")
+            moments = {moment: torch.zeros_like(flat.data) for moment in _MOMENTS}
+            self._adam.state[flat] = {"step": step, **moments}
+        self.dtype: torch.dtype = self._flats()[0].dtype
+        self._owned = [
+            Shard(
+                name=name,
+                offset=offset,
+                weight=weight,
+                moments=moments,
+                average=None
+                if average is None
+                else average[name].detach().reshape(-1)[offset : offset + len(weight)].to(self.dtype).clone(),
+            )
+            for name, offset, weight, moments in self._find()
+            if len(weight)
+        ]
+
+    def _flats(self) -> list[Tensor]:
+        raise NotImplementedError
+
+    def _find(self) -> Iterator[tuple[str, int, Tensor, dict[str, Tensor]]]:
+        raise NotImplementedError
+
+    @property
+    def steps(self) -> int:
+        return int(self._adam.state[self._flats()[0]]["step"].item())
+
+    @steps.setter
+    def steps(self, count: int) -> None:
+        for flat in self._flats():
+            self._adam.state[flat]["step"].fill_(float(count))
+
+    def owned(self) -> Sequence[Shard]:
+        return self._owned
+
+
+class OfStages12(_Cut):
+    def _flats(self) -> list[Tensor]:
+        return list(self._engine.optimizer.single_partition_of_fp32_groups)
+
+    def _find(self) -> Iterator[tuple[str, int, Tensor, dict[str, Tensor]]]:
+        optimizer = self._engine.optimizer
+        optimizer._lazy_init_hp_params_optimizer_state()
+        for group in optimizer.bit16_groups:
+            for weight in group:
+                place = weight._hp_mapping  # None: this process owns nothing of it
+                if place is not None:
+                    moments = {moment: place.optim_fragment[moment] for moment in _MOMENTS}
+                    start = place.lp_fragment_address.start
+                    yield self._names[id(weight)], start, place.hp_fragment.data, moments
+
+    def refresh(self) -> None:
+        self._engine.optimizer.update_lp_params()
+
+
+class OfStage3(_Cut):
+    def _flats(self) -> list[Tensor]:
+        return list(self._engine.optimizer.fp32_partitioned_groups_flat)
+
+    def _find(self) -> Iterator[tuple[str, int, Tensor, dict[str, Tensor]]]:
+        optimizer = self._engine.optimizer
+        for group in optimizer.fp16_groups:
+            for weight in group:
+                number, position, size = optimizer.grad_position[optimizer.get_param_id(weight)]
+                offset = optimizer._get_param_partition_rank(weight) * size
+                count = max(0, min(size, weight.ds_numel - offset))  # the rest is padding
+                flat = optimizer.fp32_partitioned_groups_flat[number]
+                state = self._adam.state[flat]
+                moments = {moment: state[moment].narrow(0, position, count) for moment in _MOMENTS}
+                yield self._names[id(weight)], offset, flat.data.narrow(0, position, count), moments
+
+    def refresh(self) -> None:
+        optimizer = self._engine.optimizer
+        optimizer._partition_all_parameters()
+        for number in range(len(optimizer.fp16_groups)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(number)
+        if optimizer.persistent_parameters:
+            optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)

@@ -21,13 +21,19 @@ class Average:
     def __init__(self, network: nn.Module, half_life: int) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.half_life = half_life
-        self.follow([*self.network.parameters(), *self.network.buffers()], [*network.parameters(), *network.buffers()])
+        self._leader = network
+        self._pairs: tuple[list[Tensor], list[Tensor]] | None = None
 
     def follow(self, own: Iterable[Tensor], leaders: Iterable[Tensor]) -> None:
         """From now on each tensor of `own` follows one of `leaders`: where a process keeps parts of both."""
-        self._own, self._leaders = list(own), list(leaders)
+        self._pairs = list(own), list(leaders)
 
     @torch.no_grad()
     def update(self, images: int, batch: int) -> None:
         """Follow by one step of `batch` images, the first `images` of the run being seen before."""
-        torch._foreach_lerp_(self._own, self._leaders, 1 - decay(images, batch, self.half_life))
+        own, leaders = self._pairs or (_tensors(self.network), _tensors(self._leader))
+        torch._foreach_lerp_(own, leaders, 1 - decay(images, batch, self.half_life))
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]

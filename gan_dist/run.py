@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import errno
 import fcntl
+import json
 import os
 import socket
 import time
@@ -20,6 +21,8 @@ from gan_dist.errors import InputError
 LOCK = ".lock"
 STARTS = "slurm.jsonl"
 """Which Slurm jobs started the run, and where it stood (gan_dist/slurm.py); it may be there before the run is."""
+CHOICES = "choices.json"
+"""What the run measured and chose by itself."""
 _PATIENCE = 5.0  # seconds for a run that is just ending
 _held: list[int] = []
 """Descriptors of the locks that this process holds until it ends, however it does."""
@@ -39,6 +42,23 @@ class Run:
     @property
     def samples(self) -> Path:
         return self.directory / "samples"
+
+    def chosen(self, name: str) -> int | None:
+        """A number that the run chose by itself at its first such start: the same launch goes on to the same bits."""
+        try:
+            found = json.loads((self.directory / CHOICES).read_text())[name]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return found if isinstance(found, int) else None
+
+    def choose(self, name: str, number: int) -> int:
+        """Keep `number` for later starts."""
+        try:
+            known = dict(json.loads((self.directory / CHOICES).read_text()))
+        except (OSError, ValueError, TypeError):
+            known = {}
+        files.write_json(self.directory / CHOICES, {**known, name: number})
+        return number
 
 
 def open_run(config: Config, data_digest: str) -> Run:

@@ -6,7 +6,7 @@ import uuid
 import psutil
 import torch
 
-from gan_dist import games
+from gan_dist import games, passes
 from gan_dist.checkpoint import tensors
 from gan_dist.config import Config
 from gan_dist.control import desync, diagnose, stop
@@ -39,7 +39,10 @@ class Trainer:
         run = engine.agree(lambda: open_run(config, self.index.digest))
         assert run is not None
         self.run_directory: Run = run
+        self._fix_threads()
         self.game = games.build(config)
+        engine.settle(self.game)
+        self._choose_passes()
         engine.wrap(self.game)
         self.keeper = Keeper(config, engine, self.game, run)
         self.agreement = engine.agreement(2)
@@ -72,6 +75,27 @@ class Trainer:
         )
         for problem in problems if engine.is_main else ():
             self.tracker.event("fell back", self.images, problem=problem)
+
+    def _fix_threads(self) -> None:
+        """Sums depend on how many threads share them, so `exact` keeps to the number of the run's first start."""
+        training, engine = self.config.training, self.engine
+        if training.strategy == "exact" and not training.threads and engine.device.type == "cpu":
+            run, own = self.run_directory, torch.get_num_threads()
+            count = engine.agree(lambda: run.chosen("threads") or run.choose("threads", own))
+            torch.set_num_threads(count or own)
+
+    def _choose_passes(self) -> None:
+        training, engine = self.config.training, self.engine
+        if training.micro_batches_per_pass != "auto" or training.strategy == "exact":
+            return
+        kind = torch.cuda.get_device_name() if engine.device.type == "cuda" else "cpu"
+        launch = f"micro_batches_per_pass: {kind}, {engine.world_size} processes, {training.strategy}"
+        run = self.run_directory
+        known = engine.agree(lambda: run.chosen(launch))
+        if known is None:
+            best = min(engine.gather(passes.choose(self.config, engine, self.game)))
+            known = engine.agree(lambda: run.choose(launch, best))
+        engine.passes = known or 1
 
     def train(self) -> int:
         """Go on to `training.images`, or to a reason to stop; the exit code."""

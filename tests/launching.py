@@ -1,6 +1,7 @@
 """Starting the real commands, and functions on several ranks, each by one call."""
 
 import contextlib
+import gc
 import json
 import multiprocessing
 import os
@@ -147,7 +148,7 @@ def digests(run: Path) -> dict[str, str]:
     return {row["name"]: row["digest"] for row in json.loads(gan_dist("checkpoints", run, "--json").stdout)}
 
 
-def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, limit: float = LIMIT) -> list[Any]:
     """What `function(*arguments)` returns on each of `world_size` gloo ranks, in order; it must be importable.
 
     The first rank that fails is shown with its traceback, and all are ended.
@@ -164,7 +165,7 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) ->
     found: dict[int, Any] = {}
     try:
         while len(found) < world_size:
-            number, good, value = results.get(timeout=LIMIT)
+            number, good, value = results.get(timeout=limit)
             assert good, f"rank {number} failed:\n{value}"
             found[number] = value
     finally:
@@ -172,6 +173,14 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) ->
             rank.join(10 if len(found) == world_size else 0.1)
             rank.kill()
     return [found[rank] for rank in range(world_size)]
+
+
+def loaded_once() -> None:
+    """In a rank that makes many DeepSpeed engines: each collects garbage, which takes a second if all modules are searched."""
+    import deepspeed  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 def _rank(rank: int, world_size: int, port: int, function: Any, arguments: Any, results: Any) -> None:

@@ -189,6 +189,11 @@ class Config(Section):
                 f"training.micro_batches_per_pass = {training.micro_batches_per_pass} would change the bits that "
                 "training.strategy: exact keeps; remove it, or set training.strategy: ddp"
             )
+        if training.precision == "fp64" and training.strategy.startswith("zero"):
+            raise ValueError(
+                "training.precision: fp64 has no ZeRO, which keeps weights in fp32; set training.strategy: ddp or exact, "
+                "or training.precision: fp32"
+            )
         if training.compile and training.strategy.startswith("zero"):
             raise ValueError(
                 f"training.compile was not proved with training.strategy: {training.strategy}; set training.compile: false, "

@@ -61,6 +61,7 @@ class Strategy(Protocol):
     def shared(self, player: Player) -> None: ...
     def update(self, player: Player, scale: LossScale | None) -> tuple[Tensor, Tensor]: ...
     def averages(self, player: Player) -> contextlib.AbstractContextManager[None]: ...
+    def release(self) -> None: ...
 
 
 class Players(Protocol):
@@ -299,6 +300,10 @@ class Engine:
     def gather(self, value: T) -> list[T]:
         """The value of every process, in order of rank, on every process."""
         return list(gather_object([value])) if self.world_size > 1 else [value]
+
+    def release(self) -> None:
+        """Give up what the strategy keeps of the players (DeepSpeed's hooks and buffers)."""
+        self._strategy.release()
 
     def wait(self) -> None:
         self.accelerator.wait_for_everyone()

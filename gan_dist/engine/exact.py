@@ -69,6 +69,9 @@ class Exact:
     def averages(self, player: Player) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
+    def release(self) -> None:
+        """Nothing is kept."""
+
 
 class TreeSum:
     """Adds up equally long lists of tensors, given one after the other, along a binary tree."""

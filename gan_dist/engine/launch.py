@@ -66,12 +66,36 @@ def start(config: Config) -> Accelerator:
     return accelerator
 
 
-def deepspeed_config(training_strategy: str) -> dict[str, Any]:
-    """DeepSpeed's own settings: those of the launcher's file, where accelerate was given one, else the usual."""
+BUCKETS = 50_000_000
+"""Elements that DeepSpeed sends at once; its own default would take 2 GB of buffer for each network."""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "zero1": {
+        "contiguous_gradients": True,
+        "overlap_comm": True,
+        "reduce_bucket_size": BUCKETS,
+        "allgather_bucket_size": BUCKETS,
+    },
+    "zero3": {
+        "contiguous_gradients": True,
+        "overlap_comm": True,
+        "reduce_bucket_size": BUCKETS,
+        "stage3_prefetch_bucket_size": BUCKETS,
+        "stage3_param_persistence_threshold": 100_000,
+        "stage3_max_live_parameters": 1_000_000_000,
+    },
+}
+SETTINGS["zero2"] = SETTINGS["zero1"]
+"""DeepSpeed's zero_optimization without its stage; launch/deepspeed/*.json say the same to accelerate."""
+
+
+def deepspeed_config(strategy: str, weights: int) -> dict[str, Any]:
+    """DeepSpeed's own settings for a network of so many weights: the launcher's, where accelerate was given a file."""
     path = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")
     found: dict[str, Any] = json.loads(Path(path).read_text()) if path not in ("", "none") else {}
-    found.setdefault("zero_optimization", {})["stage"] = int(training_strategy.removeprefix("zero"))
-    return found
+    zero = {**SETTINGS[strategy], **found.get("zero_optimization", {}), "stage": int(strategy.removeprefix("zero"))}
+    # no more than there is: buffers of this size are made
+    zero |= {name: min(size, weights) for name, size in zero.items() if name.endswith("bucket_size")}
+    return {**found, "zero_optimization": zero}
 
 
 def versions(config: Config) -> dict[str, str]:

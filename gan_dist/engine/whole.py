@@ -58,6 +58,9 @@ class Ddp:
         """While it lasts, the player's average is whole on every process."""
         return contextlib.nullcontext()
 
+    def release(self) -> None:
+        """Nothing is kept."""
+
 
 def norm_of(gradients: list[Tensor], scale: LossScale | None) -> Tensor:
     """The L2 norm of all gradients, from which the loss's scale is taken away first."""

@@ -54,10 +54,7 @@ class Zero:
         bare = copy.deepcopy(player.network).to("meta") if self.stage == 3 else None
         shapes = {name: weight.shape for name, weight in player.network.named_parameters()}
         average = None if player.average is None else dict(player.average.network.named_parameters())
-        if not torch.distributed.is_initialized():  # one process without a launcher
-            store = torch.distributed.HashStore()  # type: ignore[attr-defined]
-            backend = "nccl" if self._device.type == "cuda" else "gloo"
-            torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        _as_if_launched(self._device)
         engine, *_ = deepspeed.initialize(
             model=player.network, optimizer=player.optimizer, config=self._settings(player), dist_init_required=False
         )
@@ -72,7 +69,9 @@ class Zero:
 
     def _settings(self, player: Player) -> dict[str, Any]:
         training = self._config.training
-        settings = launch.deepspeed_config(training.strategy)
+        settings = launch.deepspeed_config(
+            training.strategy, sum(weight.numel() for weight in player.network.parameters())
+        )
         return settings | {
             "train_micro_batch_size_per_gpu": training.micro_batch,
             "gradient_accumulation_steps": 1,  # what a loss weighs, and when an update is due, the engine says
@@ -86,7 +85,11 @@ class Zero:
     @contextlib.contextmanager
     def computing(self, player: Player, last: bool, twice: bool) -> Iterator[None]:
         self._last, self._twice = last, twice and self.stage == 3
-        self._engines[player.name].set_gradient_accumulation_boundary(last)
+        engine = self._engines[player.name]
+        engine.set_gradient_accumulation_boundary(last)
+        # what its forward would do first; without, gradients of the update before stay where they were (stages 1 and 2
+        # called bare: found by a phase of one lone backward, 1e-2 in the weights)
+        engine.optimizer.clear_backward_seen_flag()
         if not self._twice:
             yield
             return
@@ -146,6 +149,21 @@ class Zero:
             for weight in weights.values():
                 weight.data = weight.data.new_empty(0)
 
+    def release(self) -> None:
+        for engine in self._engines.values():
+            engine.destroy()
+        self._engines.clear()
+        self._gathered.clear()
+
+
+def _as_if_launched(device: torch.device) -> None:
+    """DeepSpeed wants a process group and LOCAL_RANK, also of one process that nobody launched."""
+    os.environ.setdefault("LOCAL_RANK", "0")  # Accelerate, which would take it for a launcher's, has looked before
+    if not torch.distributed.is_initialized():
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+
 
 def _cut_average(player: Player, shards: "OfStages12 | OfStage3") -> None:
     """Let every process follow with its shards alone: the average's own weights are empty but in `averages`."""
@@ -176,10 +194,10 @@ class _Gathered:
             norm.tracking, norm.parts = own.tracking, own.parts
         if self._weights is not None:
             return
-        from deepspeed.zero import GatheredParameters
+        import deepspeed
 
         named = dict(self._player.network.named_parameters())
-        with GatheredParameters(list(named.values())):
+        with deepspeed.zero.GatheredParameters(list(named.values())):
             self._weights = {name: weight.detach().clone().requires_grad_() for name, weight in named.items()}
 
     def __call__(self, *inputs: Any) -> Tensor:
@@ -190,12 +208,12 @@ class _Gathered:
 
     def hand_over(self) -> None:
         """Give the gradients to DeepSpeed: those of a loss that is linear in the weights."""
-        from deepspeed.zero import GatheredParameters
+        import deepspeed
 
         assert self._weights is not None
         named = dict(self._player.network.named_parameters())
         self._engine.optimizer.clear_backward_seen_flag()  # as its forward does: it counts micro-batches by it
-        with GatheredParameters(list(named.values())):
+        with deepspeed.zero.GatheredParameters(list(named.values())):
             products = [
                 (weight * gathered.grad).sum()
                 for weight, gathered in zip(named.values(), self._weights.values(), strict=True)

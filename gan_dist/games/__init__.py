@@ -4,6 +4,8 @@ from gan_dist.config import Config
 from gan_dist.games.base import Game
 from gan_dist.games.generation import Generation
 
+__all__ = ["KINDS", "Game", "build"]
+
 KINDS = {"generation": Generation}
 
 

@@ -98,6 +98,7 @@ class Engine:
         """Micro-batches that go through the networks together."""
         parts = training.batch // training.micro_batch
         self._health = Health(2, self.device)
+        self._lowered = Lowered(self.device, HALF[training.precision]) if training.precision in HALF else None
         if training.strategy == "exact":
             if self.world_size not in (counts := exact.fitting_counts(parts)):
                 raise AgreedError(
@@ -110,8 +111,8 @@ class Engine:
         else:
             from gan_dist.engine.zero import Zero  # it loads DeepSpeed, which takes seconds
 
-            self._strategy = Zero(config, self.device, self._health, self.world_size, parts // self.world_size)
-        self._lowered = Lowered(self.device, HALF[training.precision]) if training.precision in HALF else None
+            own = parts // self.world_size
+            self._strategy = Zero(config, self.device, self._health, self.world_size, own, self._lowered)
         self._scales: dict[str, LossScale] = {}
 
     def settle(self, game: Players) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from gan_dist.config import Config
 from gan_dist.engine import launch
 from gan_dist.engine.health import Health
-from gan_dist.engine.precision import LossScale
+from gan_dist.engine.precision import LossScale, Lowered
 from gan_dist.engine.whole import share_statistics
 from gan_dist.networks.normalisation import batch_norms
 from gan_dist.player import Player, Shard
@@ -34,8 +34,17 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 class Zero:
     """One DeepSpeed engine for each player. All of a step happens at DeepSpeed's pace: it waits for the device."""
 
-    def __init__(self, config: Config, device: torch.device, health: Health, world_size: int, parts: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        health: Health,
+        world_size: int,
+        parts: int,
+        lowered: Lowered | None,
+    ) -> None:
         self._config, self._device, self._health, self._world_size = config, device, health, world_size
+        self._lowered = lowered
         self.parts = parts
         """Micro-batches of this process: DeepSpeed averages over processes."""
         self.stage = int(config.training.strategy.removeprefix("zero"))
@@ -51,7 +60,7 @@ class Zero:
         from deepspeed.utils import logger
 
         logger.setLevel(logging.WARNING)
-        bare = copy.deepcopy(player.network).to("meta") if self.stage == 3 else None
+        bare = self._copy(player.network) if self.stage == 3 else None
         shapes = {name: weight.shape for name, weight in player.network.named_parameters()}
         average = None if player.average is None else dict(player.average.network.named_parameters())
         _as_if_launched(self._device)
@@ -66,6 +75,14 @@ class Zero:
             _cut_average(player, shards)
         if bare is not None:
             self._gathered[player.name] = _Gathered(player, bare, engine)
+
+    def _copy(self, network: nn.Module) -> nn.Module:
+        """The network's layers without memory, to compute with other weights."""
+        bare = copy.deepcopy(network).to("meta")
+        if self._lowered is not None:
+            vars(bare).pop("forward", None)  # the original's, by way of precision.py
+            self._lowered.lower(bare)
+        return bare
 
     def _settings(self, player: Player) -> dict[str, Any]:
         training = self._config.training
@@ -87,8 +104,7 @@ class Zero:
         self._last, self._twice = last, twice and self.stage == 3
         engine = self._engines[player.name]
         engine.set_gradient_accumulation_boundary(last)
-        # what its forward would do first; without, gradients of the update before stay where they were (stages 1 and 2
-        # called bare: found by a phase of one lone backward, 1e-2 in the weights)
+        # as its forward does first, which a bare call leaves out: stage 3 counts micro-batches by it
         engine.optimizer.clear_backward_seen_flag()
         if not self._twice:
             yield
@@ -120,9 +136,10 @@ class Zero:
     def update(self, player: Player, scale: LossScale | None) -> tuple[Tensor, Tensor]:
         engine = self._engines[player.name]
         share_statistics(player, self._health, self._world_size)
-        if scale is not None:  # DeepSpeed takes it away again
+        if scale is not None:  # DeepSpeed takes away what `backward` was given; it must not put it on by itself
             engine.optimizer.override_loss_scale(scale.factor.item())
         engine.step()
+        engine.optimizer.custom_loss_scaler = False
         norm = torch.as_tensor(engine.get_global_grad_norm(), device=self._device)
         return norm, torch.tensor(not engine.optimizer.overflow, device=self._device)
 

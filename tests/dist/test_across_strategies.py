@@ -43,6 +43,7 @@ def play(engine: Engine, game: games.Game, config: Config, first: int, last: int
 def start(strategy: str, **more: Any) -> tuple[Engine, games.Game, Config]:
     config = build(strategy, **more)
     engine, game = Engine(config), games.build(config)
+    numerics.enliven([player.network for player in game.players])
     engine.wrap(game)
     return engine, game, config
 

@@ -1,7 +1,10 @@
 """Every strategy, process count, accumulation, pass and penalty against one process and a plain loop."""
 
+import contextlib
 import itertools
+import os
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from torch import nn
 
 from gan_dist import config as config_module, numerics
 from gan_dist.config import Config
+from gan_dist.engine import core, whole
 from gan_dist.games import generation
 from gan_dist.networks.normalisation import BatchNorm
 from tests import making
@@ -49,7 +53,7 @@ def build(case: Case, world_size: int, precision: str, **more: Any) -> Config:
     if strategy != "exact":
         keys["training.micro_batches_per_pass"] = passes
     # an epsilon like the gradients' size: Adam's first steps are else signs, which rounding decides near 0
-    keys |= {"game.generator.epsilon": 1e-4, "game.discriminator.epsilon": 1e-4, "game.discriminator.clip_norm": 2.0}
+    keys |= {"game.generator.epsilon": 1e-4, "game.discriminator.epsilon": 1e-4, "game.discriminator.clip_norm": 0.1}
     return config_module.load(["configs/digits.yaml", *making.flags({**keys, **PENALTIES[penalty]})])
 
 
@@ -109,4 +113,75 @@ def test_every_strategy_accumulation_pass_and_penalty_equals_a_plain_loop(world_
     # the tenth step of 4 processes on few cores adds minutes and nothing that 4 steps do not show
     wrong = run_ranks(world_size, compare, matrix, world_size, 10 if world_size < 4 else 4, limit=900)[0]
     print(f"{len(matrix)} cases in {time.monotonic() - began:.0f} s")
-    assert not wrong, "\n".join(wrong)
+    assert not wrong, "\n".join([f"{len(wrong)} differences:", *wrong[:20]])
+
+
+def spoil(fault: str) -> None:
+    """Put into this rank what would be a plausible mistake in the engine."""
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else int(os.environ["RANK"])
+    if fault == "static_graph":
+        from torch.nn.parallel import DistributedDataParallel
+
+        whole.prepare_quietly = lambda _, network: DistributedDataParallel(network, static_graph=True)
+    elif fault == "a player is not frozen":
+        plain = core.Engine.turn
+
+        @contextlib.contextmanager
+        def turn(engine: core.Engine, phase: core.Phase) -> Iterator[None]:
+            with plain(engine, phase):
+                for player in engine._players:
+                    player.network.requires_grad_(True)
+                yield
+
+        core.Engine.turn = turn
+    elif fault == "one rank's share is counted twice":
+        plain_backward = core.Engine.backward
+        core.Engine.backward = lambda engine, loss: plain_backward(engine, loss * 2 if rank == 0 else loss)
+    elif fault == "stage 3 does not count micro-batches":
+        from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+
+        DeepSpeedZeroOptimizer_Stage3.clear_backward_seen_flag = lambda optimizer: None
+    elif fault == "DeepSpeed clips as it likes":
+        from gan_dist.engine import zero
+
+        settings = zero.Zero._settings
+        zero.Zero._settings = lambda strategy, player: {
+            name: value for name, value in settings(strategy, player).items() if name != "gradient_clipping"
+        }
+    elif fault == "BatchNorm sees all micro-batches of a pass":
+        core.Engine._see_parts = lambda engine, parts: None
+    elif fault == "a lazy penalty is not made stronger":
+        generation.Generation.keep_gradients_small = _weaker(generation.Generation.keep_gradients_small)
+    else:
+        assert fault == "none"
+
+
+def _weaker(penalty: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def weaker(game: generation.Generation, micro: Any) -> torch.Tensor:
+        return penalty(game, micro) / game.penalty.every
+
+    weaker.__name__ = penalty.__name__
+    return weaker
+
+
+def compare_spoiled(fault: str, case: Case) -> list[str]:
+    spoil(fault)
+    return compare([case], 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("fault", "case"),
+    [
+        ("static_graph", ("ddp", 1, 1, "none", True)),
+        ("a player is not frozen", ("zero2", 1, 1, "none", True)),
+        ("one rank's share is counted twice", ("ddp", 2, 1, "none", True)),
+        ("one rank's share is counted twice", ("exact", 2, 1, "R1 and R2", False)),
+        ("one rank's share is counted twice", ("zero3", 2, 1, "R1 every step", True)),
+        ("stage 3 does not count micro-batches", ("zero3", 2, 1, "none", True)),
+        ("DeepSpeed clips as it likes", ("zero2", 1, 1, "R1 every step", False)),
+        ("BatchNorm sees all micro-batches of a pass", ("ddp", 2, 2, "none", True)),
+        ("a lazy penalty is not made stronger", ("ddp", 1, 1, "lazy R1 alone", True)),
+    ],
+)
+def test_the_comparison_sees_a_mistake_in_the_engine(fault: str, case: Case) -> None:
+    assert run_ranks(2, compare_spoiled, fault, case)[0], f"{fault} makes no difference in {case}"

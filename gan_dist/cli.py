@@ -114,10 +114,17 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         "doctor",
         _doctor,
-        "look at the run directory and its disk before training does",
-        "gan-dist doctor configs/digits.yaml\n  gan-dist doctor configs/dcgan.yaml --data.shards data/faces --json",
+        "look at everything that a training will meet: directory, disk, devices, links, loader, memory, speed",
+        "gan-dist doctor configs/digits.yaml\n  gan-dist doctor configs/dcgan.yaml --data.shards data/faces --json\n"
+        "  gan-dist doctor configs/digits.yaml --processes 2 --numerics --training.strategy zero2",
     )
     doctor.add_argument("config", metavar="CONFIG", help="a config, and any of its keys as for training")
+    doctor.add_argument(
+        "--processes", type=int, default=0, help="training processes to try (default: one for each GPU)"
+    )
+    doctor.add_argument(
+        "--numerics", action="store_true", help="compare a step of the config's own networks with a plain loop's"
+    )
     doctor.add_argument("--json", action="store_true", help="print as JSON")
     return parser
 
@@ -244,12 +251,13 @@ def _track(options: argparse.Namespace) -> None:
 def _doctor(options: argparse.Namespace) -> None:
     from gan_dist import doctor
 
-    findings = doctor.examine([options.config, *options.keys])
+    findings = []
+    for finding in doctor.examine([options.config, *options.keys], options.processes, options.numerics):
+        findings.append(finding)
+        if not options.json:
+            print(f"{'ok     ' if finding.good else 'PROBLEM'}  {finding.what:14s}  {finding.text}", flush=True)
     if options.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
-    else:
-        for finding in findings:
-            print(f"{'ok     ' if finding.good else 'PROBLEM'}  {finding.what:14s}  {finding.text}")
     if bad := [finding for finding in findings if not finding.good]:
         raise InputError(f"{len(bad)} problem(s): {', '.join(finding.what for finding in bad)}")
 

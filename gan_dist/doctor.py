@@ -1,34 +1,68 @@
-"""What a training would meet in its run directory and on its disk, found out without training."""
+"""What a training would meet, found out without training: in its run directory, on its disk, and on its processes."""
 
 import contextlib
-import dataclasses
 import fcntl
+import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gan_dist import config as config_module, games
 from gan_dist.checkpoint import store
 from gan_dist.config import Config
 from gan_dist.errors import InputError
+from gan_dist.findings import MARK, Finding
 from gan_dist.run import LOCK, is_foreign
 
+_ROOT = str(Path(__file__).resolve().parent.parent)
 _PROBE = 32 << 20  # bytes written to measure the disk
 _COPIES = 3  # of a player's weights in a checkpoint, besides them: average and Adam's two moments
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    what: str
-    good: bool
-    text: str
+def examine(arguments: Sequence[str], processes: int = 0, with_numerics: bool = False) -> Iterator[Finding]:
+    """Look at everything; what was found, good or bad. Raises InputError where the config itself is wrong.
 
-
-def examine(arguments: Sequence[str]) -> list[Finding]:
-    """Look at everything; what was found, good or bad. Raises InputError where the config itself is wrong."""
+    The training's processes are tried last: `processes` of them; 0: training.processes, or one for each GPU.
+    """
     config = config_module.load(arguments)
+    yield from _place(config)
+    if not processes:
+        import torch
+
+        on_cpu = config.training.device == "cpu"
+        processes = config.training.processes or (0 if on_cpu else torch.cuda.device_count()) or 1
+    yield from _processes(arguments, processes, with_numerics)
+
+
+def _processes(arguments: Sequence[str], processes: int, with_numerics: bool) -> Iterator[Finding]:
+    """What gan_dist/preflight.py finds, as it finds it."""
+    words = [sys.executable, "-m", "gan_dist.preflight"]
+    if processes > 1:
+        launcher = "torch.distributed.run"
+        words = [sys.executable, "-m", launcher, "--standalone", "--nproc-per-node", str(processes), *words[1:]]
+    words += [*(["--numerics"] if with_numerics else []), *arguments]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([_ROOT, os.environ.get("PYTHONPATH", "")])}
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as running:
+        assert running.stdout is not None
+        others: list[str] = []
+        for line in running.stdout:
+            _, mark, found = line.partition(MARK)
+            if mark:
+                yield Finding(**json.loads(found))
+            else:
+                others = [*others[-30:], line.rstrip()]
+    if running.returncode:
+        said = [line for line in others if "Error" in line or "error" in line][-1:] or others[-1:]
+        yield Finding("processes", False, f"ended with code {running.returncode}: {' '.join(said)}")
+
+
+def _place(config: Config) -> list[Finding]:
     directory = config.directory
     findings = [_run(config), _lock(directory), *_checkpoints(directory)]
     place = directory

@@ -98,13 +98,19 @@ def gather(engine: Engine, game: games.Game) -> State:
 
 
 def by_hand(
-    config: Config, steps: int, samples: Callable[[int], Sequence[MicroBatch]] | None = None
+    config: Config,
+    steps: int,
+    samples: Callable[[int], Sequence[MicroBatch]] | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> tuple[State, State]:
-    """The same states by one process and a plain loop over all micro-batches: those of images_of, or `samples(step)`."""
+    """The same states by one process and a plain loop over all micro-batches: those of images_of, or `samples(step)`.
+
+    In single precision it shows what rounding alone does.
+    """
     play, rule = config.game, config.game.penalty
     nets = list(generation.build_networks(config))
     enliven(nets)
-    generator, discriminator = nets = [network.double() for network in nets]
+    generator, discriminator = nets = [network.to(dtype) for network in nets]
     average = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
     lazy = rule.every / (rule.every + 1) if rule.weights and rule.every > 1 else 1.0
     adams = []
@@ -129,25 +135,27 @@ def by_hand(
             (found,) = torch.autograd.grad(discriminator(x, micro.labels).sum(), x, create_graph=True)
             return found.square().sum((1, 2, 3))
 
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=dtype)
         for name, x in (("r1", micro.images), ("r2", fake)):
             if rule.method == "exact" and getattr(rule, name):
                 total = total + getattr(rule, name) / 2 * gradient(x).mean()
             elif getattr(rule, name):
                 noise = rng.normal(rng.key(config.run.seed, f"noise of {name}"), micro.positions, x[0].numel())
-                shifted = discriminator(x + kink * noise.double().view_as(x), micro.labels)
+                shifted = discriminator(x + kink * noise.to(dtype).view_as(x), micro.labels)
                 slope = (shifted - discriminator(x, micro.labels)) / kink
                 total = total + getattr(rule, name) / 2 * slope.square().mean()
         if rule.wgan_gp:
-            share = rng.uniform(rng.key(config.run.seed, "between"), micro.positions, 1)[:, :, None, None]
+            share = rng.uniform(rng.key(config.run.seed, "between"), micro.positions, 1).to(dtype)[:, :, None, None]
             length = (gradient(micro.images + share * (fake - micro.images)) + 1e-12).sqrt()
             total = total + rule.wgan_gp * (length - 1).square().mean()
         return rule.every * total
 
     for step in range(steps):
         micros = samples(step) if samples else images_of(config, step, range(config.training.batch))
+        for micro in micros:
+            micro.images = micro.images.to(dtype)
         draws = [
-            rng.normal(rng.key(config.run.seed, "latent"), micro.positions, play.latent).double() for micro in micros
+            rng.normal(rng.key(config.run.seed, "latent"), micro.positions, play.latent).to(dtype) for micro in micros
         ]
         fakes: list[Tensor] = []
         for norm in (every := batch_norms(generator) + batch_norms(discriminator)):
@@ -205,7 +213,7 @@ def difference(found: State, expected: State, kind: str) -> tuple[float, str]:
         if f"/{kind}/" not in name:
             continue
         scale = max(float(right.abs().max()), 1e-12)
-        distance = float((found[name] - right).abs().max()) / scale
+        distance = float((found[name].double() - right).abs().max()) / scale
         if not distance <= worst:  # NaN is the worst
             worst, where = distance, name
     return worst, where

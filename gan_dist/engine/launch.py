@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
+from gan_dist import footprint
 from gan_dist.config import Config
 from gan_dist.errors import AgreedError, InputError
 
@@ -66,8 +67,7 @@ def start(config: Config) -> Accelerator:
     return accelerator
 
 
-BUCKETS = 50_000_000
-"""Elements that DeepSpeed sends at once; its own default would take 2 GB of buffer for each network."""
+BUCKETS = footprint.BUCKETS
 SETTINGS: dict[str, dict[str, Any]] = {
     "zero1": {
         "contiguous_gradients": True,
@@ -81,7 +81,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "reduce_bucket_size": BUCKETS,
         "stage3_prefetch_bucket_size": BUCKETS,
         "stage3_param_persistence_threshold": 100_000,
-        "stage3_max_live_parameters": 1_000_000_000,
+        "stage3_max_reuse_distance": 0,
     },
 }
 SETTINGS["zero2"] = SETTINGS["zero1"]

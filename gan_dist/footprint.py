@@ -1,0 +1,97 @@
+"""What a strategy costs: bytes a process holds, and bytes it sends in a step, from the number of weights alone.
+
+Activations are not in it: they depend on the networks, and `gan-dist doctor` measures them. docs/engines.md derives and
+measures the figures.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+_WORD = 4  # bytes of an fp32 number
+BUCKETS = 5_000_000
+"""Elements that ZeRO sends at once, about DDP's 25 MB; DeepSpeed's own default takes 2 GB of buffer for each network."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes that one process holds of one player while it trains."""
+
+    weights: float
+    """What the forward computes with."""
+    masters: float
+    """ZeRO's own fp32 copy of what the process updates."""
+    gradients: float
+    """When the last backward of an update has ended."""
+    moments: float
+    average: float
+    buckets: float
+    """Buffers that ZeRO-3 keeps for what it sends."""
+
+    @property
+    def kept(self) -> float:
+        """Between updates."""
+        return self.weights + self.masters + self.moments + self.average + self.buckets
+
+    @property
+    def total(self) -> float:
+        return self.kept + self.gradients
+
+
+def memory(strategy: str, sizes: Sequence[int], world_size: int, averaged: bool, rank: int = 0) -> Memory:
+    """Of a player whose weights have so many elements each, in order; `averaged`: whether it has a moving average.
+
+    ZeRO-1 and 2 keep the gradient of every weight that is partly the process's whole until the update.
+    """
+    weights = sum(sizes)
+    whole = _WORD * weights
+    part = whole / world_size
+    zero = strategy.startswith("zero")
+    return Memory(
+        weights=part if strategy == "zero3" else whole,
+        masters=part if zero else 0.0,
+        gradients=_touched(sizes, world_size, rank) if strategy in ("zero1", "zero2") else part if zero else whole,
+        moments=2 * (part if zero else whole),
+        average=(part if zero else whole) if averaged else 0.0,
+        buckets=_WORD * min(BUCKETS, weights) if strategy == "zero3" else 0.0,
+    )
+
+
+def _touched(sizes: Sequence[int], world_size: int, rank: int) -> float:
+    """Bytes of the weights that lie in a process's part, or partly."""
+    total, start, found = sum(sizes), 0, 0
+    for size in sizes:
+        if start < total * (rank + 1) / world_size and start + size > total * rank / world_size:
+            found += size
+        start += size
+    return float(_WORD * found)
+
+
+def transient(strategy: str, weights: int, parts: int, gathers: bool) -> float:
+    """Bytes that come on top for a while in an update: `parts` micro-batches a process; `gathers` for an exact penalty.
+
+    `exact` keeps a partial sum for each level of its tree, and sends a copy of the whole; ZeRO-3 with a penalty that
+    differentiates twice has weights and gradients whole.
+    """
+    whole = _WORD * weights
+    if strategy == "exact":
+        return whole * (parts.bit_length() + 1)
+    if strategy == "zero3" and gathers:
+        return 2 * whole
+    return 0.0
+
+
+def traffic(strategy: str, weights: int, world_size: int, parts: int, forwards: int) -> float:
+    """Bytes that a process sends in one update of a player of so many weights, over rings.
+
+    `parts`: backwards (ZeRO-2 and 3 reduce after each); `forwards`: of this player for them, in its own turn.
+    """
+    if world_size == 1:
+        return 0.0
+    once = _WORD * weights * (world_size - 1) / world_size  # a reduce-scatter, or an all-gather
+    if strategy in ("ddp", "exact"):
+        return 2 * once
+    if strategy == "zero1":
+        return 2 * once
+    if strategy == "zero2":
+        return once * (parts + 1)
+    return once * (parts + forwards + parts)  # gradients, and weights for every forward and every backward

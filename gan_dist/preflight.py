@@ -1,0 +1,297 @@
+"""What a training would meet on the processes that will run it: measured in half a minute, with nothing left behind.
+
+`gan-dist doctor` starts this module on as many processes as the training will have (torchrun), and reads the findings
+that the first of them prints as JSON.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import psutil
+import torch
+
+from gan_dist import __version__, config as config_module, footprint, games, numerics, passes
+from gan_dist.checkpoint import Store, Writer, tensors
+from gan_dist.config import Config
+from gan_dist.data import loader, order
+from gan_dist.data.index import Index
+from gan_dist.engine import Engine
+from gan_dist.errors import InputError
+from gan_dist.findings import MARK, Finding
+
+_STEPS = 4
+_LOADED = 24  # micro-batches, after the workers have started
+_SIZES = (1 << 12, 1 << 20, 1 << 26)  # bytes of an all-reduce
+
+
+def examine(config: Config, with_numerics: bool) -> Iterator[Finding]:
+    """The findings, the same on every process. Each step of it is taken by all."""
+    engine = Engine(config)
+    yield _machine(engine)
+    if config.training.strategy == "exact" and engine.device.type == "cpu":
+        yield Finding(
+            "threads", True, f"{torch.get_num_threads()} a process; `exact` keeps to those of the run's first start"
+        )
+    if engine.world_size > 1:
+        yield _links(engine)
+    if with_numerics:
+        yield from _numerics(config, engine.world_size)
+    engine.agree(lambda: loader.prepare(config, progress=False), where="machine")
+    index = loader.open_index(config)
+    if config.data.labels and not config.data.classes:
+        classes = int(index.label.max()) + 1
+        config = config.model_copy(update={"data": config.data.model_copy(update={"classes": classes})})
+    yield _overlap(config, engine, len(index))
+    needed, findings = _step(config, engine)
+    yield from findings
+    yield _loading(config, engine, index, needed)
+
+
+def _machine(engine: Engine) -> Finding:
+    gpu = torch.cuda.get_device_properties(engine.device) if engine.device.type == "cuda" else None
+    own = (
+        f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"
+        if gpu
+        else f"CPU, {torch.get_num_threads()} threads a process"
+    )
+    hosts = sorted(set(engine.gather(platform.node())))
+    kinds = sorted(set(engine.gather(own)))
+    text = (
+        f"{engine.world_size} process(es) on {len(hosts)} machine(s): {'; '.join(kinds)}. gan_dist {__version__}, torch "
+        f"{torch.__version__}, Python {platform.python_version()}"
+    )
+    return Finding("devices", len(kinds) == 1, text if len(kinds) == 1 else f"{text}: the slowest sets the pace")
+
+
+def _links(engine: Engine) -> Finding:
+    """All-reduce by size, as the training would do it."""
+    words = []
+    for size in _SIZES:
+        seconds = engine.time_all_reduce(size)
+        sent = 2 * size * (engine.world_size - 1) / engine.world_size
+        words.append(f"{_bytes(size)} in {seconds * 1e3:.2f} ms ({sent / seconds / 1e9:.2f} GB/s)")
+    return Finding("links", True, f"all-reduce of {', '.join(words)}")
+
+
+def _overlap(config: Config, engine: Engine, total: int) -> Finding:
+    """Whether two processes would be given the same sample of a step."""
+    import numpy as np
+
+    data, training = config.data, config.training
+    slots = np.arange(engine.slots.start, engine.slots.stop)
+    own = order.samples(config.run.seed, total, training.batch, data.streams, 0, slots)
+    everyone = [int(number) for found in engine.gather(own.tolist()) for number in found]
+    twice = len(everyone) - len(set(everyone))
+    text = f"the first {len(everyone)} samples are dealt over {engine.world_size} process(es), {twice} of them twice"
+    return Finding("data overlap", twice == 0, text)
+
+
+def _step(config: Config, engine: Engine) -> tuple[float, list[Finding]]:
+    """Steps on random images: images/s over all processes, and what they took."""
+    training = config.training
+    game = games.build(config)
+    sizes = {player.name: [weight.numel() for weight in player.network.parameters()] for player in game.players}
+    averaged = {player.name: player.average_half_life is not None for player in game.players}
+    engine.settle(game)
+    if training.micro_batches_per_pass == "auto" and training.strategy != "exact":
+        engine.passes = min(engine.gather(passes.choose(config, engine, game)))
+    engine.wrap(game)
+    on_gpu = engine.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    dtype = torch.float64 if training.precision == "fp64" else torch.float32
+    times: list[float] = []
+    worst: dict[str, float] = {}
+    for step in range(_STEPS):
+        micros = numerics.images_of(config, step, engine.slots)
+        for micro in micros:
+            micro.images = micro.images.to(engine.device, dtype)
+            micro.positions = micro.positions.to(engine.device)
+            micro.labels = None if micro.labels is None else micro.labels.to(engine.device)
+        engine.wait()
+        began = time.perf_counter()
+        joined = loader.join(micros, engine.passes)
+        for phase in game.due(step):
+            with engine.turn(phase):
+                for loss, samples in engine.share(joined):
+                    engine.backward(loss(samples))
+                engine.update()
+            if on_gpu:
+                torch.cuda.synchronize()
+                name = phase.player.name if phase.loss else f"{phase.player.name}'s penalty"
+                worst[name] = max(worst.get(name, 0), torch.cuda.max_memory_allocated())
+                torch.cuda.reset_peak_memory_stats()
+        game.average(step * training.batch, training.batch)
+        times.append(time.perf_counter() - began)
+    seconds = max(engine.gather(min(times[1:])))
+    rate = training.batch / seconds
+    found = [
+        Finding(
+            "step",
+            True,
+            f"{seconds * 1e3:.0f} ms, {rate:,.0f} images/s with {engine.passes} micro-batch(es) a pass: "
+            f"{training.images:,} images take {_hours(training.images / rate)}",
+        ),
+        _memory(config, engine, sizes, averaged, worst),
+        _traffic(config, engine, sizes),
+        _saving(config, engine, game),
+    ]
+    engine.release()
+    return rate, found
+
+
+def _memory(
+    config: Config, engine: Engine, sizes: dict[str, list[int]], averaged: dict[str, bool], worst: dict[str, float]
+) -> Finding:
+    strategy, count = config.training.strategy, engine.world_size
+    parts = [footprint.memory(strategy, sizes[name], count, averaged[name], engine.rank) for name in sizes]
+    words = ", ".join(
+        f"{kind} {_bytes(sum(getattr(part, kind) for part in parts))}"
+        for kind in ("weights", "masters", "gradients", "moments", "average", "buffers")
+        if any(getattr(part, kind, 0) for part in parts)
+    )
+    text = f"{strategy} on {count} process(es) holds in each: {words}"
+    if engine.device.type == "cuda":
+        room = torch.cuda.get_device_properties(engine.device).total_memory
+        phase = max(worst, key=lambda name: worst[name])
+        peak = max(engine.gather(worst[phase]))
+        text += f"; the worst phase, {phase}, took {_bytes(peak)} of {_bytes(room)}"
+        if peak > 0.9 * room:
+            return Finding("memory", False, f"{text}: lower training.micro_batch, or try training.strategy: zero2")
+        return Finding("memory", True, text)
+    room = psutil.virtual_memory().available
+    return Finding("memory", room > 2**28, f"{text}; {_bytes(psutil.Process().memory_info().rss)} with everything, "
+                   f"{_bytes(room)} are free on this machine")  # fmt: skip
+
+
+def _traffic(config: Config, engine: Engine, sizes: dict[str, list[int]]) -> Finding:
+    strategy = config.training.strategy
+    own = len(engine.slots) // config.training.micro_batch // engine.passes
+    total = sum(
+        footprint.traffic(strategy, sum(weights), engine.world_size, own, own * (2 if name == "D" else 1))
+        for name, weights in sizes.items()
+    )
+    others = {
+        other: sum(footprint.memory(other, weights, engine.world_size, False).total for weights in sizes.values())
+        for other in ("ddp", "zero2", "zero3")
+    }
+    compared = ", ".join(f"{name} {_bytes(held)}" for name, held in others.items())
+    return Finding("traffic", True, f"each process sends {_bytes(total)} a step; held a process: {compared}")
+
+
+def _saving(config: Config, engine: Engine, game: games.Game) -> Finding:
+    place = config.directory
+    while not place.exists():
+        place = place.parent
+    seconds = problem = None
+    with tempfile.TemporaryDirectory(prefix=".doctor-", dir=place) as folder:
+        shared = engine.agree(lambda: folder)
+        writer = Writer(Store(Path(str(shared)), 2), engine.rank, engine.world_size, engine.channel())
+        writer.save(0, tensors.collect(game.players), {})
+        (outcome,) = writer.wait()
+        seconds, problem = outcome.seconds, outcome.problem
+        engine.wait()
+    if problem:
+        return Finding("checkpoint", False, f"could not be saved: {problem}")
+    text = f"{_bytes(outcome.bytes)} saved and read back in {seconds:.2f} s, {outcome.stalled:.3f} s of it in the loop's way"
+    margin = config.control.margin_seconds
+    good = seconds < margin
+    return Finding("checkpoint", good, text if good else f"{text}: raise control.margin_seconds above {margin:g}")
+
+
+def _loading(config: Config, engine: Engine, index: Index, needed: float) -> Finding:
+    """The loader alone against the step."""
+    batches = loader.micro_batches(index, config, 0, engine.slots, engine.device)
+    own = len(engine.slots) // config.training.micro_batch
+    next(batches)
+    steps, began = max(1, _LOADED // own), time.perf_counter()
+    count = sum(1 for _ in islice(batches, steps))
+    seconds = time.perf_counter() - began
+    batches.close()  # type: ignore[attr-defined]
+    rates = engine.gather(count * config.training.batch / max(seconds, 1e-9))
+    rate = min(rates)
+    text = f"{rate:,.0f} images/s, the step takes {needed:,.0f}"
+    if rate > 1.2 * needed:
+        return Finding("loader", True, text)
+    return Finding(
+        "loader", False, f"{text}: raise data.workers, or store smaller images (`gan-dist pack --resolution`)"
+    )
+
+
+def _numerics(config: Config, world_size: int) -> Iterator[Finding]:
+    """Two steps of the config's own networks by the engine against a plain loop in double precision."""
+    training = config.training
+    parts = 2 * world_size if training.strategy == "exact" and world_size & (world_size - 1) == 0 else world_size
+    micro_batch = min(training.micro_batch, 4)
+    small = {"micro_batch": micro_batch, "micro_batches_per_pass": "auto", "batch": parts * micro_batch}
+    classes = {"classes": config.data.classes or (10 if config.data.labels else 0), "streams": 1}
+    config = config.model_copy(update={"data": config.data.model_copy(update=classes)})
+    base = config.model_copy(update={"training": training.model_copy(update=small)})
+    expected, _ = numerics.by_hand(base, 1)
+    rounded, _ = numerics.by_hand(base, 1, dtype=torch.float32)
+    # kinks (LeakyReLU) and BatchNorm make much of a rounding; the engine may not make more of it than a plain loop does
+    noise, _ = numerics.difference(rounded, expected, "gradient")
+    limits = {"fp64": 1e-10, "fp32": max(1e-5, 10 * noise), "bf16": 0.3, "fp16": 0.1}
+    if training.tf32 and torch.cuda.is_available():
+        limits["fp32"] = limits["bf16"]
+    formats = [training.precision] if training.strategy.startswith("zero") else ["fp64", training.precision]
+    for precision in dict.fromkeys(formats):
+        own = base.model_copy(update={"training": base.training.model_copy(update={"precision": precision})})
+        found, _ = numerics.by_engine(own, 1)
+        worst, where = numerics.difference(found, expected, "gradient")
+        good = worst <= limits[precision]
+        text = (
+            f"{training.strategy} in {precision}: gradients differ by {worst:.1e} from a plain loop's in double precision "
+            f"({where}); up to {limits[precision]:.0e} is rounding"
+        )
+        yield Finding("numerics", good, text if good else f"{text}: do not train like this")
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds > 3600 else f"{seconds / 60:.1f} minutes"
+
+
+def _bytes(count: float) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count / 2**10:.0f} KiB"
+
+
+def collect(config: Config, with_numerics: bool, report: Callable[[Finding], None]) -> None:
+    for finding in examine(config, with_numerics):
+        report(finding)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="preflight")
+    parser.add_argument("--numerics", action="store_true")
+    options, rest = parser.parse_known_args(arguments)
+    first = int(os.environ.get("RANK", "0")) == 0
+
+    def report(finding: Finding) -> None:
+        if first:
+            print(f"{MARK}{json.dumps(dataclasses.asdict(finding))}", flush=True)
+
+    try:
+        collect(config_module.load(rest), options.numerics, report)
+    except InputError as error:
+        report(Finding("start", False, str(error)))
+    except torch.OutOfMemoryError as error:
+        report(Finding("memory", False, f"a step does not fit: {error}; lower training.micro_batch"))
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)  # not in order: gloo aborts where another rank is gone already

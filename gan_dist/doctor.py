@@ -29,7 +29,7 @@ def examine(arguments: Sequence[str], processes: int = 0, with_numerics: bool = 
     The training's processes are tried last: `processes` of them; 0: training.processes, or one for each GPU.
     """
     config = config_module.load(arguments)
-    yield from _place(config)
+    yield from place(config)
     if not processes:
         import torch
 
@@ -62,7 +62,8 @@ def _processes(arguments: Sequence[str], processes: int, with_numerics: bool) ->
         yield Finding("processes", False, f"ended with code {running.returncode}: {' '.join(said)}")
 
 
-def _place(config: Config) -> list[Finding]:
+def place(config: Config) -> list[Finding]:
+    """What the run directory and its disk are like."""
     directory = config.directory
     findings = [_run(config), _lock(directory), *_checkpoints(directory)]
     place = directory

@@ -24,13 +24,13 @@ class Memory:
     """When the last backward of an update has ended."""
     moments: float
     average: float
-    buckets: float
-    """Buffers that ZeRO-3 keeps for what it sends."""
+    buffers: float
+    """What ZeRO-3 keeps for what it sends."""
 
     @property
     def kept(self) -> float:
         """Between updates."""
-        return self.weights + self.masters + self.moments + self.average + self.buckets
+        return self.weights + self.masters + self.moments + self.average + self.buffers
 
     @property
     def total(self) -> float:
@@ -52,7 +52,7 @@ def memory(strategy: str, sizes: Sequence[int], world_size: int, averaged: bool,
         gradients=_touched(sizes, world_size, rank) if strategy in ("zero1", "zero2") else part if zero else whole,
         moments=2 * (part if zero else whole),
         average=(part if zero else whole) if averaged else 0.0,
-        buckets=_WORD * min(BUCKETS, weights) if strategy == "zero3" else 0.0,
+        buffers=_WORD * min(BUCKETS, weights) if strategy == "zero3" else 0.0,
     )
 
 

@@ -1,12 +1,15 @@
 """Wrong input: one clear line, exit code 2, and nothing overwritten."""
 
+import json
+import os
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests import making
-from tests.launching import train
+from tests.launching import run_ranks, train
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +200,104 @@ def test_two_processes_say_it_once_and_both_end(
     assert "exitcode  : 2" in done.stderr
     assert time.monotonic() - begin < 60
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "environment", "says"),
+    [
+        ({"training__precision": "fp16"}, {}, "training.precision = fp16 needs a GPU, and this runs on a CPU"),
+        ({"training__precision": "fp64", "training__strategy": "zero1"}, {}, "fp64 has no ZeRO"),
+        ({"training__compile": True, "game__penalty__r1": 1.0}, {}, "training.compile cannot differentiate twice"),
+        ({"training__compile": True, "training__strategy": "zero2"}, {}, "training.compile was not proved with"),
+        ({"training__micro_batches_per_pass": 2, "training__strategy": "exact"}, {}, "would change the bits"),
+        ({"training__processes": 2}, {}, "training.processes = 2, but 1 started"),
+        ({"game__penalty__every": 4}, {}, "game.penalty.every has no effect without a penalty"),
+        ({"game__penalty__r1": 1.0, "game__penalty__step": 0.1}, {}, "game.penalty.step has no effect"),
+        (
+            {"game__penalty__wgan_gp": 1.0, "game__penalty__method": "finite_difference"},
+            {},
+            "needs the gradient's length",
+        ),
+        ({}, {"ACCELERATE_USE_FSDP": "true"}, "accelerate was told to use FSDP"),
+        ({}, {"ACCELERATE_USE_DEEPSPEED": "true"}, "ZeRO stage 2, but training.strategy = ddp"),
+        ({}, {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "set training.compile: true"),
+        ({}, {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "training.micro_batch decides"),
+        ({}, {"WORLD_SIZE": "2"}, "the launcher started 2 processes (WORLD_SIZE), but they did not join"),
+    ],
+)
+def test_strategy_precision_and_launcher_must_go_together(
+    shards: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    keys: dict[str, object],
+    environment: dict[str, str],
+    says: str,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    wanted = making.tiny(shards, tmp_path / "run", **{"training__strategy": "ddp", **keys})
+    assert says in refused(capfd, wanted)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_deepspeed_names_the_extra(
+    shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    said = refused(capfd, making.tiny(shards, tmp_path / "run", training__strategy="zero2"))
+    assert "./launch/setup.sh deepspeed" in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"zero_optimization": {"stage": 2}, "gradient_clipping": 1.0}, "clip_norm decides about that"),
+        ({"zero_optimization": {"stage": 2}, "bf16": {"enabled": True}}, "training.precision decides about that"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_deepspeed_settings_that_the_config_has_keys_for_are_refused(
+    shards: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    settings: object,
+    says: str,
+) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(settings if isinstance(settings, str) else json.dumps(settings))
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(path))
+    said = refused(capfd, making.tiny(shards, tmp_path / "run", training__strategy="zero2"))
+    assert str(path) in said
+    assert says in said
+
+
+def differing(tmp: str, what: str) -> str:
+    """Two ranks whose configs or versions differ: what each is told."""
+    from gan_dist import config as config_module
+    from gan_dist.engine import AgreedError, Engine, launch
+
+    rank = int(os.environ["RANK"])
+    keys = making.tiny("unused", tmp)
+    if what == "config" and rank == 1:
+        keys["game.latent"] = 9
+    if what == "version":
+        plain = launch.versions
+        launch.versions = lambda config: {**plain(config), "torch": f"2.{rank}"}
+    try:
+        Engine(config_module.load(["configs/digits.yaml", *making.flags(keys)]))
+    except AgreedError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [("config", "game.latent is 8 on rank 0 and 9 on rank 1"), ("version", "torch is 2.0 on rank 0 and 2.1")],
+)
+def test_ranks_with_other_configs_or_versions_are_refused(tmp_path: Path, what: str, says: str) -> None:
+    for said in run_ranks(2, differing, str(tmp_path), what):
+        assert says in said

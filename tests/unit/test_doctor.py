@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gan_dist import cli, doctor
+from gan_dist import cli, config as config_module, doctor
 from tests import making
 from tests.launching import REPOSITORY, train
 
@@ -18,17 +18,17 @@ def arguments(directory: Path, **keys: object) -> list[str]:
 
 def found(directory: Path, **keys: object) -> dict[str, doctor.Finding]:
     before = sorted(directory.rglob("*")) if directory.exists() else None
-    findings = {finding.what: finding for finding in doctor.examine(arguments(directory, **keys))}
+    config = config_module.load(arguments(directory, **keys))
+    findings = {finding.what: finding for finding in doctor.place(config)}
     assert (sorted(directory.rglob("*")) if directory.exists() else None) == before
     return findings
 
 
-def test_a_new_directory_is_fine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_new_directory_is_fine(tmp_path: Path) -> None:
     assert all(finding.good for finding in found(tmp_path / "run").values())
-    assert cli.main(["doctor", *arguments(tmp_path / "run"), "--json"]) == 0
-    rows = {row["what"]: row for row in json.loads(capsys.readouterr().out)}
-    assert "MiB free in" in rows["disk space"]["text"]
-    assert "MiB/s" in rows["disk speed"]["text"]
+    rows = found(tmp_path / "run")
+    assert "MiB free in" in rows["disk space"].text
+    assert "MiB/s" in rows["disk speed"].text
 
 
 def test_other_files_and_a_run_of_another_config_are_problems(
@@ -39,7 +39,28 @@ def test_other_files_and_a_run_of_another_config_are_problems(
     assert cli.main(["doctor", *arguments(tmp_path)]) == 2
     out, err = capsys.readouterr()
     assert "PROBLEM  run directory" in out
-    assert "1 problem(s): run directory" in err
+    assert "PROBLEM  start           data.shards" in out  # of the processes that were tried
+    assert "2 problem(s): run directory, start" in err
+
+
+@pytest.mark.slow
+def test_processes_are_tried_and_leave_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards = making.data_set(tmp_path / "data", 96)
+    wanted = arguments(tmp_path / "run", training__micro_batch=2, training__strategy="ddp")
+    wanted[wanted.index("--data.shards") + 1] = str(shards)
+    assert cli.main(["doctor", *wanted, "--json", "--processes", "2", "--numerics"]) in (0, 2)  # the loader may be slow
+    rows = json.loads(capsys.readouterr().out)
+    by_name = {row["what"]: row["text"] for row in rows}
+    assert [row["text"] for row in rows if not row["good"] and row["what"] != "loader"] == []
+    assert by_name["devices"].startswith("2 process(es) on 1 machine(s): CPU")
+    assert "1.00 MiB in" in by_name["links"]
+    assert by_name["data overlap"] == "the first 16 samples are dealt over 2 process(es), 0 of them twice"
+    assert "images/s with" in by_name["step"]
+    assert by_name["memory"].startswith("ddp on 2 process(es) holds in each: weights ")
+    assert "saved and read back" in by_name["checkpoint"]
+    assert "the step takes" in by_name["loader"]
+    assert [row["text"].split(":")[0] for row in rows if row["what"] == "numerics"] == ["ddp in fp64", "ddp in fp32"]
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
 
 def test_too_little_room_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,73 @@
+"""Every launcher that docs/engines.md names starts the run it promises, and says so where it contradicts the config."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gan_dist.engine import launch
+from tests import making
+from tests.launching import REPOSITORY, digests, lines
+
+ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return making.data_set(tmp_path_factory.mktemp("data"), 96)
+
+
+def accelerate(file: str, keys: dict[str, object], *more: str, cpu: bool = True) -> subprocess.CompletedProcess[str]:
+    words = [ACCELERATE, "launch", "--config_file", f"launch/accelerate/{file}.yaml", *more, "gan_dist/train.py"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if cpu:
+        environment["ACCELERATE_USE_CPU"] = "1"
+    return subprocess.run(
+        [*words, "configs/digits.yaml", *making.flags(keys)],
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+
+
+def test_every_file_of_settings_says_what_the_code_takes_without_one() -> None:
+    for strategy, settings in launch.SETTINGS.items():
+        found = json.loads((REPOSITORY / f"launch/deepspeed/{strategy}.json").read_text())
+        assert found == {"zero_optimization": {"stage": int(strategy[-1]), **settings}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["cpu", "ddp", "zero1", "zero2", "zero3"])
+def test_accelerate_starts_two_processes_of_the_strategy(shards: Path, tmp_path: Path, file: str) -> None:
+    strategy = file if file.startswith("zero") else "ddp"
+    keys = making.tiny(
+        shards, tmp_path / "run", training__strategy=strategy, training__processes=2, checkpoint__every=32
+    )
+    done = accelerate(file, keys)
+    assert done.returncode == 0, done.stderr[-3000:]
+    started = lines(tmp_path / "run/events.jsonl")[0]
+    assert (started["event"], started["processes"]) == ("started", 2)
+    assert len(list((tmp_path / "run/checkpoints/images-000000064").glob("part-*"))) == 2
+    assert len(digests(tmp_path / "run")) == 2
+    assert (tmp_path / "run/samples/images-000000064.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "more", "keys", "says"),
+    [
+        ("zero2", (), {"training__strategy": "ddp"}, "ZeRO stage 2, but training.strategy = ddp"),
+        ("zero2", (), {"training__strategy": "zero3"}, "ZeRO stage 2, but training.strategy = zero3"),
+        ("cpu", ("--mixed_precision", "bf16"), {}, "--mixed_precision bf16, but training.precision = fp32"),
+        ("cpu", ("--num_processes", "1"), {"training__processes": 2}, "training.processes = 2, but 1 started"),
+    ],
+)
+def test_a_launcher_that_contradicts_the_config_is_refused(
+    shards: Path, tmp_path: Path, file: str, more: tuple[str, ...], keys: dict[str, object], says: str
+) -> None:
+    done = accelerate(file, making.tiny(shards, tmp_path / "run", **{"training__strategy": "ddp", **keys}), *more)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1, done.stderr[-3000:]
+    assert says in said[0]
+    assert not (tmp_path / "run").exists()

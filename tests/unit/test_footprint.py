@@ -1,0 +1,29 @@
+"""What a strategy holds and sends, by formula; benchmarks/engines.py measures the same."""
+
+import pytest
+
+from gan_dist import footprint
+
+
+def test_zero_cuts_moments_then_gradients_then_weights() -> None:
+    sizes = [100] * 8
+    whole = 4 * 800
+    held = {name: footprint.memory(name, sizes, 4, False) for name in ("ddp", "exact", "zero1", "zero2", "zero3")}
+    assert held["ddp"] == held["exact"]
+    assert (held["ddp"].weights, held["ddp"].gradients, held["ddp"].moments) == (whole, whole, 2 * whole)
+    for name in ("zero1", "zero2"):
+        assert (held[name].weights, held[name].moments, held[name].masters) == (whole, whole / 2, whole / 4)
+        assert held[name].gradients == whole / 4
+    assert (held["zero3"].weights, held["zero3"].gradients) == (whole / 4, whole / 4)
+    assert held["zero3"].buffers == whole  # smaller than a bucket
+
+
+def test_a_weight_that_is_cut_keeps_its_gradient_whole() -> None:
+    assert [footprint.memory("zero2", [10, 1000, 10], 2, False, rank).gradients for rank in (0, 1)] == [4040, 4040]
+
+
+def test_a_ring_sends_everything_twice_less_the_own_part() -> None:
+    assert footprint.traffic("ddp", 1000, 1, 4, 4) == 0
+    assert footprint.traffic("ddp", 1000, 4, 1, 1) == pytest.approx(2 * 4000 * 3 / 4)
+    assert footprint.traffic("zero2", 1000, 4, 1, 1) == footprint.traffic("ddp", 1000, 4, 1, 1)
+    assert footprint.traffic("zero3", 1000, 4, 1, 1) == pytest.approx(1.5 * footprint.traffic("ddp", 1000, 4, 1, 1))

@@ -102,14 +102,16 @@ def by_hand(
     steps: int,
     samples: Callable[[int], Sequence[MicroBatch]] | None = None,
     dtype: torch.dtype = torch.float64,
+    lively: bool = True,
 ) -> tuple[State, State]:
     """The same states by one process and a plain loop over all micro-batches: those of images_of, or `samples(step)`.
 
-    In single precision it shows what rounding alone does.
+    In single precision it shows what rounding alone does. Not `lively`: from the initial weights as they are.
     """
     play, rule = config.game, config.game.penalty
     nets = list(generation.build_networks(config))
-    enliven(nets)
+    if lively:
+        enliven(nets)
     generator, discriminator = nets = [network.to(dtype) for network in nets]
     average = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
     lazy = rule.every / (rule.every + 1) if rule.weights and rule.every > 1 else 1.0

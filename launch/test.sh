@@ -14,7 +14,7 @@ here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd -P)
 venv=${GAN_DIST_VENV:-${here%/*}/.venv}
 [[ $venv == /* ]] || venv=$PWD/$venv
 
-"$here/setup.sh" --quiet
+"$here/setup.sh" --quiet deepspeed
 export PATH="$venv/bin:$PATH"
 cd "$here/.."
 ruff check

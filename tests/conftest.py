@@ -1,6 +1,8 @@
 """What all tests share: no network, the same threads everywhere, quick tests first, and skips that CI can forbid."""
 
+import importlib.util
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +56,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         import torch
 
         need("gpu", torch.cuda.is_available(), "no GPU here")
+    if item.get_closest_marker("deepspeed"):
+        there = importlib.util.find_spec("deepspeed") is not None and shutil.which("g++") is not None
+        need("deepspeed", there, "DeepSpeed or g++, by which it builds a part of itself, is not here")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -103,19 +103,28 @@ def sum_over_processes(tensors: list[Tensor], world_size: int) -> None:
     """Replace `tensors` of each process by their sum over all, along the tree whose leaves are the processes."""
     if world_size == 1 or not tensors:
         return
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    length = -(-len(flat) // world_size)
-    sent = torch.nn.functional.pad(flat, (0, length * world_size - len(flat)))
+    runs = [_in_memory(tensor) for tensor in tensors]
+    count = sum(len(run) for run in runs)
+    length = -(-count // world_size)
+    sent = tensors[0].new_zeros(length * world_size)
+    torch.cat(runs, out=sent[:count])
     received = torch.empty_like(sent)
     torch.distributed.all_to_all_single(received, sent)
     tree = TreeSum()
     for segment in received.split(length):  # type: ignore[no-untyped-call]
         tree.add([segment])
     torch.distributed.all_gather_into_tensor(sent, tree.total()[0].contiguous())
-    start = 0
-    for tensor in tensors:
-        tensor.copy_(sent[start : start + tensor.numel()].view(tensor.shape))
-        start += tensor.numel()
+    torch._foreach_copy_(runs, torch.split(sent[:count], [len(run) for run in runs]))
+    for tensor, run in zip(tensors, runs, strict=True):
+        if run.data_ptr() != tensor.data_ptr():  # neither order of memory: the run is a copy
+            tensor.copy_(run.view(tensor.shape))
+
+
+def _in_memory(tensor: Tensor) -> Tensor:
+    """The elements one after the other, as a view where they lie so (contiguous or channels_last): nothing is moved."""
+    if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor.permute(0, 2, 3, 1).reshape(-1)
+    return tensor.reshape(-1)
 
 
 def fitting_counts(parts: int) -> list[int]:

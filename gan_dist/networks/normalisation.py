@@ -17,6 +17,7 @@ class BatchNorm(nn.Module):
     running_var: Tensor
     step_mean: Tensor
     step_var: Tensor
+    step_count: Tensor
 
     def __init__(self, channels: int, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
         super().__init__()
@@ -28,10 +29,11 @@ class BatchNorm(nn.Module):
         # what a step gathers is not the run's state: between steps it is empty
         self.register_buffer("step_mean", torch.zeros(channels), persistent=False)
         self.register_buffer("step_var", torch.zeros(channels), persistent=False)
+        self.register_buffer("step_count", torch.zeros(()), persistent=False)
         self.tracking = False
         self.parts = 1
         """Micro-batches in a forward, one after the other: each is normalised by itself."""
-        self._forwards = 0
+        self._gathered = False
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -45,21 +47,25 @@ class BatchNorm(nn.Module):
     def _normalise(self, x: Tensor) -> Tensor:
         if not self.tracking:
             return functional.batch_norm(x, None, None, self.weight, self.bias, True, eps=self.epsilon)
-        self._forwards += 1
-        share = 1 / self._forwards  # a running mean with this momentum is the mean of all forwards so far
-        return functional.batch_norm(
-            x, self.step_mean, self.step_var, self.weight, self.bias, True, share, self.epsilon
-        )
+        # counted in a tensor: a compiled network would be compiled anew for every value of a Python number
+        self._gathered = True
+        mean, variance = torch.zeros_like(self.step_mean), torch.zeros_like(self.step_var)
+        output = functional.batch_norm(x, mean, variance, self.weight, self.bias, True, 1.0, self.epsilon)
+        with torch.no_grad():
+            self.step_mean += mean
+            self.step_var += variance
+            self.step_count += 1
+        return output
 
     @property
     def gathered(self) -> bool:
         """Whether a forward has gathered statistics since the last commit."""
-        return self._forwards > 0
+        return self._gathered
 
     @torch.no_grad()
     def take(self) -> tuple[Tensor, Tensor]:
         """Hand out what was gathered, mean and variance, and begin anew."""
-        taken = self.step_mean.clone(), self.step_var.clone()
+        taken = self.step_mean / self.step_count, self.step_var / self.step_count
         self._clear()
         return taken
 
@@ -68,18 +74,21 @@ class BatchNorm(nn.Module):
         """Take these for what was gathered."""
         self.step_mean.copy_(mean)
         self.step_var.copy_(variance)
-        self._forwards = 1
+        self.step_count.fill_(1)
+        self._gathered = True
 
     def _clear(self) -> None:
         self.step_mean.zero_()
         self.step_var.zero_()
-        self._forwards = 0
+        self.step_count.zero_()
+        self._gathered = False
 
     @torch.no_grad()
     def commit(self, good: Tensor | None = None) -> None:
         """Let the running statistics follow what the step has gathered; not where `good` (a boolean scalar) is false."""
-        if self._forwards:
-            for running, step in ((self.running_mean, self.step_mean), (self.running_var, self.step_var)):
+        if self._gathered:
+            for running, total in ((self.running_mean, self.step_mean), (self.running_var, self.step_var)):
+                step = total / self.step_count
                 running.lerp_(step if good is None else torch.where(good, step, running), self.momentum)
             self._clear()
 

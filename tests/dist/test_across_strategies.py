@@ -14,7 +14,7 @@ from gan_dist.engine import Engine
 from tests import making
 from tests.launching import loaded_once, run_ranks
 
-pytestmark = [pytest.mark.dist, pytest.mark.slow]
+pytestmark = [pytest.mark.dist, pytest.mark.slow, pytest.mark.deepspeed]
 
 STRATEGIES = ("ddp", "exact", "zero1", "zero2", "zero3")
 COUNTS = (1, 2, 4)

@@ -17,6 +17,7 @@ from tests.conftest import REPOSITORY
 from tests.launching import run_ranks
 
 pytestmark = pytest.mark.dist
+ZERO = [pytest.mark.slow, pytest.mark.deepspeed]
 
 STRATEGIES = ("ddp", "exact", "zero1", "zero2", "zero3")
 PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
@@ -60,6 +61,7 @@ def walk() -> dict[tuple[str, str], str]:
 
 
 @pytest.mark.slow
+@pytest.mark.deepspeed
 def test_every_strategy_trains_in_every_precision_or_says_why_not() -> None:
     found = run_ranks(2, walk)[0]
     assert found.keys() == REFUSED.keys(), found
@@ -107,7 +109,7 @@ def with_scales(strategy: str) -> dict[str, Any]:
     return seen
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "exact", pytest.param("zero1", marks=pytest.mark.slow), pytest.param("zero3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("strategy", ["ddp", "exact", pytest.param("zero1", marks=ZERO), pytest.param("zero3", marks=ZERO)])
 def test_an_overflow_on_one_rank_skips_the_step_on_all_and_halves_that_players_scale_alone(strategy: str) -> None:
     one, other = run_ranks(2, with_scales, strategy)
     for seen in (one, other):
@@ -138,7 +140,7 @@ def scaled_equals_unscaled(strategy: str) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "exact", pytest.param("zero2", marks=pytest.mark.slow), pytest.param("zero3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("strategy", ["ddp", "exact", pytest.param("zero2", marks=ZERO), pytest.param("zero3", marks=ZERO)])
 def test_a_loss_scale_changes_no_gradient_and_no_clipping(strategy: str) -> None:
     gradient, weights = run_ranks(2, scaled_equals_unscaled, strategy)[0]
     assert gradient < 1e-5

@@ -175,6 +175,12 @@ def memory(options: argparse.Namespace) -> None:
         variant.step(lambda peaks=peaks, before=before: peaks.append(live() - before))
         gc.collect()
         kept = live() - before
+        torch.distributed.barrier()
+        sent = loopback()
+        for _ in range(4):
+            variant.step()
+        torch.distributed.barrier()
+        sent = (loopback() - sent) / 4 / variant.engine.world_size
         rank, count = variant.engine.rank, variant.engine.world_size
         held = [footprint.memory(strategy, sizes[name], count, name == "G", rank) for name in sizes]
         if strategy not in ("zero1", "zero2"):  # gradients stay, until the player's next turn or in a buffer
@@ -184,6 +190,10 @@ def memory(options: argparse.Namespace) -> None:
         rows = variant.engine.gather((kept - images, expected, max(peaks) - kept, max(part.gradients for part in held)))
         variant.engine.release()
         del variant, players
+        if rank == 0 and strategy in ("ddp", "exact"):  # DeepSpeed sends by shared memory on one machine
+            formula = sum(footprint.traffic(strategy, sum(numbers), count, 2, 2) for numbers in sizes.values())
+            print(f"{strategy:6s} each process sends {sent / 2**20:.2f} MiB a step, formula {formula / 2**20:.2f}, "
+                  f"RATIO {sent / formula:.3f}")  # fmt: skip
         if rank == 0:
             for number, (found, formula, more, gradients) in enumerate(rows):
                 print(
@@ -191,6 +201,15 @@ def memory(options: argparse.Namespace) -> None:
                     f"{formula / 2**20:8.2f}, RATIO {found / formula:.3f}; more before an update {more / 2**20:8.2f} MiB "
                     f"(gradients of a player by formula {gradients / 2**20:.2f})"
                 )
+
+
+def loopback() -> int:
+    """Bytes sent over the machine's loopback so far: what gloo's processes send each other."""
+    for line in Path("/proc/net/dev").read_text().splitlines():
+        name, _, numbers = line.partition(":")
+        if name.strip() == "lo":
+            return int(numbers.split()[8])
+    return 0
 
 
 def live() -> int:

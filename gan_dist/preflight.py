@@ -53,7 +53,9 @@ def examine(config: Config, with_numerics: bool) -> Iterator[Finding]:
     yield _overlap(config, engine, len(index))
     needed, findings = _step(config, engine)
     yield from findings
-    yield _loading(config, engine, index, needed)
+    loading = _loading(config, engine, index, needed)
+    yield loading
+    yield _keys(config, engine, loading.good)
 
 
 def _machine(engine: Engine) -> Finding:
@@ -225,6 +227,24 @@ def _loading(config: Config, engine: Engine, index: Index, needed: float) -> Fin
     return Finding(
         "loader", False, f"{text}: raise data.workers, or store smaller images (`gan-dist pack --resolution`)"
     )
+
+
+def _keys(config: Config, engine: Engine, loader_keeps_up: bool) -> Finding:
+    """The keys worth changing, after what was measured."""
+    training, words = config.training, []
+    if not loader_keeps_up:
+        words.append(f"data.workers: {config.data.workers + 1} (the step waits for images)")
+    if engine.device.type == "cuda" and training.precision == "fp32" and torch.cuda.is_bf16_supported():
+        words.append(
+            "training.precision: bf16 (less memory, and faster convolutions; another run, as its numbers differ)"
+        )
+    if engine.passes > 1:
+        words.append(f"training.micro_batches_per_pass: {engine.passes} (saves the trying at a first start)")
+    if training.strategy.startswith("zero"):
+        words.append("training.strategy: ddp, if it fits (nothing is faster)")
+    if engine.device.type == "cpu" and training.precision in ("bf16", "fp16"):
+        words.append("training.precision: fp32 (CPUs without 16-bit arithmetic are many times slower in bf16)")
+    return Finding("keys", True, f"worth a try: {'; '.join(words[:3])}" if words else "none to change")
 
 
 def _numerics(config: Config, world_size: int) -> Iterator[Finding]:

@@ -106,6 +106,11 @@ class Trainer:
         if self.engine.is_main:
             tracker.event("resumed" if self.images else "started", self.images, processes=self.engine.world_size)
         tracker.status("running", self.images, "", self.keeper.newest_name)
+        if self.config.game.penalty.method == "finite_difference":
+            tracker.say(
+                "game.penalty.method = finite_difference is noisy, and for a LeakyReLU discriminator another regulariser than "
+                "the exact penalty, which every strategy can compute (docs/engines.md)"
+            )
         with self.requests.listening(), self.watch:
             try:
                 tracker.begin()

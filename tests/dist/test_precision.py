@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shutil
 from typing import Any
 
 import pytest
@@ -155,3 +156,27 @@ def test_a_loss_scale_has_bounds() -> None:
     for _ in range(100_000):
         scale.update(torch.tensor(True))
     assert scale.factor.item() == 2.0**24
+
+
+def compiled() -> list[float]:
+    """Differences of a run with training.compile from the plain loop."""
+    made = []
+    for more in ({"training.compile": True}, {"training.precision": "fp64"}):
+        keys = making.tiny("unused", "unused", training__strategy="ddp", training__micro_batch=4)
+        keys |= {"game.generator.epsilon": 1e-4, "game.discriminator.epsilon": 1e-4, **more}
+        made.append(config_module.load(["configs/digits.yaml", *making.flags(keys)]))
+    first, last = numerics.by_engine(made[0], 3)
+    expected = numerics.by_hand(made[1], 3)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0, "nothing was compiled"
+    return [
+        numerics.difference(first, expected[0], "gradient")[0],
+        numerics.difference(last, expected[1], "weights")[0],
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+def test_compiled_networks_compute_the_same() -> None:
+    gradient, weights = run_ranks(2, compiled)[0]
+    assert gradient < 1e-5
+    assert weights < 1e-4

@@ -194,18 +194,23 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
     assert f"examples:\n  gan-dist {name} " in done.stdout
 
 
-KEYS = """run.name run.directory run.seed run.deadline run.fresh
-data.shards data.source data.image data.resolution data.channels data.labels data.classes data.flip data.workers data.streams
-data.max_bad_fraction data.cache
-game.kind game.networks game.latent game.base_channels game.loss game.discriminator_steps
-game.generator.learning_rate game.generator.beta1 game.generator.beta2 game.generator.epsilon
-game.discriminator.learning_rate game.discriminator.beta1 game.discriminator.beta2 game.discriminator.epsilon
-game.average.half_life
-training.images training.batch training.micro_batch training.strategy training.precision training.device
-training.deterministic
+KEYS = """
+run.name run.directory run.seed run.deadline run.fresh
+data.shards data.source data.image data.resolution data.channels data.labels data.classes data.flip data.workers
+data.streams data.max_bad_fraction data.cache
+game.kind game.networks game.latent game.base_channels game.loss game.discriminator_steps game.penalty.r1
+game.penalty.r2 game.penalty.wgan_gp game.penalty.every game.penalty.method game.penalty.step
+game.penalty.full_precision game.generator.learning_rate game.generator.beta1 game.generator.beta2
+game.generator.epsilon game.generator.clip_norm game.discriminator.learning_rate game.discriminator.beta1
+game.discriminator.beta2 game.discriminator.epsilon game.discriminator.clip_norm game.average.half_life
+training.images training.batch training.micro_batch training.micro_batches_per_pass training.strategy
+training.precision training.tf32 training.device training.processes training.threads training.deterministic
+training.channels_last training.compile
 checkpoint.every checkpoint.keep checkpoint.milestones checkpoint.max_missed
 control.hang_seconds control.max_bad_steps control.desync_every control.margin_seconds
-track.every track.wandb track.project sample.every sample.count"""
+track.every track.wandb track.project
+sample.every sample.count
+"""
 
 
 def test_the_keys_of_a_config_are_these_and_help_lists_them_with_defaults() -> None:

@@ -223,7 +223,11 @@ class Config(Section):
         return {key: value for key, value in self.flat().items() if not key.startswith(FREE_KEYS)}
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(json.dumps(self.mathematics(), sort_keys=True).encode()).hexdigest()[:16]
+        """A hash of what decides the mathematics. Keys at their default are left out, so that a version with more keys
+        knows its older runs."""
+        usual = {key: field.default for key, field in fields() if not field.is_required()}
+        chosen = {key: value for key, value in self.mathematics().items() if key not in usual or value != usual[key]}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 
 FREE_KEYS = (

@@ -326,6 +326,13 @@ def test_the_fingerprint_changes_with_every_mathematical_key_and_no_other(path: 
         assert (key in found) != is_free
 
 
+def test_a_key_at_its_default_is_not_in_the_fingerprint(path: Path) -> None:
+    """So that a run goes on under a version that has more keys."""
+    base = load([str(path)])
+    said = load([str(path), "--game.penalty.r1", "0", "--training.tf32", "false", "--game.latent", "100"])
+    assert said.fingerprint() == base.fingerprint()
+
+
 def test_the_keys_that_a_running_run_may_change_are_these() -> None:
     """Paths, tracking, intervals, workers, strategy: a new key is mathematics unless someone decides otherwise."""
     free = {key for key in keys() if key.startswith(FREE_KEYS)}

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 import sys
 import traceback
 from collections import Counter
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, keys = _parser().parse_known_args(arguments)
     options.keys = keys
     try:
-        if keys and options.command is not _doctor:
+        if keys and options.command not in (_doctor, _slurm):
             raise InputError(f"unknown argument {keys[0]}; see `gan-dist --help`")
         options.command(options)
     except InputError as error:
@@ -126,6 +127,30 @@ def _parser() -> argparse.ArgumentParser:
         "--numerics", action="store_true", help="compare a step of the config's own networks with a plain loop's"
     )
     doctor.add_argument("--json", action="store_true", help="print as JSON")
+
+    slurm = _add(
+        commands,
+        "slurm",
+        _slurm,
+        "check a training against the cluster and print or submit its sbatch line, or say how a run stands",
+        "gan-dist slurm configs/dcgan.yaml --nodes 4 --gpus-per-node 8 --time 8:00:00\n"
+        "  gan-dist slurm configs/digits.yaml --nodes 2 --processes-per-node 1 --submit --training.images 500000\n"
+        "  gan-dist slurm --status runs/dcgan",
+    )
+    slurm.add_argument("config", metavar="CONFIG", nargs="?", help="a config, and any of its keys as for training")
+    slurm.add_argument("--status", metavar="RUN", type=Path, help="how a run stands, instead")
+    slurm.add_argument("--nodes", type=int, default=1)
+    slurm.add_argument("--gpus-per-node", type=int, default=0)
+    slurm.add_argument("--processes-per-node", type=int, default=0, help="on CPUs (default: 1)")
+    slurm.add_argument("--cpus-per-task", type=int, default=0)
+    slurm.add_argument("--time", default="", help="hours:minutes:seconds")
+    slurm.add_argument("--partition", default="")
+    slurm.add_argument("--account", default="")
+    slurm.add_argument(
+        "--save-seconds", type=float, default=0.0, help="how long a save takes (default: as the run says)"
+    )
+    slurm.add_argument("--submit", action="store_true", help="submit it, with a copy of the code as it is now")
+    slurm.add_argument("--json", action="store_true", help="print as JSON")
     return parser
 
 
@@ -246,6 +271,35 @@ def _track(options: argparse.Namespace) -> None:
 
     count, place = rebuild(options.run, options.wandb, options.id)
     print(f"{count:,} lines of {options.run / 'metrics.jsonl'} are in W&B: {place}")
+
+
+def _slurm(options: argparse.Namespace) -> None:
+    from gan_dist import submit
+
+    if options.status:
+        report = submit.status(options.status)
+        print(json.dumps(report, indent=1) if options.json else "\n".join(submit.words_of(report)))
+        return
+    if not options.config:
+        raise InputError("give a CONFIG to submit, or --status RUN")
+    names = [field.name for field in dataclasses.fields(submit.Wanted)]
+    wanted = submit.Wanted(**{name: getattr(options, name) for name in names})
+    findings, words = submit.prepare([options.config, *options.keys], wanted)
+    bad = [finding.what for finding in findings if not finding.good]
+    job = submit.submit(words) if options.submit and not bad else ""
+    line = shlex.join(words)
+    if options.json:
+        print(
+            json.dumps({"findings": [dataclasses.asdict(row) for row in findings], "line": line, "job": job}, indent=1)
+        )
+    else:
+        for finding in findings:
+            print(f"{'ok     ' if finding.good else 'PROBLEM'}  {finding.what:10s}  {finding.text}")
+        print(line)
+        if job:
+            print(f"submitted as job {job}; `gan-dist slurm --status RUN` says how it stands")
+    if bad:
+        raise InputError(f"{len(bad)} problem(s): {', '.join(bad)}; nothing was submitted")
 
 
 def _doctor(options: argparse.Namespace) -> None:

@@ -69,7 +69,7 @@ class Job:
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [line for line in lines if line["event"] == kind]
 
-    def until(self, found: Callable[[], Any], what: str, seconds: float = 90) -> Any:
+    def until(self, found: Callable[[], Any], what: str, seconds: float = 180) -> Any:
         end = time.monotonic() + seconds
         while True:
             with contextlib.suppress(OSError, ValueError, KeyError):
@@ -84,6 +84,11 @@ class Job:
         """Wait until a checkpoint beyond a position is there."""
         self.until(lambda: any(event["images"] > beyond for event in self.events("saved")), f"saved beyond {beyond}")
 
+    def pid(self, rank: int) -> int:
+        """Of a rank that trains."""
+        found = json.loads((self.run / f"logs/processes/rank-{rank}.json").read_text())
+        return int(found["pid"])
+
     def requeued(self) -> None:
         """Wait until the job waits to be started again, and end Slurm's own hold of two minutes."""
         self.until(lambda: int(self.cluster.job(self.number)["Restarts"]) > 0, "requeued")
@@ -94,7 +99,7 @@ class Job:
 
         self.until(runs, "started again")
 
-    def end(self, seconds: float = 120) -> str:
+    def end(self, seconds: float = 180) -> str:
         """The state in which the job ended."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
         return str(self.until(lambda: self.state if self.state in over else "", "the end", seconds))

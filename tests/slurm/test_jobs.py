@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -87,7 +88,36 @@ def test_preemption_stops_saves_and_goes_on(cluster: Cluster, submit: Submit, sh
     assert job.events("resumed")[0]["images"] == job.events("stopped")[0]["images"]
 
 
-@pytest.mark.parametrize("how", ["kill a rank", "kill a node"])
+def test_a_preempted_job_that_cannot_react_is_killed_and_goes_on_from_its_last_checkpoint(
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path
+) -> None:
+    job = submit({**keys(shards, tmp_path / "run", SLOW), "control.hang_seconds": 600}, "--nodes=2")
+    job.training()
+    ranks = [job.pid(rank) for rank in (0, 1)]
+    for pid in ranks:
+        os.kill(pid, signal.SIGSTOP)  # TERM reaches them no more
+    saved = job.events("saved")[-1]["images"]
+    cluster.call("sbatch", "--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
+    job.requeued()
+    job.training(beyond=saved)
+    assert job.events("resumed")[0]["images"] >= saved
+    assert not any(Path(f"/proc/{pid}/status").exists() for pid in ranks)
+
+
+def test_a_time_limit_is_warned_of_and_nothing_is_lost(
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path
+) -> None:
+    wanted = {**keys(shards, tmp_path / "run", SLOW), "run.deadline": "1:00:00", "checkpoint.every": SLOW}
+    job = submit(wanted, "--nodes=2", "--time=1", "--signal=B:USR2@45")
+    job.until(lambda: job.events("stopped"), "stopped")
+    (stopped,) = job.events("stopped")
+    assert stopped["reason"] == "SIGUSR2"
+    job.requeued()
+    job.until(lambda: job.events("resumed"), "resumed")
+    assert job.events("resumed")[0]["images"] == stopped["images"] > 0
+
+
+@pytest.mark.parametrize("how", ["kill a rank", "stop a rank", "kill a node"])
 def test_what_is_lost_is_at_most_one_checkpoint_interval(
     cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, how: str
 ) -> None:
@@ -95,8 +125,9 @@ def test_what_is_lost_is_at_most_one_checkpoint_interval(
     job.training()
     saved = job.events("saved")[-1]["images"]
     if how == "kill a rank":
-        progress = job.run / "logs/processes/rank-1.json"
-        os.kill(json.loads(progress.read_text())["pid"], signal.SIGKILL)
+        os.kill(job.pid(1), signal.SIGKILL)  # as the kernel does when memory runs out
+    elif how == "stop a rank":
+        os.kill(job.pid(1), signal.SIGSTOP)  # it hangs: control.hang_seconds
     else:
         node = cluster.job(job.number)["BatchHost"]
         others = cluster.call("scontrol", "show", "hostnames", cluster.job(job.number)["NodeList"]).split()
@@ -124,7 +155,12 @@ def test_a_wrong_config_fails_in_seconds_with_its_line_and_is_not_requeued(
     assert missing.end() == "FAILED"
     assert "no .tar file" in missing.text() or "no shard" in missing.text()
     assert "requeue" not in missing.text()
-    assert time.monotonic() - began < 90
+    (tmp_path / "file").write_text("")
+    unwritable = submit(keys(shards, tmp_path / "file/run", IMAGES), "--nodes=2")
+    assert unwritable.end() == "FAILED"
+    assert "file/run" in unwritable.text()
+    assert "requeue" not in unwritable.text()
+    assert time.monotonic() - began < 180
 
 
 def test_an_array_trains_each_config_with_each_seed(cluster: Cluster, shards: Path, tmp_path: Path) -> None:
@@ -185,11 +221,63 @@ def test_a_run_that_does_not_advance_is_not_started_for_ever(
     job = submit({**keys(shards, tmp_path / "run", SLOW), "checkpoint.every": SLOW}, "--nodes=1")
     for number in range(2):
         job.until(lambda n=number: len(job.events("started")) > n, f"start {number + 1}")  # type: ignore[misc]
-        os.kill(json.loads((job.run / "logs/processes/rank-0.json").read_text())["pid"], signal.SIGKILL)
+        os.kill(job.pid(0), signal.SIGKILL)
         if number == 0:
             job.requeued()
     assert job.end() == "FAILED"
     assert "2 starts in a row brought no image beyond 0" in job.text()
+
+
+def test_enough_starts_are_enough(cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path) -> None:
+    job = submit(keys(shards, tmp_path / "run", SLOW), "--nodes=1", GAN_DIST_MAX_RESTARTS="1")
+    job.training()
+    cluster.call("scancel", "--signal=USR2", "--batch", job.number)
+    assert job.end() == "FAILED"
+    assert "1 starts are enough (GAN_DIST_MAX_RESTARTS)" in job.text()
+    assert job.status()["state"] == "stopped"
+
+
+def test_gan_dist_slurm_checks_submits_and_says_how_it_stands(
+    cluster: Cluster, shards: Path, tmp_path: Path, whole: str
+) -> None:
+    run = tmp_path / "run"
+    wanted = ["configs/digits.yaml", *flags(keys(shards, run, IMAGES))]
+    command = Path(sys.executable).with_name("gan-dist")
+    refused = cluster.call(
+        command,
+        "slurm",
+        *wanted,
+        "--nodes",
+        "5",
+        "--time",
+        "90-0",
+        "--partition",
+        "low",
+        "--gpus-per-node",
+        "1",
+        check=False,
+    )
+    assert "PROBLEM  partition   low has 3 nodes for a job, --nodes asks for 5" in refused, refused
+    assert "has 0 GPUs on a node, --gpus-per-node asks for 1" in refused
+    assert "PROBLEM  processes   5 processes cannot share 4 micro-batches" in refused
+    unknown = cluster.call(command, "slurm", *wanted, "--partition", "nowhere", check=False)
+    assert "there is no partition nowhere; --partition takes " in unknown
+    done = json.loads(
+        cluster.call(command, "slurm", *wanted, "--nodes", "2", "--submit", "--json", **settings(tmp_path))
+    )
+    assert [row["what"] for row in done["findings"] if not row["good"]] == []
+    assert done["line"].startswith("sbatch --nodes=2 --job-name=digits slurm/train.sbatch configs/digits.yaml")
+    job = Job(cluster, done["job"], tmp_path / "no-log", run)
+    assert job.end() == "COMPLETED"
+    check(job, whole)
+    (code,) = (tmp_path / "jobs").glob("submitted-*/code")
+    assert len((code / "commit.txt").read_text().split()[0]) in (7, 40)
+    report = json.loads(cluster.call(command, "slurm", "--status", run, "--json"))
+    assert (report["state"], report["images"], report["job"]) == ("finished", IMAGES, done["job"])
+    assert report["slurm"]["JobState"] == "COMPLETED"
+    assert report["checkpoint"] == f"images-{IMAGES:09d}"
+    for path in REPOSITORY.glob(f"digits-{done['job']}.out"):
+        path.unlink()
 
 
 def test_two_nodes_then_one(cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: str) -> None:

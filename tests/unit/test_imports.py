@@ -38,6 +38,7 @@ LEVELS = {
     "passes": 4,
     "preflight": 4,
     "slurm": 4,
+    "submit": 4,
     "train": 5,
     "cli": 5,
 }

@@ -1,0 +1,276 @@
+"""`gan-dist slurm`: from a config to an sbatch line that the cluster will accept, and how a run on it stands."""
+
+import dataclasses
+import datetime
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gan_dist import config as config_module, slurm
+from gan_dist.config import Config
+from gan_dist.errors import InputError
+from gan_dist.findings import Finding
+
+_ROOT = Path(__file__).resolve().parent.parent
+_WARNING = 180  # seconds before the end at which slurm/train.sbatch is warned
+_COPIED = ("gan_dist", "configs", "launch", "slurm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What is asked of the cluster."""
+
+    nodes: int = 1
+    gpus_per_node: int = 0
+    processes_per_node: int = 0
+    """On CPUs; with GPUs there is one for each."""
+    cpus_per_task: int = 0
+    time: str = ""
+    partition: str = ""
+    account: str = ""
+    save_seconds: float = 0.0
+    """How long a save takes; 0: what the run's events say."""
+
+    @property
+    def processes(self) -> int:
+        return self.nodes * (self.gpus_per_node or self.processes_per_node or 1)
+
+
+def prepare(arguments: Sequence[str], wanted: Wanted) -> tuple[list[Finding], list[str]]:
+    """What a login node can tell before the job waits in the queue, and the words of the sbatch line.
+
+    Raises InputError for a wrong config, and where there is no Slurm.
+    """
+    if shutil.which("sbatch") is None:
+        raise InputError("no Slurm here (sbatch is not found); run this on a login node of the cluster")
+    config = config_module.load(arguments)
+    if min(wanted.nodes, 1 + wanted.gpus_per_node, 1 + wanted.processes_per_node) < 1:
+        raise InputError("--nodes, --gpus-per-node and --processes-per-node are counts")
+    seconds = wanted.save_seconds or _seconds_of_saves(config.directory)
+    warning = max(_WARNING, int(3 * seconds) + 60)
+    findings = [_data(config), _dealt(config, wanted), *_partition(wanted, seconds), _margin(seconds, warning)]
+    words = ["sbatch", f"--nodes={wanted.nodes}"]
+    for name, value in (
+        ("gpus-per-node", wanted.gpus_per_node),
+        ("ntasks-per-node", 0 if wanted.gpus_per_node else wanted.processes_per_node),
+        ("cpus-per-task", wanted.cpus_per_task),
+        ("time", wanted.time),
+        ("partition", wanted.partition),
+        ("account", wanted.account),
+        ("signal", f"B:USR2@{warning}" if warning != _WARNING else ""),
+    ):
+        if value:
+            words.append(f"--{name}={value}")
+    words += [f"--job-name={config.run.name}", "slurm/train.sbatch", *arguments]
+    if warning != _WARNING:
+        words += ["--control.margin_seconds", str(warning - 60)]
+    return findings, words
+
+
+def submit(words: Sequence[str]) -> str:
+    """Submit with a copy of the code as it is now, so that an edit in the queue time changes nothing; the job's number."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    code = Path(os.environ.get("GAN_DIST_JOBS") or _ROOT / ".slurm") / f"submitted-{stamp}" / "code"
+    code.mkdir(parents=True)
+    for name in _COPIED:
+        shutil.copytree(_ROOT / name, code / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (code / "commit.txt").write_text(_commit())
+    done = subprocess.run(
+        [words[0], "--parsable", f"--export=ALL,GAN_DIST_CODE={code},GAN_DIST_ROOT={_ROOT}", *words[1:]],
+        cwd=_ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        shutil.rmtree(code.parent)
+        raise InputError(f"sbatch refused: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout.strip().split(";")[0]
+
+
+def status(run: Path) -> dict[str, Any]:
+    """How a run stands: job, nodes, images, rate, ETA, restarts, last checkpoint, and the first failure's last lines."""
+    if not (run / "config.yaml").exists():
+        raise InputError(f"{run} is no run directory (no config.yaml in it); give a folder that training made")
+    config, _ = config_module.read_run(run)
+    found = slurm.read_status(run) or {}
+    starts = slurm.read_starts(run)
+    last = _last_line(run / "metrics.jsonl")
+    images = int(found.get("images") or last.get("images") or 0)
+    rate = float(last.get("speed/images_per_second") or 0)
+    left = config.training.whole_images - images
+    state = str(found.get("state", "unknown"))
+    report = {
+        "run": str(run),
+        "state": state,
+        "reason": found.get("reason", ""),
+        "images": images,
+        "of": config.training.whole_images,
+        "images_per_second": rate,
+        "eta_seconds": round(left / rate) if rate and state == "running" else None,
+        "checkpoint": found.get("checkpoint"),
+        "starts": len(starts),
+        "job": starts[-1].job if starts else "",
+        "nodes": starts[-1].nodes if starts else "",
+        "failure": [] if state == "finished" else slurm.why(run),
+    }
+    if report["job"] and shutil.which("scontrol"):
+        told = _told("scontrol", "-o", "show", "job", str(report["job"]))
+        facts = dict(re.findall(r"(\S+?)=(\S*)", told))
+        report["slurm"] = {
+            name: facts[name]
+            for name in ("JobState", "Reason", "NodeList", "RunTime", "TimeLimit", "Restarts", "StartTime")
+            if name in facts
+        }
+    return report
+
+
+def words_of(report: dict[str, Any]) -> list[str]:
+    """The report as lines for a person."""
+    told = report.get("slurm", {})
+    eta = report["eta_seconds"]
+    rows = {
+        "run": f"{report['run']}: {report['state']}" + (f" ({report['reason']})" if report["reason"] else ""),
+        "job": f"{report['job'] or 'none'} {told.get('JobState', '')} {told.get('Reason', '')}".strip(),
+        "nodes": told.get("NodeList") or report["nodes"] or "none",
+        "images": f"{report['images']:,} of {report['of']:,} at {report['images_per_second']:,.0f} images/s",
+        "eta": "-" if eta is None else str(datetime.timedelta(seconds=eta)),
+        "starts": f"{report['starts']} (restarts of this job: {told.get('Restarts', '?')})",
+        "saved": report["checkpoint"] or "nothing yet",
+    }
+    lines = [f"{name:8s}{text}" for name, text in rows.items()]
+    if report["failure"]:
+        lines += ["failed first:", *(f"  {text}" for text in report["failure"])]
+    return lines
+
+
+def _data(config: Config) -> Finding:
+    from gan_dist.data import shards  # it loads much, and --status needs none of it
+
+    try:
+        found = shards.expand(config.data.shards)
+    except InputError as error:
+        if config.data.source:
+            return Finding("data", True, f"{config.data.shards} will be packed from {config.data.source}")
+        return Finding("data", False, str(error))
+    missing = [name for name in found if "://" not in name and not name.startswith("pipe:") and not Path(name).exists()]
+    if missing:
+        return Finding(
+            "data", False, f"data.shards: {missing[0]} does not exist ({len(missing)} of {len(found)} do not)"
+        )
+    return Finding("data", True, f"{len(found)} shards can be reached from here")
+
+
+def _dealt(config: Config, wanted: Wanted) -> Finding:
+    training, count = config.training, wanted.processes
+    parts = training.batch // training.micro_batch
+    fitting = [number for number in range(1, parts + 1) if parts % number == 0]
+    if training.strategy == "exact":
+        fitting = [number for number in fitting if number == 1 or not (parts // number) & (parts // number - 1)]
+    if count not in fitting:
+        near = min(fitting, key=lambda number: abs(number - count))
+        text = (
+            f"{count} processes cannot share {parts} micro-batches (training.batch {training.batch}, micro_batch "
+            f"{training.micro_batch}, {training.strategy}); take {near} processes, or a batch of {count * training.micro_batch}"
+        )
+        return Finding("processes", False, text)
+    return Finding("processes", True, f"{count}, with {parts // count} micro-batches each")
+
+
+def _partition(wanted: Wanted, save_seconds: float) -> list[Finding]:
+    rows = [dict(re.findall(r"(\S+?)=(\S*)", row)) for row in _told("scontrol", "-o", "show", "partition").splitlines()]
+    names = [row.get("PartitionName", "") for row in rows]
+    chosen = [
+        row
+        for row in rows
+        if row.get("PartitionName") == wanted.partition or (not wanted.partition and row.get("Default") == "YES")
+    ]
+    if not chosen:
+        asked = (
+            f"there is no partition {wanted.partition}" if wanted.partition else "the cluster has no default partition"
+        )
+        return [Finding("partition", False, f"{asked}; --partition takes {', '.join(names)}")]
+    row = chosen[0]
+    name, problems = row["PartitionName"], []
+    if row.get("State") != "UP":
+        problems.append(f"is {row.get('State')}")
+    most = min(_number(row.get("MaxNodes")), _number(row.get("TotalNodes")))
+    if wanted.nodes > most:
+        problems.append(f"has {most:g} nodes for a job, --nodes asks for {wanted.nodes}")
+    if wanted.time and seconds_of(wanted.time) > seconds_of(row.get("MaxTime", "UNLIMITED")):
+        problems.append(f"ends jobs after {row['MaxTime']}, --time asks for {wanted.time}")
+    if wanted.gpus_per_node:
+        listed = _told("sinfo", "-h", "-N", "-p", name, "-o", "%G")
+        gpus = max((int(count) for count in re.findall(r"gpu(?::[^:,()]+)?:(\d+)", listed)), default=0)
+        if gpus < wanted.gpus_per_node:
+            problems.append(f"has {gpus} GPUs on a node, --gpus-per-node asks for {wanted.gpus_per_node}")
+    grace = float(row.get("GraceTime") or 0)
+    if row.get("PreemptMode", "OFF") not in ("OFF", "") and grace < save_seconds:
+        problems.append(
+            f"preempts after {grace:g} s, a save takes {save_seconds:.0f} s: since the last checkpoint may be lost"
+        )
+    text = f"{name}: {row.get('TotalNodes')} nodes, at most {row.get('MaxTime')}"
+    return [Finding("partition", not problems, "; ".join([f"{name} {problem}" for problem in problems]) or text)]
+
+
+def _margin(seconds: float, warning: int) -> Finding:
+    if not seconds:
+        return Finding("margin", True, f"warned {warning} s before the end; no save was measured yet (--save-seconds)")
+    return Finding("margin", True, f"warned {warning} s before the end, a save takes {seconds:.1f} s")
+
+
+def seconds_of(time: str) -> float:
+    """Slurm's times: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]. Raises InputError."""
+    if time.upper() in ("UNLIMITED", "INFINITE"):
+        return float("inf")
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
+    if not match:
+        raise InputError(f"--time {time}: give hours:minutes:seconds, as 8:00:00")
+    days, *rest = match.groups()
+    numbers = [int(number) for number in rest if number is not None]
+    if days is not None:
+        hours, minutes, seconds = (*numbers, 0, 0)[:3]
+        return float(((int(days) * 24 + hours) * 60 + minutes) * 60 + seconds)
+    if len(numbers) == 3:
+        return float((numbers[0] * 60 + numbers[1]) * 60 + numbers[2])
+    return float(numbers[0] * 60 + (numbers[1] if len(numbers) == 2 else 0))
+
+
+def _number(text: str | None) -> float:
+    return float(text) if text and text.isdecimal() else float("inf")
+
+
+def _told(*words: str) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    return done.stdout
+
+
+def _commit() -> str:
+    done = subprocess.run(["git", "-C", str(_ROOT), "rev-parse", "HEAD"], capture_output=True, text=True)
+    changed = subprocess.run(["git", "-C", str(_ROOT), "status", "--short"], capture_output=True, text=True)
+    return (done.stdout + changed.stdout) if done.returncode == 0 else "unknown\n"
+
+
+def _seconds_of_saves(run: Path) -> float:
+    """The longest save that the run reports; 0 where there is none."""
+    path, longest = run / "events.jsonl", 0.0
+    for text in path.read_text().splitlines() if path.exists() else ():
+        try:
+            event = json.loads(text)
+        except ValueError:
+            continue
+        if event.get("event") == "saved":
+            longest = max(longest, float(event.get("seconds", 0)))
+    return longest
+
+
+def _last_line(path: Path) -> dict[str, Any]:
+    for text in reversed(path.read_text().splitlines() if path.exists() else []):
+        try:
+            found = json.loads(text)
+        except ValueError:
+            continue  # torn
+        return dict(found)
+    return {}

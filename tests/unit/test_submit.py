@@ -1,0 +1,58 @@
+"""`gan-dist slurm` without a cluster: times, statuses, and what it says where there is none."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gan_dist import cli, submit
+from gan_dist.errors import InputError
+from tests import making
+from tests.launching import train
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("5", 300),
+        ("5:30", 330),
+        ("8:00:00", 28800),
+        ("2-0", 172800),
+        ("1-12:30", 131400),
+        ("1-00:00:01", 86401),
+        ("UNLIMITED", float("inf")),
+    ],
+)
+def test_times_are_read_as_slurm_reads_them(text: str, seconds: float) -> None:
+    assert submit.seconds_of(text) == seconds
+
+
+def test_a_wrong_time_says_how(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="hours:minutes:seconds"):
+        submit.seconds_of("8h")
+
+
+def test_without_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert cli.main(["slurm", "configs/digits.yaml", "--nodes", "2"]) == 2
+    assert "no Slurm here (sbatch is not found)" in capsys.readouterr().err
+    assert cli.main(["slurm"]) == 2
+    assert "give a CONFIG to submit, or --status RUN" in capsys.readouterr().err
+
+
+def test_the_status_of_a_run_needs_no_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = making.data_set(tmp_path / "data", 96)
+    assert train(making.tiny(shards, tmp_path / "run")).returncode == 0
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert cli.main(["slurm", "--status", str(tmp_path / "run"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["state"], report["images"], report["of"]) == ("finished", 64, 64)
+    assert report["checkpoint"] == "images-000000064"
+    assert (report["job"], report["starts"], report["failure"], report["eta_seconds"]) == ("", 0, [], None)
+    (tmp_path / "run/status.json").write_text('{"state": "run')  # torn
+    assert cli.main(["slurm", "--status", str(tmp_path / "run")]) == 0
+    assert "run: unknown" in capsys.readouterr().out
+    assert cli.main(["slurm", "--status", str(tmp_path)]) == 2
+    assert "is no run directory" in capsys.readouterr().err

@@ -53,8 +53,7 @@ class Store:
         final = self.directory / name_of(images)
         files.sync_directory(part)
         if final.exists():  # a damaged one of the same name, or a save that is done again
-            aside = final.with_name(f".{final.name}.{os.getpid()}.old")
-            final.rename(aside)
+            aside = final.rename(_aside(final))
             part.rename(final)
             shutil.rmtree(aside)
         else:
@@ -67,11 +66,6 @@ class Store:
         for path in [*self.directory.glob(".images-*.part"), *self.directory.glob(".images-*.old")]:
             freed += _bytes(path)
             shutil.rmtree(path, ignore_errors=True)
-        for name in self.names():  # its manifest was deleted, the rest not any more
-            path = self.directory / name
-            if (path / _RETIRED).exists():
-                freed += _bytes(path)
-                shutil.rmtree(path, ignore_errors=True)
         return freed
 
     def retire(self) -> int:
@@ -90,9 +84,8 @@ class Store:
                 continue
             path = self.directory / name
             freed += _bytes(path)
-            # without its manifest the rest is no checkpoint any more, and by this name `sweep` knows why
-            (path / format.MANIFEST).rename(path / _RETIRED)
-            shutil.rmtree(path)
+            # all at once: a kill in the midst of deleting leaves nothing that looks like a damaged checkpoint
+            shutil.rmtree(path.rename(_aside(path)))
         return freed
 
     def room(self) -> int:
@@ -108,7 +101,9 @@ class Store:
         return 0
 
 
-_RETIRED = ".retired"
+def _aside(path: Path) -> Path:
+    """The name of a checkpoint that is about to be deleted: `sweep` does it if this process cannot."""
+    return path.with_name(f".{path.name}.{os.getpid()}.old")
 
 
 def name_of(images: int) -> str:

@@ -1,5 +1,6 @@
 """Checkpoints come back to the bit, damage is found, and enough whole ones stay."""
 
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -180,6 +181,31 @@ def test_what_a_kill_leaves_is_no_checkpoint(tmp_path: Path) -> None:
     assert Store(tmp_path, 2).names() == ["images-000000064"]
     assert save(tmp_path, pair, 128) == "images-000000128"
     assert store.describe(tmp_path / "images-000000128", hashes=True)["whole"]
+
+
+@pytest.mark.parametrize("deleted", [0, 1, 2])
+def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_only_whole_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deleted: int
+) -> None:
+    pair = players()
+    for images in (16, 24):
+        save(tmp_path, pair, images)
+    shutil.copytree(tmp_path / "images-000000016", tmp_path / "images-000000008")
+
+    def killed(path: Path) -> None:
+        for file in sorted(path.iterdir())[:deleted]:
+            file.unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Store(tmp_path, 2).retire()
+    monkeypatch.undo()
+    rows = [store.describe(tmp_path / name, hashes=True) for name in store.names(tmp_path)]
+    assert [row["images"] for row in rows if row["whole"]] == [16, 24]
+    assert all(row["whole"] for row in rows)
+    Store(tmp_path, 2).sweep()
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_another_format_is_refused_by_number(tmp_path: Path) -> None:

@@ -274,11 +274,11 @@ def _track(options: argparse.Namespace) -> None:
 
 
 def _slurm(options: argparse.Namespace) -> None:
-    from gan_dist import submit
+    from gan_dist.cluster import status, submit
 
     if options.status:
-        report = submit.status(options.status)
-        print(json.dumps(report, indent=1) if options.json else "\n".join(submit.words_of(report)))
+        report = status.read(options.status)
+        print(json.dumps(report, indent=1) if options.json else "\n".join(status.lines(report)))
         return
     if not options.config:
         raise InputError("give a CONFIG to submit, or --status RUN")

@@ -21,10 +21,11 @@ import torch
 
 from gan_dist import __version__, config as config_module, footprint, games, numerics, passes
 from gan_dist.checkpoint import Store, Writer, tensors
+from gan_dist.cluster import check, nodes
 from gan_dist.config import Config
 from gan_dist.data import loader, order
 from gan_dist.data.index import Index
-from gan_dist.engine import Engine
+from gan_dist.engine import Engine, links
 from gan_dist.errors import InputError
 from gan_dist.findings import MARK, Finding
 
@@ -43,6 +44,7 @@ def examine(config: Config, with_numerics: bool) -> Iterator[Finding]:
         )
     if engine.world_size > 1:
         yield _links(engine)
+    yield from _nodes(config, engine)
     if with_numerics:
         yield from _numerics(config, engine.world_size)
     engine.agree(lambda: loader.prepare(config, progress=False), where="machine")
@@ -78,10 +80,23 @@ def _links(engine: Engine) -> Finding:
     """All-reduce by size, as the training would do it."""
     words = []
     for size in _SIZES:
-        seconds = engine.time_all_reduce(size)
+        seconds = links.time_all_reduce(engine, size)
         sent = 2 * size * (engine.world_size - 1) / engine.world_size
         words.append(f"{_bytes(size)} in {seconds * 1e3:.2f} ms ({sent / seconds / 1e9:.2f} GB/s)")
     return Finding("links", True, f"all-reduce of {', '.join(words)}")
+
+
+def _nodes(config: Config, engine: Engine) -> Iterator[Finding]:
+    """The looks that a job takes at its nodes before it trains (cluster/check.py)."""
+    own = [check.of_device(engine.device, engine.rank), *check.of_links(engine)]
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        own += check.of_node(config)
+    reports = [report for found in engine.gather(own) for report in found]
+    names = [report.node for report in reports if report.what == "device"]
+    for verdict in nodes.judge(reports, list(dict.fromkeys(names)), len(names) // len(set(names))):
+        left_out = nodes.exclude([verdict])
+        text = f"{verdict.text}; leave out: {left_out}" if left_out and len(set(names)) > 1 else verdict.text
+        yield Finding(verdict.what, verdict.good, text)
 
 
 def _overlap(config: Config, engine: Engine, total: int) -> Finding:

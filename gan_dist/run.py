@@ -20,7 +20,7 @@ from gan_dist.errors import InputError
 
 LOCK = ".lock"
 STARTS = "slurm.jsonl"
-"""Which Slurm jobs started the run, and where it stood (gan_dist/slurm.py); it may be there before the run is."""
+"""Which Slurm jobs started the run, and where it stood (gan_dist/cluster/requeue.py); it may be there before the run is."""
 CHOICES = "choices.json"
 """What the run measured and chose by itself."""
 _PATIENCE = 5.0  # seconds for a run that is just ending

@@ -9,27 +9,19 @@
 #   GAN_DIST_PROCESSES    processes a node (default: its GPUs, else the tasks a node that sbatch was told, else 1)
 #   GAN_DIST_MAX_RESTARTS starts of one run after which it stops (default 100)
 #   GAN_DIST_JOBS         folder for the copies of the code (default: .slurm in the repository)
+#   GAN_DIST_CHECK        seconds that the check of the nodes may take before a job of several trains; 0: none (default 120)
 
 say() { echo "[$(date +%H:%M:%S) ${SLURMD_NODENAME:-$(hostname)}] $*"; }
 
-# Runs the copy of the code, in the foreground: the decisions are in gan_dist/slurm.py.
-decide() { PYTHONPATH=$code python -P -m gan_dist.slurm "$@"; }
+# Runs the copy of the code, in the foreground: the decisions are in gan_dist/cluster/requeue.py.
+decide() { PYTHONPATH=$code python -P -m gan_dist.cluster.requeue "$@"; }
 
 # A copy of the code for the job: an edit while the job waits for its next start changes nothing.
 copy_code() {
     local jobs=${GAN_DIST_JOBS:-$root/.slurm}
     code=$jobs/${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}/code
     [[ -z ${GAN_DIST_CODE:-} ]] || code=$GAN_DIST_CODE # made when the job was submitted
-    if [[ ! -d $code ]]; then
-        local part=$code.$$.part
-        mkdir -p "$part"
-        tar -C "$root" --exclude='__pycache__' -cf - gan_dist configs launch slurm | tar -C "$part" -xf -
-        {
-            git -C "$root" rev-parse HEAD
-            git -C "$root" status --short
-        } >"$part/commit.txt" 2>/dev/null || echo unknown >"$part/commit.txt"
-        mv -T "$part" "$code" 2>/dev/null || rm -rf "$part"
-    fi
+    [[ -d $code ]] || PYTHONPATH=$root python -P -m gan_dist.cluster.code "$root" "$code" || exit $?
 }
 
 activate() {
@@ -52,8 +44,30 @@ processes_per_node() {
     fi
 }
 
+# Waits for a program in the background: a shell that waits for one in the foreground hears no signal.
+attend() {
+    local step=$1 result
+    while true; do
+        wait "$step"
+        result=$?
+        kill -0 "$step" 2>/dev/null || return "$result" # else a signal ended the waiting
+    done
+}
+
+# A minute for the nodes before the hours: answers "go ..." or "stop ...", what was found goes to the job's log.
+check_nodes() {
+    local seconds=${GAN_DIST_CHECK:-120} reports=$code/../reports-$SLURM_JOB_ID.txt
+    timeout --kill-after=5 "$seconds" srun --ntasks="$GAN_DIST_NODES" --ntasks-per-node=1 --unbuffered \
+        bash "$code/slurm/node.sh" check "$@" >"$reports" 2>&1 &
+    attend $!
+    # what did not end in time must not keep its GPU; without --batch the shell is left out
+    [[ $? -ne 124 && $? -ne 137 ]] || scancel --signal=KILL "$SLURM_JOB_ID"
+    answer=$(decide nodes "$GAN_DIST_RUN" --reports "$reports" --names "$(scontrol show hostnames "$SLURM_JOB_NODELIST")" \
+        --processes "$PROCESSES")
+}
+
 train_on_slurm() {
-    local config=${1:-} run nodes head processes step="" launcher=${GAN_DIST_LAUNCHER:-torchrun} answer
+    local config=${1:-} run nodes head processes told="" launcher=${GAN_DIST_LAUNCHER:-torchrun} answer
     [[ -n $config ]] || {
         echo "error: give a config: sbatch slurm/train.sbatch configs/x.yaml" >&2
         exit 2
@@ -65,7 +79,7 @@ train_on_slurm() {
     head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
     processes=$(processes_per_node)
 
-    answer=$(decide begin "$run" --commit "$code/commit.txt" --max-restarts "${GAN_DIST_MAX_RESTARTS:-100}")
+    answer=$(decide begin "$run" --code-folder "$code" --max-restarts "${GAN_DIST_MAX_RESTARTS:-100}")
     say "${answer#* }"
     case $answer in
         finished*) exit 0 ;;
@@ -78,20 +92,22 @@ train_on_slurm() {
     [[ $launcher == torchrun ]] || tasks=(--ntasks="$((nodes * processes))" --ntasks-per-node="$processes")
     say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)): $nodes node(s) x $processes process(es) by $launcher on $SLURM_JOB_NODELIST; run $run"
 
-    # In the background: a shell that waits for a program in the foreground hears no signal.
-    srun "${tasks[@]}" --kill-on-bad-exit=1 --unbuffered bash "$code/slurm/node.sh" "$@" &
-    step=$!
     # The warning comes to this shell alone (B:); the steps are told by scancel, which leaves the shell out.
-    # shellcheck disable=SC2064
-    trap 'say "warned: the time of this job ends soon; saving"; scancel --signal=USR2 "$SLURM_JOB_ID"' USR2
-    # shellcheck disable=SC2064
-    trap 'say "told to end; saving"; scancel --signal=TERM "$SLURM_JOB_ID"' TERM
-    local code_of_srun
-    while true; do
-        wait "$step"
+    trap 'told=1; say "warned: the time of this job ends soon; saving"; scancel --signal=USR2 "$SLURM_JOB_ID"' USR2
+    trap 'told=1; say "told to end; saving"; scancel --signal=TERM "$SLURM_JOB_ID"' TERM
+    local code_of_srun=0
+    if [[ $nodes -gt 1 && ${GAN_DIST_CHECK:-120} -gt 0 ]]; then
+        check_nodes "$@"
+        if [[ -z $told ]]; then
+            say "${answer#* }"
+            [[ $answer == go* ]] || exit 1
+        fi
+    fi
+    if [[ -z $told ]]; then
+        srun "${tasks[@]}" --kill-on-bad-exit=1 --unbuffered bash "$code/slurm/node.sh" train "$@" &
+        attend $!
         code_of_srun=$?
-        kill -0 "$step" 2>/dev/null || break # else a signal ended the waiting
-    done
+    fi
     trap - USR2 TERM
 
     answer=$(decide after "$run" --code "$code_of_srun" --max-restarts "${GAN_DIST_MAX_RESTARTS:-100}")

@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
-# What srun starts: once a node (torchrun) or once a rank (srun). slurm/lib.sh has set the variables.
+# What srun starts: `check` once a node; `train` once a node (torchrun) or once a rank (srun). slurm/lib.sh has set the
+# variables.
 set -uo pipefail
+
+what=$1
+shift
 
 # shellcheck source=launch/env.sh
 source "$GAN_DIST_CODE/launch/env.sh"
@@ -8,6 +12,10 @@ train=$GAN_DIST_CODE/gan_dist/train.py
 keys=()
 # A folder of the node itself, for indexes and copies of remote shards.
 [[ -z ${SLURM_TMPDIR:-} ]] || keys=(--data.cache "$SLURM_TMPDIR/gan_dist")
+if [[ $what == check ]]; then
+    # shellcheck disable=SC2086
+    PYTHONPATH=$GAN_DIST_CODE exec ${GAN_DIST_WRAP:-} python -P -m gan_dist.cluster.check "$@" "${keys[@]}"
+fi
 # Slurm's TERM at the end goes to every process: the launcher must live until its ranks have saved.
 if [[ $GAN_DIST_LAUNCHER == torchrun ]]; then
     # shellcheck disable=SC2086

@@ -63,6 +63,14 @@ def is_remote(name: str) -> bool:
     return "://" in name or name.startswith("pipe:")
 
 
+def probe(shard: str) -> None:
+    """Read the beginning of a shard. Raises OSError or ValueError where that cannot be done, or it is no tar file."""
+    with gopen(shard, "rb") if is_remote(shard) else Path(shard).open("rb") as source:
+        block = source.read(512)
+    if len(block) < 512 or block[257:262] != b"ustar":
+        raise ValueError("it does not begin as a tar file does")
+
+
 def localise(shard: str, cache: Path) -> Path:
     """The local file of a shard: itself, or a whole copy of a remote one in `cache`, made on first use."""
     if not is_remote(shard):

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -299,19 +298,6 @@ class Engine:
         if problem is not None:
             raise AgreedError(problem)
         return result
-
-    def time_all_reduce(self, size: int, rounds: int = 5) -> float:
-        """Seconds that the sum of so many bytes over all processes takes, the slowest process counting."""
-        numbers = torch.zeros(size // 4, device=self.device)
-        times = []
-        for _ in range(1 + rounds):
-            self.wait()
-            began = time.perf_counter()
-            torch.distributed.all_reduce(numbers)
-            if numbers.is_cuda:
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - began)
-        return max(self.gather(min(times[1:])))
 
     def gather(self, value: T) -> list[T]:
         """The value of every process, in order of rank, on every process."""

@@ -41,6 +41,11 @@ class Cluster:
     def node(self, verb: str, name: str) -> None:
         self.call(CLUSTER, verb, name, self.folder)
 
+    def inside(self, name: str, *words: object) -> None:
+        """Run a command in the namespaces of a node: its hostname and its mounts."""
+        pid = (self.folder / f"run/slurmd-{name}.pid").read_text().strip()
+        self.call("nsenter", f"--target={pid}", "--mount", "--uts", *words)
+
     def job(self, number: str) -> dict[str, str]:
         """What scontrol says of a job."""
         text = self.call("scontrol", "-o", "show", "job", number)
@@ -143,6 +148,7 @@ def settings(folder: Path) -> dict[str, str]:
         "GAN_DIST_ROOT": str(REPOSITORY),
         "GAN_DIST_VENV": str(Path(sys.executable).parent.parent),
         "GAN_DIST_JOBS": str(folder / "jobs"),
+        "GAN_DIST_CHECK": "0",  # it has a test of its own
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "30",

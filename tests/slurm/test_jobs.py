@@ -52,6 +52,28 @@ def test_a_plain_job(
     check(job, whole)
 
 
+def test_the_nodes_are_checked_first_and_a_bad_one_is_named(
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: str
+) -> None:
+    job = submit(keys(shards, tmp_path / "run", IMAGES), "--nodes=2", GAN_DIST_CHECK="120")
+    assert job.end() == "COMPLETED", job.text()
+    for said in ("2 process(es) agree on a sum, all-reduce at ", "compute the same numbers", "the nodes are fit"):
+        assert said in job.text()
+    check(job, whole)
+    # a node whose run directory is another disk
+    run = tmp_path / "other"
+    run.mkdir()
+    cluster.inside("node2", "mount", "-t", "tmpfs", "tmpfs", run)
+    try:
+        bad = submit(keys(shards, run, IMAGES), "--nodes=3", GAN_DIST_CHECK="120")
+        assert bad.end() == "FAILED", bad.text()
+        assert "PROBLEM  run directory  node2: " in bad.text()
+        assert "Submit again with --exclude=node2" in bad.text()
+        assert "requeue" not in bad.text()
+    finally:
+        cluster.inside("node2", "umount", run)
+
+
 def test_the_warning_signal_saves_and_the_job_is_requeued_and_finishes(
     cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path
 ) -> None:

@@ -40,7 +40,7 @@ def test_other_files_and_a_run_of_another_config_are_problems(
     out, err = capsys.readouterr()
     assert "PROBLEM  run directory" in out
     assert "PROBLEM  start           data.shards" in out  # of the processes that were tried
-    assert "2 problem(s): run directory, start" in err
+    assert "3 problem(s): run directory, data, start" in err
 
 
 @pytest.mark.slow

@@ -37,8 +37,7 @@ LEVELS = {
     "findings": 1,
     "passes": 4,
     "preflight": 4,
-    "slurm": 4,
-    "submit": 4,
+    "cluster": 4,
     "train": 5,
     "cli": 5,
 }

@@ -1,7 +1,7 @@
 """Whether a run goes on after a Slurm job: decided by RUN/status.json and RUN/slurm.jsonl, never by exit codes.
 
-`python -m gan_dist.slurm directory|begin|after|why ...` is what slurm/lib.sh calls; every answer is one line that begins
-with the decision. It loads no torch, so that a batch shell has it in a moment.
+`python -m gan_dist.cluster.requeue directory|begin|nodes|after|why ...` is what slurm/lib.sh calls; every answer is one
+line that begins with the decision. It loads no torch, so that a batch shell has it in a moment.
 """
 
 import argparse
@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gan_dist import config as config_module
+from gan_dist.cluster import code as copies, nodes
 from gan_dist.errors import EXIT_INPUT, InputError
 from gan_dist.run import STARTS, is_foreign
 
 _TRIES = 2  # starts in a row that bring no image
-_WITNESSES = 12  # lines of the error that are shown
+_LAST_WORDS = 10  # lines that end the log of a job that failed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Start:
     """Where the run stood."""
     time: float
     nodes: str = ""
+    commit: str = ""
+    code: str = ""
+    """The copy of the code that ran."""
 
 
 def begin(status: Mapping[str, Any] | None, starts: Sequence[Start], most: int) -> Decision:
@@ -148,8 +152,20 @@ def why(run: Path) -> list[str]:
     for event in own[:1]:
         log = run / "logs" / f"rank-{event.get('rank')}.txt"
         if log.exists():
-            lines += log.read_text(errors="replace").splitlines()[-(_WITNESSES - 2) :]
+            lines += log.read_text(errors="replace").splitlines()[-(_LAST_WORDS - 1) :]
     return lines
+
+
+def _nodes(reports: Path, names: Sequence[str], processes: int) -> Decision:
+    """After the check of the nodes: whether to train on them. What was found goes to the job's log."""
+    verdicts = nodes.judge(nodes.parse(reports.read_text(errors="replace").splitlines()), names, processes)
+    for verdict in verdicts:
+        print(f"{'ok     ' if verdict.good else 'PROBLEM'}  {verdict.what:13s}  {verdict.text}", file=sys.stderr)
+    left_out = nodes.exclude(verdicts)
+    if any(verdict.fatal for verdict in verdicts):
+        what = ", ".join(verdict.what for verdict in verdicts if verdict.fatal)
+        return Decision("stop", f"not fit to train: {what}. " + (f"Submit again with {left_out}" if left_out else ""))
+    return Decision("go", "the nodes are fit" + (f"; better without them: {left_out}" if left_out else ""))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -160,16 +176,22 @@ def main(arguments: Sequence[str]) -> int:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_INPUT
         return 0
-    parser = argparse.ArgumentParser(prog="gan_dist.slurm")
-    parser.add_argument("when", choices=("begin", "after", "why"))
+    parser = argparse.ArgumentParser(prog="gan_dist.cluster.requeue")
+    parser.add_argument("when", choices=("begin", "nodes", "after", "why"))
     parser.add_argument("run", type=Path)
     parser.add_argument("--code", type=int, default=0)
-    parser.add_argument("--commit", type=Path)
+    parser.add_argument("--code-folder", type=Path, default=Path(), help="the copy of the code that is run")
+    parser.add_argument("--reports", type=Path, help="what the nodes printed (check.py)")
+    parser.add_argument("--names", default="", help="the job's nodes, a line each")
+    parser.add_argument("--processes", type=int, default=1, help="a node")
     parser.add_argument("--max-restarts", type=int, default=100)
     options = parser.parse_args(arguments)
     run: Path = options.run
     if options.when == "why":
         print("\n".join(why(run)))
+        return 0
+    if options.when == "nodes":
+        print(_nodes(options.reports, options.names.split(), options.processes))
         return 0
     status, starts = read_status(run), read_starts(run)
     environment = os.environ
@@ -184,7 +206,8 @@ def main(arguments: Sequence[str]) -> int:
     if decision.action == "go" and not is_foreign(run):
         restart = int(environment.get("SLURM_RESTART_COUNT", "0") or 0)
         now = datetime.datetime.now(datetime.UTC).timestamp()
-        _record(run, Start(job, restart, images_of(status), now, environment.get("SLURM_JOB_NODELIST", "")))
+        where, folder = environment.get("SLURM_JOB_NODELIST", ""), options.code_folder
+        _record(run, Start(job, restart, images_of(status), now, where, copies.commit(folder), str(folder)))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`gan-dist slurm`: from a config to an sbatch line that the cluster will accept, and how a run on it stands."""
+"""`gan-dist slurm CONFIG`: from a config to an sbatch line that the cluster will accept."""
 
 import dataclasses
 import datetime
@@ -9,16 +9,16 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from gan_dist import config as config_module, slurm
+from gan_dist import config as config_module
+from gan_dist.cluster import code as copies
+from gan_dist.cluster.status import told
 from gan_dist.config import Config
 from gan_dist.errors import InputError
 from gan_dist.findings import Finding
 
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 _WARNING = 180  # seconds before the end at which slurm/train.sbatch is warned
-_COPIED = ("gan_dist", "configs", "launch", "slurm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +76,7 @@ def submit(words: Sequence[str]) -> str:
     """Submit with a copy of the code as it is now, so that an edit in the queue time changes nothing; the job's number."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     code = Path(os.environ.get("GAN_DIST_JOBS") or _ROOT / ".slurm") / f"submitted-{stamp}" / "code"
-    code.mkdir(parents=True)
-    for name in _COPIED:
-        shutil.copytree(_ROOT / name, code / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (code / "commit.txt").write_text(_commit())
+    copies.copy(_ROOT, code)
     done = subprocess.run(
         [words[0], "--parsable", f"--export=ALL,GAN_DIST_CODE={code},GAN_DIST_ROOT={_ROOT}", *words[1:]],
         cwd=_ROOT, capture_output=True, text=True,
@@ -88,62 +85,6 @@ def submit(words: Sequence[str]) -> str:
         shutil.rmtree(code.parent)
         raise InputError(f"sbatch refused: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout.strip().split(";")[0]
-
-
-def status(run: Path) -> dict[str, Any]:
-    """How a run stands: job, nodes, images, rate, ETA, restarts, last checkpoint, and the first failure's last lines."""
-    if not (run / "config.yaml").exists():
-        raise InputError(f"{run} is no run directory (no config.yaml in it); give a folder that training made")
-    config, _ = config_module.read_run(run)
-    found = slurm.read_status(run) or {}
-    starts = slurm.read_starts(run)
-    last = _last_line(run / "metrics.jsonl")
-    images = int(found.get("images") or last.get("images") or 0)
-    rate = float(last.get("speed/images_per_second") or 0)
-    left = config.training.whole_images - images
-    state = str(found.get("state", "unknown"))
-    report = {
-        "run": str(run),
-        "state": state,
-        "reason": found.get("reason", ""),
-        "images": images,
-        "of": config.training.whole_images,
-        "images_per_second": rate,
-        "eta_seconds": round(left / rate) if rate and state == "running" else None,
-        "checkpoint": found.get("checkpoint"),
-        "starts": len(starts),
-        "job": starts[-1].job if starts else "",
-        "nodes": starts[-1].nodes if starts else "",
-        "failure": [] if state == "finished" else slurm.why(run),
-    }
-    if report["job"] and shutil.which("scontrol"):
-        told = _told("scontrol", "-o", "show", "job", str(report["job"]))
-        facts = dict(re.findall(r"(\S+?)=(\S*)", told))
-        report["slurm"] = {
-            name: facts[name]
-            for name in ("JobState", "Reason", "NodeList", "RunTime", "TimeLimit", "Restarts", "StartTime")
-            if name in facts
-        }
-    return report
-
-
-def words_of(report: dict[str, Any]) -> list[str]:
-    """The report as lines for a person."""
-    told = report.get("slurm", {})
-    eta = report["eta_seconds"]
-    rows = {
-        "run": f"{report['run']}: {report['state']}" + (f" ({report['reason']})" if report["reason"] else ""),
-        "job": f"{report['job'] or 'none'} {told.get('JobState', '')} {told.get('Reason', '')}".strip(),
-        "nodes": told.get("NodeList") or report["nodes"] or "none",
-        "images": f"{report['images']:,} of {report['of']:,} at {report['images_per_second']:,.0f} images/s",
-        "eta": "-" if eta is None else str(datetime.timedelta(seconds=eta)),
-        "starts": f"{report['starts']} (restarts of this job: {told.get('Restarts', '?')})",
-        "saved": report["checkpoint"] or "nothing yet",
-    }
-    lines = [f"{name:8s}{text}" for name, text in rows.items()]
-    if report["failure"]:
-        lines += ["failed first:", *(f"  {text}" for text in report["failure"])]
-    return lines
 
 
 def _data(config: Config) -> Finding:
@@ -180,7 +121,7 @@ def _dealt(config: Config, wanted: Wanted) -> Finding:
 
 
 def _partition(wanted: Wanted, save_seconds: float) -> list[Finding]:
-    rows = [dict(re.findall(r"(\S+?)=(\S*)", row)) for row in _told("scontrol", "-o", "show", "partition").splitlines()]
+    rows = [dict(re.findall(r"(\S+?)=(\S*)", row)) for row in told("scontrol", "-o", "show", "partition").splitlines()]
     names = [row.get("PartitionName", "") for row in rows]
     chosen = [
         row
@@ -202,7 +143,7 @@ def _partition(wanted: Wanted, save_seconds: float) -> list[Finding]:
     if wanted.time and seconds_of(wanted.time) > seconds_of(row.get("MaxTime", "UNLIMITED")):
         problems.append(f"ends jobs after {row['MaxTime']}, --time asks for {wanted.time}")
     if wanted.gpus_per_node:
-        listed = _told("sinfo", "-h", "-N", "-p", name, "-o", "%G")
+        listed = told("sinfo", "-h", "-N", "-p", name, "-o", "%G")
         gpus = max((int(count) for count in re.findall(r"gpu(?::[^:,()]+)?:(\d+)", listed)), default=0)
         if gpus < wanted.gpus_per_node:
             problems.append(f"has {gpus} GPUs on a node, --gpus-per-node asks for {wanted.gpus_per_node}")
@@ -242,17 +183,6 @@ def _number(text: str | None) -> float:
     return float(text) if text and text.isdecimal() else float("inf")
 
 
-def _told(*words: str) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-    return done.stdout
-
-
-def _commit() -> str:
-    done = subprocess.run(["git", "-C", str(_ROOT), "rev-parse", "HEAD"], capture_output=True, text=True)
-    changed = subprocess.run(["git", "-C", str(_ROOT), "status", "--short"], capture_output=True, text=True)
-    return (done.stdout + changed.stdout) if done.returncode == 0 else "unknown\n"
-
-
 def _seconds_of_saves(run: Path) -> float:
     """The longest save that the run reports; 0 where there is none."""
     path, longest = run / "events.jsonl", 0.0
@@ -264,13 +194,3 @@ def _seconds_of_saves(run: Path) -> float:
         if event.get("event") == "saved":
             longest = max(longest, float(event.get("seconds", 0)))
     return longest
-
-
-def _last_line(path: Path) -> dict[str, Any]:
-    for text in reversed(path.read_text().splitlines() if path.exists() else []):
-        try:
-            found = json.loads(text)
-        except ValueError:
-            continue  # torn
-        return dict(found)
-    return {}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gan_dist import slurm
-from gan_dist.slurm import Start
+from gan_dist.cluster import requeue
+from gan_dist.cluster.requeue import Start
 
 
 def status(state: str, images: int = 0, time: str = "2026-11-23T12:00:00+00:00", **more: object) -> dict[str, object]:
@@ -19,53 +19,53 @@ def starts(*images: int) -> list[Start]:
 
 
 def test_a_new_run_begins_and_a_finished_one_does_not() -> None:
-    assert slurm.begin(None, [], 100).action == "go"
-    assert slurm.begin(status("stopped", 160), starts(0), 100).action == "go"
-    assert slurm.begin(status("finished", 320), [], 100).action == "finished"
+    assert requeue.begin(None, [], 100).action == "go"
+    assert requeue.begin(status("stopped", 160), starts(0), 100).action == "go"
+    assert requeue.begin(status("finished", 320), [], 100).action == "finished"
 
 
 @pytest.mark.parametrize("state", ["stopped", "failed", "running"])
 def test_what_was_stopped_killed_or_failed_is_started_again_while_it_advances(state: str) -> None:
-    decision = slurm.after(status(state, 160), starts(0), 100, 143)
+    decision = requeue.after(status(state, 160), starts(0), 100, 143)
     assert decision.action == "requeue"
     assert "160 more than at the start" in decision.words
 
 
 def test_two_starts_without_a_new_image_are_enough() -> None:
-    assert slurm.after(status("running", 160), starts(0, 160), 100, 137).action == "requeue"
-    decision = slurm.after(status("running", 160), starts(0, 160, 160), 100, 137)
+    assert requeue.after(status("running", 160), starts(0, 160), 100, 137).action == "requeue"
+    decision = requeue.after(status("running", 160), starts(0, 160, 160), 100, 137)
     assert decision.action == "stop"
     assert "2 starts in a row brought no image beyond 160" in decision.words
     # where Slurm itself starts the job again (a lost node), the start finds it out
-    assert slurm.begin(status("running", 160), starts(0, 160, 160), 100).action == "stop"
-    assert slurm.begin(status("running", 160), starts(0, 160), 100).action == "go"
+    assert requeue.begin(status("running", 160), starts(0, 160, 160), 100).action == "stop"
+    assert requeue.begin(status("running", 160), starts(0, 160), 100).action == "go"
 
 
 def test_wrong_input_is_not_started_again() -> None:
-    decision = slurm.after(status("failed", 0, code=2), starts(0), 100, 2)
+    decision = requeue.after(status("failed", 0, code=2), starts(0), 100, 2)
     assert (decision.action, decision.words) == ("stop", "wrong input: why")
 
 
 def test_a_training_that_did_not_begin_is_not_started_again() -> None:
     old = status("stopped", 160, time="1970-01-01T00:00:00+00:00")
-    decision = slurm.after(old, starts(160), 100, 2)
+    decision = requeue.after(old, starts(160), 100, 2)
     assert decision.action == "stop"
     assert "did not begin (code 2)" in decision.words
 
 
 def test_a_missing_or_torn_status_stops_and_says_so(tmp_path: Path) -> None:
-    assert slurm.read_status(tmp_path) is None
+    assert requeue.read_status(tmp_path) is None
     (tmp_path / "status.json").write_text('{"state": "runn')
-    assert slurm.read_status(tmp_path) is None
-    decision = slurm.after(None, starts(0), 100, 1)
+    assert requeue.read_status(tmp_path) is None
+    decision = requeue.after(None, starts(0), 100, 1)
     assert decision.action == "stop"
     assert "wrote no status.json (code 1)" in decision.words
 
 
 def test_there_is_a_most_of_starts() -> None:
-    assert slurm.after(status("stopped", 480), starts(0, 160, 320), 3, 75).action == "stop"
-    assert slurm.begin(status("stopped", 480), starts(0, 160, 320), 3).action == "stop"
-    assert "GAN_DIST_MAX_RESTARTS" in slurm.begin(status("stopped", 480), starts(0, 160, 320), 3).words
+    assert requeue.after(status("stopped", 480), starts(0, 160, 320), 3, 75).action == "stop"
+    assert requeue.begin(status("stopped", 480), starts(0, 160, 320), 3).action == "stop"
+    assert "GAN_DIST_MAX_RESTARTS" in requeue.begin(status("stopped", 480), starts(0, 160, 320), 3).words
 
 
 def test_the_command_records_each_start_and_counts_tries_within_a_job(
@@ -74,15 +74,15 @@ def test_the_command_records_each_start_and_counts_tries_within_a_job(
     run = tmp_path / "run"
     for number, job in enumerate(("7", "7", "7", "8")):
         monkeypatch.setenv("SLURM_JOB_ID", job)
-        assert slurm.main(["begin", str(run)]) == 0
+        assert requeue.main(["begin", str(run)]) == 0
         answer = capsys.readouterr().out
         assert answer.startswith("stop" if number == 2 else "go"), answer
     with (run / "slurm.jsonl").open("a") as file:
         file.write('{"job": "8", "rest')  # torn
-    assert [start.job for start in slurm.read_starts(run)] == ["7", "7", "8"]
+    assert [start.job for start in requeue.read_starts(run)] == ["7", "7", "8"]
     # a chain is many jobs: its tries count together
     monkeypatch.setenv("GAN_DIST_NO_REQUEUE", "1")
-    slurm.main(["begin", str(run)])
+    requeue.main(["begin", str(run)])
     assert capsys.readouterr().out.startswith("stop")
 
 
@@ -98,8 +98,8 @@ def test_the_error_of_the_rank_that_failed_first_is_the_last_word(
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs/rank-1.txt").write_text("".join(f"line {number}\n" for number in range(50)))
-    slurm.main(["why", str(tmp_path)])
+    requeue.main(["why", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "rank 1 at 160 images: ValueError: x"
     assert lines[-1] == "line 49"
-    assert len(lines) <= 12
+    assert len(lines) <= 10

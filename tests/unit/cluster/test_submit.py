@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gan_dist import cli, submit
+from gan_dist import cli
+from gan_dist.cluster import submit
 from gan_dist.errors import InputError
 from tests import making
 from tests.launching import train

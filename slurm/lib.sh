@@ -67,7 +67,7 @@ check_nodes() {
 }
 
 train_on_slurm() {
-    local config=${1:-} run nodes head processes told="" launcher=${GAN_DIST_LAUNCHER:-torchrun} answer
+    local config=${1:-} run nodes head processes told="" trained="" launcher=${GAN_DIST_LAUNCHER:-torchrun} answer
     [[ -n $config ]] || {
         echo "error: give a config: sbatch slurm/train.sbatch configs/x.yaml" >&2
         exit 2
@@ -107,10 +107,12 @@ train_on_slurm() {
         srun "${tasks[@]}" --kill-on-bad-exit=1 --unbuffered bash "$code/slurm/node.sh" train "$@" &
         attend $!
         code_of_srun=$?
+        trained=1
     fi
     trap - USR2 TERM
 
     answer=$(decide after "$run" --code "$code_of_srun" --max-restarts "${GAN_DIST_MAX_RESTARTS:-100}")
+    [[ -n $trained ]] || answer="requeue told to end while the nodes were checked: requeue" # nothing ran that could fail
     say "${answer#* }"
     case $answer in
         finished*) exit 0 ;;

@@ -57,7 +57,7 @@ attend() {
 # A minute for the nodes before the hours: answers "go ..." or "stop ...", what was found goes to the job's log.
 check_nodes() {
     local seconds=${GAN_DIST_CHECK:-120} reports=$code/../reports-$SLURM_JOB_ID.txt
-    timeout --kill-after=5 "$seconds" srun --ntasks="$GAN_DIST_NODES" --ntasks-per-node=1 --unbuffered \
+    timeout --kill-after=5 "$seconds" srun --ntasks="$GAN_DIST_NODES" --ntasks-per-node=1 \
         bash "$code/slurm/node.sh" check "$@" >"$reports" 2>&1 &
     attend $!
     # what did not end in time must not keep its GPU; without --batch the shell is left out
@@ -104,7 +104,7 @@ train_on_slurm() {
         fi
     fi
     if [[ -z $told ]]; then
-        srun "${tasks[@]}" --kill-on-bad-exit=1 --unbuffered bash "$code/slurm/node.sh" train "$@" &
+        srun "${tasks[@]}" --kill-on-bad-exit=1 bash "$code/slurm/node.sh" train "$@" &
         attend $!
         code_of_srun=$?
         trained=1

@@ -10,6 +10,8 @@ shift
 source "$GAN_DIST_CODE/launch/env.sh"
 train=$GAN_DIST_CODE/gan_dist/train.py
 keys=()
+# Lines reach the job's log as they are said. srun --unbuffered would do it by a terminal, and programs would draw bars on it.
+export PYTHONUNBUFFERED=1
 # A folder of the node itself, for indexes and copies of remote shards.
 [[ -z ${SLURM_TMPDIR:-} ]] || keys=(--data.cache "$SLURM_TMPDIR/gan_dist")
 if [[ $what == check ]]; then

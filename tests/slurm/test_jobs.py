@@ -49,6 +49,8 @@ def test_a_plain_job(
     job = submit(keys(shards, tmp_path / "run", IMAGES), *options, GAN_DIST_LAUNCHER=launcher)
     assert job.end() == "COMPLETED", job.text()
     assert job.status()["processes"] == 2
+    assert "\x1b" not in job.text()  # no bar is drawn in a file
+    assert f"finished at {IMAGES:,} images" in job.text()
     check(job, whole)
 
 

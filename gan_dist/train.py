@@ -3,6 +3,7 @@
 Exit codes: 0 finished, 2 wrong input, 75 stopped early and saved (start it again), 1 failed.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -55,6 +56,15 @@ def report(error: Exception) -> None:
 
         traceback.print_exception(error)
     print(f"error: {error}", file=sys.stderr, flush=True)
+    note(f"error: {error}")
+
+
+def note(text: str) -> None:
+    """Tell slurm/lib.sh too, which says it again as a job's last word: launchers print long tables after it."""
+    if path := os.environ.get("GAN_DIST_REASONS"):
+        node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+        with contextlib.suppress(OSError), open(path, "a") as file:
+            file.write(f"rank {os.environ.get('RANK', '0')} on {node}: {text}\n")
 
 
 if __name__ == "__main__":
@@ -66,6 +76,7 @@ if __name__ == "__main__":
         import traceback
 
         traceback.print_exc()
+        note("\n".join(traceback.format_exc().splitlines()[-8:]))
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()

@@ -6,7 +6,7 @@ import uuid
 import psutil
 import torch
 
-from gan_dist import games, passes
+from gan_dist import environment, games, passes
 from gan_dist.checkpoint import tensors
 from gan_dist.config import Config
 from gan_dist.control import desync, diagnose, stop
@@ -103,8 +103,11 @@ class Trainer:
             self._finish("was already finished")
             return EXIT_FINISHED
         tracker = self.tracker
-        if self.engine.is_main:
-            tracker.event("resumed" if self.images else "started", self.images, processes=self.engine.world_size)
+        facts = environment.describe(self.engine)
+        if facts is not None:
+            begun = "resumed" if self.images else "started"
+            tracker.event(begun, self.images, processes=self.engine.world_size, commit=facts["commit"])
+            tracker.environment(self.images, facts)
         tracker.status("running", self.images, "", self.keeper.newest_name)
         if self.config.game.penalty.method == "finite_difference":
             tracker.say(

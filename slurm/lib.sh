@@ -5,7 +5,7 @@
 #   GAN_DIST_SETUP        a command before anything else: "module load cuda", "source /opt/env.sh"
 #   GAN_DIST_WRAP         words before python, for a container: "apptainer exec --nv image.sif"
 #   GAN_DIST_VENV         virtual environment (default: .venv in the repository, made by launch/setup.sh)
-#   GAN_DIST_LAUNCHER     torchrun (default): one launcher a node. srun: one task a rank, no launcher
+#   GAN_DIST_LAUNCHER     srun (default): one task a rank, no launcher. torchrun: one launcher a node
 #   GAN_DIST_PROCESSES    processes a node (default: its GPUs, else the tasks a node that sbatch was told, else 1)
 #   GAN_DIST_MAX_RESTARTS starts of one run after which it stops (default 100)
 #   GAN_DIST_JOBS         folder for the copies of the code (default: .slurm in the repository)
@@ -38,9 +38,27 @@ processes_per_node() {
         echo "$GAN_DIST_PROCESSES"
     elif [[ ${SLURM_GPUS_ON_NODE:-0} -gt 0 ]]; then
         echo "$SLURM_GPUS_ON_NODE"
+    elif [[ ${SLURM_GPUS_PER_NODE:-} =~ ([0-9]+)$ && ${BASH_REMATCH[1]} -gt 0 ]]; then # the shell of salloc knows no more
+        echo "${BASH_REMATCH[1]}"
     else
         local tasks=${SLURM_NTASKS_PER_NODE:-1}
         echo "${tasks%%(*}"
+    fi
+}
+
+# What srun is to start: one task a node for torchrun, else one a rank with its share of the cores and all GPUs in sight.
+tasks_of() {
+    local launcher=$1 nodes=$2 processes=$3 cores=${SLURM_CPUS_ON_NODE:-1}
+    tasks=(--ntasks="$nodes" --ntasks-per-node=1)
+    if [[ $launcher == srun ]]; then
+        tasks=(--ntasks="$((nodes * processes))" --ntasks-per-node="$processes")
+        if ((cores < processes)); then
+            tasks+=(--overcommit)
+        else
+            tasks+=(--cpus-per-task="$((cores / processes))")
+        fi
+        # a site that gives each task one GPU would leave ranks 1, 2, ... without theirs
+        [[ ${SLURM_GPUS_ON_NODE:-0} -eq 0 ]] || tasks+=(--gpu-bind=none)
     fi
 }
 
@@ -67,9 +85,17 @@ check_nodes() {
 }
 
 train_on_slurm() {
-    local config=${1:-} run nodes head processes told="" trained="" launcher=${GAN_DIST_LAUNCHER:-torchrun} answer
+    local config=${1:-} run nodes head processes told="" trained="" launcher=${GAN_DIST_LAUNCHER:-srun} answer tasks
     [[ -n $config ]] || {
         echo "error: give a config: sbatch slurm/train.sbatch configs/x.yaml" >&2
+        exit 2
+    }
+    [[ $launcher == srun || $launcher == torchrun ]] || {
+        echo "error: GAN_DIST_LAUNCHER is $launcher; it takes srun or torchrun" >&2
+        exit 2
+    }
+    [[ -n ${SLURM_JOB_ID:-} ]] || {
+        echo "error: this is no Slurm job; call sbatch slurm/train.sbatch $config, or train here: ./launch/run.sh $config" >&2
         exit 2
     }
     activate
@@ -88,13 +114,14 @@ train_on_slurm() {
 
     export GAN_DIST_RUN=$run GAN_DIST_CODE=$code GAN_DIST_HEAD=$head GAN_DIST_NODES=$nodes GAN_DIST_LAUNCHER=$launcher
     export PROCESSES=$processes GAN_DIST_PORT=$((20000 + SLURM_JOB_ID % 10000))
-    local tasks=(--ntasks="$nodes" --ntasks-per-node=1)
-    [[ $launcher == torchrun ]] || tasks=(--ntasks="$((nodes * processes))" --ntasks-per-node="$processes")
+    export GAN_DIST_REASONS=$code/../reasons-$SLURM_JOB_ID.txt # what ranks die of before the run has a log
+    rm -f "$GAN_DIST_REASONS"
+    tasks_of "$launcher" "$nodes" "$processes"
     say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)): $nodes node(s) x $processes process(es) by $launcher on $SLURM_JOB_NODELIST; run $run"
 
     # The warning comes to this shell alone (B:); the steps are told by scancel, which leaves the shell out.
     trap 'told=1; say "warned: the time of this job ends soon; saving"; scancel --signal=USR2 "$SLURM_JOB_ID"' USR2
-    trap 'told=1; say "told to end; saving"; scancel --signal=TERM "$SLURM_JOB_ID"' TERM
+    trap 'told=1; say "told to end; saving"; scancel --signal=TERM "$SLURM_JOB_ID"' TERM INT
     local code_of_srun=0
     if [[ $nodes -gt 1 && ${GAN_DIST_CHECK:-120} -gt 0 ]]; then
         check_nodes "$@"
@@ -109,7 +136,7 @@ train_on_slurm() {
         code_of_srun=$?
         trained=1
     fi
-    trap - USR2 TERM
+    trap - USR2 TERM INT
 
     answer=$(decide after "$run" --code "$code_of_srun" --max-restarts "${GAN_DIST_MAX_RESTARTS:-100}")
     [[ -n $trained ]] || answer="requeue told to end while the nodes were checked: requeue" # nothing ran that could fail
@@ -121,11 +148,11 @@ train_on_slurm() {
                 exit 75
             fi
             scontrol requeue "$SLURM_JOB_ID" && exit 75
-            say "this site does not requeue: submit the same line again, or use slurm/chain.sh"
+            say "this job cannot be requeued: submit the same line again, or use slurm/chain.sh"
             exit 75
             ;;
         *)
-            decide why "$run" # the error of the rank that failed first, last in this log
+            decide why "$run" --reasons "$GAN_DIST_REASONS" # the error of the rank that failed first, last in this log
             exit 1
             ;;
     esac

@@ -6,6 +6,12 @@ set -uo pipefail
 what=$1
 shift
 
+# Slurm may have bound a rank to its own cores; else the ranks of a node share them.
+if [[ $what == train && $GAN_DIST_LAUNCHER == srun && -z ${OMP_NUM_THREADS:-} ]]; then
+    own=$(nproc)
+    share=$((${SLURM_CPUS_ON_NODE:-$own} / PROCESSES))
+    OMP_NUM_THREADS=$((share < 1 ? 1 : share < own ? share : own))
+fi
 # shellcheck source=launch/env.sh
 source "$GAN_DIST_CODE/launch/env.sh"
 train=$GAN_DIST_CODE/gan_dist/train.py

@@ -25,6 +25,7 @@ from gan_dist.cluster.nodes import Report
 from gan_dist.config import Config
 from gan_dist.data import shards
 from gan_dist.errors import InputError
+from gan_dist.run import is_foreign
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +54,8 @@ def of_node(config: Config, job: str = "") -> Iterator[Report]:
 
 def _run_directory(run: Path, job: str) -> str:
     """Whether the run directory is the one that the job's first node wrote to, and can be written."""
+    if is_foreign(run):  # no start is recorded there: training says it
+        return ""
     end = time.monotonic() + _PATIENCE  # network file systems show what others wrote after a while
     while job and not any(start.job == job for start in requeue.read_starts(run)):
         if time.monotonic() > end:

@@ -35,6 +35,8 @@ def commit(root: Path) -> str:
     try:
         lines = (root / COMMIT).read_text().splitlines()
     except OSError:
+        if not (root / "pyproject.toml").exists():  # installed: a repository around it is another's
+            return "unknown"
         lines = (_git(root, "rev-parse", "HEAD") + _git(root, "status", "--short")).splitlines()
     if not lines:
         return "unknown"

@@ -5,6 +5,7 @@ line that begins with the decision. It loads no torch, so that a batch shell has
 """
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -66,12 +67,14 @@ def after(status: Mapping[str, Any] | None, starts: Sequence[Start], most: int, 
     if not starts:
         return Decision("stop", f"{STARTS} is missing or torn: start the job again")
     if status is None:
-        return Decision("stop", f"training wrote no status.json (code {code}): it did not begin, the reason is above")
+        return Decision(
+            "stop", f"status.json is missing or torn, so training did not begin or nobody can tell (code {code})"
+        )
     images, now, state = images_of(status), starts[-1], str(status.get("state"))
     if state == "finished":
         return Decision("finished", f"the run is finished at {images:,} images")
     if _time_of(status) < now.time:
-        return Decision("stop", f"training did not begin (code {code}): the reason is above")
+        return Decision("stop", f"training did not begin (code {code})")
     if state == "failed" and status.get("code") == EXIT_INPUT:
         return Decision("stop", f"wrong input: {status.get('reason')}")
     why = {"stopped": "saved", "failed": f"failed ({status.get('reason')})"}.get(state, f"was killed (code {code})")
@@ -134,25 +137,33 @@ def _record(run: Path, start: Start) -> None:
         os.fsync(file.fileno())
 
 
-def why(run: Path) -> list[str]:
-    """The first failure of the last start, for the end of a job's log."""
+def why(run: Path, reasons: Path | None = None) -> list[str]:
+    """The first failure of the last start, for the end of a job's log: ten lines at most.
+
+    `reasons`: what ranks died of before the run could write events (train.py).
+    """
+    began = max((start.time for start in read_starts(run)), default=0.0)
     failures: list[dict[str, Any]] = []
     path = run / "events.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
             event = json.loads(line)
         except ValueError:
             continue
         if event.get("event") in ("started", "resumed"):
             failures = []
-        if event.get("event") == "failed":
+        if event.get("event") == "failed" and ("time" not in event or _time_of(event) >= began):
             failures.append(event)
     own = [event for event in failures if "ended because rank" not in str(event.get("reason"))] or failures
-    lines = [f"rank {event.get('rank')} at {event.get('images'):,} images: {event.get('reason')}" for event in own[:1]]
-    for event in own[:1]:
-        log = run / "logs" / f"rank-{event.get('rank')}.txt"
-        if log.exists():
-            lines += log.read_text(errors="replace").splitlines()[-(_LAST_WORDS - 1) :]
+    if not own:
+        with contextlib.suppress(OSError, TypeError):
+            return Path(reasons or "").read_text(errors="replace").splitlines()[:_LAST_WORDS]
+        return []
+    event = own[0]
+    lines = [f"rank {event.get('rank')} at {event.get('images'):,} images: {event.get('reason')}"]
+    log = run / "logs" / f"rank-{event.get('rank')}.txt"
+    if log.exists():
+        lines += log.read_text(errors="replace").splitlines()[-(_LAST_WORDS - 1) :]
     return lines
 
 
@@ -181,6 +192,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--code", type=int, default=0)
     parser.add_argument("--code-folder", type=Path, default=Path(), help="the copy of the code that is run")
+    parser.add_argument("--reasons", type=Path, help="what ranks died of before the run had a log")
     parser.add_argument("--reports", type=Path, help="what the nodes printed (check.py)")
     parser.add_argument("--names", default="", help="the job's nodes, a line each")
     parser.add_argument("--processes", type=int, default=1, help="a node")
@@ -188,7 +200,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     run: Path = options.run
     if options.when == "why":
-        print("\n".join(why(run)))
+        print("\n".join(why(run, options.reasons)))
         return 0
     if options.when == "nodes":
         print(_nodes(options.reports, options.names.split(), options.processes))

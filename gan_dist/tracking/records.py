@@ -35,6 +35,11 @@ def write_event(path: Path, kind: str, images: int, rank: int, details: dict[str
     _append(path, {"time": _now(), "rank": rank, "images": images, "event": kind, **details})
 
 
+def write_environment(path: Path, images: int, facts: dict[str, Any]) -> None:
+    """Append what a start of the run runs on."""
+    _append(path, {"time": _now(), "images": images, **facts})
+
+
 def write_status(path: Path, **facts: Any) -> None:
     """Replace the run's state, whole, for scripts."""
     files.write_json(path, _plain({**facts, "time": _now(), "host": os.uname().nodename, "pid": os.getpid()}))

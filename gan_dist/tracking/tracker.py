@@ -1,6 +1,8 @@
 """All reports of a run in one place: files first, W&B second, the console third. None of them can fail a run."""
 
 import logging
+import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +37,7 @@ class Tracker:
         self._lost: set[str] = set()
         self._board: Board | None = None
         self._report: Report | None = None
-        _open_log(directory / "logs" / f"rank-{rank}.txt")
+        _open_log(directory / "logs" / f"rank-{rank}.txt", rank)
         if rank == 0:
             records.open_metrics(directory / "metrics.jsonl", start)
             self._report = Report(start, config.training.whole_images, samples, self._failed)
@@ -47,6 +49,8 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
+            if not isinstance(error, InputError):
+                _log.error("the way there:", exc_info=error)
             self.event("failed", self.images, reason=f"{type(error).__name__}: {error}")
             code = EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILED
             self.status("failed", self.images, str(error) or type(error).__name__, self._checkpoint, code=code)
@@ -121,6 +125,10 @@ class Tracker:
         if self._report is not None:
             self._report.say(text)
 
+    def environment(self, images: int, facts: dict[str, Any]) -> None:
+        """What this start runs on: a line in environment.jsonl."""
+        self._write("environment.jsonl", lambda path: records.write_environment(path, images, facts))
+
     def picture(self, path: Path, images: int) -> None:
         """A sample grid was written."""
         if self._board is not None:
@@ -154,11 +162,14 @@ class Tracker:
         self.event("tracker failed", self.images, reason=reason)
 
 
-def _open_log(path: Path) -> None:
-    """Send the package's log to this process's own file."""
+def _open_log(path: Path, rank: int) -> None:
+    """Send the package's log to this process's own file; each line says where, as a rank moves from node to node."""
+    node = os.environ.get("SLURMD_NODENAME") or platform.node()
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk: events.jsonl said so
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(
+        logging.Formatter(f"%(asctime)s {node.replace('%', '%%')} rank {rank} %(levelname)s %(message)s")
+    )
     for old in list(_log.handlers):
         _log.removeHandler(old)
         old.close()

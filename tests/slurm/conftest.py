@@ -20,6 +20,7 @@ from tests.making import flags
 
 CLUSTER = REPOSITORY / "tests/slurm/cluster.sh"
 NODES = 3
+OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
 
 
 class Cluster:
@@ -74,13 +75,14 @@ class Job:
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [line for line in lines if line["event"] == kind]
 
-    def until(self, found: Callable[[], Any], what: str, seconds: float = 180) -> Any:
+    def until(self, found: Callable[[], Any], what: str, seconds: float = 180, alive: bool = False) -> Any:
+        """Wait for `found`; with `alive`, no longer than the job lives."""
         end = time.monotonic() + seconds
         while True:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 if value := found():
                     return value
-            if time.monotonic() > end:
+            if time.monotonic() > end or (alive and self.state in OVER):
                 self.cluster.call("scancel", self.number, check=False)
                 raise AssertionError(f"not within {seconds} s: {what}; job {self.state}\n{self.text()[-4000:]}")
             time.sleep(0.1)
@@ -97,17 +99,17 @@ class Job:
     def requeued(self) -> None:
         """Wait until the job waits to be started again, and end Slurm's own hold of two minutes."""
         self.until(lambda: int(self.cluster.job(self.number)["Restarts"]) > 0, "requeued")
+        time.sleep(2)  # started in the second of its requeue, a job is taken for one that was already killed
 
         def runs() -> bool:
             self.cluster.call("scontrol", "update", f"JobId={self.number}", "StartTime=now", check=False)
             return self.state == "RUNNING"
 
-        self.until(runs, "started again")
+        self.until(runs, "started again", alive=True)
 
     def end(self, seconds: float = 180) -> str:
         """The state in which the job ended."""
-        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
-        return str(self.until(lambda: self.state if self.state in over else "", "the end", seconds))
+        return str(self.until(lambda: self.state if self.state in OVER else "", "the end", seconds))
 
 
 @pytest.fixture(scope="session")

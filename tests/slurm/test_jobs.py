@@ -46,8 +46,17 @@ def check(job: Job, whole: str) -> None:
 def test_a_plain_job(
     submit: Submit, shards: Path, tmp_path: Path, whole: str, options: list[str], launcher: str
 ) -> None:
-    job = submit(keys(shards, tmp_path / "run", IMAGES), *options, GAN_DIST_LAUNCHER=launcher)
+    hooks = {"GAN_DIST_SETUP": f"touch {tmp_path}/set-up", "GAN_DIST_WRAP": "env GAN_DIST_WRAPPED=yes"}
+    job = submit(keys(shards, tmp_path / "run", IMAGES), *options, GAN_DIST_LAUNCHER=launcher, **hooks)
     assert job.end() == "COMPLETED", job.text()
+    assert (tmp_path / "set-up").exists()
+    (start,) = [json.loads(line) for line in (job.run / "environment.jsonl").read_text().splitlines()]
+    assert start["variables"]["GAN_DIST_WRAPPED"] == "yes"
+    assert start["variables"]["SLURM_JOB_ID"] == job.number
+    assert [rank.split()[0] for rank in start["ranks"]] == (
+        ["node1", "node2"] if "--nodes=2" in options else ["node1"] * 2
+    )
+    assert " node1 rank 0 INFO finished at" in (job.run / "logs/rank-0.txt").read_text()
     assert job.status()["processes"] == 2
     assert "\x1b" not in job.text()  # no bar is drawn in a file
     assert f"finished at {IMAGES:,} images" in job.text()
@@ -76,11 +85,12 @@ def test_the_nodes_are_checked_first_and_a_bad_one_is_named(
         cluster.inside("node2", "umount", run)
 
 
+@pytest.mark.parametrize("launcher", ["srun", "torchrun"])
 def test_the_warning_signal_saves_and_the_job_is_requeued_and_finishes(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, launcher: str
 ) -> None:
     wanted = keys(shards, tmp_path / "run", SLOW)
-    job = submit(wanted, "--nodes=2")
+    job = submit(wanted, "--nodes=2", GAN_DIST_LAUNCHER=launcher)
     job.training()
     cluster.call("scancel", "--signal=USR2", "--batch", job.number)
     job.requeued()
@@ -106,7 +116,7 @@ def test_preemption_stops_saves_and_goes_on(cluster: Cluster, submit: Submit, sh
         "sleep 1",
     )
     job.until(lambda: job.events("stopped"), "stopped")
-    job.requeued()
+    job.until(lambda: int(cluster.job(job.number)["Restarts"]) > 0, "requeued")
     job.until(lambda: cluster.job(number)["JobState"] == "COMPLETED", "the other job is done")
     job.training(beyond=job.events("stopped")[0]["images"])
     assert job.events("resumed")[0]["images"] == job.events("stopped")[0]["images"]
@@ -177,12 +187,14 @@ def test_a_wrong_config_fails_in_seconds_with_its_line_and_is_not_requeued(
     assert "--training.batch" in job.text()
     missing = submit(keys(tmp_path / "nothing", tmp_path / "other", IMAGES), "--nodes=2")
     assert missing.end() == "FAILED"
-    assert "no .tar file" in missing.text() or "no shard" in missing.text()
+    last = missing.text().splitlines()[-1]  # though srun and launchers have their say after the error
+    assert last.startswith("rank 0 on node1: error: ")
+    assert str(tmp_path / "nothing") in last
     assert "requeue" not in missing.text()
     (tmp_path / "file").write_text("")
     unwritable = submit(keys(shards, tmp_path / "file/run", IMAGES), "--nodes=2")
     assert unwritable.end() == "FAILED"
-    assert "file/run" in unwritable.text()
+    assert "file/run" in unwritable.text().splitlines()[-1]
     assert "requeue" not in unwritable.text()
     assert time.monotonic() - began < 180
 
@@ -224,18 +236,37 @@ def test_a_chain_goes_on_where_requeue_is_forbidden_and_its_rest_ends_at_once(
     check(jobs[1], whole)
 
 
-def test_a_command_runs_beside_or_after_training(
+def test_a_command_runs_beside_and_after_training(
     cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path
 ) -> None:
-    job = submit(keys(shards, tmp_path / "run", IMAGES), "--nodes=1")
-    number = cluster.call(
-        "sbatch", "--parsable", f"--dependency=afterany:{job.number}", "--nodes=1", f"--chdir={tmp_path}",
-        f"--output={tmp_path}/command.txt", REPOSITORY / "slurm/command.sbatch", "generate", job.run, "--n", "4",
-        "--out", tmp_path / "pictures", **settings(tmp_path),
+    job = submit(keys(shards, tmp_path / "run", SLOW), "--nodes=1")
+    job.training()
+
+    def command(name: str, *options: str) -> Job:
+        number = cluster.call(
+            "sbatch", "--parsable", *options, "--nodes=1", f"--chdir={tmp_path}", f"--output={tmp_path}/{name}.txt",
+            REPOSITORY / "slurm/command.sbatch", "generate", job.run, "--n", "4", "--out", tmp_path / name,
+            **settings(tmp_path),
+        )  # fmt: skip
+        return Job(cluster, number, tmp_path / f"{name}.txt", job.run)
+
+    beside, after = command("beside"), command("after", f"--dependency=afterany:{job.number}")
+    assert beside.end() == "COMPLETED", beside.text()
+    assert (tmp_path / "beside/grid.png").exists()
+    assert (job.state, after.state) == ("RUNNING", "PENDING")
+    cluster.call("scancel", job.number)
+    assert after.end() == "COMPLETED", after.text()
+    assert (tmp_path / "after/grid.png").exists()
+
+
+def test_in_an_interactive_allocation(cluster: Cluster, shards: Path, tmp_path: Path, whole: str) -> None:
+    run = tmp_path / "run"
+    said = cluster.call(
+        "salloc", "--nodes=2", f"--chdir={tmp_path}", "bash", REPOSITORY / "slurm/train.sbatch", "configs/digits.yaml",
+        *flags(keys(shards, run, IMAGES)), **settings(tmp_path),
     )  # fmt: skip
-    command = Job(cluster, number, tmp_path / "command.txt", job.run)
-    assert command.end() == "COMPLETED", command.text()
-    assert (tmp_path / "pictures/grid.png").exists()
+    assert "2 node(s) x 1 process(es) by srun" in said
+    assert digests(run)[f"images-{IMAGES:09d}"] == whole
 
 
 def test_a_run_that_does_not_advance_is_not_started_for_ever(
@@ -250,6 +281,16 @@ def test_a_run_that_does_not_advance_is_not_started_for_ever(
             job.requeued()
     assert job.end() == "FAILED"
     assert "2 starts in a row brought no image beyond 0" in job.text()
+
+
+def test_a_torn_status_is_not_guessed_at(cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path) -> None:
+    job = submit({**keys(shards, tmp_path / "run", SLOW), "checkpoint.every": SLOW}, "--nodes=1")
+    job.until(lambda: job.status()["state"] == "running" and job.pid(0), "running")
+    (job.run / "status.json").write_text('{"state": "runn')
+    os.kill(job.pid(0), signal.SIGKILL)
+    assert job.end() == "FAILED"
+    assert "status.json is missing or torn" in job.text()
+    assert cluster.job(job.number)["Restarts"] == "0"
 
 
 def test_enough_starts_are_enough(cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path) -> None:

@@ -14,14 +14,16 @@ def test_a_copy_is_made_once_and_knows_its_commit_and_changes(tmp_path: Path) ->
     git = ["git", "-C", str(root), "-c", "user.name=x", "-c", "user.email=x@example.org"]
     for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"]):
         subprocess.run([*git, *words], check=True)
-    assert len(code.commit(root)) == 40
+    assert code.commit(root) == "unknown"  # a package in an environment: the repository around it is another's
+    (root / "pyproject.toml").touch()
+    assert len(code.commit(root).split()[0]) == 40
     (root / "configs/file.txt").write_text("changed\n")
     code.copy(root, tmp_path / "job/code")
     (root / "configs/file.txt").write_text("edited while the job waits\n")
     code.copy(root, tmp_path / "job/code")
     assert (tmp_path / "job/code/configs/file.txt").read_text() == "changed\n"
     assert "+changed" in (tmp_path / "job/code/changes.patch").read_text()
-    assert code.commit(tmp_path / "job/code").endswith(" and 1 changed file(s)")
+    assert code.commit(tmp_path / "job/code").endswith(" and 2 changed file(s)")
     assert [path.name for path in (tmp_path / "job").iterdir()] == ["code"]
 
 

@@ -59,7 +59,7 @@ def test_a_missing_or_torn_status_stops_and_says_so(tmp_path: Path) -> None:
     assert requeue.read_status(tmp_path) is None
     decision = requeue.after(None, starts(0), 100, 1)
     assert decision.action == "stop"
-    assert "wrote no status.json (code 1)" in decision.words
+    assert "status.json is missing or torn" in decision.words
 
 
 def test_there_is_a_most_of_starts() -> None:
@@ -103,3 +103,20 @@ def test_the_error_of_the_rank_that_failed_first_is_the_last_word(
     assert lines[0] == "rank 1 at 160 images: ValueError: x"
     assert lines[-1] == "line 49"
     assert len(lines) <= 10
+
+
+def test_a_rank_that_died_before_the_run_had_a_log_has_the_last_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reasons = tmp_path / "reasons.txt"
+    reasons.write_text("rank 1 on node2: error: data.shards: no .tar file\n" + "more\n" * 20)
+    old = {"event": "failed", "rank": 0, "images": 5, "reason": "long ago", "time": "2020-01-01T00:00:00+00:00"}
+    (tmp_path / "events.jsonl").write_text(json.dumps(old) + "\n")
+    start = {"job": "7", "restart": 0, "images": 0, "time": 1.7e9}
+    (tmp_path / requeue.STARTS).write_text(json.dumps(start) + "\n")
+    requeue.main(["why", str(tmp_path), "--reasons", str(reasons)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "rank 1 on node2: error: data.shards: no .tar file"
+    assert len(lines) == 10
+    requeue.main(["why", str(tmp_path), "--reasons", str(tmp_path / "nothing")])
+    assert capsys.readouterr().out.strip() == ""

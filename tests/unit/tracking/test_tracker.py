@@ -2,6 +2,7 @@
 
 import io
 import json
+import platform
 import os
 import pty
 import re
@@ -323,6 +324,10 @@ def test_an_error_in_the_run_is_recorded(tmp_path: Path) -> None:
     status = json.loads((tmp_path / "status.json").read_text())
     assert (status["state"], status["images"]) == ("failed", 30)
     assert status["checkpoint"] == "images-000000020"  # still there to go on from
+    log = (tmp_path / "logs/rank-0.txt").read_text()
+    assert f" {platform.node()} rank 0 ERROR the way there:" in log
+    assert "1 / 0" in log
+    assert "ZeroDivisionError" in log.splitlines()[-1]  # slurm/lib.sh shows the end
 
 
 def test_other_ranks_write_events_and_their_log_only(tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""What a run ran on, for whoever asks months later: code, packages, devices and settings of each start."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gan_dist.cluster import code
+from gan_dist.engine import Engine
+
+_PREFIXES = (
+    "ACCELERATE_", "CUDA_", "CUBLAS_", "CUDNN_", "DS_", "FI_", "GAN_DIST_", "GLOO_", "LOCAL_", "MALLOC_", "MASTER_",
+    "MKL_", "NCCL_", "NVIDIA_", "OMP_", "PYTHONHASHSEED", "PYTORCH_", "SLURM_", "TORCH", "UCX_", "WORLD_SIZE",
+)  # fmt: skip
+_SECRET = ("CREDENTIAL", "JWT", "KEY", "PASS", "SECRET", "TOKEN")
+_LONGEST = 1000  # characters of a variable
+
+
+def describe(engine: Engine) -> dict[str, Any] | None:
+    """One start, on rank 0; None on the others. Every process calls it: each says its node and its device."""
+    gpu = engine.device.type == "cuda"
+    device = torch.cuda.get_device_name(engine.device) if gpu else f"cpu ({torch.get_num_threads()} threads)"
+    ranks = engine.gather((os.environ.get("SLURMD_NODENAME") or platform.node(), device))
+    if not engine.is_main:
+        return None
+    build: dict[str, Any] = {"threads": torch.get_num_threads()}
+    if gpu:
+        build |= {
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "nccl": torch.cuda.nccl.version(),
+        }
+    return {
+        "commit": code.commit(Path(__file__).resolve().parents[1]),
+        "ranks": [f"{node} {kind}" for node, kind in ranks],
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "torch": build,
+        "packages": _packages(),
+        "variables": variables(os.environ),
+    }
+
+
+def variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Those that change how a run computes or talks, and Slurm's; none that may hold a secret."""
+    return {
+        name: value[:_LONGEST]
+        for name, value in sorted(environment.items())
+        if name.startswith(_PREFIXES) and not any(word in name for word in _SECRET)
+    }
+
+
+def _packages() -> dict[str, str]:
+    found = {each.metadata["Name"] or "": each.version for each in importlib.metadata.distributions()}
+    return dict(sorted((name, version) for name, version in found.items() if name))

@@ -31,8 +31,8 @@ def describe(engine: Engine) -> dict[str, Any] | None:
     if gpu:
         build |= {
             "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
-            "nccl": torch.cuda.nccl.version(),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+            "nccl": torch.cuda.nccl.version(),  # type: ignore[no-untyped-call]
         }
     return {
         "commit": code.commit(Path(__file__).resolve().parents[1]),

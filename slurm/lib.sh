@@ -142,7 +142,7 @@ train_on_slurm() {
     [[ -n $trained ]] || answer="requeue told to end while the nodes were checked: requeue" # nothing ran that could fail
     say "${answer#* }"
     case $answer in
-        finished*) exit 0 ;;
+        finished* | ended*) exit 0 ;;
         requeue*)
             if [[ -n ${GAN_DIST_NO_REQUEUE:-} ]]; then # a link of a chain: the next one goes on
                 exit 75

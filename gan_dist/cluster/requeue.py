@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from gan_dist import config as config_module
 from gan_dist.cluster import code as copies, nodes
+from gan_dist.control.stop import WORDS, Reason
 from gan_dist.errors import EXIT_INPUT, InputError
 from gan_dist.run import STARTS, is_foreign
 
@@ -26,7 +27,7 @@ _LAST_WORDS = 10  # lines that end the log of a job that failed
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    action: Literal["go", "finished", "requeue", "stop"]
+    action: Literal["go", "finished", "ended", "requeue", "stop"]
     words: str
 
     def __str__(self) -> str:
@@ -75,6 +76,8 @@ def after(status: Mapping[str, Any] | None, starts: Sequence[Start], most: int, 
         return Decision("finished", f"the run is finished at {images:,} images")
     if _time_of(status) < now.time:
         return Decision("stop", f"training did not begin (code {code})")
+    if state == "stopped" and status.get("reason") == WORDS[Reason.STOP_FILE]:
+        return Decision("ended", f"{status.get('reason')} ended it at {images:,} images: submit it again to go on")
     if state == "failed" and status.get("code") == EXIT_INPUT:
         return Decision("stop", f"wrong input: {status.get('reason')}")
     why = {"stopped": "saved", "failed": f"failed ({status.get('reason')})"}.get(state, f"was killed (code {code})")

@@ -254,7 +254,9 @@ def test_a_command_runs_beside_and_after_training(
     assert beside.end() == "COMPLETED", beside.text()
     assert (tmp_path / "beside/grid.png").exists()
     assert (job.state, after.state) == ("RUNNING", "PENDING")
-    cluster.call("scancel", job.number)
+    (job.run / "STOP").touch()
+    assert job.end() == "COMPLETED"  # a person ended it: it is not requeued
+    assert "the file STOP ended it" in job.text()
     assert after.end() == "COMPLETED", after.text()
     assert (tmp_path / "after/grid.png").exists()
 

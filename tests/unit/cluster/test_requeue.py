@@ -46,6 +46,11 @@ def test_wrong_input_is_not_started_again() -> None:
     assert (decision.action, decision.words) == ("stop", "wrong input: why")
 
 
+def test_a_person_who_makes_the_file_STOP_means_it() -> None:
+    decision = requeue.after(status("stopped", 160, reason="the file STOP"), starts(0), 100, 75)
+    assert (decision.action, "the file STOP ended it at 160 images" in decision.words) == ("ended", True)
+
+
 def test_a_training_that_did_not_begin_is_not_started_again() -> None:
     old = status("stopped", 160, time="1970-01-01T00:00:00+00:00")
     decision = requeue.after(old, starts(160), 100, 2)

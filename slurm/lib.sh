@@ -46,7 +46,7 @@ processes_per_node() {
     fi
 }
 
-# What srun is to start: one task a node for torchrun, else one a rank with its share of the cores and all GPUs in sight.
+# What srun is to start: one task a node for torchrun, else one a rank with its share of the cores.
 tasks_of() {
     local launcher=$1 nodes=$2 processes=$3 cores=${SLURM_CPUS_ON_NODE:-1}
     tasks=(--ntasks="$nodes" --ntasks-per-node=1)
@@ -57,8 +57,6 @@ tasks_of() {
         else
             tasks+=(--cpus-per-task="$((cores / processes))")
         fi
-        # a site that gives each task one GPU would leave ranks 1, 2, ... without theirs
-        [[ ${SLURM_GPUS_ON_NODE:-0} -eq 0 ]] || tasks+=(--gpu-bind=none)
     fi
 }
 
@@ -138,11 +136,12 @@ train_on_slurm() {
     fi
     trap - USR2 TERM INT
 
-    answer=$(decide after "$run" --code "$code_of_srun" --max-restarts "${GAN_DIST_MAX_RESTARTS:-100}")
-    [[ -n $trained ]] || answer="requeue told to end while the nodes were checked: requeue" # nothing ran that could fail
+    answer=$(decide after "$run" --code "$code_of_srun" --max-restarts "${GAN_DIST_MAX_RESTARTS:-100}" \
+        --facts "$(scontrol -o show job "$SLURM_JOB_ID" 2>/dev/null)" ${trained:+--trained})
     say "${answer#* }"
     case $answer in
         finished* | ended*) exit 0 ;;
+        requeued*) exit 75 ;; # by Slurm itself
         requeue*)
             if [[ -n ${GAN_DIST_NO_REQUEUE:-} ]]; then # a link of a chain: the next one goes on
                 exit 75

@@ -27,7 +27,7 @@ _LAST_WORDS = 10  # lines that end the log of a job that failed
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    action: Literal["go", "finished", "ended", "requeue", "stop"]
+    action: Literal["go", "finished", "ended", "requeue", "requeued", "stop"]
     words: str
 
     def __str__(self) -> str:
@@ -88,6 +88,19 @@ def after(status: Mapping[str, Any] | None, starts: Sequence[Start], most: int, 
     if images <= now.images and (stuck := _stuck(images, starts)):
         return Decision("stop", f"{why}; {stuck}")
     return Decision("requeue", f"{why} at {images:,} images, {images - now.images:,} more than at the start: requeue")
+
+
+def by_slurm(facts: str, restart: int) -> Literal["", "cancelled", "requeued"]:
+    """What Slurm has done with the job by itself. `facts`: `scontrol -o show job`; `restart`: of the start that ends.
+
+    Both come as TERM. A job that a person cancelled is completing, under its own number of restarts, and Slurm names no
+    reason (seen with Slurm 22.05).
+    """
+    found = dict(word.partition("=")[::2] for word in facts.split() if "=" in word)
+    if found.get("Restarts", "").isdecimal() and int(found["Restarts"]) > restart:
+        return "requeued"
+    over = found.get("JobState") in ("COMPLETING", "CANCELLED") and found.get("EndTime") != "Unknown"
+    return "cancelled" if over and found.get("Reason") == "None" and found.get("PreemptTime") == "None" else ""
 
 
 def images_of(status: Mapping[str, Any] | None) -> int:
@@ -195,6 +208,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--code", type=int, default=0)
     parser.add_argument("--code-folder", type=Path, default=Path(), help="the copy of the code that is run")
+    parser.add_argument("--trained", action="store_true", help="training was begun, after the check of the nodes")
+    parser.add_argument("--facts", default="", help="what scontrol says of the job")
     parser.add_argument("--reasons", type=Path, help="what ranks died of before the run had a log")
     parser.add_argument("--reports", type=Path, help="what the nodes printed (check.py)")
     parser.add_argument("--names", default="", help="the job's nodes, a line each")
@@ -212,7 +227,16 @@ def main(arguments: Sequence[str]) -> int:
     environment = os.environ
     job = environment.get("SLURM_JOB_ID", "")
     if options.when == "after":
-        print(after(status, [start for start in starts if start.job == job], options.max_restarts, options.code))
+        own = [start for start in starts if start.job == job]
+        decision = after(status, own, options.max_restarts, options.code)
+        if not options.trained:  # nothing ran that could fail
+            decision = Decision("requeue", "told to end while the nodes were checked: requeue")
+        done = by_slurm(options.facts, own[-1].restart if own else 0)
+        if decision.action == "requeue" and done == "cancelled":
+            decision = Decision("ended", f"cancelled at {images_of(status):,} images: submit it again to go on")
+        elif decision.action == "requeue" and done == "requeued":
+            decision = Decision("requeued", f"{decision.words}, which Slurm has done")
+        print(decision)
         return 0
     # tries are counted within a job: who submits another one has done something about it. A chain is one job to us
     own = starts if environment.get("GAN_DIST_NO_REQUEUE") else [start for start in starts if start.job == job]

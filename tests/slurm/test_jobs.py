@@ -102,6 +102,20 @@ def test_the_warning_signal_saves_and_the_job_is_requeued_and_finishes(
     assert "requeue" in job.text()
 
 
+def test_a_job_that_a_person_cancels_is_saved_and_not_requeued(
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path
+) -> None:
+    job = submit({**keys(shards, tmp_path / "run", SLOW), "checkpoint.every": SLOW}, "--nodes=2")
+    job.until(lambda: job.status()["state"] == "running" and job.pid(1), "running")
+    cluster.call("scancel", job.number)
+    job.until(lambda: "cancelled" in job.text(), "its last words")
+    assert job.end() == "CANCELLED"
+    assert job.status()["state"] == "stopped"
+    assert job.events("saved")[-1]["images"] == job.events("stopped")[0]["images"]
+    time.sleep(3)
+    assert cluster.job(job.number)["Restarts"] == "0"
+
+
 def test_preemption_stops_saves_and_goes_on(cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path) -> None:
     job = submit(keys(shards, tmp_path / "run", SLOW), "--nodes=2")
     job.training()
@@ -116,7 +130,7 @@ def test_preemption_stops_saves_and_goes_on(cluster: Cluster, submit: Submit, sh
         "sleep 1",
     )
     job.until(lambda: job.events("stopped"), "stopped")
-    job.until(lambda: int(cluster.job(job.number)["Restarts"]) > 0, "requeued")
+    job.requeued()
     job.until(lambda: cluster.job(number)["JobState"] == "COMPLETED", "the other job is done")
     job.training(beyond=job.events("stopped")[0]["images"])
     assert job.events("resumed")[0]["images"] == job.events("stopped")[0]["images"]

@@ -46,6 +46,31 @@ def test_wrong_input_is_not_started_again() -> None:
     assert (decision.action, decision.words) == ("stop", "wrong input: why")
 
 
+@pytest.mark.parametrize(
+    ("facts", "done"),
+    [
+        ("JobState=RUNNING Reason=None Restarts=1 EndTime=2026-11-25T00:00:00 PreemptTime=None", ""),
+        ("JobState=COMPLETING Reason=None Restarts=1 EndTime=2026-11-24T00:00:00 PreemptTime=None", "cancelled"),
+        ("JobState=CANCELLED Reason=None Restarts=1 EndTime=2026-11-24T00:00:00 PreemptTime=None", "cancelled"),
+        ("JobState=COMPLETING Reason=TimeLimit Restarts=1 EndTime=2026-11-24T00:00:00 PreemptTime=None", ""),
+        ("JobState=COMPLETING Reason=None Restarts=2 EndTime=Unknown PreemptTime=None", "requeued"),
+        ("JobState=RUNNING Reason=None Restarts=1 EndTime=Unknown PreemptTime=2026-11-24T00:00:00", ""),
+        ("", ""),  # the controller does not answer
+    ],
+)
+def test_what_slurm_did_is_not_done_again(
+    tmp_path: Path, facts: str, done: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert requeue.by_slurm(facts, 1) == done
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    start = {"job": "7", "restart": 1, "images": 0, "time": 1.0}
+    (tmp_path / requeue.STARTS).write_text(json.dumps(start) + "\n")
+    (tmp_path / "status.json").write_text(json.dumps(status("stopped", 160)))
+    requeue.main(["after", str(tmp_path), "--trained", "--facts", facts])
+    action = capsys.readouterr().out.split()[0]
+    assert action == {"": "requeue", "cancelled": "ended", "requeued": "requeued"}[done]
+
+
 def test_a_person_who_makes_the_file_STOP_means_it() -> None:
     decision = requeue.after(status("stopped", 160, reason="the file STOP"), starts(0), 100, 75)
     assert (decision.action, "the file STOP ended it at 160 images" in decision.words) == ("ended", True)

@@ -12,7 +12,8 @@ import pytest
 
 from tests.launching import REPOSITORY, digests, train
 from tests.making import flags
-from tests.slurm.conftest import Cluster, Job, keys, settings
+from tests.slurm.cluster import Cluster, Job, settings
+from tests.slurm.conftest import keys
 
 pytestmark = pytest.mark.slow
 

@@ -12,6 +12,7 @@ from gan_dist.errors import InputError
 from gan_dist.games.base import Game
 
 _AT_ONCE = 128
+_TRIES = 10  # checkpoints that may go while they are read
 
 
 def locate(run: Path, checkpoint: str = "") -> tuple[Path, str]:
@@ -40,20 +41,33 @@ def locate(run: Path, checkpoint: str = "") -> tuple[Path, str]:
 
 
 def load(run: Path, checkpoint: str = "", device: torch.device | None = None) -> tuple[Game, Config, str]:
-    """The game of a run with its averaged networks as a checkpoint has them, and that checkpoint's name."""
-    run, name = locate(run, checkpoint)
-    config, _ = config_module.read_run(run)
-    game = games.build(config)
-    directory = run / "checkpoints" / name
-    manifest = format.read_manifest(directory)
+    """The game of a run with its averaged networks as a checkpoint has them, and that checkpoint's name.
+
+    A training beside us deletes old checkpoints: where it does so under our hands, the newest is taken anew.
+    """
+    for _ in range(_TRIES):
+        directory, name = locate(run, checkpoint)
+        config, _ = config_module.read_run(directory)
+        game = games.build(config)
+        try:
+            _fill(game, config, directory / "checkpoints" / name, device)
+        except format.DamagedError as error:
+            if (directory / "checkpoints" / name / format.MANIFEST).exists():
+                raise InputError(f"the checkpoint is damaged: {error}; choose another one with --checkpoint") from None
+        else:
+            return game, config, name
+    raise InputError(f"{run}: checkpoint {name} was deleted while it was read; choose one that is kept")
+
+
+def _fill(game: Game, config: Config, checkpoint: Path, device: torch.device | None) -> None:
+    manifest = format.read_manifest(checkpoint)
     dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
     for player in game.players:
         player.settle(device or torch.device("cuda" if torch.cuda.is_available() else "cpu"), dtype)
         if player.average is not None:
             prefix = f"{player.name}/average/"
-            saved = format.read_tensors(directory, manifest, prefix)
+            saved = format.read_tensors(checkpoint, manifest, prefix)
             player.average.network.load_state_dict({key.removeprefix(prefix): saved[key] for key in saved})
-    return game, config, name
 
 
 def generate(game: Game, seed: int, count: int, label: int | None = None) -> Iterator[torch.Tensor]:

@@ -50,7 +50,7 @@ class Start:
 
 
 def begin(status: Mapping[str, Any] | None, starts: Sequence[Start], most: int) -> Decision:
-    """Before training: whether to. `status` is None where there is none, or it is torn."""
+    """Before training: whether to. `status` is as read_status gives it."""
     images = images_of(status)
     if status and status.get("state") == "finished":
         return Decision("finished", f"the run is finished at {images:,} images: nothing to do")
@@ -68,9 +68,9 @@ def after(status: Mapping[str, Any] | None, starts: Sequence[Start], most: int, 
     if not starts:
         return Decision("stop", f"{STARTS} is missing or torn: start the job again")
     if status is None:
-        return Decision(
-            "stop", f"status.json is missing or torn, so training did not begin or nobody can tell (code {code})"
-        )
+        return Decision("stop", f"training did not begin (code {code})")
+    if not status:
+        return Decision("stop", f"status.json is torn (code {code}), so whether to go on cannot be told: see the logs")
     images, now, state = images_of(status), starts[-1], str(status.get("state"))
     if state == "finished":
         return Decision("finished", f"the run is finished at {images:,} images")
@@ -126,11 +126,14 @@ def _time_of(status: Mapping[str, Any]) -> float:
 
 
 def read_status(run: Path) -> dict[str, Any] | None:
+    """What the run says of itself; None where it says nothing, and empty where that is torn."""
     try:
-        found = json.loads((run / "status.json").read_text())
-    except (OSError, ValueError):
+        found = json.loads((run / "status.json").read_text(errors="replace"))
+    except OSError:
         return None
-    return found if isinstance(found, dict) else None
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_starts(run: Path) -> list[Start]:
@@ -241,12 +244,18 @@ def main(arguments: Sequence[str]) -> int:
     # tries are counted within a job: who submits another one has done something about it. A chain is one job to us
     own = starts if environment.get("GAN_DIST_NO_REQUEUE") else [start for start in starts if start.job == job]
     decision = begin(status, own, options.max_restarts)
-    print(decision)
     if decision.action == "go" and not is_foreign(run):
         restart = int(environment.get("SLURM_RESTART_COUNT", "0") or 0)
         now = datetime.datetime.now(datetime.UTC).timestamp()
         where, folder = environment.get("SLURM_JOB_NODELIST", ""), options.code_folder
-        _record(run, Start(job, restart, images_of(status), now, where, copies.commit(folder), str(folder)))
+        try:
+            _record(run, Start(job, restart, images_of(status), now, where, copies.commit(folder), str(folder)))
+        except OSError as error:
+            decision = Decision(
+                "stop",
+                f"error: {run} cannot be written ({error.strerror}); mend that, or choose another --run.directory",
+            )
+    print(decision)
     return 0
 
 

@@ -1,6 +1,7 @@
 """The commands of the README and the files of the contract, as a user meets them."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from gan_dist import generate
+from gan_dist.checkpoint import format
+from gan_dist.errors import InputError
 from tests import making
 from tests.launching import REPOSITORY, TRAIN, command, digests, gan_dist, lines, train
 
@@ -155,6 +159,24 @@ def test_generate_draws_a_class_from_a_chosen_checkpoint(run: Path, tmp_path: Pa
     bad = gan_dist("generate", run, "--class", 3, "--out", tmp_path / "x")
     assert (bad.returncode, "its classes are 0..2" in bad.stderr) == (2, True)
     assert not (tmp_path / "x").exists()
+
+
+def test_generate_takes_the_newest_anew_where_training_deletes_what_it_reads(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = tmp_path / "run"
+    shutil.copytree(run, ours)
+    whole, read = sorted((ours / "checkpoints").iterdir()), format.read_tensors
+
+    def deleted(directory: Path, *rest: object) -> object:
+        if directory.name == whole[-1].name:
+            shutil.rmtree(directory)
+        return read(directory, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(format, "read_tensors", deleted)
+    assert generate.load(ours)[2] == whole[-2].name
+    with pytest.raises(InputError, match="has no checkpoint images-000000064"):
+        generate.load(ours, whole[-1].name)
 
 
 def test_checkpoints_are_listed_with_digests_and_damage_is_found(run: Path, tmp_path: Path) -> None:

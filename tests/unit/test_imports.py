@@ -33,6 +33,7 @@ LEVELS = {
     "generate": 4,
     "doctor": 4,
     "keeper": 4,
+    "environment": 4,
     "numerics": 4,
     "findings": 1,
     "passes": 4,

@@ -86,10 +86,21 @@ def test_a_training_that_did_not_begin_is_not_started_again() -> None:
 def test_a_missing_or_torn_status_stops_and_says_so(tmp_path: Path) -> None:
     assert requeue.read_status(tmp_path) is None
     (tmp_path / "status.json").write_text('{"state": "runn')
-    assert requeue.read_status(tmp_path) is None
-    decision = requeue.after(None, starts(0), 100, 1)
-    assert decision.action == "stop"
-    assert "status.json is missing or torn" in decision.words
+    torn = requeue.read_status(tmp_path)
+    assert torn == {}
+    for found, words in ((None, "training did not begin (code 1)"), (torn, "status.json is torn (code 1)")):
+        decision = requeue.after(found, starts(0), 100, 1)
+        assert decision.action == "stop"
+        assert words in decision.words
+    assert requeue.begin(torn, [], 100).action == "go"  # a person submits it again: from the newest whole checkpoint
+
+
+def test_a_run_directory_that_cannot_be_written_stops_the_job_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert requeue.main(["begin", str(tmp_path / "file/run")]) == 0
+    assert capsys.readouterr().out.startswith(f"stop error: {tmp_path}/file/run cannot be written (Not a directory)")
 
 
 def test_there_is_a_most_of_starts() -> None:

@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     slurm.add_argument("--nodes", type=int, default=1)
     slurm.add_argument("--gpus-per-node", type=int, default=0)
     slurm.add_argument("--processes-per-node", type=int, default=0, help="on CPUs (default: 1)")
-    slurm.add_argument("--cpus-per-task", type=int, default=0)
+    slurm.add_argument("--cpus-per-task", type=int, default=0, help="cores: of a node with GPUs, else of a process")
     slurm.add_argument("--time", default="", help="hours:minutes:seconds")
     slurm.add_argument("--partition", default="")
     slurm.add_argument("--account", default="")

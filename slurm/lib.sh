@@ -46,18 +46,24 @@ processes_per_node() {
     fi
 }
 
-# What srun is to start: one task a node for torchrun, else one a rank with its share of the cores.
+# What srun is to start: one task a node for torchrun, else one a rank with its share of the node's cores.
 tasks_of() {
-    local launcher=$1 nodes=$2 processes=$3 cores=${SLURM_CPUS_ON_NODE:-1}
+    local launcher=$1 nodes=$2 processes=$3 cores threads each
     tasks=(--ntasks="$nodes" --ntasks-per-node=1)
-    if [[ $launcher == srun ]]; then
-        tasks=(--ntasks="$((nodes * processes))" --ntasks-per-node="$processes")
-        if ((cores < processes)); then
-            tasks+=(--overcommit)
-        else
-            tasks+=(--cpus-per-task="$((cores / processes))")
-        fi
+    [[ $launcher == srun ]] || return 0
+    # the least that a node gives: 32(x2),16 is two nodes with 32 and one with 16
+    cores=$(tr ',' '\n' <<<"${SLURM_JOB_CPUS_PER_NODE:-1}" | sed 's/(.*//' | sort -n | head -n 1)
+    threads=$(lscpu 2>/dev/null | sed -n 's/^Thread(s) per core: *//p')
+    each=$((cores / processes))
+    ((each <= ${threads:-1})) || each=$((each - each % ${threads:-1})) # Slurm gives whole cores
+    tasks=(--ntasks="$((nodes * processes))" --ntasks-per-node="$processes")
+    if ((each < 1)); then
+        tasks+=(--overcommit)
+    else
+        tasks+=(--cpus-per-task="$each")
     fi
+    # what sbatch was told of its one task would contradict this
+    unset SLURM_CPUS_PER_TASK SLURM_TRES_PER_TASK
 }
 
 # Waits for a program in the background: a shell that waits for one in the foreground hears no signal.

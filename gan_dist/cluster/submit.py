@@ -54,6 +54,9 @@ def prepare(arguments: Sequence[str], wanted: Wanted) -> tuple[list[Finding], li
     seconds = wanted.save_seconds or _seconds_of_saves(config.directory)
     warning = max(_WARNING, int(3 * seconds) + 60)
     findings = [_data(config), _dealt(config, wanted), *_partition(wanted, seconds), _margin(seconds, warning)]
+    if wanted.gpus_per_node and not wanted.cpus_per_task:
+        text = "none asked for, and many sites then give a node one: --cpus-per-task takes those of a node, for all its GPUs"
+        findings.append(Finding("cores", True, text))
     words = ["sbatch", f"--nodes={wanted.nodes}"]
     for name, value in (
         ("gpus-per-node", wanted.gpus_per_node),

@@ -48,15 +48,17 @@ processes_per_node() {
 
 # What srun is to start: one task a node for torchrun, else one a rank with its share of the node's cores.
 tasks_of() {
-    local launcher=$1 nodes=$2 processes=$3 cores threads each
-    tasks=(--ntasks="$nodes" --ntasks-per-node=1)
+    local launcher=$1 nodes=$2 processes=$3 cores threads each gpus=()
+    # all GPUs of the node, where the job asked for some a task
+    [[ ${SLURM_GPUS_ON_NODE:-0} -eq 0 ]] || gpus=(--gpus-per-node="$SLURM_GPUS_ON_NODE")
+    tasks=(--ntasks="$nodes" --ntasks-per-node=1 "${gpus[@]}")
     [[ $launcher == srun ]] || return 0
     # the least that a node gives: 32(x2),16 is two nodes with 32 and one with 16
     cores=$(tr ',' '\n' <<<"${SLURM_JOB_CPUS_PER_NODE:-1}" | sed 's/(.*//' | sort -n | head -n 1)
     threads=$(lscpu 2>/dev/null | sed -n 's/^Thread(s) per core: *//p')
     each=$((cores / processes))
     ((each <= ${threads:-1})) || each=$((each - each % ${threads:-1})) # Slurm gives whole cores
-    tasks=(--ntasks="$((nodes * processes))" --ntasks-per-node="$processes")
+    tasks=(--ntasks="$((nodes * processes))" --ntasks-per-node="$processes" "${gpus[@]}")
     if ((each < 1)); then
         tasks+=(--overcommit)
     else
@@ -78,8 +80,9 @@ attend() {
 
 # A minute for the nodes before the hours: answers "go ..." or "stop ...", what was found goes to the job's log.
 check_nodes() {
-    local seconds=${GAN_DIST_CHECK:-120} reports=$code/../reports-$SLURM_JOB_ID.txt
-    timeout --kill-after=5 "$seconds" srun --ntasks="$GAN_DIST_NODES" --ntasks-per-node=1 \
+    local tasks seconds=${GAN_DIST_CHECK:-120} reports=$code/../reports-$SLURM_JOB_ID.txt
+    tasks_of torchrun "$GAN_DIST_NODES" "$PROCESSES" # one a node
+    timeout --kill-after=5 "$seconds" srun "${tasks[@]}" \
         bash "$code/slurm/node.sh" check "$@" >"$reports" 2>&1 &
     attend $!
     # what did not end in time must not keep its GPU; without --batch the shell is left out

@@ -350,6 +350,7 @@ def test_gan_dist_slurm_checks_submits_and_says_how_it_stands(
     assert "PROBLEM  partition   short has 3 nodes for a job, --nodes asks for 5" in refused, refused
     assert "has 0 GPUs on a node, --gpus-per-node asks for 1" in refused
     assert "PROBLEM  processes   5 processes cannot share 4 micro-batches" in refused
+    assert "ok       cores       none asked for" in refused
     unknown = cluster.call(command, "slurm", *wanted, "--partition", "nowhere", check=False)
     assert "there is no partition nowhere; --partition takes " in unknown
     done = json.loads(

@@ -56,5 +56,5 @@ def test_a_rank_gets_its_share_of_the_cores(cores: str, threads: str, processes:
 
 
 def test_a_launcher_is_one_task_a_node() -> None:
-    told = shell('tasks_of torchrun 4 8; echo "${tasks[*]}"', SLURM_JOB_CPUS_PER_NODE="32(x4)")
-    assert told == "--ntasks=4 --ntasks-per-node=1"
+    told = shell('tasks_of torchrun 4 8; echo "${tasks[*]}"', SLURM_JOB_CPUS_PER_NODE="32(x4)", SLURM_GPUS_ON_NODE="8")
+    assert told == "--ntasks=4 --ntasks-per-node=1 --gpus-per-node=8"  # all of them, though it is one task

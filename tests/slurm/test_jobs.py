@@ -371,14 +371,22 @@ def test_gan_dist_slurm_checks_submits_and_says_how_it_stands(
         path.unlink()
 
 
-def test_two_nodes_then_one(cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: str) -> None:
-    job = submit(keys(shards, tmp_path / "run", IMAGES), "--nodes=2")
+def test_two_nodes_and_after_the_requeue_the_one_that_is_free(
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: str
+) -> None:
+    job = submit(keys(shards, tmp_path / "run", IMAGES), "--nodes=1-2")
     job.training()
+    assert job.status()["processes"] == 2
     cluster.call("scancel", "--signal=USR2", "--batch", job.number)
-    job.until(lambda: job.events("stopped"), "stopped")
-    cluster.call("scancel", job.number, check=False)
-    job.until(lambda: job.state == "CANCELLED", "cancelled")
-    again = submit(keys(shards, tmp_path / "run", IMAGES), "--nodes=1")
-    assert again.end() == "COMPLETED"
-    assert again.status()["processes"] == 1
-    check(again, whole)
+    job.until(lambda: job.events("stopped") and job.state == "PENDING", "requeued")
+    other = cluster.call(
+        "sbatch", "--parsable", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 600"
+    )
+    try:
+        job.until(lambda: cluster.job(other)["JobState"] == "RUNNING", "two nodes are taken")
+        job.requeued()
+        assert job.end() == "COMPLETED"
+    finally:
+        cluster.call("scancel", other)
+    assert job.status()["processes"] == 1
+    check(job, whole)

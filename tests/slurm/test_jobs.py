@@ -156,7 +156,8 @@ def test_a_preempted_job_that_cannot_react_is_killed_and_goes_on_from_its_last_c
     job.until(gone, "requeued")
     assert not job.events("stopped")
     job.requeued()
-    job.training(beyond=saved)
+    job.until(lambda: job.events("resumed"), "resumed")
+    job.training(beyond=job.events("resumed")[0]["images"])
     assert job.events("resumed")[0]["images"] >= saved
     assert not any(Path(f"/proc/{pid}/status").exists() for pid in ranks)
 

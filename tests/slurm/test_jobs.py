@@ -24,16 +24,42 @@ Submit = Callable[..., Job]
 
 
 @pytest.fixture(scope="session")
-def whole(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The digest of the run, undisturbed and without Slurm."""
+def whole(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run, undisturbed and without Slurm."""
     run = tmp_path_factory.mktemp("whole") / "run"
     assert train(keys(shards, run, IMAGES)).returncode == 0
-    return digests(run)[f"images-{IMAGES:09d}"]
+    return run
 
 
-def check(job: Job, whole: str) -> None:
+def check(job: Job, whole: Path) -> None:
+    """It ended as the undisturbed run did, to the bit."""
     assert job.status()["state"] == "finished"
-    assert digests(job.run)[f"images-{IMAGES:09d}"] == whole
+    last = f"images-{IMAGES:09d}"
+    assert digests(job.run)[last] == digests(whole)[last]
+
+
+def check_so_far(job: Job, whole: Path) -> None:
+    """It was started again, and every step before and after has the figures of the undisturbed run."""
+    job.until(lambda: job.events("resumed"), "resumed")
+    resumed = job.events("resumed")[-1]["images"]
+    job.training(beyond=resumed)
+    ours, theirs = figures(job.run), figures(whole)
+    assert list(ours) == list(range(16, 16 * len(ours) + 1, 16))  # no step is missing, none is there twice
+    assert resumed + 16 in theirs, "stopped too late to compare"
+    assert all(ours[images] == theirs[images] for images in ours if images in theirs)
+
+
+def figures(run: Path) -> dict[int, list[tuple[str, float]]]:
+    """Losses, scores and gradient norms of each step."""
+    found = {}
+    for text in (run / "metrics.jsonl").read_text().splitlines():
+        with contextlib.suppress(ValueError):  # being written
+            line = json.loads(text)
+            assert line["images"] not in found
+            found[line["images"]] = sorted(
+                item for item in line.items() if item[0].startswith(("loss/", "score/", "grad_"))
+            )
+    return found
 
 
 @pytest.mark.parametrize(
@@ -46,7 +72,7 @@ def check(job: Job, whole: str) -> None:
     ],
 )
 def test_a_plain_job(
-    submit: Submit, shards: Path, tmp_path: Path, whole: str, options: list[str], launcher: str
+    submit: Submit, shards: Path, tmp_path: Path, whole: Path, options: list[str], launcher: str
 ) -> None:
     hooks = {"GAN_DIST_SETUP": f"touch {tmp_path}/set-up", "GAN_DIST_WRAP": "env GAN_DIST_WRAPPED=yes"}
     job = submit(keys(shards, tmp_path / "run", IMAGES), *options, GAN_DIST_LAUNCHER=launcher, **hooks)
@@ -66,7 +92,7 @@ def test_a_plain_job(
 
 
 def test_the_nodes_are_checked_first_and_a_bad_one_is_named(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: str
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path
 ) -> None:
     job = submit(keys(shards, tmp_path / "run", IMAGES), "--nodes=2", GAN_DIST_CHECK="120")
     assert job.end() == "COMPLETED", job.text()
@@ -89,7 +115,7 @@ def test_the_nodes_are_checked_first_and_a_bad_one_is_named(
 
 @pytest.mark.parametrize("launcher", ["srun", "torchrun"])
 def test_the_warning_signal_saves_and_the_job_is_requeued_and_finishes(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, launcher: str
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path, launcher: str
 ) -> None:
     wanted = keys(shards, tmp_path / "run", SLOW)
     job = submit(wanted, "--nodes=2", GAN_DIST_LAUNCHER=launcher)
@@ -98,7 +124,7 @@ def test_the_warning_signal_saves_and_the_job_is_requeued_and_finishes(
     job.requeued()
     (stopped,) = job.events("stopped")
     assert stopped["reason"] == "SIGUSR2"
-    job.training(beyond=stopped["images"])
+    check_so_far(job, whole)
     (resumed,) = job.events("resumed")
     assert resumed["images"] == stopped["images"]  # nothing was lost
     assert "requeue" in job.text()
@@ -118,7 +144,9 @@ def test_a_job_that_a_person_cancels_is_saved_and_not_requeued(
     assert cluster.job(job.number)["Restarts"] == "0"
 
 
-def test_preemption_stops_saves_and_goes_on(cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path) -> None:
+def test_preemption_stops_saves_and_goes_on(
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path
+) -> None:
     job = submit(keys(shards, tmp_path / "run", SLOW), "--nodes=2")
     job.training()
     number = cluster.call(
@@ -134,12 +162,12 @@ def test_preemption_stops_saves_and_goes_on(cluster: Cluster, submit: Submit, sh
     job.until(lambda: job.events("stopped"), "stopped")
     job.requeued()
     job.until(lambda: cluster.job(number)["JobState"] == "COMPLETED", "the other job is done")
-    job.training(beyond=job.events("stopped")[0]["images"])
+    check_so_far(job, whole)
     assert job.events("resumed")[0]["images"] == job.events("stopped")[0]["images"]
 
 
 def test_a_preempted_job_that_cannot_react_is_killed_and_goes_on_from_its_last_checkpoint(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path
 ) -> None:
     job = submit({**keys(shards, tmp_path / "run", SLOW), "control.hang_seconds": 600}, "--nodes=2")
     job.training()
@@ -156,8 +184,7 @@ def test_a_preempted_job_that_cannot_react_is_killed_and_goes_on_from_its_last_c
     job.until(gone, "requeued")
     assert not job.events("stopped")
     job.requeued()
-    job.until(lambda: job.events("resumed"), "resumed")
-    job.training(beyond=job.events("resumed")[0]["images"])
+    check_so_far(job, whole)
     assert job.events("resumed")[0]["images"] >= saved
     assert not any(Path(f"/proc/{pid}/status").exists() for pid in ranks)
 
@@ -177,7 +204,7 @@ def test_a_time_limit_is_warned_of_and_nothing_is_lost(
 
 @pytest.mark.parametrize("how", ["kill a rank", "stop a rank", "kill a node"])
 def test_what_is_lost_is_at_most_one_checkpoint_interval(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, how: str
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path, how: str
 ) -> None:
     job = submit(keys(shards, tmp_path / "run", SLOW), "--nodes=2")
     job.training()
@@ -193,9 +220,8 @@ def test_what_is_lost_is_at_most_one_checkpoint_interval(
         cluster.node("kill-node", lost)
     try:
         job.requeued()
-        job.until(lambda: job.events("resumed"), "resumed", 120)
+        check_so_far(job, whole)
         assert job.events("resumed")[0]["images"] >= saved
-        job.training(beyond=job.events("resumed")[0]["images"])
     finally:
         if how == "kill a node":
             cluster.node("start-node", lost)
@@ -240,7 +266,7 @@ def test_an_array_trains_each_config_with_each_seed(cluster: Cluster, shards: Pa
 
 
 def test_a_chain_goes_on_where_requeue_is_forbidden_and_its_rest_ends_at_once(
-    cluster: Cluster, shards: Path, tmp_path: Path, whole: str
+    cluster: Cluster, shards: Path, tmp_path: Path, whole: Path
 ) -> None:
     run = tmp_path / "run"
     wanted = keys(shards, run, IMAGES)
@@ -285,14 +311,14 @@ def test_a_command_runs_beside_and_after_training(
     assert (tmp_path / "after/grid.png").exists()
 
 
-def test_in_an_interactive_allocation(cluster: Cluster, shards: Path, tmp_path: Path, whole: str) -> None:
+def test_in_an_interactive_allocation(cluster: Cluster, shards: Path, tmp_path: Path, whole: Path) -> None:
     run = tmp_path / "run"
     said = cluster.call(
         "salloc", "--nodes=2", f"--chdir={tmp_path}", "bash", REPOSITORY / "slurm/train.sbatch", "configs/digits.yaml",
         *flags(keys(shards, run, IMAGES)), **settings(tmp_path),
     )  # fmt: skip
     assert "2 node(s) x 1 process(es) by srun" in said
-    assert digests(run)[f"images-{IMAGES:09d}"] == whole
+    assert digests(run)[f"images-{IMAGES:09d}"] == digests(whole)[f"images-{IMAGES:09d}"]
 
 
 def test_a_run_that_does_not_advance_is_not_started_for_ever(
@@ -329,7 +355,7 @@ def test_enough_starts_are_enough(cluster: Cluster, submit: Submit, shards: Path
 
 
 def test_gan_dist_slurm_checks_submits_and_says_how_it_stands(
-    cluster: Cluster, shards: Path, tmp_path: Path, whole: str
+    cluster: Cluster, shards: Path, tmp_path: Path, whole: Path
 ) -> None:
     run = tmp_path / "run"
     wanted = ["configs/digits.yaml", *flags(keys(shards, run, IMAGES))]
@@ -373,7 +399,7 @@ def test_gan_dist_slurm_checks_submits_and_says_how_it_stands(
 
 
 def test_two_nodes_and_after_the_requeue_the_one_that_is_free(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: str
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path
 ) -> None:
     job = submit(keys(shards, tmp_path / "run", IMAGES), "--nodes=1-2")
     job.training()

@@ -111,13 +111,18 @@ def start(cluster: Cluster, folder: Path, shards: Path) -> dict[str, float]:
 
 
 def warning(cluster: Cluster, folder: Path, shards: Path) -> dict[str, float]:
+    job, _, figures = warned(cluster, folder, shards, "warning")
+    again(job, figures, "warning")
+    return figures
+
+
+def warned(cluster: Cluster, folder: Path, shards: Path, name: str) -> tuple[Job, float, dict[str, float]]:
+    """A job that trained and was warned, and when."""
     job = job_of(cluster, folder, shards)
     job.training()
     told = now()
     cluster.call("scancel", "--signal=USR2", "--batch", job.number)
-    figures = stopped(job, told, "warning")
-    again(job, figures, "warning")
-    return figures
+    return job, told, stopped(job, told, name)
 
 
 def stopped(job: Job, told: float, name: str) -> dict[str, float]:
@@ -170,11 +175,7 @@ def node(cluster: Cluster, folder: Path, shards: Path) -> dict[str, float]:
 
 def requeue(cluster: Cluster, folder: Path, shards: Path) -> dict[str, float]:
     """Slurm's own hold, once."""
-    job = job_of(cluster, folder, shards)
-    job.training()
-    told = now()
-    cluster.call("scancel", "--signal=USR2", "--batch", job.number)
-    figures = stopped(job, told, "with Slurm's hold")
+    job, told, figures = warned(cluster, folder, shards, "with Slurm's hold")
     job.until(lambda: job.events("resumed"), "resumed", 300)
     figures["with Slurm's hold: warning to training again"] = at(job.events("resumed")[0]) - told
     end(job)

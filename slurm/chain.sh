@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # For sites that forbid requeue: N jobs, each after the one before, whatever became of it; those that find the run
-# finished end at once.
+# finished end at once. All run the code as it is now.
 #
 #   slurm/chain.sh N [sbatch options] slurm/train.sbatch configs/x.yaml [--key.path value ...]
 set -euo pipefail
@@ -11,9 +11,17 @@ if [[ ! ${1:-} =~ ^[1-9][0-9]*$ || $# -lt 2 ]]; then
 fi
 count=$1
 shift
+root=${GAN_DIST_ROOT:-$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)}
+# shellcheck source=slurm/lib.sh
+source "$root/slurm/lib.sh"
+activate
+export GAN_DIST_ROOT=$root GAN_DIST_NO_REQUEUE=1
+export GAN_DIST_CODE=${GAN_DIST_CODE:-${GAN_DIST_JOBS:-$root/.slurm}/chain-$(date +%Y%m%d-%H%M%S)-$$/code}
+PYTHONPATH=$root python -P -m gan_dist.cluster.code "$root" "$GAN_DIST_CODE"
+
 job=""
 for ((number = 1; number <= count; number++)); do
-    job=$(sbatch --parsable --no-requeue --export=ALL,GAN_DIST_NO_REQUEUE=1 ${job:+--dependency=afterany:"$job"} "$@")
+    job=$(sbatch --parsable --no-requeue --export=ALL ${job:+--dependency=afterany:"$job"} "$@")
     job=${job%%;*}
     echo "$job"
 done

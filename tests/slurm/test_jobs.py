@@ -276,6 +276,7 @@ def test_a_chain_goes_on_where_requeue_is_forbidden_and_its_rest_ends_at_once(
     )  # fmt: skip
     first, second, third = output.split()
     jobs = [Job(cluster, number, tmp_path / f"{number}.txt", run) for number in (first, second, third)]
+    (code,) = (tmp_path / "jobs").glob("chain-*/code")
     jobs[0].training()
     cluster.call("scancel", "--signal=USR2", "--batch", first)
     assert jobs[0].end() == "FAILED"  # code 75: there is more to do
@@ -283,6 +284,8 @@ def test_a_chain_goes_on_where_requeue_is_forbidden_and_its_rest_ends_at_once(
     assert jobs[2].end() == "COMPLETED"
     assert "nothing to do" in jobs[2].text()
     assert jobs[1].events("resumed")
+    starts = [json.loads(line) for line in (run / "slurm.jsonl").read_text().splitlines()]
+    assert {start["code"] for start in starts} == {str(code)}  # as it was when they were submitted
     check(jobs[1], whole)
 
 

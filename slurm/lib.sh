@@ -92,7 +92,7 @@ check_nodes() {
 }
 
 train_on_slurm() {
-    local config=${1:-} run nodes head processes told="" trained="" launcher=${GAN_DIST_LAUNCHER:-srun} answer tasks
+    local config=${1:-} run nodes head processes told="" launcher=${GAN_DIST_LAUNCHER:-srun} answer tasks
     [[ -n $config ]] || {
         echo "error: give a config: sbatch slurm/train.sbatch configs/x.yaml" >&2
         exit 2
@@ -105,6 +105,8 @@ train_on_slurm() {
         echo "error: this is no Slurm job; call sbatch slurm/train.sbatch $config, or train here: ./launch/run.sh $config" >&2
         exit 2
     }
+    # from here on a signal is noted: untrapped it would end this shell, and nobody would requeue the job
+    trap 'told=1' USR2 TERM INT
     activate
     copy_code
     run=$(decide directory "$@") || exit $?
@@ -141,12 +143,11 @@ train_on_slurm() {
         srun "${tasks[@]}" --kill-on-bad-exit=1 bash "$code/slurm/node.sh" train "$@" &
         attend $!
         code_of_srun=$?
-        trained=1
     fi
     trap - USR2 TERM INT
 
     answer=$(decide after "$run" --code "$code_of_srun" --max-restarts "${GAN_DIST_MAX_RESTARTS:-100}" \
-        --facts "$(scontrol -o show job "$SLURM_JOB_ID" 2>/dev/null)" ${trained:+--trained})
+        --facts "$(scontrol -o show job "$SLURM_JOB_ID" 2>/dev/null)" ${told:+--told})
     say "${answer#* }"
     case $answer in
         finished* | ended*) exit 0 ;;

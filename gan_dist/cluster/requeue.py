@@ -211,7 +211,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--code", type=int, default=0)
     parser.add_argument("--code-folder", type=Path, default=Path(), help="the copy of the code that is run")
-    parser.add_argument("--trained", action="store_true", help="training was begun, after the check of the nodes")
+    parser.add_argument("--told", action="store_true", help="the job was warned, or told to end")
     parser.add_argument("--facts", default="", help="what scontrol says of the job")
     parser.add_argument("--reasons", type=Path, help="what ranks died of before the run had a log")
     parser.add_argument("--reports", type=Path, help="what the nodes printed (check.py)")
@@ -232,8 +232,9 @@ def main(arguments: Sequence[str]) -> int:
     if options.when == "after":
         own = [start for start in starts if start.job == job]
         decision = after(status, own, options.max_restarts, options.code)
-        if not options.trained:  # nothing ran that could fail
-            decision = Decision("requeue", "told to end while the nodes were checked: requeue")
+        began = bool(status and own) and _time_of(status or {}) >= own[-1].time
+        if options.told and decision.action == "stop" and not began:  # nothing that could fail has run
+            decision = Decision("requeue", "told to end before training began: requeue")
         done = by_slurm(options.facts, own[-1].restart if own else 0)
         if decision.action == "requeue" and done == "cancelled":
             decision = Decision("ended", f"cancelled at {images_of(status):,} images: submit it again to go on")

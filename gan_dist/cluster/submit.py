@@ -53,7 +53,12 @@ def prepare(arguments: Sequence[str], wanted: Wanted) -> tuple[list[Finding], li
         raise InputError("--nodes, --gpus-per-node and --processes-per-node are counts")
     seconds = wanted.save_seconds or _seconds_of_saves(config.directory)
     warning = max(_WARNING, int(3 * seconds) + 60)
-    findings = [_data(config), _dealt(config, wanted), *_partition(wanted, seconds), _margin(seconds, warning)]
+    findings = [
+        _data(config),
+        _dealt(config, wanted),
+        *_partition(wanted, seconds),
+        _margin(wanted.time, seconds, warning),
+    ]
     if wanted.gpus_per_node and not wanted.cpus_per_task:
         text = "none asked for, and many sites then give a node one: --cpus-per-task takes those of a node, for all its GPUs"
         findings.append(Finding("cores", True, text))
@@ -159,7 +164,11 @@ def _partition(wanted: Wanted, save_seconds: float) -> list[Finding]:
     return [Finding("partition", not problems, "; ".join([f"{name} {problem}" for problem in problems]) or text)]
 
 
-def _margin(seconds: float, warning: int) -> Finding:
+def _margin(time: str, seconds: float, warning: int) -> Finding:
+    """`time`: the job's limit, as Slurm writes it; `seconds`: how long a save takes, 0 where nobody knows."""
+    if time and seconds_of(time) <= 2 * warning:
+        text = f"warned {warning} s before the end of a job of {seconds_of(time):.0f} s: give a longer --time, or train by hand (slurm/interactive.md)"
+        return Finding("margin", False, text)
     if not seconds:
         return Finding("margin", True, f"warned {warning} s before the end; no save was measured yet (--save-seconds)")
     return Finding("margin", True, f"warned {warning} s before the end, a save takes {seconds:.1f} s")

@@ -130,6 +130,18 @@ def test_the_warning_signal_saves_and_the_job_is_requeued_and_finishes(
     assert "requeue" in job.text()
 
 
+def test_a_warning_that_comes_before_training_does_is_no_failure(
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path
+) -> None:
+    job = submit(keys(shards, tmp_path / "run", IMAGES), "--nodes=2")
+    job.until(lambda: ", start 1: " in job.text(), "its first line")
+    cluster.call("scancel", "--signal=USR2", "--batch", job.number)
+    job.requeued()
+    assert not job.events("started")
+    assert job.end() == "COMPLETED"
+    check(job, whole)
+
+
 def test_a_job_that_a_person_cancels_is_saved_and_not_requeued(
     cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path
 ) -> None:

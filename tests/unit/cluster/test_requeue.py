@@ -66,9 +66,25 @@ def test_what_slurm_did_is_not_done_again(
     start = {"job": "7", "restart": 1, "images": 0, "time": 1.0}
     (tmp_path / requeue.STARTS).write_text(json.dumps(start) + "\n")
     (tmp_path / "status.json").write_text(json.dumps(status("stopped", 160)))
-    requeue.main(["after", str(tmp_path), "--trained", "--facts", facts])
+    requeue.main(["after", str(tmp_path), "--facts", facts])
     action = capsys.readouterr().out.split()[0]
     assert action == {"": "requeue", "cancelled": "ended", "requeued": "requeued"}[done]
+
+
+@pytest.mark.parametrize(
+    ("told", "answer"), [((), "stop training did not begin"), (("--told",), "requeue told to end")]
+)
+def test_a_job_that_is_told_to_end_before_it_trains_is_requeued(
+    tmp_path: Path, told: tuple[str], answer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    requeue.main(["begin", str(tmp_path)])
+    for old in (None, status("stopped", 160, time="1970-01-01T00:00:00+00:00")):
+        if old:
+            (tmp_path / "status.json").write_text(json.dumps(old))
+        capsys.readouterr()
+        requeue.main(["after", str(tmp_path), "--code", "138", *told])
+        assert capsys.readouterr().out.startswith(answer)
 
 
 def test_a_person_who_makes_the_file_STOP_means_it() -> None:

@@ -33,6 +33,13 @@ def test_a_wrong_time_says_how(capsys: pytest.CaptureFixture[str]) -> None:
         submit.seconds_of("8h")
 
 
+@pytest.mark.parametrize(
+    ("time", "good"), [("5", False), ("6:00", False), ("6:01", True), ("8:00:00", True), ("", True)]
+)
+def test_a_job_must_outlast_its_warning(time: str, good: bool) -> None:
+    assert submit._margin(time, 1.0, 180).good == good
+
+
 def test_without_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert cli.main(["slurm", "configs/digits.yaml", "--nodes", "2"]) == 2

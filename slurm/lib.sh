@@ -68,6 +68,15 @@ tasks_of() {
     unset SLURM_CPUS_PER_TASK SLURM_TRES_PER_TASK
 }
 
+# The warning comes to the batch shell alone (B:); the steps are told by scancel, which leaves the shell out. A step that
+# is only being created hears no signal: it finds the file (node.sh).
+tell() {
+    told=1
+    say "$2"
+    : >"$GAN_DIST_TOLD"
+    scancel --signal="$1" "$SLURM_JOB_ID"
+}
+
 # Waits for a program in the background: a shell that waits for one in the foreground hears no signal.
 attend() {
     local step=$1 result
@@ -124,13 +133,13 @@ train_on_slurm() {
     export GAN_DIST_RUN=$run GAN_DIST_CODE=$code GAN_DIST_HEAD=$head GAN_DIST_NODES=$nodes GAN_DIST_LAUNCHER=$launcher
     export PROCESSES=$processes GAN_DIST_PORT=$((20000 + SLURM_JOB_ID % 10000))
     export GAN_DIST_REASONS=$code/../reasons-$SLURM_JOB_ID.txt # what ranks die of before the run has a log
-    rm -f "$GAN_DIST_REASONS"
+    export GAN_DIST_TOLD=$code/../told-$SLURM_JOB_ID # is there once the job was told to end
+    rm -f "$GAN_DIST_REASONS" "$GAN_DIST_TOLD"
     tasks_of "$launcher" "$nodes" "$processes"
     say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)): $nodes node(s) x $processes process(es) by $launcher on $SLURM_JOB_NODELIST; run $run"
 
-    # The warning comes to this shell alone (B:); the steps are told by scancel, which leaves the shell out.
-    trap 'told=1; say "warned: the time of this job ends soon; saving"; scancel --signal=USR2 "$SLURM_JOB_ID"' USR2
-    trap 'told=1; say "told to end; saving"; scancel --signal=TERM "$SLURM_JOB_ID"' TERM INT
+    trap 'tell USR2 "warned: the time of this job ends soon; saving"' USR2
+    trap 'tell TERM "told to end; saving"' TERM INT
     local code_of_srun=0
     if [[ $nodes -gt 1 && ${GAN_DIST_CHECK:-120} -gt 0 ]]; then
         check_nodes "$@"
@@ -144,7 +153,7 @@ train_on_slurm() {
         attend $!
         code_of_srun=$?
     fi
-    trap - USR2 TERM INT
+    trap '' USR2 TERM INT # what is left takes a second, and a shell that died in it would requeue nothing
 
     answer=$(decide after "$run" --code "$code_of_srun" --max-restarts "${GAN_DIST_MAX_RESTARTS:-100}" \
         --facts "$(scontrol -o show job "$SLURM_JOB_ID" 2>/dev/null)" ${told:+--told})

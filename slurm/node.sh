@@ -6,6 +6,10 @@ set -uo pipefail
 what=$1
 shift
 
+if [[ -e $GAN_DIST_TOLD ]]; then # the signal came before this step could hear it
+    exit 75
+fi
+
 # Slurm may have bound a rank to its own cores; else the ranks of a node share them.
 if [[ $what == train && $GAN_DIST_LAUNCHER == srun && -z ${OMP_NUM_THREADS:-} ]]; then
     own=$(nproc)

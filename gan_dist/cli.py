@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import json
 import os
-import shlex
 import sys
 import traceback
 from collections import Counter
@@ -286,8 +285,8 @@ def _slurm(options: argparse.Namespace) -> None:
     wanted = submit.Wanted(**{name: getattr(options, name) for name in names})
     findings, words = submit.prepare([options.config, *options.keys], wanted)
     bad = [finding.what for finding in findings if not finding.good]
-    job = submit.submit(words) if options.submit and not bad else ""
-    line = shlex.join(words)
+    job = submit.submit(words, options.config) if options.submit and not bad else ""
+    line = submit.line(words)
     if options.json:
         print(
             json.dumps({"findings": [dataclasses.asdict(row) for row in findings], "line": line, "job": job}, indent=1)

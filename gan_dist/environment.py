@@ -1,5 +1,6 @@
 """What a run ran on, for whoever asks months later: code, packages, devices and settings of each start."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -20,8 +21,11 @@ _SECRET = ("CREDENTIAL", "JWT", "KEY", "PASS", "SECRET", "TOKEN")
 _LONGEST = 1000  # characters of a variable
 
 
-def describe(engine: Engine) -> dict[str, Any] | None:
-    """One start, on rank 0; None on the others. Every process calls it: each says its node and its device."""
+def describe(engine: Engine, logs: Path) -> dict[str, Any] | None:
+    """One start, on rank 0; None on the others. Every process calls it: each says its node and its device.
+
+    Changes to the code that no commit has are kept as a patch in `logs`.
+    """
     gpu = engine.device.type == "cuda"
     device = torch.cuda.get_device_name(engine.device) if gpu else f"cpu ({torch.get_num_threads()} threads)"
     ranks = engine.gather((os.environ.get("SLURMD_NODENAME") or platform.node(), device))
@@ -34,8 +38,10 @@ def describe(engine: Engine) -> dict[str, Any] | None:
             "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "nccl": torch.cuda.nccl.version(),  # type: ignore[no-untyped-call]
         }
+    root = Path(__file__).resolve().parents[1]
     return {
-        "commit": code.commit(Path(__file__).resolve().parents[1]),
+        "commit": code.commit(root),
+        "changes": _keep(code.changes(root), logs),
         "ranks": [f"{node} {kind}" for node, kind in ranks],
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -43,6 +49,17 @@ def describe(engine: Engine) -> dict[str, Any] | None:
         "packages": _packages(),
         "variables": variables(os.environ),
     }
+
+
+def _keep(patch: str, logs: Path) -> str:
+    """The name of the patch; empty where there is none, or no room for it."""
+    name = f"changes-{hashlib.sha256(patch.encode()).hexdigest()[:8]}.patch"
+    try:
+        if patch:
+            (logs / name).write_text(patch)
+    except OSError:
+        return ""
+    return name if patch else ""
 
 
 def variables(environment: Mapping[str, str]) -> dict[str, str]:

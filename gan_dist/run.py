@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
 import time
 import uuid
@@ -20,7 +21,7 @@ from gan_dist.errors import InputError
 
 LOCK = ".lock"
 STARTS = "slurm.jsonl"
-"""Which Slurm jobs started the run, and where it stood (gan_dist/cluster/requeue.py); it may be there before the run is."""
+"""Which Slurm jobs started the run, and where it stood (gan_dist/cluster/records.py); it may be there before the run is."""
 CHOICES = "choices.json"
 """What the run measured and chose by itself."""
 _PATIENCE = 5.0  # seconds for a run that is just ending
@@ -73,7 +74,7 @@ def open_run(config: Config, data_digest: str) -> Run:
         raise InputError(f"{directory} holds files that are no run; give --run.directory another folder")
     if directory.is_dir():
         _lock(directory)
-        if config.run.fresh and not _is_restart():
+        if begins_anew(config):
             _move_aside(directory)
     if (directory / "config.yaml").exists():
         before, recorded = config_module.read_run(directory)
@@ -94,6 +95,7 @@ def open_run(config: Config, data_digest: str) -> Run:
     recorded = {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "wandb_id": uuid.uuid4().hex[:8],
+        "submission": _submission(os.environ)[0],
         **recorded,
         "version": __version__,
         "fingerprint": config.fingerprint(),
@@ -145,11 +147,24 @@ def _lock(directory: Path) -> None:
     _held.append(descriptor)
 
 
-def _is_restart(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether Slurm or torchrun started the same command again: it shall go on, though it says --run.fresh."""
-    return any(
-        environment.get(name, "0") not in ("", "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
-    )
+def begins_anew(config: Config, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether `run.fresh` moves aside what the run directory holds: not where it is a start of the same submission that did.
+
+    Raises InputError where the directory's config.yaml cannot be read.
+    """
+    if not config.run.fresh or not (config.directory / "config.yaml").exists():
+        return False
+    if environment.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0"):
+        return False
+    submission, again = _submission(environment)
+    return not again or config_module.read_run(config.directory)[1].get("submission") != submission
+
+
+def _submission(environment: Mapping[str, str]) -> tuple[str, bool]:
+    """What a person submitted to Slurm once, and whether this may be a later start of it. slurm/lib.sh tells."""
+    name = environment.get("GAN_DIST_SUBMISSION", "")
+    restarted = environment.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+    return name or environment.get("SLURM_JOB_ID", ""), bool(name) or restarted
 
 
 def _move_aside(directory: Path) -> None:
@@ -161,4 +176,7 @@ def _move_aside(directory: Path) -> None:
         directory.rename(aside)
     except OSError as error:
         raise InputError(f"{directory} cannot be moved to {aside} ({error.strerror}); move it yourself") from None
+    with contextlib.suppress(OSError):  # the start that moves it is one of the new run
+        directory.mkdir()
+        shutil.copy2(aside / STARTS, directory / STARTS)
     print(f"{directory} was moved to {aside}", flush=True)

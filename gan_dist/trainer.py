@@ -103,7 +103,7 @@ class Trainer:
             self._finish("was already finished")
             return EXIT_FINISHED
         tracker = self.tracker
-        facts = environment.describe(self.engine)
+        facts = environment.describe(self.engine, self.run_directory.directory / "logs")
         if facts is not None:
             begun = "resumed" if self.images else "started"
             tracker.event(begun, self.images, processes=self.engine.world_size, commit=facts["commit"])

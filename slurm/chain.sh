@@ -15,9 +15,17 @@ root=${GAN_DIST_ROOT:-$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." 
 # shellcheck source=slurm/lib.sh
 source "$root/slurm/lib.sh"
 activate
-export GAN_DIST_ROOT=$root GAN_DIST_NO_REQUEUE=1
-export GAN_DIST_CODE=${GAN_DIST_CODE:-${GAN_DIST_JOBS:-$root/.slurm}/chain-$(date +%Y%m%d-%H%M%S)-$$/code}
-PYTHONPATH=$root python -P -m gan_dist.cluster.code "$root" "$GAN_DIST_CODE"
+GAN_DIST_CHAIN=chain-$(date +%Y%m%d-%H%M%S)-$$
+export GAN_DIST_ROOT=$root GAN_DIST_CHAIN GAN_DIST_CODE=${GAN_DIST_CODE:-$jobs/$GAN_DIST_CHAIN/code}
+configs=() # what stands between the template and the first key
+for word in "$@"; do
+    case $word in
+        *.sbatch) configs=("") ;;
+        -*) [[ ${#configs[@]} -eq 0 ]] || break ;;
+        *) [[ ${#configs[@]} -eq 0 ]] || configs+=("$word") ;;
+    esac
+done
+PYTHONPATH=$root python -P -m gan_dist.cluster.code "$root" "$GAN_DIST_CODE" "${configs[@]:1}" >/dev/null
 
 job=""
 for ((number = 1; number <= count; number++)); do

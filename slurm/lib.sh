@@ -11,61 +11,105 @@
 #   GAN_DIST_JOBS         folder for the copies of the code (default: .slurm in the repository)
 #   GAN_DIST_CHECK        seconds that the check of the nodes may take before a job of several trains; 0: none (default 120)
 
+# How Slurm's commands name this job: the bare number of an array's task may mean the whole array.
+job=${SLURM_JOB_ID:-none}
+[[ -z ${SLURM_ARRAY_JOB_ID:-} ]] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+# The copy of the code for the job, made at its first start, or when it was submitted (GAN_DIST_CODE).
+jobs=${GAN_DIST_JOBS:-$root/.slurm}
+code=${GAN_DIST_CODE:-$jobs/$job/code}
+if [[ ${ENVIRONMENT:-} != BATCH && -z ${GAN_DIST_CODE:-} ]]; then # by hand in an allocation: the code as it is now
+    code=$jobs/$job-$(date +%H%M%S)-$$/code
+fi
+if [[ -f $code/slurm/lib.sh && ! ${BASH_SOURCE[0]} -ef $code/slurm/lib.sh ]]; then # an edit changes no later start
+    # shellcheck source=slurm/lib.sh
+    source "$code/slurm/lib.sh"
+    return
+fi
+
 say() { echo "[$(date +%H:%M:%S) ${SLURMD_NODENAME:-$(hostname)}] $*"; }
 
 # Runs the copy of the code, in the foreground: the decisions are in gan_dist/cluster/requeue.py.
-decide() { PYTHONPATH=$code python -P -m gan_dist.cluster.requeue "$@"; }
+decide() { PYTHONPATH=$code python -P -m gan_dist.cluster.batch "$@"; }
 
-# A copy of the code for the job: an edit while the job waits for its next start changes nothing.
-copy_code() {
-    local jobs=${GAN_DIST_JOBS:-$root/.slurm}
-    code=$jobs/${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}/code
-    [[ -z ${GAN_DIST_CODE:-} ]] || code=$GAN_DIST_CODE # made when the job was submitted
-    [[ -d $code ]] || PYTHONPATH=$root python -P -m gan_dist.cluster.code "$root" "$code" || exit $?
-}
+copy_code() { [[ -d $code ]] || PYTHONPATH=$root python -P -m gan_dist.cluster.code "$root" "$code" || exit $?; }
 
 activate() {
     if [[ -n ${GAN_DIST_SETUP:-} ]]; then
+        set +u # a site's scripts may use variables that are not set
         eval "$GAN_DIST_SETUP"
+        set -u
     fi
     local venv=${GAN_DIST_VENV:-$root/.venv}
     [[ ! -d $venv/bin ]] || export PATH="$venv/bin:$PATH"
 }
 
+# The least of a list such as Slurm writes it: 8(x2),7
+least() { tr ',' '\n' <<<"$1" | sed 's/(.*//' | sort -n | head -n 1; }
+
+# GPUs of a node, the least that any of the job's nodes gives.
+gpus_per_node() {
+    local nodes=$1 own=${SLURM_GPUS_ON_NODE:-0} found
+    if [[ ${ENVIRONMENT:-} == BATCH && ($nodes -eq 1 || $own -eq 0) ]]; then
+        echo "$own"
+        return
+    fi
+    # other nodes, and the shell of salloc, may have others: each node says it
+    # shellcheck disable=SC2016
+    found=$(srun --ntasks="$nodes" --ntasks-per-node=1 bash -c 'echo "${SLURM_GPUS_ON_NODE:-0}"' | sort -n)
+    own=$(head -n 1 <<<"$found")
+    [[ $own == "$(tail -n 1 <<<"$found")" ]] ||
+        say "the nodes have different numbers of GPUs ($(sort -nu <<<"$found" | tr '\n' ' ')): $own of each are used" >&2
+    echo "${own:-0}"
+}
+
 # Training processes on each node.
 processes_per_node() {
+    local gpus=$1
     if [[ -n ${GAN_DIST_PROCESSES:-} ]]; then
         echo "$GAN_DIST_PROCESSES"
-    elif [[ ${SLURM_GPUS_ON_NODE:-0} -gt 0 ]]; then
-        echo "$SLURM_GPUS_ON_NODE"
-    elif [[ ${SLURM_GPUS_PER_NODE:-} =~ ([0-9]+)$ && ${BASH_REMATCH[1]} -gt 0 ]]; then # the shell of salloc knows no more
-        echo "${BASH_REMATCH[1]}"
+    elif ((gpus > 0)); then
+        echo "$gpus"
     else
-        local tasks=${SLURM_NTASKS_PER_NODE:-1}
-        echo "${tasks%%(*}"
+        least "${SLURM_TASKS_PER_NODE:-1}"
     fi
 }
 
-# What srun is to start: one task a node for torchrun, else one a rank with its share of the node's cores.
+# What srun is to start: one task a node with all its cores, or one a rank with its share of them.
 tasks_of() {
-    local launcher=$1 nodes=$2 processes=$3 cores threads each gpus=()
-    # all GPUs of the node, where the job asked for some a task
-    [[ ${SLURM_GPUS_ON_NODE:-0} -eq 0 ]] || gpus=(--gpus-per-node="$SLURM_GPUS_ON_NODE")
-    tasks=(--ntasks="$nodes" --ntasks-per-node=1 "${gpus[@]}")
-    [[ $launcher == srun ]] || return 0
-    # the least that a node gives: 32(x2),16 is two nodes with 32 and one with 16
-    cores=$(tr ',' '\n' <<<"${SLURM_JOB_CPUS_PER_NODE:-1}" | sed 's/(.*//' | sort -n | head -n 1)
-    threads=$(lscpu 2>/dev/null | sed -n 's/^Thread(s) per core: *//p')
-    each=$((cores / processes))
-    ((each <= ${threads:-1})) || each=$((each - each % ${threads:-1})) # Slurm gives whole cores
-    tasks=(--ntasks="$((nodes * processes))" --ntasks-per-node="$processes" "${gpus[@]}")
+    local launcher=$1 nodes=$2 processes=$3 gpus=$4 cores threads each
+    tasks=(--export=ALL --ntasks="$nodes" --ntasks-per-node=1)
+    cores=$(least "${SLURM_JOB_CPUS_PER_NODE:-1}")
+    if [[ $launcher == srun ]]; then
+        threads=$(lscpu 2>/dev/null | sed -n 's/^Thread(s) per core: *//p')
+        each=$((cores / processes))
+        ((each <= ${threads:-1})) || each=$((each - each % ${threads:-1})) # Slurm gives whole cores
+        tasks=(--export=ALL --ntasks="$((nodes * processes))" --ntasks-per-node="$processes")
+    else
+        each=$cores
+    fi
     if ((each < 1)); then
         tasks+=(--overcommit)
     else
         tasks+=(--cpus-per-task="$each")
     fi
-    # what sbatch was told of its one task would contradict this
-    unset SLURM_CPUS_PER_TASK SLURM_TRES_PER_TASK
+    # all GPUs of the node, where the job asked for some a task
+    ((gpus == 0)) || tasks+=(--gpus-per-node="$gpus")
+}
+
+# What sbatch was told of its tasks would contradict the steps' own options.
+forget_tasks() {
+    unset SLURM_CPUS_PER_TASK SLURM_TRES_PER_TASK SLURM_GPUS SLURM_GPUS_PER_NODE SLURM_GPUS_PER_TASK SLURM_GPUS_PER_SOCKET \
+        SLURM_NTASKS SLURM_NPROCS SLURM_NTASKS_PER_NODE SLURM_NTASKS_PER_GPU SLURM_NTASKS_PER_SOCKET SLURM_NTASKS_PER_CORE \
+        SLURM_EXPORT_ENV
+}
+
+# A port that nothing listens on at the first node, and that another job there hardly takes.
+free_port() {
+    local head=$1 port=$((20000 + SLURM_JOB_ID % 10000))
+    while timeout 2 bash -c ": <>/dev/tcp/$head/$port" 2>/dev/null; do
+        port=$((port + 1))
+    done
+    echo "$port"
 }
 
 # The warning comes to the batch shell alone (B:); the steps are told by scancel, which leaves the shell out. A step that
@@ -74,7 +118,31 @@ tell() {
     told=1
     say "$2"
     : >"$GAN_DIST_TOLD"
-    scancel --signal="$1" "$SLURM_JOB_ID"
+    scancel --signal="$1" "$job"
+    [[ $1 != USR2 || -n $guard ]] || guard_end
+}
+
+# Half a minute before the time limit what has not ended is killed: at the limit this shell would be, and requeue nothing.
+guard_end() {
+    local end seconds
+    end=$(scontrol -o show job "$job" 2>/dev/null | sed -n 's/.* EndTime=\([^ ]*\) .*/\1/p' | head -n 1)
+    end=$(date -d "${end:-unknown}" +%s 2>/dev/null) || return 0
+    seconds=$((end - $(date +%s) - 30))
+    ((seconds > 0)) || return 0
+    (
+        trap - USR2 TERM INT
+        sleep "$seconds" >/dev/null 2>&1
+        say "not saved in time: the next start goes on from the checkpoint before"
+        kill_steps
+    ) &
+    guard=$!
+}
+
+kill_steps() {
+    local step
+    for step in $(squeue -h -s -j "$job" -o %i | grep -E '\.[0-9]+$'); do
+        scancel --signal=KILL "$step" # the bare job would take this shell along
+    done
 }
 
 # Waits for a program in the background: a shell that waits for one in the foreground hears no signal.
@@ -87,21 +155,24 @@ attend() {
     done
 }
 
-# A minute for the nodes before the hours: answers "go ..." or "stop ...", what was found goes to the job's log.
+# A minute for the nodes before the hours: answers "go ...", "again ..." or "stop ...", what was found goes to the job's log.
 check_nodes() {
     local tasks seconds=${GAN_DIST_CHECK:-120} reports=$code/../reports-$SLURM_JOB_ID.txt
-    tasks_of torchrun "$GAN_DIST_NODES" "$PROCESSES" # one a node
+    tasks_of torchrun "$GAN_DIST_NODES" "$PROCESSES" "$gpus" # one a node
     timeout --kill-after=5 "$seconds" srun "${tasks[@]}" \
         bash "$code/slurm/node.sh" check "$@" >"$reports" 2>&1 &
     attend $!
-    # what did not end in time must not keep its GPU; without --batch the shell is left out
-    [[ $? -ne 124 && $? -ne 137 ]] || scancel --signal=KILL "$SLURM_JOB_ID"
-    answer=$(decide nodes "$GAN_DIST_RUN" --reports "$reports" --names "$(scontrol show hostnames "$SLURM_JOB_NODELIST")" \
+    # what did not end in time must not keep its GPU
+    [[ $? -ne 124 && $? -ne 137 ]] || kill_steps
+    answer=$(decide nodes "$run" --reports "$reports" --names "$(scontrol show hostnames "$SLURM_JOB_NODELIST")" \
         --processes "$PROCESSES")
 }
 
 train_on_slurm() {
-    local config=${1:-} run nodes head processes told="" launcher=${GAN_DIST_LAUNCHER:-srun} answer tasks
+    local config=${1:-} run wanted anew nodes head gpus processes told="" guard="" answer tasks found instead=""
+    local launcher=${GAN_DIST_LAUNCHER:-srun} most=${GAN_DIST_MAX_RESTARTS:-100} code_of_srun=0
+    # from here on a signal is noted: untrapped it would end this shell, and nobody would requeue the job
+    trap 'told=1' USR2 TERM INT
     [[ -n $config ]] || {
         echo "error: give a config: sbatch slurm/train.sbatch configs/x.yaml" >&2
         exit 2
@@ -114,58 +185,73 @@ train_on_slurm() {
         echo "error: this is no Slurm job; call sbatch slurm/train.sbatch $config, or train here: ./launch/run.sh $config" >&2
         exit 2
     }
-    # from here on a signal is noted: untrapped it would end this shell, and nobody would requeue the job
-    trap 'told=1' USR2 TERM INT
     activate
     copy_code
-    run=$(decide directory "$@") || exit $?
+    # what a person submitted once: a chain, a job with its restarts, or one call in an allocation
+    export GAN_DIST_SUBMISSION=${GAN_DIST_CHAIN:-$job}
+    [[ ${ENVIRONMENT:-} == BATCH ]] || GAN_DIST_SUBMISSION+="-$$"
+    found=$(decide look "$@") || exit $?
+    { read -r wanted anew && read -r config && read -r run; } <<<"$found"
+    set -- "$config" "${@:2}"
+    ((anew == 0)) || anew="--anew"
     nodes=${SLURM_JOB_NUM_NODES:-1}
     head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-    processes=$(processes_per_node)
+    local tasks_told=${SLURM_TASKS_PER_NODE:-1}
+    forget_tasks
+    gpus=$(gpus_per_node "$nodes")
+    processes=$(SLURM_TASKS_PER_NODE=$tasks_told processes_per_node "$gpus")
 
-    answer=$(decide begin "$run" --code-folder "$code" --max-restarts "${GAN_DIST_MAX_RESTARTS:-100}")
+    answer=$(decide begin "$run" --wanted "$wanted" ${anew/#0/} --code-folder "$code" --max-restarts "$most")
     say "${answer#* }"
     case $answer in
         finished*) exit 0 ;;
-        stop*) exit 1 ;;
+        go*) ;;
+        *) exit 1 ;;
     esac
 
     export GAN_DIST_RUN=$run GAN_DIST_CODE=$code GAN_DIST_HEAD=$head GAN_DIST_NODES=$nodes GAN_DIST_LAUNCHER=$launcher
-    export PROCESSES=$processes GAN_DIST_PORT=$((20000 + SLURM_JOB_ID % 10000))
+    export PROCESSES=$processes GAN_DIST_PORT
+    GAN_DIST_PORT=$(free_port "$head")
     export GAN_DIST_REASONS=$code/../reasons-$SLURM_JOB_ID.txt # what ranks die of before the run has a log
-    export GAN_DIST_TOLD=$code/../told-$SLURM_JOB_ID # is there once the job was told to end
+    export GAN_DIST_TOLD=$code/../told-$SLURM_JOB_ID           # is there once the job was told to end
     rm -f "$GAN_DIST_REASONS" "$GAN_DIST_TOLD"
-    tasks_of "$launcher" "$nodes" "$processes"
-    say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)): $nodes node(s) x $processes process(es) by $launcher on $SLURM_JOB_NODELIST; run $run"
+    tasks_of "$launcher" "$nodes" "$processes" "$gpus"
+    say "job $job, start $((${SLURM_RESTART_COUNT:-0} + 1)): $nodes node(s) x $processes process(es) by $launcher on $SLURM_JOB_NODELIST; run $run"
 
     trap 'tell USR2 "warned: the time of this job ends soon; saving"' USR2
     trap 'tell TERM "told to end; saving"' TERM INT
-    local code_of_srun=0
     if [[ $nodes -gt 1 && ${GAN_DIST_CHECK:-120} -gt 0 ]]; then
         check_nodes "$@"
-        if [[ -z $told ]]; then
-            say "${answer#* }"
-            [[ $answer == go* ]] || exit 1
-        fi
+        case $answer in
+            go*) [[ -n $told ]] || say "${answer#* }" ;;
+            again*) instead=${answer#* } ;; # another start may find them
+            *)
+                [[ -n $told ]] || {
+                    say "${answer#* }"
+                    exit 1
+                }
+                ;;
+        esac
     fi
-    if [[ -z $told ]]; then
+    if [[ -z $told && -z $instead ]]; then
         srun "${tasks[@]}" --kill-on-bad-exit=1 bash "$code/slurm/node.sh" train "$@" &
         attend $!
         code_of_srun=$?
     fi
     trap '' USR2 TERM INT # what is left takes a second, and a shell that died in it would requeue nothing
+    [[ -z $guard ]] || kill "$guard" 2>/dev/null
 
-    answer=$(decide after "$run" --code "$code_of_srun" --max-restarts "${GAN_DIST_MAX_RESTARTS:-100}" \
-        --facts "$(scontrol -o show job "$SLURM_JOB_ID" 2>/dev/null)" ${told:+--told})
+    answer=$(decide after "$run" --code "$code_of_srun" --max-restarts "$most" --reasons "$GAN_DIST_REASONS" \
+        --instead "$instead" --facts "$(scontrol -o show job "$job" 2>/dev/null)" ${told:+--told})
     say "${answer#* }"
     case $answer in
         finished* | ended*) exit 0 ;;
         requeued*) exit 75 ;; # by Slurm itself
         requeue*)
-            if [[ -n ${GAN_DIST_NO_REQUEUE:-} ]]; then # a link of a chain: the next one goes on
+            if [[ -n ${GAN_DIST_CHAIN:-} ]]; then # the next link goes on
                 exit 75
             fi
-            scontrol requeue "$SLURM_JOB_ID" && exit 75
+            scontrol requeue "$job" && exit 75
             say "this job cannot be requeued: submit the same line again, or use slurm/chain.sh"
             exit 75
             ;;

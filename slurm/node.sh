@@ -19,25 +19,24 @@ fi
 # shellcheck source=launch/env.sh
 source "$GAN_DIST_CODE/launch/env.sh"
 train=$GAN_DIST_CODE/gan_dist/train.py
-keys=()
 # Lines reach the job's log as they are said. srun --unbuffered would do it by a terminal, and programs would draw bars on it.
 export PYTHONUNBUFFERED=1
-# A folder of the node itself, for indexes and copies of remote shards.
-[[ -z ${SLURM_TMPDIR:-} ]] || keys=(--data.cache "$SLURM_TMPDIR/gan_dist")
+# A folder of the node itself, for indexes and copies of remote shards, where data.cache names none.
+[[ -z ${SLURM_TMPDIR:-} ]] || export GAN_DIST_CACHE=${GAN_DIST_CACHE:-$SLURM_TMPDIR/gan_dist}
 if [[ $what == check ]]; then
     # shellcheck disable=SC2086
-    PYTHONPATH=$GAN_DIST_CODE exec ${GAN_DIST_WRAP:-} python -P -m gan_dist.cluster.check "$@" "${keys[@]}"
+    PYTHONPATH=$GAN_DIST_CODE exec ${GAN_DIST_WRAP:-} python -P -m gan_dist.cluster.check "$@"
 fi
 # Slurm's TERM at the end goes to every process: the launcher must live until its ranks have saved.
 if [[ $GAN_DIST_LAUNCHER == torchrun ]]; then
     # shellcheck disable=SC2086
     exec ${GAN_DIST_WRAP:-} torchrun --nnodes "$GAN_DIST_NODES" --nproc-per-node "$PROCESSES" \
         --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$GAN_DIST_HEAD:$GAN_DIST_PORT" \
-        --max-restarts 0 "$train" "$@" "${keys[@]}"
+        --max-restarts 0 "$train" "$@"
 fi
 export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID LOCAL_WORLD_SIZE=$PROCESSES
 # A rank takes the GPU of its number on the node, or the only one that the site lets it see.
 [[ ! ${CUDA_VISIBLE_DEVICES:-} =~ ^[^,]+$ ]] || LOCAL_RANK=0
 export MASTER_ADDR=$GAN_DIST_HEAD MASTER_PORT=$GAN_DIST_PORT
 # shellcheck disable=SC2086
-exec ${GAN_DIST_WRAP:-} python "$train" "$@" "${keys[@]}"
+exec ${GAN_DIST_WRAP:-} python "$train" "$@"

@@ -1,7 +1,7 @@
 """Health before hours: what each node, and each rank on it, finds out about itself at the start of a job.
 
 slurm/lib.sh starts `python -m gan_dist.cluster.check CONFIG ...` once a node. It looks at what a node has by itself, starts
-the node's ranks, and prints reports, which `gan_dist.cluster.requeue nodes` judges (nodes.py). `gan-dist doctor` takes
+the node's ranks, and prints reports, which `gan_dist.cluster.batch nodes` judges (nodes.py). `gan-dist doctor` takes
 the same looks on the processes that it tries.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gan_dist import config as config_module
-from gan_dist.cluster import requeue
+from gan_dist.cluster import records
 from gan_dist.cluster.nodes import Report
 from gan_dist.config import Config
 from gan_dist.data import shards
@@ -36,7 +36,7 @@ _PATIENCE = 10.0  # seconds until what one node wrote must be seen by another
 _ROOM = 256 << 20  # bytes that must be free, where no checkpoint says how many
 _PROBED = 8  # shards that a node opens
 _SIZE = 1 << 25  # bytes of a message that is timed
-_REACH = 40.0  # seconds for a rank to reach the first one
+_REACH = 2 / 3  # of the check's time, for a rank to reach the first one: it may still be loading torch from a cold disk
 
 
 def node_name() -> str:
@@ -49,7 +49,7 @@ def of_node(config: Config, job: str = "") -> Iterator[Report]:
     node, run = node_name(), config.directory
     yield Report(node, "run directory", problem=_run_directory(run, job))
     yield _disk(node, run)
-    yield Report(node, "data", problem=_data(config, int(os.environ.get("SLURM_NODEID", "0"))))
+    yield Report(node, "data", problem=data_problem(config, int(os.environ.get("SLURM_NODEID", "0"))))
 
 
 def _run_directory(run: Path, job: str) -> str:
@@ -57,7 +57,7 @@ def _run_directory(run: Path, job: str) -> str:
     if is_foreign(run):  # no start is recorded there: training says it
         return ""
     end = time.monotonic() + _PATIENCE  # network file systems show what others wrote after a while
-    while job and not any(start.job == job for start in requeue.read_starts(run)):
+    while job and not any(start.job == job for start in records.read_starts(run)):
         if time.monotonic() > end:
             return f"{run} is not the folder that the first node sees: it must lie on a shared disk"
         time.sleep(0.2)
@@ -82,8 +82,8 @@ def _disk(node: str, run: Path) -> Report:
     return Report(node, "disk", value=free)
 
 
-def _data(config: Config, number: int) -> str:
-    """Whether this node reads the shards: other ones than its neighbour, a few of all."""
+def data_problem(config: Config, number: int = 0) -> str:
+    """Why this machine, the `number`th, cannot read the shards: it tries a few, other ones than its neighbour."""
     try:
         found = shards.expand(config.data.shards)
     except InputError as error:
@@ -199,7 +199,7 @@ def _rank(config: Config) -> None:
 
 def _unreachable(host: str, port: int) -> str:
     """Why the first rank cannot be reached; empty if it can."""
-    end = time.monotonic() + _REACH
+    end = time.monotonic() + _REACH * float(os.environ.get("GAN_DIST_CHECK") or 120)
     while True:
         try:
             socket.create_connection((host, port), timeout=5).close()

@@ -1,13 +1,17 @@
-"""The copy of the code that a job runs from: an edit while it waits, or between two starts, changes nothing.
+"""The copy of code and config that a job runs from: an edit while it waits, or between two starts, changes nothing.
 
-python -m gan_dist.cluster.code ROOT CODE
+`python -m gan_dist.cluster.code ROOT CODE [CONFIG ...]` makes it, unless it is there, and prints where each config is in it.
 """
 
+import contextlib
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from gan_dist.config import find
 
 _COPIED = ("gan_dist", "configs", "launch", "slurm")
 COMMIT = "commit.txt"
@@ -30,6 +34,23 @@ def copy(root: Path, code: Path) -> None:
         shutil.rmtree(part)
 
 
+def keep(code: Path, config: str) -> str:
+    """The copy of a config beside that of the code, made on the first call; what cannot be read is returned as it is.
+
+    Its name stays, as runs are called after it. `config`: as a person wrote it.
+    """
+    kept = code.parent / "configs" / hashlib.sha256(config.encode()).hexdigest()[:8] / Path(config).name
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        part = kept.with_name(f"{kept.name}.{os.getpid()}.part")
+        try:
+            part.write_bytes(find(config).read_bytes())
+        except OSError:  # training says what is wrong with it
+            return config
+        part.rename(kept)
+    return str(kept)
+
+
 def commit(root: Path) -> str:
     """The commit that a repository or a copy of it is at, marked where files were changed; "unknown" without git."""
     try:
@@ -43,6 +64,13 @@ def commit(root: Path) -> str:
     return f"{lines[0]} and {len(lines) - 1} changed file(s)" if len(lines) > 1 else lines[0]
 
 
+def changes(root: Path) -> str:
+    """What a repository, or a copy of it, has beyond its commit, as a patch; files that git does not know are not in it."""
+    with contextlib.suppress(OSError):
+        return (root / CHANGES).read_text()
+    return _git(root, "diff", "HEAD") if (root / "pyproject.toml").exists() else ""
+
+
 def _git(root: Path, *words: str) -> str:
     try:
         done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=60)
@@ -53,3 +81,5 @@ def _git(root: Path, *words: str) -> str:
 
 if __name__ == "__main__":
     copy(Path(sys.argv[1]), Path(sys.argv[2]))
+    for name in sys.argv[3:]:
+        print(keep(Path(sys.argv[2]), name))

@@ -43,6 +43,8 @@ class Verdict:
     """Those to leave out."""
     fatal: bool = False
     """Whether training there would fail or be wrong."""
+    passing: bool = False
+    """Something did not answer in time: another try may be all that it takes."""
 
 
 def parse(lines: Iterable[str]) -> list[Report]:
@@ -63,7 +65,7 @@ def judge(reports: Sequence[Report], nodes: Sequence[str], processes: int) -> li
     for report in reports:
         by.setdefault(report.what, []).append(report)
     silent = [node for node in nodes if not any(report.node == node for report in reports)]
-    verdicts = [_bad("answer", dict.fromkeys(silent, "gave no answer"), len(nodes))] if silent else []
+    verdicts = [_bad("answer", dict.fromkeys(silent, "gave no answer"), len(nodes), passing=True)] if silent else []
     for what in ("run directory", "disk", "data"):
         problems = {report.node: report.problem for report in by.get(what, ()) if report.problem}
         if problems:
@@ -89,19 +91,20 @@ def exclude(verdicts: Iterable[Verdict]) -> str:
     return f"--exclude={','.join(nodes)}" if nodes else ""
 
 
-def _bad(what: str, problems: dict[str, str], count: int) -> Verdict:
+def _bad(what: str, problems: dict[str, str], count: int, passing: bool = False) -> Verdict:
     """What is wrong everywhere is no node's fault."""
     kinds = set(problems.values())
     if len(problems) == count and len(kinds) == 1:
         where = f"every one of {count} nodes" if count > 1 else next(iter(problems))
-        return Verdict(what, False, f"{where}: {kinds.pop()}", fatal=True)
+        return Verdict(what, False, f"{where}: {kinds.pop()}", fatal=True, passing=passing)
     text = "; ".join(f"{node}: {problem}" for node, problem in sorted(problems.items()))
-    return Verdict(what, False, text, tuple(sorted(problems)), fatal=True)
+    return Verdict(what, False, text, tuple(sorted(problems)), fatal=True, passing=passing)
 
 
 def _ranks(what: str, found: Sequence[Report], nodes: Sequence[str], processes: int, count: int) -> Verdict | None:
     """Problems of ranks; None if every rank is well."""
     problems = {report.node: f"rank {report.rank}: {report.problem}" for report in found if report.problem}
+    passing = what == "network" or not problems
     if not problems:
         heard = Counter(report.node for report in found)
         word = {"device": "did not get ready", "network": "did not find the others"}[what]
@@ -111,8 +114,9 @@ def _ranks(what: str, found: Sequence[Report], nodes: Sequence[str], processes: 
             if heard[node] < processes
         }
     if what == "network" and len(problems) == count:  # one silent link stops all: nobody can be named
-        return Verdict(what, False, "; ".join(f"{node}: {text}" for node, text in sorted(problems.items())), fatal=True)
-    return _bad(what, problems, count) if problems else None
+        text = "; ".join(f"{node}: {text}" for node, text in sorted(problems.items()))
+        return Verdict(what, False, text, fatal=True, passing=True)
+    return _bad(what, problems, count, passing) if problems else None
 
 
 def _devices(found: Sequence[Report]) -> Verdict:

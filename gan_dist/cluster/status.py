@@ -1,47 +1,59 @@
 """`gan-dist slurm --status RUN`: how a run on the cluster stands."""
 
+import contextlib
 import datetime
 import json
-import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from gan_dist import config as config_module
-from gan_dist.cluster import requeue
+from gan_dist.cluster import records, requeue
 from gan_dist.errors import InputError
 
 
 def read(run: Path) -> dict[str, Any]:
     """How a run stands: job, nodes, images, rate, ETA, restarts, last checkpoint, and the first failure's last lines."""
-    if not (run / "config.yaml").exists():
-        raise InputError(f"{run} is no run directory (no config.yaml in it); give a folder that training made")
-    config, _ = config_module.read_run(run)
-    found = requeue.read_status(run) or {}
-    starts = requeue.read_starts(run)
+    starts = records.read_starts(run)
+    if (run / "config.yaml").exists():
+        whole = config_module.read_run(run)[0].training.whole_images
+    elif starts:  # its first start has not come so far
+        whole = 0
+    else:
+        raise InputError(
+            f"{run} is no run directory (no config.yaml in it): give a folder that training made, or wait for its job to "
+            "start (squeue --me)"
+        )
+    found = records.read_status(run) or {}
     last = _last_line(run / "metrics.jsonl")
     images = int(found.get("images") or last.get("images") or 0)
     rate = float(last.get("speed/images_per_second") or 0)
-    left = config.training.whole_images - images
+    left = whole - images
     state = str(found.get("state", "unknown"))
+    reasons: list[str] = []
+    if starts:
+        with contextlib.suppress(OSError):
+            path = Path(starts[-1].code).parent / f"reasons-{starts[-1].job}.txt"
+            reasons = path.read_text(errors="replace").splitlines()
     report = {
         "run": str(run),
         "state": state,
         "reason": found.get("reason", ""),
         "images": images,
-        "of": config.training.whole_images,
+        "of": whole,
         "images_per_second": rate,
         "eta_seconds": round(left / rate) if rate and state == "running" else None,
         "checkpoint": found.get("checkpoint"),
         "starts": len(starts),
         "job": starts[-1].job if starts else "",
         "nodes": starts[-1].nodes if starts else "",
-        "failure": [] if state == "finished" else requeue.why(run),
+        "failure": [] if state == "finished" else records.first_failure(run, reasons),
     }
     if report["job"] and shutil.which("scontrol"):
-        words = told("scontrol", "-o", "show", "job", str(report["job"]))
-        facts = dict(re.findall(r"(\S+?)=(\S*)", words))
+        facts = {}
+        with contextlib.suppress(InputError):  # Slurm forgets a job some minutes after its end
+            facts = requeue.facts_of(told("scontrol", "-o", "show", "job", str(report["job"])), str(report["job"]))
         report["slurm"] = {
             name: facts[name]
             for name in ("JobState", "Reason", "NodeList", "RunTime", "TimeLimit", "Restarts", "StartTime")
@@ -70,8 +82,13 @@ def lines(report: dict[str, Any]) -> list[str]:
 
 
 def told(*words: str) -> str:
-    """What a Slurm command prints."""
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    """What a Slurm command prints. Raises InputError where it fails."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        raise InputError(f"{words[0]} does not answer; try again when the cluster does") from None
+    if done.returncode:
+        raise InputError(f"{' '.join(words)}: {(done.stderr or done.stdout).strip()}")
     return done.stdout
 
 

@@ -5,9 +5,10 @@ import datetime
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gan_dist import config as config_module
@@ -18,6 +19,7 @@ from gan_dist.errors import InputError
 from gan_dist.findings import Finding
 
 _ROOT = Path(__file__).resolve().parents[2]
+_TEMPLATE = _ROOT / "slurm/train.sbatch"
 _WARNING = 180  # seconds before the end at which slurm/train.sbatch is warned
 
 
@@ -53,12 +55,8 @@ def prepare(arguments: Sequence[str], wanted: Wanted) -> tuple[list[Finding], li
         raise InputError("--nodes, --gpus-per-node and --processes-per-node are counts")
     seconds = wanted.save_seconds or _seconds_of_saves(config.directory)
     warning = max(_WARNING, int(3 * seconds) + 60)
-    findings = [
-        _data(config),
-        _dealt(config, wanted),
-        *_partition(wanted, seconds),
-        _margin(wanted.time, seconds, warning),
-    ]
+    partitions, limit = _partition(wanted, seconds)
+    findings = [_data(config), _dealt(config, wanted), *partitions, _margin(limit, seconds, warning)]
     if wanted.gpus_per_node and not wanted.cpus_per_task:
         text = "none asked for, and many sites then give a node one: --cpus-per-task takes those of a node, for all its GPUs"
         findings.append(Finding("cores", True, text))
@@ -74,21 +72,28 @@ def prepare(arguments: Sequence[str], wanted: Wanted) -> tuple[list[Finding], li
     ):
         if value:
             words.append(f"--{name}={value}")
-    words += [f"--job-name={config.run.name}", "slurm/train.sbatch", *arguments]
+    here = Path.cwd() == _ROOT
+    words += [f"--job-name={config.run.name}", "slurm/train.sbatch" if here else str(_TEMPLATE), *arguments]
     if warning != _WARNING:
         words += ["--control.margin_seconds", str(warning - 60)]
     return findings, words
 
 
-def submit(words: Sequence[str]) -> str:
-    """Submit with a copy of the code as it is now, so that an edit in the queue time changes nothing; the job's number."""
+def line(words: Sequence[str]) -> str:
+    """What a person may type here for the same job; its code is then copied at its first start."""
+    root = f"GAN_DIST_ROOT={shlex.quote(str(_ROOT))} " if str(_TEMPLATE) in words else ""
+    return root + shlex.join(words)
+
+
+def submit(words: Sequence[str], config: str) -> str:
+    """Submit with a copy of code and `config` as they are now: an edit in the queue time changes nothing; the job's number."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     code = Path(os.environ.get("GAN_DIST_JOBS") or _ROOT / ".slurm") / f"submitted-{stamp}" / "code"
     copies.copy(_ROOT, code)
-    done = subprocess.run(
-        [words[0], "--parsable", f"--export=ALL,GAN_DIST_CODE={code},GAN_DIST_ROOT={_ROOT}", *words[1:]],
-        cwd=_ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    copies.keep(code, config)
+    environment = {**os.environ, "GAN_DIST_CODE": str(code), "GAN_DIST_ROOT": str(_ROOT)}
+    words = [words[0], "--parsable", "--export=ALL", *words[1:]]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
     if done.returncode:
         shutil.rmtree(code.parent)
         raise InputError(f"sbatch refused: {done.stderr.strip() or done.stdout.strip()}")
@@ -96,20 +101,16 @@ def submit(words: Sequence[str]) -> str:
 
 
 def _data(config: Config) -> Finding:
-    from gan_dist.data import shards  # it loads much, and --status needs none of it
+    from gan_dist.cluster import check  # they load much, and --status needs none of it
+    from gan_dist.data import shards
 
+    if problem := check.data_problem(config):
+        return Finding("data", False, problem)
     try:
         found = shards.expand(config.data.shards)
-    except InputError as error:
-        if config.data.source:
-            return Finding("data", True, f"{config.data.shards} will be packed from {config.data.source}")
-        return Finding("data", False, str(error))
-    missing = [name for name in found if "://" not in name and not name.startswith("pipe:") and not Path(name).exists()]
-    if missing:
-        return Finding(
-            "data", False, f"data.shards: {missing[0]} does not exist ({len(missing)} of {len(found)} do not)"
-        )
-    return Finding("data", True, f"{len(found)} shards can be reached from here")
+    except InputError:
+        return Finding("data", True, f"{config.data.shards} will be packed from {config.data.source}")
+    return Finding("data", True, f"{len(found)} shards, some tried: they can be read from here")
 
 
 def _dealt(config: Config, wanted: Wanted) -> Finding:
@@ -128,20 +129,27 @@ def _dealt(config: Config, wanted: Wanted) -> Finding:
     return Finding("processes", True, f"{count}, with {parts // count} micro-batches each")
 
 
-def _partition(wanted: Wanted, save_seconds: float) -> list[Finding]:
+def _partition(wanted: Wanted, save_seconds: float) -> tuple[list[Finding], str]:
+    """What the partition says to the job, and the time that the job will have, as Slurm writes it."""
     rows = [dict(re.findall(r"(\S+?)=(\S*)", row)) for row in told("scontrol", "-o", "show", "partition").splitlines()]
     names = [row.get("PartitionName", "") for row in rows]
-    chosen = [
-        row
-        for row in rows
-        if row.get("PartitionName") == wanted.partition or (not wanted.partition and row.get("Default") == "YES")
-    ]
+    asked = wanted.partition.split(",") if wanted.partition else []
+    for name in asked:
+        if name not in names:
+            text = f"there is no partition {name}; --partition takes {', '.join(names)}"
+            return [Finding("partition", False, text)], wanted.time
+    chosen = [row for row in rows if row["PartitionName"] in asked or (not asked and row.get("Default") == "YES")]
     if not chosen:
-        asked = (
-            f"there is no partition {wanted.partition}" if wanted.partition else "the cluster has no default partition"
-        )
-        return [Finding("partition", False, f"{asked}; --partition takes {', '.join(names)}")]
-    row = chosen[0]
+        text = f"the cluster has no default partition; --partition takes {', '.join(names)}"
+        return [Finding("partition", False, text)], wanted.time
+    findings = [_fits(row, wanted, save_seconds) for row in chosen]
+    good = [finding for finding in findings if finding.good]  # Slurm takes the first of several that serves
+    usual = chosen[0].get("DefaultTime", "NONE")
+    usual = chosen[0].get("MaxTime", "UNLIMITED") if usual == "NONE" else usual
+    return good or findings, wanted.time or usual
+
+
+def _fits(row: Mapping[str, str], wanted: Wanted, save_seconds: float) -> Finding:
     name, problems = row["PartitionName"], []
     if row.get("State") != "UP":
         problems.append(f"is {row.get('State')}")
@@ -161,7 +169,7 @@ def _partition(wanted: Wanted, save_seconds: float) -> list[Finding]:
             f"preempts after {grace:g} s, a save takes {save_seconds:.0f} s: since the last checkpoint may be lost"
         )
     text = f"{name}: {row.get('TotalNodes')} nodes, at most {row.get('MaxTime')}"
-    return [Finding("partition", not problems, "; ".join([f"{name} {problem}" for problem in problems]) or text)]
+    return Finding("partition", not problems, "; ".join([f"{name} {problem}" for problem in problems]) or text)
 
 
 def _margin(time: str, seconds: float, warning: int) -> Finding:

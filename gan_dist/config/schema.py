@@ -52,7 +52,8 @@ class Data(Section):
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.001
     """Part of the samples that may turn out unreadable, each replaced by another; beyond it the run stops. 0: none."""
     cache: str = ""
-    """Folder for indexes of shards whose own folder cannot be written. Default: $XDG_CACHE_HOME/gan_dist or ~/.cache/gan_dist."""
+    """Folder for copies of remote shards, and for indexes of shards whose own folder cannot be written. Default:
+    $GAN_DIST_CACHE (the Slurm templates set it to a folder of the node), $XDG_CACHE_HOME/gan_dist or ~/.cache/gan_dist."""
 
 
 class Training(Section):
@@ -287,5 +288,7 @@ def differences(old: Config, new: Config) -> list[str]:
 
 
 def default_cache() -> Path:
-    """Where indexes go that cannot lie beside their shards."""
+    """Where indexes go that cannot lie beside their shards, and copies of remote shards."""
+    if own := os.environ.get("GAN_DIST_CACHE"):
+        return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gan_dist"

@@ -143,7 +143,8 @@ class Tracker:
         """running, finished, stopped or failed: replaces status.json."""
         self._checkpoint = checkpoint
         facts = {"state": state, "images": images, "reason": reason, "checkpoint": checkpoint, **more}
-        launch = {"processes": self.world_size, "wandb_id": self.wandb_id}
+        job = os.environ.get("SLURM_JOB_ID", "")
+        launch = {"processes": self.world_size, "wandb_id": self.wandb_id, "job": job}
         if self.rank == 0:
             self._write("status.json", lambda path: records.write_status(path, **facts, **launch))
 

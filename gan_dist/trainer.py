@@ -102,6 +102,7 @@ class Trainer:
         if self.images >= self.config.training.images:
             self._finish("was already finished")
             return EXIT_FINISHED
+        self.requests.listen()
         tracker = self.tracker
         facts = environment.describe(self.engine, self.run_directory.directory / "logs")
         if facts is not None:
@@ -114,7 +115,7 @@ class Trainer:
                 "game.penalty.method = finite_difference is noisy, and for a LeakyReLU discriminator another regulariser than "
                 "the exact penalty, which every strategy can compute (docs/engines.md)"
             )
-        with self.requests.listening(), self.watch:
+        with self.watch:
             try:
                 tracker.begin()
                 reason = self._go_on()

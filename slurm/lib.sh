@@ -53,9 +53,10 @@ gpus_per_node() {
         echo "$own"
         return
     fi
-    # other nodes, and the shell of salloc, may have others: each node says it
+    # other nodes, and the shell of salloc, may have others: each node says it, in a step of the shape that the job asked
+    # for (one of fewer tasks gets fewer GPUs, where the job asked for some a task)
     # shellcheck disable=SC2016
-    found=$(srun --ntasks="$nodes" --ntasks-per-node=1 bash -c 'echo "${SLURM_GPUS_ON_NODE:-0}"' | sort -n)
+    found=$(srun --export=ALL bash -c 'echo "${SLURM_GPUS_ON_NODE:-0}"' | sort -n)
     own=$(head -n 1 <<<"$found")
     [[ $own == "$(tail -n 1 <<<"$found")" ]] ||
         say "the nodes have different numbers of GPUs ($(sort -nu <<<"$found" | tr '\n' ' ')): $own of each are used" >&2
@@ -196,10 +197,9 @@ train_on_slurm() {
     ((anew == 0)) || anew="--anew"
     nodes=${SLURM_JOB_NUM_NODES:-1}
     head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-    local tasks_told=${SLURM_TASKS_PER_NODE:-1}
-    forget_tasks
     gpus=$(gpus_per_node "$nodes")
-    processes=$(SLURM_TASKS_PER_NODE=$tasks_told processes_per_node "$gpus")
+    processes=$(processes_per_node "$gpus")
+    forget_tasks
 
     answer=$(decide begin "$run" --wanted "$wanted" ${anew/#0/} --code-folder "$code" --max-restarts "$most")
     say "${answer#* }"

@@ -34,11 +34,11 @@ class Start:
 
 
 def read_status(run: Path) -> dict[str, Any] | None:
-    """What the run says of itself; None where it says nothing, and empty where that is torn."""
+    """What the run says of itself; None where it has not begun, and empty where the file is torn or lost."""
     try:
         found = json.loads((run / "status.json").read_text(errors="replace"))
     except OSError:
-        return None
+        return {} if (run / "events.jsonl").exists() else None
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

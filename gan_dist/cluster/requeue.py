@@ -71,7 +71,8 @@ def _after(status: Mapping[str, Any] | None, starts: Sequence[Start], most: int,
         return Decision("stop", f"{STARTS} is missing or torn: start the job again")
     if status == {}:
         return Decision(
-            "stop", f"status.json is torn (code {end.code}), so whether to go on cannot be told: see the logs"
+            "stop",
+            f"status.json is torn or missing (code {end.code}), so whether to go on cannot be told: see the logs",
         )
     images, now = images_of(status), starts[-1]
     if not began(status, now):

@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from gan_dist.errors import InputError
@@ -59,15 +59,13 @@ class Requests:
     def ask(self, reason: Reason) -> None:
         self.reason = max(self.reason, reason)
 
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Signals set the request and do nothing else; a second one during the save cannot tear it."""
-        before = {number: signal.signal(number, self._note) for number in _SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def listen(self) -> None:
+        """From now on signals set the request and do nothing else; a second one during the save cannot tear it.
+
+        It lasts until the process ends: a launcher that tells a rank to end must not cut off its last words.
+        """
+        for number in _SIGNALS:
+            signal.signal(number, self._note)
 
     def _note(self, number: int, _: object) -> None:
         self.ask(_SIGNALS[signal.Signals(number)])

@@ -185,11 +185,11 @@ class Watch:
         os.kill(culprit.pid, _STACK_SIGNAL)
         os.kill(culprit.pid, signal.SIGCONT)
         time.sleep(patience)
+        stack = self._stack_file(culprit.rank).read_text()
+        with report.open("a") as file:  # before the kill: it frees this process's loop, which then fails and ends it
+            file.write(f"\nstacks of rank {culprit.rank}:\n\n{stack}")
         if _born(culprit.pid) == culprit.born:
             os.kill(culprit.pid, signal.SIGKILL)
-        stack = self._stack_file(culprit.rank).read_text()
-        with report.open("a") as file:
-            file.write(f"\nstacks of rank {culprit.rank}:\n\n{stack}")
 
     def _stack_file(self, rank: int) -> Path:
         return self._files / f"stack-{rank}.txt"

@@ -120,9 +120,9 @@ def may_run() -> str:
 
 @contextlib.contextmanager
 def running() -> Iterator[Cluster]:
-    """A cluster of three nodes while the block runs."""
+    """A cluster of three nodes, of two cores and two pretended GPUs each, while the block runs."""
     folder = Path("/tmp") / f"gan_dist-slurm-{os.getpid()}"  # a unix socket's path is short
-    environment = {**os.environ, "NODES": str(NODES), "GPUS": "0", "PORT": str(20000 + os.getpid() % 10000)}
+    environment = {**os.environ, "NODES": str(NODES), "GPUS": "2", "PORT": str(20000 + os.getpid() % 10000)}
     started = subprocess.run(
         [str(CLUSTER), "start", str(folder)], env=environment, capture_output=True, text=True, timeout=300
     )

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -68,15 +69,21 @@ def figures(run: Path) -> dict[int, list[tuple[str, float]]]:
         (["--nodes=2"], "torchrun"),
         (["--nodes=2"], "srun"),
         (["--nodes=1", "--ntasks-per-node=2"], "torchrun"),
-        (["--nodes=1", "--ntasks-per-node=2"], "srun"),
+        (["--nodes=1", "--gpus-per-node=2"], "srun"),
     ],
 )
 def test_a_plain_job(
-    submit: Submit, shards: Path, tmp_path: Path, whole: Path, options: list[str], launcher: str
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path, options: list[str], launcher: str
 ) -> None:
     hooks = {"GAN_DIST_SETUP": f"touch {tmp_path}/set-up", "GAN_DIST_WRAP": "env GAN_DIST_WRAPPED=yes"}
-    job = submit(keys(shards, tmp_path / "run", IMAGES), *options, GAN_DIST_LAUNCHER=launcher, **hooks)
+    wanted = keys(shards, tmp_path / "run", IMAGES)
+    remote = launcher == "torchrun" and "--nodes=1" in options
+    if remote:
+        wanted["data.shards"] = "[" + ", ".join(f'"pipe:cat {path}"' for path in sorted(shards.glob("*.tar"))) + "]"
+    job = submit(wanted, *options, GAN_DIST_LAUNCHER=launcher, **hooks)
     assert job.end() == "COMPLETED", job.text()
+    cache = cluster.folder / f"scratch/node1/{job.number}/gan_dist"  # a folder of the node: SLURM_TMPDIR
+    assert len(list(cache.glob("shards/*.tar"))) == (3 if remote else 0)
     assert (tmp_path / "set-up").exists()
     (start,) = [json.loads(line) for line in (job.run / "environment.jsonl").read_text().splitlines()]
     assert start["variables"]["GAN_DIST_WRAPPED"] == "yes"
@@ -89,6 +96,45 @@ def test_a_plain_job(
     assert "\x1b" not in job.text()  # no bar is drawn in a file
     assert f"finished at {IMAGES:,} images" in job.text()
     check(job, whole)
+
+
+SAYS = """#!/usr/bin/env bash
+# in place of a training process: how it was started
+[[ $1 != torchrun ]] || RANK=$SLURM_PROCID WORLD_SIZE="$SLURM_NTASKS launchers of ${5}"
+echo "$(hostname -s) $RANK of $WORLD_SIZE, cores $SLURM_CPUS_PER_TASK, GPUs $(tr , ' ' <<<"${CUDA_VISIBLE_DEVICES:-}" | wc -w)" >>"$SAID"
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "each", "cores", "gpus"),
+    [
+        (["--nodes=2"], 1, 1, 0),
+        (["--nodes=2", "--ntasks=4"], 2, 1, 0),
+        (["--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1"], 2, 1, 0),
+        (["--nodes=2", "--gpus-per-node=2", "--cpus-per-task=2"], 2, 1, 2),
+        (["--nodes=2", "--gpus=4", "--cpus-per-task=2"], 2, 1, 2),
+        (["--nodes=2", "--gpus=3"], 1, 1, 1),  # two on one node, one on the other
+        (["--nodes=2", "--ntasks-per-node=2", "--gpus-per-task=1"], 2, 1, 2),
+        (["--nodes=2", "--exclusive", "--gres=gpu:1"], 1, 2, 1),
+    ],
+)
+def test_however_the_job_asked_each_rank_has_the_devices_of_its_node_and_its_share_of_the_cores(
+    submit: Submit, shards: Path, tmp_path: Path, options: list[str], each: int, cores: int, gpus: int
+) -> None:
+    says, said = tmp_path / "says.sh", tmp_path / "said.txt"
+    says.write_text(SAYS)
+    says.chmod(0o755)
+    hooks = {"GAN_DIST_WRAP": str(says), "SAID": str(said), "GAN_DIST_MAX_RESTARTS": "1"}
+    job = submit(keys(shards, tmp_path / "run", IMAGES), *options, **hooks)
+    launchers = submit(keys(shards, tmp_path / "other", IMAGES), *options, GAN_DIST_LAUNCHER="torchrun", **hooks)
+    assert (job.end(), launchers.end()) == ("FAILED", "FAILED")  # nothing trained, and one start is enough
+    nodes = [re.findall(r"process\(es\) by \w+ on (\S+);", one.text())[0] for one in (job, launchers)]
+    first, second = ([f"node{digit}" for digit in re.findall(r"\d", names)] for names in nodes)
+    ranks = [f"{first[rank // each]} {rank} of {2 * each}, cores {cores}, GPUs {gpus}" for rank in range(2 * each)]
+    ranks += [
+        f"{second[number]} {number} of 2 launchers of {each}, cores {each * cores}, GPUs {gpus}" for number in (0, 1)
+    ]
+    assert sorted(said.read_text().splitlines()) == sorted(ranks), job.text() + launchers.text()
 
 
 def test_the_nodes_are_checked_first_and_a_bad_one_is_named(

@@ -18,9 +18,12 @@ def test_starts_are_read_back_and_a_later_line_says_more_of_one(tmp_path: Path) 
     assert records.read_starts(tmp_path) == []
 
 
-def test_a_missing_status_is_told_from_a_torn_one(tmp_path: Path) -> None:
+def test_a_run_that_has_not_begun_is_told_from_one_whose_status_is_lost(tmp_path: Path) -> None:
     assert records.read_status(tmp_path) is None
     (tmp_path / "status.json").write_text('{"state": "runn')
+    assert records.read_status(tmp_path) == {}
+    (tmp_path / "status.json").unlink()
+    (tmp_path / "events.jsonl").touch()  # it trained
     assert records.read_status(tmp_path) == {}
 
 

@@ -127,7 +127,7 @@ def test_a_person_who_makes_the_file_STOP_means_it() -> None:
 
 def test_a_missing_record_or_torn_status_stops_and_says_so() -> None:
     decision = requeue.after({}, starts(0), 100, End(1))
-    assert (decision.action, "status.json is torn (code 1)" in decision.words) == ("stop", True)
+    assert (decision.action, "status.json is torn or missing (code 1)" in decision.words) == ("stop", True)
     decision = requeue.after(status("stopped", 160), [], 100, End(1))
     assert (decision.action, "slurm.jsonl is missing or torn" in decision.words) == ("stop", True)
     assert requeue.begin({}, [], 100, 320).action == "go"  # a person submits it again: from the newest whole checkpoint

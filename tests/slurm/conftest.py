@@ -1,5 +1,6 @@
 """The cluster of the tests, their data, and how they submit jobs."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -32,19 +33,32 @@ def keys(shards: Path, run: Path, images: int, **more: object) -> dict[str, obje
 
 
 @pytest.fixture
-def submit(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[..., Job]]:
-    """submit(keys, "--nodes=2", ...): a job of slurm/train.sbatch. What is left of it is cancelled at the end."""
-    jobs: list[Job] = []
+def cancel(cluster: Cluster) -> Iterator[Callable[[str], str]]:
+    """cancel(number): what is left of this job at the end of the test is cancelled."""
+    numbers: list[str] = []
 
-    def one(wanted: Mapping[str, object], *options: str, **environment: str) -> Job:
-        jobs.append(slurm.submit(cluster, tmp_path, wanted, *options, log=f"job-{len(jobs)}.txt", **environment))
-        return jobs[-1]
+    def one(number: str) -> str:
+        numbers.append(number)
+        return number
 
     try:
         yield one
     finally:
-        for job in jobs:
-            cluster.call("scancel", job.number, check=False)
+        for number in numbers:
+            cluster.call("scancel", number, check=False)
         end = time.monotonic() + 30
         while time.monotonic() < end and cluster.call("squeue", "-h", check=False):
             time.sleep(0.2)
+
+
+@pytest.fixture
+def submit(cluster: Cluster, tmp_path: Path, cancel: Callable[[str], str]) -> Callable[..., Job]:
+    """submit(keys, "--nodes=2", ...): a job of slurm/train.sbatch. What is left of it is cancelled at the end."""
+    count = itertools.count()
+
+    def one(wanted: Mapping[str, object], *options: str, **environment: str) -> Job:
+        job = slurm.submit(cluster, tmp_path, wanted, *options, log=f"job-{next(count)}.txt", **environment)
+        cancel(job.number)
+        return job
+
+    return one

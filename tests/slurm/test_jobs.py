@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import pty
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +23,7 @@ pytestmark = pytest.mark.slow
 
 IMAGES = 16 * 240
 SLOW = 16 * 2000
+GAN_DIST = Path(sys.executable).with_name("gan-dist")
 Submit = Callable[..., Job]
 
 
@@ -166,7 +169,8 @@ def test_the_warning_signal_saves_and_the_job_is_requeued_and_finishes(
     wanted = keys(shards, tmp_path / "run", SLOW)
     job = submit(wanted, "--nodes=2", GAN_DIST_LAUNCHER=launcher)
     job.training()
-    cluster.call("scancel", "--signal=USR2", "--batch", job.number)
+    for _ in range(2):  # a second one during the save does not tear it
+        cluster.call("scancel", "--signal=USR2", "--batch", job.number)
     job.requeued()
     (stopped,) = job.events("stopped")
     assert stopped["reason"] == "SIGUSR2"
@@ -176,13 +180,14 @@ def test_the_warning_signal_saves_and_the_job_is_requeued_and_finishes(
     assert "requeue" in job.text()
 
 
-def test_a_warning_that_comes_before_training_does_is_no_failure(
+def test_a_warning_while_the_nodes_are_checked_is_no_failure(
     cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path
 ) -> None:
-    job = submit(keys(shards, tmp_path / "run", IMAGES), "--nodes=2")
-    job.until(lambda: ", start 1: " in job.text(), "its first line")
+    job = submit(keys(shards, tmp_path / "run", IMAGES), "--nodes=2", GAN_DIST_CHECK="120")
+    job.until(lambda: f"{job.number}.0" in cluster.call("squeue", "-h", "-s", "-o", "%i"), "its first step")
     cluster.call("scancel", "--signal=USR2", "--batch", job.number)
     job.requeued()
+    assert "told to end before training began: requeue" in job.text()
     assert not job.events("started")
     assert job.end() == "COMPLETED"
     check(job, whole)
@@ -202,10 +207,11 @@ def test_a_job_that_a_person_cancels_is_saved_and_not_requeued(
     assert cluster.job(job.number)["Restarts"] == "0"
 
 
+@pytest.mark.parametrize("launcher", ["srun", "torchrun"])
 def test_preemption_stops_saves_and_goes_on(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path, launcher: str
 ) -> None:
-    job = submit(keys(shards, tmp_path / "run", SLOW), "--nodes=2")
+    job = submit(keys(shards, tmp_path / "run", SLOW), "--nodes=2", GAN_DIST_LAUNCHER=launcher)
     job.training()
     number = cluster.call(
         "sbatch",
@@ -260,28 +266,31 @@ def test_a_time_limit_is_warned_of_and_nothing_is_lost(
     assert job.events("resumed")[0]["images"] == stopped["images"] > 0
 
 
-@pytest.mark.parametrize("how", ["kill a rank", "stop a rank", "kill a node"])
+@pytest.mark.parametrize(
+    "how", ["kill a rank", "kill a rank of torchrun", "stop a rank", "kill a node", "kill the batch shell's node"]
+)
 def test_what_is_lost_is_at_most_one_checkpoint_interval(
     cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path, how: str
 ) -> None:
-    job = submit(keys(shards, tmp_path / "run", SLOW), "--nodes=2")
+    launcher = "torchrun" if "torchrun" in how else "srun"
+    job = submit(keys(shards, tmp_path / "run", SLOW), "--nodes=2", GAN_DIST_LAUNCHER=launcher)
     job.training()
     saved = job.events("saved")[-1]["images"]
-    if how == "kill a rank":
+    if how.startswith("kill a rank"):
         os.kill(job.pid(1), signal.SIGKILL)  # as the kernel does when memory runs out
     elif how == "stop a rank":
         os.kill(job.pid(1), signal.SIGSTOP)  # it hangs: control.hang_seconds
     else:
         node = cluster.job(job.number)["BatchHost"]
         others = cluster.call("scontrol", "show", "hostnames", cluster.job(job.number)["NodeList"]).split()
-        lost = next(name for name in others if name != node)
+        lost = node if "batch" in how else next(name for name in others if name != node)
         cluster.node("kill-node", lost)
     try:
         job.requeued()
         check_so_far(job, whole)
         assert job.events("resumed")[0]["images"] >= saved
     finally:
-        if how == "kill a node":
+        if how.endswith("node"):
             cluster.node("start-node", lost)
 
 
@@ -307,32 +316,45 @@ def test_a_wrong_config_fails_in_seconds_with_its_line_and_is_not_requeued(
     assert time.monotonic() - began < 180
 
 
-def test_an_array_trains_each_config_with_each_seed(cluster: Cluster, shards: Path, tmp_path: Path) -> None:
-    wanted = keys(shards, "unused", IMAGES)
+def test_an_array_trains_each_config_with_each_seed_and_a_warned_task_is_requeued_alone(
+    cluster: Cluster, shards: Path, tmp_path: Path, cancel: Callable[[str], str]
+) -> None:
+    images = 4 * IMAGES
+    wanted = keys(shards, "unused", images)
     del wanted["run.directory"]
-    number = cluster.call(
-        "sbatch", "--parsable", "--array=0-2%2", "--nodes=1", f"--chdir={tmp_path}", f"--output={tmp_path}/%a.txt",
+    array = cancel(cluster.call(
+        "sbatch", "--parsable", "--array=0-2%3", "--nodes=1", f"--chdir={tmp_path}", f"--output={tmp_path}/%a.txt",
         REPOSITORY / "slurm/array.sbatch", "configs/digits.yaml", "--", *flags(wanted), **settings(tmp_path),
-    )  # fmt: skip
-    end = time.monotonic() + 120
-    while cluster.call("squeue", "-h", "-j", number, check=False):
-        assert time.monotonic() < end, "".join(path.read_text() for path in tmp_path.glob("*.txt"))
-        time.sleep(0.2)
-    runs = [tmp_path / f"runs/digits-seed{seed}" for seed in range(3)]
-    assert all(json.loads((run / "status.json").read_text())["state"] == "finished" for run in runs)
-    assert len({digests(run)[f"images-{IMAGES:09d}"] for run in runs}) == 3
+    ))  # fmt: skip
+    tasks = [
+        Job(cluster, f"{array}_{seed}", tmp_path / f"{seed}.txt", tmp_path / f"runs/digits-seed{seed}")
+        for seed in range(3)
+    ]
+    for task in tasks:
+        task.training()
+    # whose number is the array's, too: Slurm takes that for all of them
+    warned = next(task for task in tasks if cluster.job(task.number)["JobId"] == array)
+    cluster.call("scancel", "--signal=USR2", "--batch", warned.number)
+    warned.requeued()
+    assert [task.end() for task in tasks] == ["COMPLETED"] * 3
+    assert [cluster.job(task.number)["Restarts"] for task in tasks] == [
+        "1" if task is warned else "0" for task in tasks
+    ]
+    assert [len(task.events("stopped")) for task in tasks] == [int(task is warned) for task in tasks]
+    assert all(task.status()["state"] == "finished" for task in tasks)
+    assert len({digests(task.run)[f"images-{images:09d}"] for task in tasks}) == 3
 
 
 def test_a_chain_goes_on_where_requeue_is_forbidden_and_its_rest_ends_at_once(
-    cluster: Cluster, shards: Path, tmp_path: Path, whole: Path
+    cluster: Cluster, shards: Path, tmp_path: Path, whole: Path, cancel: Callable[[str], str]
 ) -> None:
     run = tmp_path / "run"
-    wanted = keys(shards, run, IMAGES)
+    wanted = {**keys(shards, run, IMAGES), "run.fresh": True}  # which the first link does, and no other
     output = cluster.call(
         REPOSITORY / "slurm/chain.sh", 3, "--nodes=2", f"--chdir={tmp_path}", f"--output={tmp_path}/%j.txt",
         REPOSITORY / "slurm/train.sbatch", "configs/digits.yaml", *flags(wanted), **settings(tmp_path),
     )  # fmt: skip
-    first, second, third = output.split()
+    first, second, third = (cancel(number) for number in output.split())
     jobs = [Job(cluster, number, tmp_path / f"{number}.txt", run) for number in (first, second, third)]
     (code,) = (tmp_path / "jobs").glob("chain-*/code")
     jobs[0].training()
@@ -348,7 +370,7 @@ def test_a_chain_goes_on_where_requeue_is_forbidden_and_its_rest_ends_at_once(
 
 
 def test_a_command_runs_beside_and_after_training(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, cancel: Callable[[str], str]
 ) -> None:
     job = submit(keys(shards, tmp_path / "run", SLOW), "--nodes=1")
     job.training()
@@ -359,12 +381,16 @@ def test_a_command_runs_beside_and_after_training(
             REPOSITORY / "slurm/command.sbatch", "generate", job.run, "--n", "4", "--out", tmp_path / name,
             **settings(tmp_path),
         )  # fmt: skip
-        return Job(cluster, number, tmp_path / f"{name}.txt", job.run)
+        return Job(cluster, cancel(number), tmp_path / f"{name}.txt", job.run)
 
     beside, after = command("beside"), command("after", f"--dependency=afterany:{job.number}")
     assert beside.end() == "COMPLETED", beside.text()
     assert (tmp_path / "beside/grid.png").exists()
     assert (job.state, after.state) == ("RUNNING", "PENDING")
+    report = json.loads(cluster.call(GAN_DIST, "slurm", "--status", job.run, "--json"))
+    assert (report["state"], report["job"], report["starts"], report["failure"]) == ("running", job.number, 1, [])
+    assert report["slurm"]["JobState"] == "RUNNING"
+    assert report["eta_seconds"] * report["images_per_second"] == pytest.approx(SLOW - report["images"], rel=0.05)
     (job.run / "STOP").touch()
     assert job.end() == "COMPLETED"  # a person ended it: it is not requeued
     assert "the file STOP ended it" in job.text()
@@ -372,13 +398,38 @@ def test_a_command_runs_beside_and_after_training(
     assert (tmp_path / "after/grid.png").exists()
 
 
-def test_in_an_interactive_allocation(cluster: Cluster, shards: Path, tmp_path: Path, whole: Path) -> None:
+def test_in_an_interactive_allocation_and_ctrl_c_saves_there(
+    cluster: Cluster, shards: Path, tmp_path: Path, whole: Path
+) -> None:
     run = tmp_path / "run"
-    said = cluster.call(
-        "salloc", "--nodes=2", f"--chdir={tmp_path}", "bash", REPOSITORY / "slurm/train.sbatch", "configs/digits.yaml",
-        *flags(keys(shards, run, IMAGES)), **settings(tmp_path),
-    )  # fmt: skip
-    assert "2 node(s) x 1 process(es) by srun" in said
+
+    def words(images: int) -> list[str]:
+        train = ["bash", REPOSITORY / "slurm/train.sbatch", "configs/digits.yaml", *flags(keys(shards, run, images))]
+        return ["salloc", "--nodes=2", f"--chdir={tmp_path}", *map(str, train)]
+
+    job = Job(cluster, "", tmp_path / "terminal.txt", run)
+    environment = {**cluster.environment, **settings(tmp_path)}
+    terminal, other = pty.openpty()
+    with job.log.open("wb") as log:
+        process = subprocess.Popen(
+            ["setsid", "--ctty", *words(SLOW)], env=environment, stdin=other, stdout=log, stderr=log, close_fds=True
+        )
+    try:
+        end = time.monotonic() + 60
+        while not job.events("saved"):
+            assert time.monotonic() < end, job.text()
+            time.sleep(0.1)
+        os.write(terminal, b"\x03")
+        process.wait(60)
+    finally:
+        process.kill()
+        os.close(terminal)
+        os.close(other)
+    (stopped,) = job.events("stopped")
+    assert job.events("saved")[-1]["images"] == stopped["images"]
+    assert "2 node(s) x 1 process(es) by srun" in job.text()
+    assert "submit the same line again" in job.text()  # an allocation is nothing to requeue
+    cluster.call(*words(IMAGES), **settings(tmp_path)) if stopped["images"] < IMAGES else None
     assert digests(run)[f"images-{IMAGES:09d}"] == digests(whole)[f"images-{IMAGES:09d}"]
 
 
@@ -396,67 +447,92 @@ def test_a_run_that_does_not_advance_is_not_started_for_ever(
     assert "2 starts in a row brought no image beyond 0" in job.text()
 
 
-def test_a_torn_status_is_not_guessed_at(cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["torn", "missing"])
+def test_a_status_that_is_not_there_is_not_guessed_at(
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, how: str
+) -> None:
     job = submit({**keys(shards, tmp_path / "run", SLOW), "checkpoint.every": SLOW}, "--nodes=1")
     job.until(lambda: job.status()["state"] == "running" and job.pid(0), "running")
-    (job.run / "status.json").write_text('{"state": "runn')
+    if how == "torn":
+        (job.run / "status.json").write_text('{"state": "runn')
+    else:
+        (job.run / "status.json").unlink()
     os.kill(job.pid(0), signal.SIGKILL)
     assert job.end() == "FAILED"
-    assert "status.json is torn" in job.text()
+    assert "status.json is torn or missing" in job.text()
     assert cluster.job(job.number)["Restarts"] == "0"
 
 
-def test_enough_starts_are_enough(cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path) -> None:
-    job = submit(keys(shards, tmp_path / "run", SLOW), "--nodes=1", GAN_DIST_MAX_RESTARTS="1")
-    job.training()
-    cluster.call("scancel", "--signal=USR2", "--batch", job.number)
+def test_enough_starts_are_enough_and_the_error_of_the_rank_that_failed_first_is_the_last_word(
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path
+) -> None:
+    wrap = tmp_path / "wrap.sh"
+    inject = REPOSITORY / "tests/fault/inject.py"
+    wrap.write_text(
+        f'#!/usr/bin/env bash\nexec python {inject} error:rank=1:from=640 "${{@:3}}"\n'
+    )  # not python train.py
+    wrap.chmod(0o755)
+    hooks = {"GAN_DIST_WRAP": str(wrap), "GAN_DIST_MAX_RESTARTS": "1"}
+    job = submit(keys(shards, tmp_path / "run", IMAGES), "--nodes=2", **hooks)
     assert job.end() == "FAILED"
-    assert "1 starts are enough (GAN_DIST_MAX_RESTARTS)" in job.text()
-    assert job.status()["state"] == "stopped"
+    said, _, last = job.text().rpartition("1 starts are enough (GAN_DIST_MAX_RESTARTS)\n")
+    assert "ValueError: a planted error" in said
+    lines = last.splitlines()
+    assert 1 < len(lines) <= 10
+    assert lines[0].startswith("rank 1 at 640 images: ValueError: a planted error")
+    assert lines[-1].endswith("ValueError: a planted error")  # of its traceback
+    assert job.status()["state"] == "failed"
+    report = cluster.call(GAN_DIST, "slurm", "--status", job.run)
+    assert "failed first:\n  rank 1 at 640 images: ValueError: a planted error" in report
 
 
 def test_gan_dist_slurm_checks_submits_and_says_how_it_stands(
-    cluster: Cluster, shards: Path, tmp_path: Path, whole: Path
+    cluster: Cluster, shards: Path, tmp_path: Path, whole: Path, cancel: Callable[[str], str]
 ) -> None:
     run = tmp_path / "run"
-    wanted = ["configs/digits.yaml", *flags(keys(shards, run, IMAGES))]
-    command = Path(sys.executable).with_name("gan-dist")
-    refused = cluster.call(
-        command,
-        "slurm",
-        *wanted,
-        "--nodes",
-        "5",
-        "--time",
-        "90-0",
-        "--partition",
-        "short",
-        "--gpus-per-node",
-        "1",
-        check=False,
-    )
+    mine = tmp_path / "mine.yaml"  # not in the repository, and neither is where the command is called
+    mine.write_text((REPOSITORY / "configs/digits.yaml").read_text())
+
+    def call(*words: object) -> str:
+        command = ["env", "-C", tmp_path, GAN_DIST, "slurm", "mine.yaml", *flags(keys(shards, run, IMAGES)), *words]
+        return cluster.call(*command, check=False, **settings(tmp_path))
+
+    refused = call("--nodes", 5, "--time", "90-0", "--partition", "short", "--gpus-per-node", 4)
     assert "PROBLEM  partition   short has 3 nodes for a job, --nodes asks for 5" in refused, refused
-    assert "has 0 GPUs on a node, --gpus-per-node asks for 1" in refused
-    assert "PROBLEM  processes   5 processes cannot share 4 micro-batches" in refused
+    assert "short ends jobs after 00:01:00, --time asks for 90-0" in refused
+    assert "short has 2 GPUs on a node, --gpus-per-node asks for 4" in refused
+    assert "PROBLEM  processes   20 processes cannot share 4 micro-batches" in refused
     assert "ok       cores       none asked for" in refused
-    unknown = cluster.call(command, "slurm", *wanted, "--partition", "nowhere", check=False)
-    assert "there is no partition nowhere; --partition takes " in unknown
-    done = json.loads(
-        cluster.call(command, "slurm", *wanted, "--nodes", "2", "--submit", "--json", **settings(tmp_path))
+    assert "there is no partition nowhere; --partition takes main, high, short" in call("--partition", "main,nowhere")
+    assert "PROBLEM  margin      warned 180 s before the end of a job of 60 s" in call(
+        "--partition", "short"
+    )  # its limit
+    assert "ok       partition   main: 3 nodes" in call("--nodes", 2, "--partition", "short,main", "--time", "9:00")
+    unreachable = call("--data.shards", f"pipe:cat {tmp_path}/nothing.tar")
+    assert f"PROBLEM  data        data.shards: pipe:cat {tmp_path}/nothing.tar cannot be read" in unreachable
+    # the nodes are taken: the job waits, and meanwhile the config is edited
+    other = cancel(
+        cluster.call("sbatch", "--parsable", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap", "sleep 60")
     )
+    done = json.loads(call("--nodes", 2, "--submit", "--json"))
     assert [row["what"] for row in done["findings"] if not row["good"]] == []
-    assert done["line"].startswith("sbatch --nodes=2 --job-name=digits slurm/train.sbatch configs/digits.yaml")
-    job = Job(cluster, done["job"], tmp_path / "no-log", run)
-    assert job.end() == "COMPLETED"
+    template = REPOSITORY / "slurm/train.sbatch"
+    assert done["line"].startswith(
+        f"GAN_DIST_ROOT={REPOSITORY} sbatch --nodes=2 --job-name=mine {template} mine.yaml --run.directory {run}"
+    )
+    job = Job(cluster, cancel(done["job"]), tmp_path / f"mine-{done['job']}.out", run)
+    mine.write_text("edited: while the job waits")
+    waits = cluster.call(GAN_DIST, "slurm", "--status", run, "--json", check=False)
+    assert (job.state, waits) == ("PENDING", "")
+    cluster.call("scancel", other)
+    assert job.end() == "COMPLETED", job.text()
     check(job, whole)
     (code,) = (tmp_path / "jobs").glob("submitted-*/code")
     assert len((code / "commit.txt").read_text().split()[0]) in (7, 40)
-    report = json.loads(cluster.call(command, "slurm", "--status", run, "--json"))
+    report = json.loads(cluster.call(GAN_DIST, "slurm", "--status", run, "--json"))
     assert (report["state"], report["images"], report["job"]) == ("finished", IMAGES, done["job"])
     assert report["slurm"]["JobState"] == "COMPLETED"
     assert report["checkpoint"] == f"images-{IMAGES:09d}"
-    for path in REPOSITORY.glob(f"digits-{done['job']}.out"):
-        path.unlink()
 
 
 def test_two_nodes_and_after_the_requeue_the_one_that_is_free(

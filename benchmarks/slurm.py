@@ -146,13 +146,18 @@ def again(job: Job, figures: dict[str, float], name: str) -> None:
 
 
 def preemption(cluster: Cluster, folder: Path, shards: Path) -> dict[str, float]:
+    job, _, figures = preempted(cluster, folder, shards, "preemption")
+    again(job, figures, "preemption")
+    return figures
+
+
+def preempted(cluster: Cluster, folder: Path, shards: Path, name: str) -> tuple[Job, float, dict[str, float]]:
+    """A job that trained and whose nodes another one took, and when."""
     job = job_of(cluster, folder, shards)
     job.training()
     told = now()
     cluster.call("sbatch", "--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
-    figures = stopped(job, told, "preemption")
-    again(job, figures, "preemption")
-    return figures
+    return job, told, stopped(job, told, name)
 
 
 def node(cluster: Cluster, folder: Path, shards: Path) -> dict[str, float]:
@@ -174,11 +179,15 @@ def node(cluster: Cluster, folder: Path, shards: Path) -> dict[str, float]:
 
 
 def requeue(cluster: Cluster, folder: Path, shards: Path) -> dict[str, float]:
-    """Slurm's own hold, once."""
-    job, told, figures = warned(cluster, folder, shards, "with Slurm's hold")
-    job.until(lambda: job.events("resumed"), "resumed", 300)
-    figures["with Slurm's hold: warning to training again"] = at(job.events("resumed")[0]) - told
-    end(job)
+    """Slurm's own hold, once for each event."""
+    figures = {}
+    for name, begun in (("warning", warned), ("preemption", preempted)):
+        place = folder / name
+        place.mkdir()
+        job, told, _ = begun(cluster, place, shards, name)
+        job.until(lambda job=job: job.events("resumed"), "resumed", 300)  # type: ignore[misc]
+        figures[f"with Slurm's hold: {name} to training again"] = at(job.events("resumed")[0]) - told
+        end(job)
     return figures
 
 

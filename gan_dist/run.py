@@ -170,7 +170,7 @@ def _submission(environment: Mapping[str, str]) -> tuple[str, bool]:
 def _move_aside(directory: Path) -> None:
     if not (directory / "config.yaml").exists():
         return
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     aside = directory.with_name(f"{directory.name}.before-{stamp}")
     try:
         directory.rename(aside)

@@ -72,6 +72,7 @@ def tiny(shards: Path | str, directory: Path | str, **keys: object) -> dict[str,
         "training.images": 64,
         "training.batch": 16,
         "training.micro_batch": 4,
+        "training.micro_batches_per_pass": 1,  # what auto chooses depends on the moment, and rounding on the choice
         "training.device": "cpu",
         "checkpoint.every": 32,
         "track.every": 16,

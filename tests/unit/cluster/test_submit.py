@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from gan_dist import cli
-from gan_dist.cluster import submit
+from gan_dist.cluster import records, submit
+from gan_dist.cluster.records import Start
 from gan_dist.errors import InputError
 from tests import making
 from tests.launching import train
@@ -64,3 +65,16 @@ def test_the_status_of_a_run_needs_no_cluster(
     assert "run: unknown" in capsys.readouterr().out
     assert cli.main(["slurm", "--status", str(tmp_path)]) == 2
     assert "is no run directory" in capsys.readouterr().err
+
+
+def test_a_job_that_failed_before_its_run_began_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    records.record(tmp_path / "run", Start("7", 0, 0, 1.0, nodes="node1", code=str(tmp_path / "jobs/7/code")))
+    (tmp_path / "jobs/7").mkdir(parents=True)
+    (tmp_path / "jobs/7/reasons-7.txt").write_text("rank 0 on node1: error: data.shards: no .tar file\n")
+    assert cli.main(["slurm", "--status", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert "run: unknown" in said
+    assert "failed first:\n  rank 0 on node1: error: data.shards: no .tar file" in said

@@ -123,12 +123,14 @@ tell() {
     [[ $1 != USR2 || -n $guard ]] || guard_end
 }
 
-# Half a minute before the time limit what has not ended is killed: at the limit this shell would be, and requeue nothing.
+# Half a minute before the time limit (sooner after a late warning) what has not ended is killed: at the limit this shell
+# would be, and requeue nothing.
 guard_end() {
     local end seconds
     end=$(scontrol -o show job "$job" 2>/dev/null | sed -n 's/.* EndTime=\([^ ]*\) .*/\1/p' | head -n 1)
     end=$(date -d "${end:-unknown}" +%s 2>/dev/null) || return 0
-    seconds=$((end - $(date +%s) - 30))
+    seconds=$((end - $(date +%s)))
+    seconds=$((seconds > 90 ? seconds - 30 : seconds * 2 / 3))
     ((seconds > 0)) || return 0
     (
         trap - USR2 TERM INT

@@ -319,7 +319,7 @@ def test_a_wrong_config_fails_in_seconds_with_its_line_and_is_not_requeued(
 def test_an_array_trains_each_config_with_each_seed_and_a_warned_task_is_requeued_alone(
     cluster: Cluster, shards: Path, tmp_path: Path, cancel: Callable[[str], str]
 ) -> None:
-    images = 4 * IMAGES
+    images = 2 * IMAGES
     wanted = keys(shards, "unused", images)
     del wanted["run.directory"]
     array = cancel(cluster.call(

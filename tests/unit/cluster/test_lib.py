@@ -182,11 +182,11 @@ def test_a_signal_before_and_after_training_is_not_lost(tmp_path: Path, moment: 
 
 
 def test_what_does_not_save_in_time_is_killed_before_the_limit_and_requeued(tmp_path: Path) -> None:
-    ends = datetime.datetime.now() + datetime.timedelta(seconds=36)
+    ends = datetime.datetime.now() + datetime.timedelta(seconds=12)
     batch = Batch(tmp_path, {}, ENDS=ends.isoformat(timespec="seconds"))
     batch.tell(signal.SIGUSR2, "trains")  # which training does not hear
     _, said, calls = batch.end()
-    assert datetime.datetime.now() < ends - datetime.timedelta(seconds=20)
+    assert datetime.datetime.now() < ends
     assert "not saved in time" in said
     assert calls == ["srun", "scancel --signal=USR2 7", "scancel --signal=KILL 7.0", "requeue 7"], said
 

@@ -212,7 +212,7 @@ class Trainer:
         values["memory/process_gib"] = psutil.Process().memory_info().rss / 2**30
         if self.engine.device.type == "cuda":
             values["memory/gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        values |= {f"skipped/{player}": found.total for player, found in self.engine.skipped().items()}
+        values |= {f"skipped/{player}": found.total for player, found in self.engine.skipped(wait=True).items()}
         self._mark = (now, self.images)
         self.tracker.metrics(self.images, self.images // self.config.training.batch, values)
 

@@ -62,6 +62,27 @@ def _keep(patch: str, logs: Path) -> str:
     return name if patch else ""
 
 
+def machine(device: torch.device) -> str:
+    """What of this process's machine and packages decides how numbers are rounded, in words."""
+    if device.type == "cuda":
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        kind = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}, cuDNN {cudnn}"
+    else:
+        kind = f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{kind}, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    """The CPU's name, and the instructions beyond torch's own levels by which oneDNN chooses kernels."""
+    try:
+        rows = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    except OSError:  # no Linux
+        rows = []
+    facts = {name.strip(): value.strip() for name, _, value in reversed(rows)}
+    more = sorted({"avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16"} & set(facts.get("flags", "").split()))
+    return " ".join([facts.get("model name") or platform.processor() or platform.machine(), *more])
+
+
 def variables(environment: Mapping[str, str]) -> dict[str, str]:
     """Those that change how a run computes or talks, and Slurm's; none that may hold a secret."""
     return {

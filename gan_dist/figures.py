@@ -18,12 +18,26 @@ class Figures:
     def add(self, name: str, value: Tensor, weight: float | None = None) -> None:
         """Take in the mean of `value` (any shape), counting as `weight` of a number. Costs no synchronisation.
 
-        What all of W processes know alike weighs 1/W on each, so that it counts once at any W.
+        What all processes know alike weighs 1 on one of them and 0 on the others: 1/W on each of W would round.
         """
         weight = self.weight if weight is None else weight
-        mean = value.detach().mean(dtype=torch.float64) * weight
-        self._sums[name] = self._sums[name] + mean if name in self._sums else mean
-        self._counts[name] = self._counts.get(name, 0.0) + weight
+        self._put(name, value.detach().mean(dtype=torch.float64) * weight, weight)
+
+    def take(self) -> tuple[dict[str, float], Tensor]:
+        """Hand out all sums and begin anew: {name: count} in order of name, and the sums in that order, (names,) float64."""
+        counts = dict(sorted(self._counts.items()))
+        sums = [self._sums[name] for name in counts]
+        self.clear()
+        return counts, torch.stack(sums) if sums else torch.zeros(0, dtype=torch.float64, device=self.device)
+
+    def give(self, counts: dict[str, float], sums: Tensor) -> None:
+        """Take in what `take` handed out, of any floating type."""
+        for (name, count), total in zip(counts.items(), sums.double().unbind(), strict=True):
+            self._put(name, total, count)
+
+    def _put(self, name: str, total: Tensor, count: float) -> None:
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self._counts[name] = self._counts.get(name, 0.0) + count
 
     def totals(self) -> tuple[list[str], Tensor]:
         """Names in order, and (names, 2) float64 sums and counts: what processes add up before reading."""

@@ -14,6 +14,7 @@ import uuid
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from gan_dist import __version__, config as config_module, files
 from gan_dist.config import Config
@@ -44,22 +45,23 @@ class Run:
     def samples(self) -> Path:
         return self.directory / "samples"
 
-    def chosen(self, name: str) -> int | None:
-        """A number that the run chose by itself at its first such start: the same launch goes on to the same bits."""
-        try:
-            found = json.loads((self.directory / CHOICES).read_text())[name]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return found if isinstance(found, int) else None
+    def choose(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep what this start chose for later ones, which go on to the same bits; returns what the first to choose kept."""
+        known = chosen(self.directory)
+        if not own.keys() <= known.keys():
+            files.write_json(self.directory / CHOICES, {**own, **known})
+        return {**own, **known}
 
-    def choose(self, name: str, number: int) -> int:
-        """Keep `number` for later starts."""
-        try:
-            known = dict(json.loads((self.directory / CHOICES).read_text()))
-        except (OSError, ValueError, TypeError):
-            known = {}
-        files.write_json(self.directory / CHOICES, {**known, name: number})
-        return number
+
+def chosen(directory: Path) -> dict[str, Any]:
+    """What earlier starts of a run chose by themselves. Raises InputError where that cannot be read."""
+    path = directory / CHOICES
+    try:
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+    except (OSError, ValueError, TypeError):
+        raise InputError(
+            f"{path}, which says how the run began, cannot be read; put it back, or remove it to choose anew: bits may change"
+        ) from None
 
 
 def open_run(config: Config, data_digest: str) -> Run:
@@ -88,6 +90,8 @@ def open_run(config: Config, data_digest: str) -> Run:
                 f"{directory} was trained on other data (digest {recorded['data'][:12]}, data.shards has "
                 f"{data_digest[:12]}); give the old shards, or --run.directory another folder"
             )
+        if refused := config_module.other_bits(chosen(directory), config):
+            raise InputError(f"{directory}: {refused}")
     files.make_directory(directory, "the run directory")
     _lock(directory)
     for folder in ("checkpoints", "samples", "logs"):

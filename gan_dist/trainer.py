@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from typing import Any
 
 import psutil
 import torch
@@ -20,7 +21,7 @@ from gan_dist.data.quarantine import Quarantine
 from gan_dist.engine import AgreedError, Engine, lost_contact
 from gan_dist.errors import EXIT_FINISHED, EXIT_STOPPED, InputError, RunError
 from gan_dist.keeper import Keeper
-from gan_dist.run import Run, open_run
+from gan_dist.run import Run, chosen, open_run
 from gan_dist.tracking import Tracker, save_grid
 
 
@@ -39,7 +40,7 @@ class Trainer:
         run = engine.agree(lambda: open_run(config, self.index.digest))
         assert run is not None
         self.run_directory: Run = run
-        self._fix_threads()
+        other_machine = self._keep_bits()
         self.game = games.build(config)
         engine.settle(self.game)
         self._choose_passes()
@@ -75,14 +76,29 @@ class Trainer:
         )
         for problem in problems if engine.is_main else ():
             self.tracker.event("fell back", self.images, problem=problem)
+        if other_machine and engine.is_main:
+            self.tracker.event("other machine", self.images, warning=other_machine)
 
-    def _fix_threads(self) -> None:
-        """Sums depend on how many threads share them, so `exact` keeps to the number of the run's first start."""
-        training, engine = self.config.training, self.engine
-        if training.strategy == "exact" and not training.threads and engine.device.type == "cpu":
-            run, own = self.run_directory, torch.get_num_threads()
-            count = engine.agree(lambda: run.chosen("threads") or run.choose("threads", own))
-            torch.set_num_threads(count or own)
+    def _keep_bits(self) -> str:
+        """What moves bits and no key fixes, `exact` keeps as at the run's first start: on a CPU sums depend on how many threads
+        share them. Returns what it cannot keep, in words."""
+        training, engine, run = self.config.training, self.engine, self.run_directory
+        if training.strategy != "exact":
+            return ""
+        machine = " and ".join(sorted(set(engine.gather(environment.machine(engine.device)))))
+        own: dict[str, Any] = {
+            "device": engine.device.type,
+            "channels_last": training.channels_last,
+            "machine": machine,
+        }
+        if engine.device.type == "cpu":
+            own["threads"] = torch.get_num_threads()
+        kept = engine.agree(lambda: run.choose(own)) or own
+        if engine.device.type == "cpu":
+            torch.set_num_threads(kept["threads"])
+        if kept["machine"] == machine:
+            return ""
+        return f"bits may differ from here on: the run began on {kept['machine']}, and this is {machine}"
 
     def _choose_passes(self) -> None:
         training, engine = self.config.training, self.engine
@@ -91,11 +107,11 @@ class Trainer:
         kind = torch.cuda.get_device_name() if engine.device.type == "cuda" else "cpu"
         launch = f"micro_batches_per_pass: {kind}, {engine.world_size} processes, {training.strategy}"
         run = self.run_directory
-        known = engine.agree(lambda: run.chosen(launch))
-        if known is None:
+        known = engine.agree(lambda: chosen(run.directory)) or {}
+        if launch not in known:
             best = min(engine.gather(passes.choose(self.config, engine, self.game)))
-            known = engine.agree(lambda: run.choose(launch, best))
-        engine.passes = known or 1
+            known = engine.agree(lambda: run.choose({launch: best})) or {launch: best}
+        engine.passes = known[launch]
 
     def train(self) -> int:
         """Go on to `training.images`, or to a reason to stop; the exit code."""
@@ -213,7 +229,7 @@ class Trainer:
         values["memory/process_gib"] = psutil.Process().memory_info().rss / 2**30
         if self.engine.device.type == "cuda":
             values["memory/gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        values |= {f"skipped/{player}": found.total for player, found in self.engine.skipped().items()}
+        values |= {f"skipped/{player}": found.total for player, found in self.engine.skipped(wait=True).items()}
         self._mark = (now, self.images)
         self.tracker.metrics(self.images, self.images // self.config.training.batch, values)
 

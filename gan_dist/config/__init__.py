@@ -2,7 +2,7 @@
 
 from gan_dist.config.games import Adam, Penalty
 from gan_dist.config.loading import find, load, read_run, to_yaml, validate
-from gan_dist.config.schema import FREE_KEYS, Config, default_cache, differences, fields
+from gan_dist.config.schema import FREE_KEYS, Config, default_cache, differences, fields, other_bits
 
 __all__ = [
     "FREE_KEYS",
@@ -14,6 +14,7 @@ __all__ = [
     "fields",
     "find",
     "load",
+    "other_bits",
     "read_run",
     "to_yaml",
     "validate",

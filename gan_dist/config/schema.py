@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -68,8 +68,9 @@ class Training(Section):
     auto: what is fastest here, measured at the first start. strategy: exact takes one."""
     strategy: Literal["ddp", "exact", "zero1", "zero2", "zero3"] = "ddp"
     """How processes share the work (docs/engines.md). ddp: each holds both networks, gradients are averaged while they
-    are computed. exact: likewise, but summed along one fixed tree, so that every process count gives the same bits. zero1,
-    zero2, zero3: DeepSpeed cuts the optimizers' state, then the gradients, then the weights over the processes."""
+    are computed. exact: likewise, but summed along one fixed tree, so that every process count gives the same bits; it keeps
+    training.device, threads and channels_last as the run began. zero1, zero2, zero3: DeepSpeed cuts the optimizers' state,
+    then the gradients, then the weights over the processes."""
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     """Number format of the networks' arithmetic. bf16 and fp16 compute convolutions and products in 16 bits; weights,
     moments, averages, losses and penalties stay in 32. fp16 needs a GPU. fp64 is for checks."""
@@ -88,7 +89,7 @@ class Training(Section):
     channels_last: bool = True
     """Keep images and weights in memory pixel by pixel (NHWC), which convolutions like; ZeRO keeps weights as they are."""
     compile: bool = False
-    """Compile the networks by torch.compile; not with a penalty that differentiates twice, nor with ZeRO."""
+    """Compile the networks by torch.compile; not with a penalty that differentiates twice, nor with strategy: exact or ZeRO."""
 
     @property
     def whole_images(self) -> int:
@@ -190,6 +191,12 @@ class Config(Section):
                 f"training.micro_batches_per_pass = {training.micro_batches_per_pass} would change the bits that "
                 "training.strategy: exact keeps; remove it, or set training.strategy: ddp"
             )
+        if training.strategy == "exact" and training.compile:
+            # on a CPU 1, 2 and 4 processes had the same bits; on a GPU inductor tunes kernels by timing them
+            raise ValueError(
+                "training.compile makes kernels for the machine it runs on, and was not proved to keep the bits of "
+                "training.strategy: exact; set training.compile: false, or training.strategy: ddp"
+            )
         if training.precision == "fp64" and training.strategy.startswith("zero"):
             raise ValueError(
                 "training.precision: fp64 has no ZeRO, which keeps weights in fp32; set training.strategy: ddp or exact, "
@@ -255,7 +262,8 @@ FREE_KEYS = (
     "track.",
     "sample.",
 )
-"""Keys, or beginnings of keys, that may differ when a run goes on: they change paths, speed and reports."""
+"""Keys, or beginnings of keys, that may differ when a run goes on: they change paths, speed and reports. What of them moves
+rounding, `exact` keeps all the same (other_bits)."""
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -285,6 +293,20 @@ def differences(old: Config, new: Config) -> list[str]:
         for key in keys
         if before.get(key) != after.get(key)
     ]
+
+
+def other_bits(kept: Mapping[str, Any], config: Config) -> str:
+    """What of a config `strategy: exact` refuses, as it would move the bits of a run whose first start `kept` these values
+    of training.*; empty where nothing does. Keys that leave it to the machine ask for nothing."""
+    training = config.training
+    asked = {"device": training.device, "threads": training.threads, "channels_last": training.channels_last}
+    left = {"device": "auto", "threads": 0, "channels_last": None}
+    other = {key: value for key, value in asked.items() if value != left[key] and value != kept.get(key, value)}
+    if training.strategy != "exact" or not other:
+        return ""
+    wanted = " and ".join(f"training.{key} = {json.dumps(value)}" for key, value in other.items())
+    began = " and ".join(f"training.{key}: {json.dumps(kept[key])}" for key in other)
+    return f"{wanted} would change the bits that training.strategy: exact keeps; set {began}, as the run began, or another strategy"
 
 
 def default_cache() -> Path:

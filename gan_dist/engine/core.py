@@ -94,19 +94,20 @@ class Engine:
         self.figures = Figures(self.device)
         self._turn: _Turn | None = None
         training = config.training
+        parts = training.batch // training.micro_batch
+        if training.strategy == "exact":  # first: fewer process counts fit its tree than can share the batch
+            exact.check(parts, self.world_size)
         self.slots = share_of(training.batch, training.micro_batch, self.rank, self.world_size)
         self.passes = 1 if training.micro_batches_per_pass == "auto" else training.micro_batches_per_pass
         """Micro-batches that go through the networks together."""
-        parts = training.batch // training.micro_batch
         self._health = Health(2, self.device)
         self._lowered = Lowered(self.device, HALF[training.precision]) if training.precision in HALF else None
+        self._noted = self.figures
+        """Where losses record figures: for `exact` those of a micro-batch, which go the way of its gradients."""
         if training.strategy == "exact":
-            if self.world_size not in (counts := exact.fitting_counts(parts)):
-                raise AgreedError(
-                    f"training.strategy = exact cannot sum {parts} micro-batches over {self.world_size} processes "
-                    f"in its tree; start {', '.join(map(str, counts))} processes, or set training.strategy: ddp"
-                )
-            self._strategy: Strategy = Exact(self._health, self.world_size, parts)
+            one = Exact(self._health, self.rank, self.world_size, parts, self.figures)
+            self._strategy: Strategy = one
+            self._noted = one.leaf
         elif training.strategy == "ddp":
             self._strategy = Ddp(self.accelerator, self._health, parts // self.world_size)
         else:
@@ -122,7 +123,7 @@ class Engine:
         dtype = torch.float64 if training.precision == "fp64" else torch.float32
         zero = training.strategy.startswith("zero")  # it cuts flat runs out of weights as they lie in memory
         dense = training.channels_last and not zero
-        game.figures = self.figures
+        game.figures = self._noted
         for player in game.players:
             player.settle(self.device, dtype, torch.channels_last if dense else torch.contiguous_format)
             if self._lowered is not None:
@@ -195,7 +196,7 @@ class Engine:
             self._lowered.on = True
 
     def _see_parts(self, parts: int) -> None:
-        self.figures.weight = float(parts)
+        self._noted.weight = float(parts)
         for player in self._players:
             for norm in batch_norms(player.network):
                 norm.parts = parts
@@ -205,7 +206,7 @@ class Engine:
         assert self._turn is not None, "backward() outside of turn()"
         player = self._turn.phase.player
         if not self._turn.penalty:
-            self.figures.add(f"loss/{player.name}", loss)
+            self._noted.add(f"loss/{player.name}", loss)
         self._health.add(loss)
         scale = self._scales.get(player.name)
         loss = loss * self._turn.weight
@@ -222,7 +223,7 @@ class Engine:
         scale = self._scales.get(player.name)
         norm, good = self._strategy.update(player, scale)
         name = f"grad_norm/{player.name}" if self._turn.phase.loss else f"grad_norm/{player.name}_penalty"
-        self.figures.add(name, norm, weight=1 / self.world_size)
+        self.figures.add(name, norm, weight=float(self.is_main))
         for norm_layer in batch_norms(player.network):
             norm_layer.commit(good)
         if scale is not None:

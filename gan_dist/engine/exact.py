@@ -1,4 +1,4 @@
-"""Sums of micro-batch gradients that are the same bits at any process count.
+"""Sums of micro-batch gradients, statistics and figures that are the same bits at any process count.
 
 Floating-point sums depend on their order, so the order is fixed: a binary tree over the micro-batches of the global
 batch. A process sums the subtree of its own block; then every process gets one segment of all the partial sums,
@@ -15,18 +15,24 @@ from torch import Tensor
 from gan_dist.engine import whole
 from gan_dist.engine.health import Health
 from gan_dist.engine.precision import LossScale
+from gan_dist.errors import AgreedError
+from gan_dist.figures import Figures
 from gan_dist.networks.normalisation import batch_norms
 from gan_dist.player import Player
 
 
 class Exact:
-    """Raw networks; each micro-batch's gradients and BatchNorm statistics are a leaf of one tree over the global batch."""
+    """Raw networks; each micro-batch's gradients, BatchNorm statistics and figures are a leaf of one tree over the global
+    batch."""
 
-    def __init__(self, health: Health, world_size: int, parts: int) -> None:
-        self._health, self._world_size = health, world_size
+    def __init__(self, health: Health, rank: int, world_size: int, parts: int, figures: Figures) -> None:
+        """`figures` are the run's: they are given sums over the global batch, in the order of its updates."""
+        self._health, self._rank, self._world_size, self._figures = health, rank, world_size, figures
         self.parts = parts
         """Micro-batches of the global batch: the sum over all processes is then the mean."""
         self._tree = TreeSum()
+        self.leaf = Figures(figures.device)
+        """Takes the figures of one micro-batch."""
 
     def wrap(self, player: Player) -> None:
         player.trained = player.network
@@ -44,7 +50,9 @@ class Exact:
         self._norms = [norm for norm in batch_norms(player.network) if norm.gathered]
         statistics = [statistic / self.parts for norm in self._norms for statistic in norm.take()]
         gradients = [weight.grad for weight in weights if weight.grad is not None]
-        self._tree.add([*gradients, *statistics, finite.to(gradients[0].dtype).view(1)])
+        self._counts, figures = self.leaf.take()
+        dtype = gradients[0].dtype
+        self._tree.add([*gradients, *statistics, figures.to(dtype), finite.to(dtype).view(1)])
         self._weights = weights
         for weight in weights:
             weight.grad = None
@@ -54,8 +62,11 @@ class Exact:
         sum_over_processes(total, self._world_size)
         for weight, gradient in zip(self._weights, total, strict=False):
             weight.grad = gradient
-        *statistics, finite = total[len(self._weights) :]
+        *statistics, figures, finite = total[len(self._weights) :]
         self._finite = finite[0] == self.parts
+        # every process has the same sums now, and one of them counts them: any other sum of theirs would round
+        counts = {name: count * self.parts * (self._rank == 0) for name, count in self._counts.items()}
+        self._figures.give(counts, figures if self._rank == 0 else torch.zeros_like(figures))
         for place, norm in enumerate(self._norms):
             norm.give(*statistics[2 * place : 2 * place + 2])
 
@@ -125,6 +136,15 @@ def _in_memory(tensor: Tensor) -> Tensor:
     if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
         return tensor.permute(0, 2, 3, 1).reshape(-1)
     return tensor.reshape(-1)
+
+
+def check(parts: int, world_size: int) -> None:
+    """Raises AgreedError, naming the process counts that would do, where the tree has no whole subtree for each process."""
+    if world_size not in (counts := fitting_counts(parts)):
+        raise AgreedError(
+            f"training.strategy = exact cannot sum {parts} micro-batches over {world_size} processes in its tree; "
+            f"start {', '.join(map(str, counts))} processes, or set training.strategy: ddp"
+        )
 
 
 def fitting_counts(parts: int) -> list[int]:

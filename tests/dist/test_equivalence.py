@@ -63,7 +63,7 @@ def play(config: Config, steps: int) -> dict[str, Any]:
         figures.append({name: total / count for name, (total, count) in engine.read_figures().items()})
     batches.close()
     state = {name: tensor.clone().numpy() for name, tensor in tensors.collect(game.players).whole.items()}
-    return {"state": state, "figures": figures, "seen": seen}
+    return {"state": state, "figures": figures, "seen": seen, "rank": engine.rank}
 
 
 def play_all(configs: list[tuple[Config, int]]) -> list[dict[str, Any]]:
@@ -124,9 +124,7 @@ def test_thirty_steps_of_a_recipe_agree_at_every_process_and_worker_count(
         # the recipes have training.strategy: exact
         assert all((other_state[key] == state[key]).all() for key in state), f"other bits with {count}"
         assert other_seen == seen, f"other samples, or in another order, with (processes, workers) = {count}"
-        for step, (mine, theirs) in enumerate(zip(losses, other_losses, strict=True)):
-            for figure in ("loss/G", "loss/D"):
-                assert theirs[figure] == pytest.approx(mine[figure], rel=1e-4), f"{figure}, step {step}, {count}"
+        assert other_losses == losses, f"other figures with {count}"
 
 
 def disagreement(rank_with_error: int) -> str:

@@ -74,8 +74,13 @@ def test_the_choice_is_kept_with_the_run(tmp_path: Path) -> None:
     assert known[name] in (1, 2, 4, 8)
 
 
-def test_exact_keeps_the_threads_of_the_first_start(tmp_path: Path) -> None:
+def test_exact_keeps_the_threads_of_the_first_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards = making.data_set(tmp_path / "data", 96)
     keys = making.tiny(shards, tmp_path / "run", training__strategy="exact")
     assert train(keys).returncode == 0
-    assert json.loads((tmp_path / "run/choices.json").read_text()) == {"threads": 1}  # OMP_NUM_THREADS of tests
+    first = json.loads((tmp_path / "run/choices.json").read_text())
+    assert (first["threads"], first["device"], first["channels_last"]) == (1, "cpu", True)  # OMP_NUM_THREADS of tests
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert train({**keys, "training.images": 128}).returncode == 0
+    assert json.loads((tmp_path / "run/choices.json").read_text()) == first
+    assert [line["torch"]["threads"] for line in lines(tmp_path / "run/environment.jsonl")] == [1, 1]

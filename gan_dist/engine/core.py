@@ -89,8 +89,6 @@ class Engine:
         self.rank: int = self.accelerator.process_index
         self.world_size: int = self.accelerator.num_processes
         self.is_main: bool = self.accelerator.is_main_process
-        if differing := launch.difference(self.gather(launch.versions(config))):
-            raise AgreedError(f"the processes of this run differ: {differing}; start all of them alike")
         self.figures = Figures(self.device)
         self._turn: _Turn | None = None
         training = config.training

@@ -21,7 +21,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from gan_dist.config import Config
-from gan_dist.engine import launch
+from gan_dist.engine import told
 from gan_dist.engine.health import Health
 from gan_dist.engine.precision import LossScale, Lowered
 from gan_dist.engine.whole import share_statistics
@@ -86,7 +86,7 @@ class Zero:
 
     def _settings(self, player: Player) -> dict[str, Any]:
         training = self._config.training
-        settings = launch.deepspeed_config(
+        settings = told.deepspeed_config(
             training.strategy, sum(weight.numel() for weight in player.network.parameters())
         )
         return settings | {

@@ -377,7 +377,11 @@ def alone(shards: Path, tmp_path: Path, fault: str) -> tuple[list[int], str]:
             script = tmp_path / "gan_dist/train.py"
         words = [sys.executable, str(script), config, *making.flags(keys)]
         running.append(subprocess.Popen(words, env=environment, cwd="/", text=True, stderr=subprocess.PIPE))
-    said = [process.communicate(timeout=120)[1] for process in running]
+    try:
+        said = [process.communicate(timeout=60)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
     assert not (tmp_path / "run").exists()
     return [process.returncode for process in running], "".join(said)
 

@@ -1,12 +1,10 @@
 """Whether this launch computes what one process would: steps by the engine against the same steps by hand.
 
 `by_hand` is a plain loop in double precision that knows no engine, phase or process: what the engine's numbers are
-measured by. Both take random images, so no data is needed. `gan-dist doctor --numerics` and the tests use it.
+measured by. Both take random images, so no data is needed. comparison.py and the tests use it.
 """
 
-import dataclasses
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,11 +18,9 @@ from gan_dist.data import loader
 from gan_dist.data.loader import MicroBatch
 from gan_dist.ema import decay
 from gan_dist.engine import Engine
-from gan_dist.findings import Finding
+from gan_dist.engine.precision import Lowered
 from gan_dist.games import generation
 from gan_dist.networks.normalisation import batch_norms
-
-_STEPS = 4  # of a comparison in `findings`
 
 State = dict[str, Tensor]
 """Tensors by name (`D/weights/...`, `D/gradient/...`), whole, in float64 on the CPU."""
@@ -118,16 +114,22 @@ def by_hand(
     samples: Callable[[int], Sequence[MicroBatch]] | None = None,
     dtype: torch.dtype = torch.float64,
     lively: bool = True,
+    half: bool = False,
 ) -> States:
     """The same states by one process and a plain loop over all micro-batches: those of images_of, or `samples(step)`.
 
-    In single precision it shows what rounding alone does. Not `lively`: from the initial weights as they are.
+    In single precision, and with the networks' arithmetic in bf16 (`half`), it shows what rounding alone does. Not `lively`:
+    from the initial weights as they are.
     """
     play, rule = config.game, config.game.penalty
     nets = list(generation.build_networks(config))
     if lively:
         enliven(nets)
     generator, discriminator = nets = [network.to(dtype) for network in nets]
+    lowered = Lowered(torch.device("cpu"), torch.bfloat16)
+    if half:
+        lowered.lower(generator)
+        lowered.lower(discriminator)
     average = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
     lazy = rule.every / (rule.every + 1) if rule.weights and rule.every > 1 else 1.0
     adams = []
@@ -147,6 +149,12 @@ def by_hand(
         adams[turn].step()
 
     def penalty(micro: MicroBatch, fake: Tensor) -> Tensor:
+        lowered.on = not rule.full_precision
+        value = penalties_of(micro, fake)
+        lowered.on = True
+        return value
+
+    def penalties_of(micro: MicroBatch, fake: Tensor) -> Tensor:
         def gradient(x: Tensor) -> Tensor:
             x = x.detach().requires_grad_()
             (found,) = torch.autograd.grad(discriminator(x, micro.labels).sum(), x, create_graph=True)
@@ -234,92 +242,3 @@ def difference(found: State, expected: State, kind: str) -> tuple[float, str]:
         if not distance <= worst:  # NaN is the worst
             worst, where = distance, name
     return worst, where
-
-
-@dataclasses.dataclass(frozen=True)
-class Compared:
-    """How far numbers of the engine are from the plain loop's: relative to the largest in their tensor, at worst `where`."""
-
-    difference: float
-    limit: float
-    where: str
-
-    @property
-    def share(self) -> float:
-        """Of what rounding explains; more than 1 is a mistake."""
-        return self.difference / self.limit if math.isfinite(self.difference) else math.inf
-
-
-def compare(found: States, expected: States, rounded: States, config: Config) -> dict[str, Compared]:
-    """The engine's states against the plain loop's in double precision; `rounded` are the plain loop's in single.
-
-    In single precision kinks (LeakyReLU) and BatchNorm make much of a rounding; the engine may make 10 times as much of it.
-    """
-    result = {}
-    for what, number, kind in (("gradients", 0, "gradient"), ("moments", 1, "gradient"), ("weights", 1, "weights")):
-        noise, _ = difference(rounded[number], expected[number], kind)
-        # a BatchNorm's bias begins at 0: relative to it, the roundings of Adam's first steps are large
-        least = 1e-3 if kind == "weights" else 1e-5
-        limits = {"fp64": 1e-10 if number == 0 else 1e-8, "fp32": max(least, 10 * noise), "bf16": 0.3, "fp16": 0.1}
-        if config.training.tf32:
-            limits["fp32"] = limits["bf16"]
-        worst, where = difference(found[number], expected[number], kind)
-        result[what] = Compared(worst, limits[config.training.precision], where)
-    return result
-
-
-def findings(config: Config, engine: Engine) -> Iterator[Finding]:
-    """Steps of the config's own networks by the engine against a plain loop in double precision: all that it may split.
-
-    With 1 and 2 micro-batches a process, 1 and 2 in a pass, over as many steps as it takes to play all phases twice.
-    Phases that are played seldom are played every 2nd step: it is the same code.
-    """
-    training, game = config.training, config.game
-    classes = {"classes": config.data.classes or (10 if config.data.labels else 0), "streams": 1}
-    penalty = game.penalty.model_copy(update={"every": min(2, game.penalty.every)})
-    often: dict[str, object] = {"discriminator_steps": min(2, game.discriminator_steps), "penalty": penalty}
-    for player in ("generator", "discriminator"):  # Adam's first steps are else signs, which rounding decides near 0
-        adam = getattr(game, player)
-        often[player] = adam.model_copy(update={"epsilon": max(1e-4, adam.epsilon)})
-    micro_batch = min(training.micro_batch, 4)
-    base = config.model_copy(
-        update={
-            "data": config.data.model_copy(update=classes),
-            "game": game.model_copy(update=often),
-            "training": training.model_copy(update={"micro_batch": micro_batch}),
-        }
-    )
-    strategy = training.strategy
-    splits = [(1, 1), (2, 1), *([(2, 2)] if strategy != "exact" else [])]
-    plain: dict[int, tuple[States, States]] = {}
-
-    def against(case: Config, own: int, found: States) -> dict[str, Compared]:
-        if own not in plain:
-            plain[own] = by_hand(case, _STEPS), by_hand(case, _STEPS, dtype=torch.float32)
-        return compare(found, *plain[own], case)
-
-    for precision in dict.fromkeys(["fp32" if strategy.startswith("zero") else "fp64", training.precision]):
-        worst: dict[str, Compared] = {}
-        for own, size in splits:
-            changes = {
-                "batch": own * engine.world_size * micro_batch,
-                "micro_batches_per_pass": size if strategy != "exact" else "auto",
-                "precision": precision,
-                "tf32": training.tf32 and precision != "fp64",
-            }
-            case = base.model_copy(update={"training": base.training.model_copy(update=changes)})
-            found = by_engine(case, _STEPS)
-            compared = engine.agree(lambda case=case, own=own, found=found: against(case, own, found))  # type: ignore[misc]
-            assert compared is not None
-            for kind, result in compared.items():
-                worst[kind] = max(worst.get(kind, result), result, key=lambda one: one.share)
-        words = [
-            f"{kind} differ by {one.difference:.1e} ({one.where}; up to {one.limit:.0e} is rounding)"
-            for kind, one in worst.items()
-        ]
-        good = all(one.share <= 1 for one in worst.values())
-        text = (
-            f"{strategy} in {precision}: from a plain loop's in double precision, over {len(splits)} ways to split "
-            f"{_STEPS} steps, {', '.join(words)}"
-        )
-        yield Finding("numerics", good, text if good else f"{text}: do not train like this")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from gan_dist import config as config_module, footprint, games, numerics, passes
+from gan_dist import comparison, config as config_module, footprint, games, numerics, passes
 from gan_dist.checkpoint import Store, Writer, tensors
 from gan_dist.cluster import check, nodes
 from gan_dist.config import Config
@@ -50,7 +50,7 @@ def examine(config: Config, with_numerics: bool) -> Iterator[Finding]:
         yield _links(engine)
     yield from _nodes(config, engine)
     if with_numerics:
-        yield from numerics.findings(config, engine)
+        yield from comparison.findings(config, engine)
     engine.agree(lambda: loader.prepare(config, progress=False), where="machine")
     index = loader.open_index(config)
     if config.data.labels and not config.data.classes:

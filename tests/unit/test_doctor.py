@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gan_dist import cli, config as config_module, doctor, games, numerics, preflight
+from gan_dist import cli, comparison, config as config_module, doctor, games, preflight
 from gan_dist.config import Config
 from gan_dist.engine import Engine
 from gan_dist.games.base import MicroBatch
@@ -103,11 +103,12 @@ def test_a_phase_that_takes_nearly_all_memory_is_a_problem() -> None:
     assert "lower training.micro_batch" in bad.text
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("fault", ["none", "a lazy penalty is too weak", "passes are joined for BatchNorm too"])
 def test_numerics_sees_a_mistake_in_a_seldom_phase_and_in_a_wide_pass(
-    fault: str, monkeypatch: pytest.MonkeyPatch
+    fault: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, engine, _ = at_work(**SELDOM)
+    config, engine, _ = at_work(**SELDOM, training__precision=precision)
     plain = Generation.keep_gradients_small
 
     def weaker(game: Generation, micro: MicroBatch) -> torch.Tensor:
@@ -117,8 +118,8 @@ def test_numerics_sees_a_mistake_in_a_seldom_phase_and_in_a_wide_pass(
         monkeypatch.setattr(Generation, "keep_gradients_small", weaker)
     elif fault != "none":
         monkeypatch.setattr(Engine, "_see_parts", lambda engine, parts: None)
-    found = list(numerics.findings(config, engine))
-    assert [finding.text.split(":")[0] for finding in found] == ["ddp in fp64", "ddp in fp32"]
+    found = list(comparison.findings(config, engine))
+    assert [finding.text.split(":")[0] for finding in found] == ["ddp in fp64", f"ddp in {precision}"]
     assert [finding.good for finding in found] == [fault == "none"] * 2, found
 
 

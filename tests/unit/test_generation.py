@@ -17,12 +17,11 @@ def load(**keys: object) -> Config:
     return config_module.load(["configs/digits.yaml", *making.flags(wanted)])
 
 
-@pytest.mark.parametrize("step", [0, 3])
-def test_the_generator_makes_a_steps_images_once(step: int) -> None:
-    """With its own turn (step 3) or without (step 0), for the discriminator's loss, R2 and a lazy penalty alike."""
-    config = load(
-        game__discriminator_steps=2, game__penalty__r2=1.0, game__penalty__wgan_gp=1.0, game__penalty__every=4
-    )
+@pytest.mark.parametrize(("step", "every", "turns"), [(0, 1, 1), (1, 1, 2), (3, 4, 3), (2, 3, 2)])
+def test_the_generator_makes_a_steps_images_once(step: int, every: int, turns: int) -> None:
+    """With a turn of its own (steps 1 and 3) or without, for the discriminator's loss, R2 and WGAN-GP, lazy or not."""
+    penalties = {"game__penalty__r2": 1.0, "game__penalty__wgan_gp": 1.0, "game__penalty__every": every}
+    config = load(game__discriminator_steps=2, **penalties)
     engine, game = Engine(config), games.build(config)
     engine.wrap(game)
     called: list[torch.Size] = []

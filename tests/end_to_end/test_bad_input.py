@@ -355,6 +355,32 @@ def test_ranks_with_other_configs_or_versions_are_refused(tmp_path: Path, what: 
         assert says in said
 
 
+def in_worlds_of_one(tmp: str) -> str:
+    """What a rank is told whose DeepSpeed takes each process for a world of its own."""
+    import deepspeed.utils.groups
+
+    from gan_dist import config as config_module, games
+    from gan_dist.engine import AgreedError, Engine
+
+    deepspeed.utils.groups._get_data_parallel_world_size = lambda: 1
+    config = config_module.load(
+        ["configs/digits.yaml", *making.flags(making.tiny("unused", tmp, training__strategy="zero1"))]
+    )
+    try:
+        Engine(config).wrap(games.build(config))
+    except AgreedError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+@pytest.mark.deepspeed
+def test_ranks_that_deepspeed_takes_for_worlds_of_their_own_are_refused(tmp_path: Path) -> None:
+    for said in run_ranks(2, in_worlds_of_one, str(tmp_path)):
+        assert "DeepSpeed believes to be one of 1 process(es), but 2 train together" in said
+
+
 def alone(shards: Path, tmp_path: Path, fault: str) -> tuple[list[int], str]:
     """The training command on two ranks, of which the second has a machine of its own, with a fault: codes, output."""
     keys = making.tiny(shards, tmp_path / "run", training__strategy="zero2" if fault == "g++" else "ddp")

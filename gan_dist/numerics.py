@@ -1,7 +1,7 @@
 """Whether this launch computes what one process would: steps by the engine against the same steps by hand.
 
 `by_hand` is a plain loop in double precision that knows no engine, phase or process: what the engine's numbers are
-measured by. Both take random images, so no data is needed. `gan-dist doctor --numerics` and the tests use it.
+measured by. Both take random images, so no data is needed. comparison.py and the tests use it.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,11 +18,14 @@ from gan_dist.data import loader
 from gan_dist.data.loader import MicroBatch
 from gan_dist.ema import decay
 from gan_dist.engine import Engine
+from gan_dist.engine.precision import Lowered
 from gan_dist.games import generation
 from gan_dist.networks.normalisation import batch_norms
 
 State = dict[str, Tensor]
 """Tensors by name (`D/weights/...`, `D/gradient/...`), whole, in float64 on the CPU."""
+States = tuple[State, State]
+"""After the first step, and after all."""
 
 
 def images_of(config: Config, step: int, slots: range) -> list[MicroBatch]:
@@ -39,11 +42,11 @@ def images_of(config: Config, step: int, slots: range) -> list[MicroBatch]:
     return found
 
 
-def by_engine(config: Config, steps: int) -> tuple[State, State]:
+def by_engine(config: Config, steps: int) -> States:
     """The players after the first step, and after all `steps`, as all processes of this launch computed them.
 
-    Every process calls it, and gets all of it. After the first step the state has gradients too: Adam's first moment
-    over 1 - beta1.
+    Every process calls it, and gets all of it. What is called gradient is Adam's first moment over 1 - beta1: the gradient
+    itself after a player's first update, then a mixture of all.
     """
     engine = Engine(config)
     game = games.build(config)
@@ -65,14 +68,22 @@ def by_engine(config: Config, steps: int) -> tuple[State, State]:
                 engine.update()
         game.average(step * config.training.batch, config.training.batch)
         if step == 0:
-            first = gather(engine, game)
-            for player in game.players:
-                beta = player.optimizer.param_groups[0]["betas"][0]
-                for name in [name for name in first if name.startswith(f"{player.name}/exp_avg/")]:
-                    first[name.replace("exp_avg", "gradient")] = first[name] / (1 - beta)
-    last = gather(engine, game)
+            first = _with_gradients(gather(engine, game), game)
+    last = _with_gradients(gather(engine, game), game)
     engine.release()
     return first, last
+
+
+def _with_gradients(state: State, game: games.Game) -> State:
+    for player in game.players:
+        beta = player.optimizer.param_groups[0]["betas"][0]
+        for name, _ in player.network.named_parameters():
+            moment = state.get(f"{player.name}/exp_avg/{name}")  # none before the player's first update
+            weight = state[f"{player.name}/weights/{name}"]
+            state[f"{player.name}/gradient/{name}"] = (
+                torch.zeros_like(weight) if moment is None else moment / (1 - beta)
+            )
+    return state
 
 
 @torch.no_grad()
@@ -103,16 +114,22 @@ def by_hand(
     samples: Callable[[int], Sequence[MicroBatch]] | None = None,
     dtype: torch.dtype = torch.float64,
     lively: bool = True,
-) -> tuple[State, State]:
+    half: bool = False,
+) -> States:
     """The same states by one process and a plain loop over all micro-batches: those of images_of, or `samples(step)`.
 
-    In single precision it shows what rounding alone does. Not `lively`: from the initial weights as they are.
+    In single precision, and with the networks' arithmetic in bf16 (`half`), it shows what rounding alone does. Not `lively`:
+    from the initial weights as they are.
     """
     play, rule = config.game, config.game.penalty
     nets = list(generation.build_networks(config))
     if lively:
         enliven(nets)
     generator, discriminator = nets = [network.to(dtype) for network in nets]
+    lowered = Lowered(torch.device("cpu"), torch.bfloat16)
+    if half:
+        lowered.lower(generator)
+        lowered.lower(discriminator)
     average = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
     lazy = rule.every / (rule.every + 1) if rule.weights and rule.every > 1 else 1.0
     adams = []
@@ -132,6 +149,12 @@ def by_hand(
         adams[turn].step()
 
     def penalty(micro: MicroBatch, fake: Tensor) -> Tensor:
+        lowered.on = not rule.full_precision
+        value = penalties_of(micro, fake)
+        lowered.on = True
+        return value
+
+    def penalties_of(micro: MicroBatch, fake: Tensor) -> Tensor:
         def gradient(x: Tensor) -> Tensor:
             x = x.detach().requires_grad_()
             (found,) = torch.autograd.grad(discriminator(x, micro.labels).sum(), x, create_graph=True)

@@ -4,22 +4,23 @@ Kernels of a small micro-batch leave a GPU idle, and those of a large one may no
 alone, so the choice is kept in the run directory: the same launch of a run goes on to the same bits.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator
 
 import torch
 
-from gan_dist import rng
+from gan_dist import footprint, rng
 from gan_dist.config import Config
 from gan_dist.data import loader
 from gan_dist.data.loader import MicroBatch
-from gan_dist.engine import Engine
+from gan_dist.engine import Engine, memory
 from gan_dist.games.base import Game
 from gan_dist.networks.normalisation import batch_norms
 
 _GAIN = 1.05  # a larger pass must be so much faster
 _ROUNDS = 3
-_ROOM = 0.8  # of a GPU's memory: DDP, moments and averages come on top
+_ROOM = 0.8  # of the memory that there is: fragments, and what libraries take for themselves, come on top
 
 
 def candidates(parts: int) -> Iterator[int]:
@@ -36,43 +37,41 @@ def choose(config: Config, engine: Engine, game: Game) -> int:
     parts = len(engine.slots) // config.training.micro_batch
     best, fastest = 1, float("inf")
     for size in candidates(parts):
-        seconds = _seconds(config, engine, game, size)
-        if seconds * _GAIN < fastest or size == 1:
+        seconds, share = _try(config, engine, game, size)
+        if size > 1 and (share > _ROOM or seconds > fastest):
+            break
+        if seconds * _GAIN < fastest:
             best, fastest = size, seconds
-        elif seconds > fastest:
+        if engine.device.type == "cpu" and 2 * share > 1:  # there nothing is raised: the system ends the process
             break
     return best
 
 
-def _seconds(config: Config, engine: Engine, game: Game, size: int) -> float:
-    """Seconds a micro-batch for all phases of a step; infinite where it does not fit."""
+def _try(config: Config, engine: Engine, game: Game, size: int) -> tuple[float, float]:
+    """Seconds a micro-batch for all phases of a step, and which part of the memory training would then take."""
     times = []
-    on_gpu = engine.device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
     try:
-        for _ in range(1 + _ROUNDS):  # the first finds algorithms and memory
-            (micro,) = loader.join([_random(config, engine, number) for number in range(size)], size)
-            began = time.perf_counter()
-            _play(game, micro)
-            if on_gpu:
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - began)
+        with memory.Peak(engine.device) as peak:
+            for _ in range(1 + _ROUNDS):  # the first finds algorithms and memory
+                (micro,) = loader.join([_random(config, engine, number) for number in range(size)], size)
+                began = time.perf_counter()
+                _play(engine, game, micro)
+                if engine.device.type == "cuda":
+                    torch.cuda.synchronize()
+                times.append(time.perf_counter() - began)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
-        return float("inf")
+        return float("inf"), float("inf")
     finally:
         for player in game.players:
             player.network.requires_grad_(True).zero_grad(set_to_none=True)
             for norm in batch_norms(player.network):
                 norm.parts = 1
         engine.figures.clear()
-    if on_gpu and torch.cuda.max_memory_allocated() > _ROOM * torch.cuda.mem_get_info()[1]:
-        return float("inf")
-    return min(times[1:]) / size
+    return min(times[1:]) / size, (peak.bytes + _later(config, engine, game)) / memory.room(engine.device)
 
 
-def _play(game: Game, micro: MicroBatch) -> None:
+def _play(engine: Engine, game: Game, micro: MicroBatch) -> None:
     for player in game.players:
         for norm in batch_norms(player.network):
             norm.parts, norm.tracking = micro.parts, False
@@ -81,7 +80,25 @@ def _play(game: Game, micro: MicroBatch) -> None:
             player.network.requires_grad_(player is phase.player)
         for loss in (phase.loss, phase.penalty):
             if loss is not None:
-                loss(micro).backward()  # type: ignore[no-untyped-call]
+                with engine.penalising(phase) if loss is phase.penalty else contextlib.nullcontext():
+                    loss(micro).backward()  # type: ignore[no-untyped-call]
+
+
+def _later(config: Config, engine: Engine, game: Game) -> float:
+    """Bytes that training holds beside what a trial does: what a strategy keeps, and the samples of the other passes."""
+    strategy, count = config.training.strategy, engine.world_size
+    total = 0.0
+    for player in game.players:
+        sizes = [weight.numel() for weight in player.network.parameters()]
+        held = footprint.memory(strategy, sizes, count, False, engine.rank)
+        total += held.moments + held.masters + held.buffers
+        if strategy == "ddp" and count > 1:
+            total += held.gradients  # DDP's buckets, which stay
+        gathers = any(phase.twice for phase in game.phases if phase.player is player)
+        total += footprint.transient(strategy, sum(sizes), len(engine.slots) // config.training.micro_batch, gathers)
+    data = config.data
+    total += 2 * 4 * len(engine.slots) * data.channels * data.resolution**2  # and the generator's images for them
+    return total * (2 if config.training.precision == "fp64" else 1)
 
 
 def _random(config: Config, engine: Engine, number: int) -> MicroBatch:

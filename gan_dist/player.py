@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gan_dist.ema import Average
+from gan_dist.errors import AgreedError
+from gan_dist.networks.normalisation import foreign_norms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,12 @@ class Player:
     has_turn: bool = dataclasses.field(init=False, default=False)
 
     def __post_init__(self) -> None:
+        """Raises AgreedError for a network with layers whose statistics no engine governs."""
+        if found := foreign_norms(self.network):
+            raise AgreedError(
+                f"the network of {self.name} has {', '.join(found[:3])}, whose running statistics would differ with the number "
+                "of processes; use gan_dist.networks.normalisation.BatchNorm"
+            )
         self.trained = self.network
 
     def settle(

@@ -5,8 +5,11 @@ that the first of them prints as JSON.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import itertools
 import json
+import math
 import os
 import platform
 import sys
@@ -16,20 +19,21 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-import psutil
 import torch
 
-from gan_dist import __version__, config as config_module, footprint, games, numerics, passes
+from gan_dist import comparison, config as config_module, footprint, games, numerics, passes
 from gan_dist.checkpoint import Store, Writer, tensors
 from gan_dist.cluster import check, nodes
 from gan_dist.config import Config
 from gan_dist.data import loader, order
 from gan_dist.data.index import Index
-from gan_dist.engine import Engine, links
+from gan_dist.engine import Engine, launch, links, memory
 from gan_dist.errors import InputError
 from gan_dist.findings import MARK, Finding
+from gan_dist.games.base import Phase
 
-_STEPS = 4
+_ROUNDS = 5  # the first finds algorithms and memory, the last is looked at for what it takes
+_FULL = 0.9  # of a memory
 _LOADED = 24  # micro-batches, after the workers have started
 _SIZES = (1 << 12, 1 << 20, 1 << 26)  # bytes of an all-reduce
 
@@ -46,7 +50,7 @@ def examine(config: Config, with_numerics: bool) -> Iterator[Finding]:
         yield _links(engine)
     yield from _nodes(config, engine)
     if with_numerics:
-        yield from _numerics(config, engine.world_size)
+        yield from comparison.findings(config, engine)
     engine.agree(lambda: loader.prepare(config, progress=False), where="machine")
     index = loader.open_index(config)
     if config.data.labels and not config.data.classes:
@@ -69,9 +73,10 @@ def _machine(engine: Engine) -> Finding:
     )
     hosts = sorted(set(engine.gather(platform.node())))
     kinds = sorted(set(engine.gather(own)))
+    software = launch.software(on_cpu=gpu is None)
     text = (
-        f"{engine.world_size} process(es) on {len(hosts)} machine(s): {'; '.join(kinds)}. gan_dist {__version__}, torch "
-        f"{torch.__version__}, Python {platform.python_version()}"
+        f"{engine.world_size} process(es) on {len(hosts)} machine(s): {'; '.join(kinds)}. "
+        f"{', '.join(f'{name} {version}' for name, version in software.items())}"
     )
     return Finding("devices", len(kinds) == 1, text if len(kinds) == 1 else f"{text}: the slowest sets the pace")
 
@@ -122,43 +127,19 @@ def _step(config: Config, engine: Engine) -> tuple[float, list[Finding]]:
     if training.micro_batches_per_pass == "auto" and training.strategy != "exact":
         engine.passes = min(engine.gather(passes.choose(config, engine, game)))
     engine.wrap(game)
-    on_gpu = engine.device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-    dtype = torch.float64 if training.precision == "fp64" else torch.float32
-    times: list[float] = []
-    worst: dict[str, float] = {}
-    for step in range(_STEPS):
-        micros = numerics.images_of(config, step, engine.slots)
-        for micro in micros:
-            micro.images = micro.images.to(engine.device, dtype)
-            micro.positions = micro.positions.to(engine.device)
-            micro.labels = None if micro.labels is None else micro.labels.to(engine.device)
-        engine.wait()
-        began = time.perf_counter()
-        joined = loader.join(micros, engine.passes)
-        for phase in game.due(step):
-            with engine.turn(phase):
-                for loss, samples in engine.share(joined):
-                    engine.backward(loss(samples))
-                engine.update()
-            if on_gpu:
-                torch.cuda.synchronize()
-                name = phase.player.name if phase.loss else f"{phase.player.name}'s penalty"
-                worst[name] = max(worst.get(name, 0), torch.cuda.max_memory_allocated())
-                torch.cuda.reset_peak_memory_stats()
-        game.average(step * training.batch, training.batch)
-        times.append(time.perf_counter() - began)
-    seconds = max(engine.gather(min(times[1:])))
+    times, peaks = _play(config, engine, game)
+    # a phase that is played every n steps takes 1/n of its time of each
+    seconds = max(engine.gather(sum(times[number] / phase.every for number, phase in enumerate(game.phases))))
     rate = training.batch / seconds
     found = [
         Finding(
             "step",
             True,
             f"{seconds * 1e3:.0f} ms, {rate:,.0f} images/s with {engine.passes} micro-batch(es) a pass: "
-            f"{training.images:,} images take {_hours(training.images / rate)}",
+            f"{training.images:,} images take {_hours(training.images / rate)}; "
+            + ", ".join(f"{_called(phase)} {times[number] * 1e3:.0f} ms" for number, phase in enumerate(game.phases)),
         ),
-        _memory(config, engine, sizes, averaged, worst),
+        _memory(config, engine, sizes, averaged, peaks),
         _traffic(config, engine, sizes),
         _saving(config, engine, game),
     ]
@@ -166,8 +147,51 @@ def _step(config: Config, engine: Engine) -> tuple[float, list[Finding]]:
     return rate, found
 
 
+def _called(phase: Phase) -> str:
+    """How a person calls it: G, D, or D's penalty every 16 steps."""
+    own = phase.player.name if phase.loss else f"{phase.player.name}'s penalty"
+    return own if phase.every == 1 else f"{own} every {phase.every} steps"
+
+
+def _play(config: Config, engine: Engine, game: games.Game) -> tuple[list[float], dict[str, int]]:
+    """Every phase, in the first step that it is due in, and in the first that all are due in.
+
+    Returns seconds of each phase in the former, and bytes that each took at most in either.
+    """
+    training = config.training
+    dtype = torch.float64 if training.precision == "fp64" else torch.float32
+    times = [math.inf] * len(game.phases)
+    peaks: dict[str, int] = {}
+    first = [phase.every - 1 for phase in game.phases]
+    together = math.lcm(*(phase.every for phase in game.phases)) - 1
+    for step, played in itertools.product(sorted({*first, together}), range(_ROUNDS)):
+        micros = numerics.images_of(config, step, engine.slots)
+        for micro in micros:
+            micro.images = micro.images.to(engine.device, dtype)
+            micro.positions = micro.positions.to(engine.device)
+            micro.labels = None if micro.labels is None else micro.labels.to(engine.device)
+        joined = loader.join(micros, engine.passes)
+        last = played == _ROUNDS - 1
+        for phase in game.due(step):
+            number, called = game.phases.index(phase), _called(phase)
+            engine.wait()
+            began = time.perf_counter()
+            with memory.Peak(engine.device) if last else contextlib.nullcontext() as peak, engine.turn(phase):
+                for loss, samples in engine.share(joined):
+                    engine.backward(loss(samples))
+                engine.update()
+            if engine.device.type == "cuda":
+                torch.cuda.synchronize()
+            if peak:
+                peaks[called] = max(peaks.get(called, 0), peak.bytes)
+            elif played and step == first[number]:
+                times[number] = min(times[number], time.perf_counter() - began)
+        game.average(step * training.batch, training.batch)
+    return times, peaks
+
+
 def _memory(
-    config: Config, engine: Engine, sizes: dict[str, list[int]], averaged: dict[str, bool], worst: dict[str, float]
+    config: Config, engine: Engine, sizes: dict[str, list[int]], averaged: dict[str, bool], peaks: dict[str, int]
 ) -> Finding:
     strategy, count = config.training.strategy, engine.world_size
     parts = [footprint.memory(strategy, sizes[name], count, averaged[name], engine.rank) for name in sizes]
@@ -177,17 +201,18 @@ def _memory(
         if any(getattr(part, kind, 0) for part in parts)
     )
     text = f"{strategy} on {count} process(es) holds in each: {words}"
-    if engine.device.type == "cuda":
-        room = torch.cuda.get_device_properties(engine.device).total_memory
-        phase = max(worst, key=lambda name: worst[name])
-        peak = max(engine.gather(worst[phase]))
-        text += f"; the worst phase, {phase}, took {_bytes(peak)} of {_bytes(room)}"
-        if peak > 0.9 * room:
-            return Finding("memory", False, f"{text}: lower training.micro_batch, or try training.strategy: zero2")
-        return Finding("memory", True, text)
-    room = psutil.virtual_memory().available
-    return Finding("memory", room > 2**28, f"{text}; {_bytes(psutil.Process().memory_info().rss)} with everything, "
-                   f"{_bytes(room)} are free on this machine")  # fmt: skip
+    phase = max(peaks, key=lambda called: peaks[called])
+    engine.wait()  # all look at what is free now
+    found = engine.gather((phase, peaks[phase], memory.room(engine.device)))
+    return fits(text, *max(found, key=lambda one: one[1] / one[2]))
+
+
+def fits(text: str, phase: str, peak: int, room: int) -> Finding:
+    """The finding on memory, of the process that comes nearest to what there is for it."""
+    text += f"; the worst phase, {phase}, took {_bytes(peak)} with everything, of {_bytes(room)} that there are"
+    if peak > _FULL * room:
+        return Finding("memory", False, f"{text}: lower training.micro_batch, or try training.strategy: zero2")
+    return Finding("memory", True, text)
 
 
 def _traffic(config: Config, engine: Engine, sizes: dict[str, list[int]]) -> Finding:
@@ -260,35 +285,6 @@ def _keys(config: Config, engine: Engine, loader_keeps_up: bool) -> Finding:
     if engine.device.type == "cpu" and training.precision in ("bf16", "fp16"):
         words.append("training.precision: fp32 (CPUs without 16-bit arithmetic are many times slower in bf16)")
     return Finding("keys", True, f"worth a try: {'; '.join(words[:3])}" if words else "none to change")
-
-
-def _numerics(config: Config, world_size: int) -> Iterator[Finding]:
-    """Two steps of the config's own networks by the engine against a plain loop in double precision."""
-    training = config.training
-    parts = 2 * world_size if training.strategy == "exact" and world_size & (world_size - 1) == 0 else world_size
-    micro_batch = min(training.micro_batch, 4)
-    small = {"micro_batch": micro_batch, "micro_batches_per_pass": "auto", "batch": parts * micro_batch}
-    classes = {"classes": config.data.classes or (10 if config.data.labels else 0), "streams": 1}
-    config = config.model_copy(update={"data": config.data.model_copy(update=classes)})
-    base = config.model_copy(update={"training": training.model_copy(update=small)})
-    expected, _ = numerics.by_hand(base, 1)
-    rounded, _ = numerics.by_hand(base, 1, dtype=torch.float32)
-    # kinks (LeakyReLU) and BatchNorm make much of a rounding; the engine may not make more of it than a plain loop does
-    noise, _ = numerics.difference(rounded, expected, "gradient")
-    limits = {"fp64": 1e-10, "fp32": max(1e-5, 10 * noise), "bf16": 0.3, "fp16": 0.1}
-    if training.tf32 and torch.cuda.is_available():
-        limits["fp32"] = limits["bf16"]
-    formats = [training.precision] if training.strategy.startswith("zero") else ["fp64", training.precision]
-    for precision in dict.fromkeys(formats):
-        own = base.model_copy(update={"training": base.training.model_copy(update={"precision": precision})})
-        found, _ = numerics.by_engine(own, 1)
-        worst, where = numerics.difference(found, expected, "gradient")
-        good = worst <= limits[precision]
-        text = (
-            f"{training.strategy} in {precision}: gradients differ by {worst:.1e} from a plain loop's in double precision "
-            f"({where}); up to {limits[precision]:.0e} is rounding"
-        )
-        yield Finding("numerics", good, text if good else f"{text}: do not train like this")
 
 
 def _hours(seconds: float) -> str:

@@ -19,16 +19,21 @@ def main(arguments: list[str]) -> int:
     from gan_dist.errors import EXIT_FAILED, EXIT_INPUT, InputError, RunError
 
     speaks = int(os.environ.get("RANK", "0")) == 0
+    config, problem = None, ""
     try:
         config = config_module.load(arguments)
     except InputError as error:
-        report(error) if speaks else give_way()
-        return EXIT_INPUT
+        problem = str(error)
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # at once, without loading torch
+            report(error)
+            return EXIT_INPUT
 
-    from gan_dist.engine import AgreedError, Engine
+    from gan_dist.engine import AgreedError, Engine, refuse
     from gan_dist.trainer import Trainer
 
     try:
+        if config is None:
+            refuse(problem)
         engine = Engine(config)
         speaks = engine.is_main
         trainer = Trainer(config, engine)

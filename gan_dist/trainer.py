@@ -128,8 +128,8 @@ class Trainer:
         tracker.status("running", self.images, "", self.keeper.newest_name)
         if self.config.game.penalty.method == "finite_difference":
             tracker.say(
-                "game.penalty.method = finite_difference is noisy, and for a LeakyReLU discriminator another regulariser than "
-                "the exact penalty, which every strategy can compute (docs/engines.md)"
+                "game.penalty.method = finite_difference is noisy, and for a discriminator with LeakyReLU or BatchNorm another "
+                "regulariser than the exact penalty, which every strategy can compute (docs/engines.md)"
             )
         with self.watch:
             try:
@@ -181,6 +181,8 @@ class Trainer:
                     self.watch.beat(f"turn of {phase.player.name}", self.images)
                     engine.backward(loss(micro))
                 engine.update(self.images)  # sync, finite gate, clip, optimizer
+        for micro in joined:
+            micro.kept.clear()  # the images of the generator as it was
         game.average(self.images, size)
         self.images += size
 
@@ -199,7 +201,7 @@ class Trainer:
             reason = Reason(max(row[0] for row in rows))
             if sum(row[1] for row in rows) > self.config.data.max_bad_fraction * len(self.index):
                 reason = Reason.BAD_DATA
-        self._batch = batch
+        self._batch = batch[:1]  # for _first_bad, which needs no more
         return reason
 
     def _in_bad_steps(self) -> bool:

@@ -46,7 +46,7 @@ class Penalty(Section):
     step: Annotated[float, Field(ge=0)] = 0.0
     """Deviation of that noise, for images in [-1, 1]. 0: 0.03 for a discriminator of kinked activations, else 0.01."""
     full_precision: bool = True
-    """Compute penalties in fp32, whatever training.precision is."""
+    """Compute penalties in fp32 where training.precision is bf16 or fp16."""
 
     @property
     def weights(self) -> dict[str, float]:

@@ -65,7 +65,7 @@ class Training(Section):
     """Images that pass a network together: BatchNorm's statistics are theirs, at any process count. Divides the batch."""
     micro_batches_per_pass: Literal["auto"] | Positive = "auto"
     """How many micro-batches go through the networks at once: speed and memory only, as BatchNorm works on each by itself.
-    auto: what is fastest here, measured at the first start. strategy: exact takes one."""
+    auto: what is fastest here, measured at the first start. strategy: exact takes one. No more than a process has."""
     strategy: Literal["ddp", "exact", "zero1", "zero2", "zero3"] = "ddp"
     """How processes share the work (docs/engines.md). ddp: each holds both networks, gradients are averaged while they
     are computed. exact: likewise, but summed along one fixed tree, so that every process count gives the same bits; it keeps
@@ -75,7 +75,8 @@ class Training(Section):
     """Number format of the networks' arithmetic. bf16 and fp16 compute convolutions and products in 16 bits; weights,
     moments, averages, losses and penalties stay in 32. fp16 needs a GPU. fp64 is for checks."""
     tf32: bool = False
-    """Let a GPU round the factors of fp32 products to 10 bits of mantissa (TF32): faster, and not the same numbers."""
+    """Let a GPU round the factors of fp32 products to 10 bits of mantissa (TF32): faster, and not the same numbers. Refused
+    on a CPU, which has no such thing."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: GPUs where there are some."""
     processes: Annotated[int, Field(ge=0)] = 0
@@ -197,6 +198,14 @@ class Config(Section):
                 "training.compile makes kernels for the machine it runs on, and was not proved to keep the bits of "
                 "training.strategy: exact; set training.compile: false, or training.strategy: ddp"
             )
+        if training.precision in ("fp32", "fp64") and not self.game.penalty.full_precision:
+            raise ValueError(
+                f"game.penalty.full_precision: false has no effect with training.precision: {training.precision}; remove it, "
+                "or set training.precision: bf16"
+            )
+        if training.tf32 and (training.device == "cpu" or training.precision == "fp64"):
+            what = "device: cpu" if training.device == "cpu" else "precision: fp64"
+            raise ValueError(f"training.tf32 has no effect with training.{what}; remove it")
         if training.precision == "fp64" and training.strategy.startswith("zero"):
             raise ValueError(
                 "training.precision: fp64 has no ZeRO, which keeps weights in fp32; set training.strategy: ddp or exact, "

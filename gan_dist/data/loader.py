@@ -41,19 +41,21 @@ class MicroBatch:
 
 
 def join(step: Sequence[MicroBatch], size: int) -> list[MicroBatch]:
-    """The micro-batches of a step, `size` at a time, to go through the networks in fewer passes."""
+    """The micro-batches of a step, `size` at a time, to go through the networks in fewer passes.
+
+    The images are then in memory once: those of `step` become views.
+    """
     if size == 1:
         return list(step)
-    groups = [step[start : start + size] for start in range(0, len(step), size)]
-    return [
-        MicroBatch(
-            images=torch.cat([micro.images for micro in group]),
-            labels=None if group[0].labels is None else torch.cat([_known(micro.labels) for micro in group]),
-            positions=torch.cat([micro.positions for micro in group]),
-            parts=len(group),
-        )
-        for group in groups
-    ]
+    joined = []
+    for group in (step[start : start + size] for start in range(0, len(step), size)):
+        images = torch.cat([micro.images for micro in group])
+        for micro, part in zip(group, torch.split(images, [len(micro.images) for micro in group]), strict=True):
+            micro.images = part
+        labels = None if group[0].labels is None else torch.cat([_known(micro.labels) for micro in group])
+        positions = torch.cat([micro.positions for micro in group])
+        joined.append(MicroBatch(images=images, labels=labels, positions=positions, parts=len(group)))
+    return joined
 
 
 def _known(labels: torch.Tensor | None) -> torch.Tensor:

@@ -89,8 +89,6 @@ class Engine:
         self.rank: int = self.accelerator.process_index
         self.world_size: int = self.accelerator.num_processes
         self.is_main: bool = self.accelerator.is_main_process
-        if differing := launch.difference(self.gather(launch.versions(config))):
-            raise AgreedError(f"the processes of this run differ: {differing}; start all of them alike")
         self.figures = Figures(self.device)
         self._turn: _Turn | None = None
         training = config.training
@@ -173,7 +171,7 @@ class Engine:
                 turn.penalty = loss is phase.penalty
                 last = micro is batch[-1] and loss is losses[-1]
                 with (
-                    self._penalising(phase) if turn.penalty else contextlib.nullcontext(),
+                    self.penalising(phase) if turn.penalty else contextlib.nullcontext(),
                     strategy.computing(phase.player, last, turn.penalty and phase.twice),
                 ):
                     yield loss, micro
@@ -182,16 +180,16 @@ class Engine:
         strategy.shared(phase.player)
 
     @contextlib.contextmanager
-    def _penalising(self, phase: Phase) -> Iterator[None]:
+    def penalising(self, phase: Phase) -> Iterator[None]:
         """A penalty leaves no trace in BatchNorm's statistics, and may be computed in full precision."""
-        norms = batch_norms(phase.player.network)
+        norms = {norm: norm.tracking for norm in batch_norms(phase.player.network)}
         for norm in norms:
             norm.tracking = False
         if self._lowered is not None:
             self._lowered.on = not phase.full_precision
         yield
-        for norm in norms:
-            norm.tracking = True
+        for norm, tracking in norms.items():
+            norm.tracking = tracking
         if self._lowered is not None:
             self._lowered.on = True
 

@@ -3,19 +3,19 @@
 import datetime
 import importlib.metadata
 import importlib.util
-import json
 import os
+import platform
 import shutil
 import warnings
-from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from gan_dist import footprint
+from gan_dist import __version__
 from gan_dist.config import Config
+from gan_dist.engine import joining, told
 from gan_dist.errors import AgreedError, InputError
 
 # Indexing a new data set happens on one process while the others wait in a collective.
@@ -29,15 +29,19 @@ def start(config: Config) -> Accelerator:
     makes every process on a CPU rank 0 of 1; so Accelerate is told nothing of it.
     """
     training, environment = config.training, os.environ
-    _agree_with_accelerate(config)
-    on_cpu = _on_cpu(training.device)
-    if training.precision == "fp16" and on_cpu:
-        raise AgreedError("training.precision = fp16 needs a GPU, and this runs on a CPU; set training.precision: fp32")
-    if training.strategy.startswith("zero"):
-        _need_deepspeed(training.strategy, on_cpu)
-    if training.deterministic or training.strategy == "exact":
-        environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS refuses; read when CUDA starts
-        torch.use_deterministic_algorithms(True)
+    # cuBLAS reads it when CUDA starts, and refuses deterministic algorithms without: an engine that is made later in this
+    # process may want them. It is what torch takes on an H100 anyway (32 MiB).
+    environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    problem, facts, on_cpu = "", {}, True
+    try:
+        told.agree(config)
+        on_cpu = _on_cpu(training.device)
+        _check(config, on_cpu)
+        facts = versions(config, on_cpu)
+    except InputError as error:
+        problem = str(error)
+    joining.agree(problem, facts, TIMEOUT)
+    torch.use_deterministic_algorithms(training.deterministic or training.strategy == "exact")
     torch.backends.cuda.matmul.allow_tf32 = training.tf32
     torch.backends.cudnn.allow_tf32 = training.tf32
     if training.threads:
@@ -64,119 +68,68 @@ def start(config: Config) -> Accelerator:
             f"--nproc-per-node {training.processes} gan_dist/train.py ...` starts them on one machine (`accelerate launch "
             "--cpu` starts one, whatever --num_processes says)"
         )
+    parts = training.batch // training.micro_batch
+    own, passes = parts // accelerator.num_processes, training.micro_batches_per_pass
+    if passes != "auto" and passes > max(1, own):
+        raise AgreedError(
+            f"training.micro_batches_per_pass = {passes} has no effect beyond the {max(1, own)} micro-batch(es) that each of "
+            f"{accelerator.num_processes} process(es) has; set training.micro_batches_per_pass: {max(1, own)}, or auto"
+        )
     return accelerator
 
 
-BUCKETS = footprint.BUCKETS
-SETTINGS: dict[str, dict[str, Any]] = {
-    "zero1": {
-        "contiguous_gradients": True,
-        "overlap_comm": True,
-        "reduce_bucket_size": BUCKETS,
-        "allgather_bucket_size": BUCKETS,
-    },
-    "zero3": {
-        "contiguous_gradients": True,
-        "overlap_comm": True,
-        "reduce_bucket_size": BUCKETS,
-        "stage3_prefetch_bucket_size": BUCKETS,
-        "stage3_param_persistence_threshold": 100_000,
-        "stage3_max_reuse_distance": 0,
-    },
-}
-SETTINGS["zero2"] = SETTINGS["zero1"]
-"""DeepSpeed's zero_optimization without its stage; launch/deepspeed/*.json say the same to accelerate."""
+def refuse(problem: str) -> NoReturn:
+    """Raise AgreedError, on all processes of this launch, where this one has no config to start with."""
+    joining.agree(problem, {}, TIMEOUT)
+    raise AgreedError(problem)
 
 
-def deepspeed_config(strategy: str, weights: int) -> dict[str, Any]:
-    """DeepSpeed's own settings for a network of so many weights: the launcher's, where accelerate was given a file."""
-    path = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")
-    found: dict[str, Any] = json.loads(Path(path).read_text()) if path not in ("", "none") else {}
-    zero = {**SETTINGS[strategy], **found.get("zero_optimization", {}), "stage": int(strategy.removeprefix("zero"))}
-    # no more than there is: buffers of this size are made
-    zero |= {name: min(size, weights) for name, size in zero.items() if name.endswith("bucket_size")}
-    return {**found, "zero_optimization": zero}
-
-
-def versions(config: Config) -> dict[str, str]:
-    """What must be the same on all machines of a run: packages, and the config but for the places of files."""
-    packages = ["torch", "accelerate", *(["deepspeed"] if config.training.strategy.startswith("zero") else [])]
-    own = {name: importlib.metadata.version(name) for name in packages}
-    places = ("data.cache", "run.fresh")
+def versions(config: Config, on_cpu: bool) -> dict[str, str]:
+    """What must be the same on all machines of a run: software, devices, and the config but for the places of files."""
+    training, places = config.training, ("data.cache", "run.fresh")
+    own = software(on_cpu)
+    if not training.strategy.startswith("zero"):
+        own.pop("deepspeed", None)
+    own["Python"] = own["Python"].rpartition(".")[0]
+    kind = torch.backends.cpu.get_cpu_capability() if on_cpu else torch.cuda.get_device_name(_local_rank())
+    # other kinds of device train together, but to other bits
+    own["the device"] = ("CPU" if on_cpu else "GPU") + (f" ({kind})" if training.strategy == "exact" else "")
     return own | {key: repr(value) for key, value in config.flat().items() if key not in places}
 
 
-def difference(everyone: list[dict[str, str]]) -> str:
-    """Where processes do not have the same versions and keys: the first such, in words; empty if there is none."""
-    for rank, other in enumerate(everyone):
-        for name, value in everyone[0].items():
-            if other.get(name) != value:
-                return f"{name} is {value} on rank 0 and {other.get(name)} on rank {rank}"
-    return ""
+def software(on_cpu: bool) -> dict[str, str]:
+    """Versions of what computes here: {"torch": "2.11.0", ...}."""
+    found = {"gan_dist": __version__, "Python": platform.python_version(), "torch": str(torch.__version__)}
+    for name in ("accelerate", "deepspeed"):
+        if _is_module(name):
+            found[name] = importlib.metadata.version(name)
+    if not on_cpu:
+        found["CUDA"] = str(torch.version.cuda)
+        found["cuDNN"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+        nccl = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
+        found["NCCL"] = ".".join(map(str, nccl)) if isinstance(nccl, tuple) else str(nccl)
+    return found
 
 
-def _agree_with_accelerate(config: Config) -> None:
-    """Raise AgreedError where `accelerate launch` was told something else than the config."""
-    training, environment = config.training, os.environ
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
-    def told(name: str) -> bool:
-        return environment.get(f"ACCELERATE_{name}", "").lower() in ("1", "true")
 
-    for kind in ("FSDP", "MEGATRON_LM"):
-        if told(f"USE_{kind}"):
-            raise AgreedError(
-                f"accelerate was told to use {kind}, which cannot train here; choose by training.strategy"
-            )
-    if told("USE_DEEPSPEED"):
-        stage = _stage_of_launcher()
-        if training.strategy != f"zero{stage}":
-            raise AgreedError(
-                f"accelerate was told to use DeepSpeed's ZeRO stage {stage}, but training.strategy = {training.strategy}; "
-                f"give --training.strategy zero{stage}, or launch without DeepSpeed (launch/accelerate/ddp.yaml)"
-            )
-    precision = environment.get("ACCELERATE_MIXED_PRECISION", "no")
-    if precision not in ("no", training.precision):
+def _check(config: Config, on_cpu: bool) -> None:
+    """Raise AgreedError where this machine cannot do what the config wants."""
+    training = config.training
+    if training.precision == "fp16" and on_cpu:
+        raise AgreedError("training.precision = fp16 needs a GPU, and this runs on a CPU; set training.precision: fp32")
+    if training.tf32 and on_cpu:
+        raise AgreedError("training.tf32 has no effect on a CPU, and this runs on one; remove it")
+    compiler = os.environ.get("CXX", "g++")
+    if training.compile and on_cpu and shutil.which(compiler) is None:
         raise AgreedError(
-            f"accelerate was told --mixed_precision {precision}, but training.precision = {training.precision}; "
-            f"give --training.precision {precision}, or --mixed_precision no"
+            f"training.compile needs a C++ compiler on a CPU, and {compiler} is not here; install it (or name another by "
+            "CXX), or set training.compile: false"
         )
-    if environment.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
-        raise AgreedError("accelerate was told to use a dynamo backend; leave it away, and set training.compile: true")
-    if int(environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") or 1) != 1:
-        raise AgreedError(
-            "accelerate was told to accumulate gradients; leave it away: training.micro_batch decides about that"
-        )
-    if told("USE_CPU") and training.device == "cuda":
-        raise AgreedError("accelerate was told to use the CPU, but training.device = cuda; change one of them")
-
-
-def _stage_of_launcher() -> str:
-    path = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")
-    if path not in ("", "none"):
-        try:
-            settings = json.loads(Path(path).read_text())
-        except (OSError, ValueError) as error:
-            raise AgreedError(f"{path}, which accelerate was given for DeepSpeed, cannot be read: {error}") from None
-        _check_settings(path, settings)
-        return str(settings.get("zero_optimization", {}).get("stage", 0))
-    return os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
-
-
-def _check_settings(path: str, settings: dict[str, Any]) -> None:
-    """Refuse settings of DeepSpeed that the config has keys for, or that would be two optimizers for one player."""
-    own = {
-        "gradient_clipping": "game.generator.clip_norm and game.discriminator.clip_norm",
-        "train_batch_size": "training.batch",
-        "train_micro_batch_size_per_gpu": "training.micro_batch",
-        "gradient_accumulation_steps": "training.micro_batch",
-        "optimizer": "game.generator and game.discriminator",
-        "scheduler": "game.generator and game.discriminator",
-        "fp16": "training.precision",
-        "bf16": "training.precision",
-    }
-    for name, key in own.items():
-        if settings.get(name, "auto") != "auto":
-            raise AgreedError(f'{path}: remove "{name}", or set it to "auto": {key} decides about that')
+    if training.strategy.startswith("zero"):
+        _need_deepspeed(training.strategy, on_cpu)
 
 
 def _need_deepspeed(strategy: str, on_cpu: bool) -> None:
@@ -202,11 +155,11 @@ def _on_cpu(device: str) -> bool:
     if device == "cuda" and not gpus:
         raise AgreedError("training.device = cuda, but torch finds no GPU here; set training.device: auto or cpu")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if device != "cpu" and gpus and local > gpus:
+    if device != "cpu" and gpus and local > gpus and not told.to_use_the_cpu():
         raise AgreedError(
             f"{local} processes on this machine, but it has {gpus} GPUs; start {gpus}, or set training.device: cpu"
         )
-    return device == "cpu" or not gpus
+    return device == "cpu" or not gpus or told.to_use_the_cpu()
 
 
 def prepare_quietly(accelerator: Accelerator, network: torch.nn.Module) -> torch.nn.Module:

@@ -21,10 +21,11 @@ import torch.distributed
 from torch import Tensor, nn
 
 from gan_dist.config import Config
-from gan_dist.engine import launch
+from gan_dist.engine import told
 from gan_dist.engine.health import Health
 from gan_dist.engine.precision import LossScale, Lowered
 from gan_dist.engine.whole import share_statistics
+from gan_dist.errors import AgreedError
 from gan_dist.networks.normalisation import batch_norms
 from gan_dist.player import Player, Shard
 
@@ -67,6 +68,11 @@ class Zero:
         engine, *_ = deepspeed.initialize(
             model=player.network, optimizer=player.optimizer, config=self._settings(player), dist_init_required=False
         )
+        if engine.dp_world_size != self._world_size:
+            raise AgreedError(
+                f"DeepSpeed believes to be one of {engine.dp_world_size} process(es), but {self._world_size} train together: each "
+                "would train alone; start them by torchrun, and set nothing of DeepSpeed's but by training.strategy"
+            )
         self._engines[player.name] = engine
         player.trained = engine if self.stage == 3 else player.network
         shards = (OfStage3 if self.stage == 3 else OfStages12)(engine, shapes, average)
@@ -86,7 +92,7 @@ class Zero:
 
     def _settings(self, player: Player) -> dict[str, Any]:
         training = self._config.training
-        settings = launch.deepspeed_config(
+        settings = told.deepspeed_config(
             training.strategy, sum(weight.numel() for weight in player.network.parameters())
         )
         return settings | {

@@ -90,10 +90,11 @@ class Generation(Game):
         return self.discriminator(images, labels)
 
     def _fakes(self, micro: MicroBatch) -> Tensor:
-        if "fake" in micro.kept:
-            return micro.kept["fake"]
-        with torch.no_grad():
-            return self.generator(self._latents(micro), micro.labels)
+        """The images that the generator of this step makes of the samples' latents, made once."""
+        if "fake" not in micro.kept:
+            with torch.no_grad():
+                micro.kept["fake"] = self.generator(self._latents(micro), micro.labels)
+        return micro.kept["fake"]
 
     def _latents(self, micro: MicroBatch) -> Tensor:
         """One latent for each position of the run: (M, latent)."""

@@ -95,3 +95,12 @@ class BatchNorm(nn.Module):
 
 def batch_norms(network: nn.Module) -> list[BatchNorm]:
     return [module for module in network.modules() if isinstance(module, BatchNorm)]
+
+
+def foreign_norms(network: nn.Module) -> list[str]:
+    """Layers that keep running statistics by themselves: of what one process saw, and of every forward, also a frozen one's."""
+    return [
+        f"{name} ({type(module).__name__})"
+        for name, module in network.named_modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
+    ]

@@ -2,14 +2,19 @@
 
 import json
 import os
+import platform
+import shutil
+import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from gan_dist import __version__
 from tests import making
-from tests.launching import run_ranks, train
+from tests.launching import REPOSITORY, run_ranks, train
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +215,17 @@ def test_two_processes_say_it_once_and_both_end(
         ({"training__compile": True, "game__penalty__r1": 1.0}, {}, "training.compile cannot differentiate twice"),
         ({"training__compile": True, "training__strategy": "zero2"}, {}, "training.compile was not proved with"),
         ({"training__micro_batches_per_pass": 2, "training__strategy": "exact"}, {}, "would change the bits"),
+        (
+            {"training__micro_batches_per_pass": 5},
+            {},
+            "has no effect beyond the 4 micro-batch(es) that each of 1 process",
+        ),
+        ({"training__tf32": True, "training__device": "auto"}, {}, "training.tf32 has no effect on a CPU"),
+        (
+            {"training__compile": True},
+            {"CXX": "no-compiler"},
+            "needs a C++ compiler on a CPU, and no-compiler is not here",
+        ),
         ({"training__processes": 2}, {}, "training.processes = 2, but 1 started"),
         ({"game__penalty__every": 4}, {}, "game.penalty.every has no effect without a penalty"),
         ({"game__penalty__r1": 1.0, "game__penalty__step": 0.1}, {}, "game.penalty.step has no effect"),
@@ -218,7 +234,15 @@ def test_two_processes_say_it_once_and_both_end(
             {},
             "needs the gradient's length",
         ),
-        ({}, {"ACCELERATE_USE_FSDP": "true"}, "accelerate was told to use FSDP"),
+        ({}, {"ACCELERATE_USE_FSDP": "true"}, "accelerate was told use_fsdp = true"),
+        ({}, {"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "accelerate was told use_parallelism_config = true"),
+        ({}, {"ACCELERATE_TORCH_DEVICE": "meta"}, "accelerate was told torch_device = meta (ACCELERATE_TORCH_DEVICE)"),
+        ({}, {"ACCELERATE_GRADIENT_CLIPPING": "1.0"}, "game.discriminator.clip_norm decide about that"),
+        (
+            {"training__strategy": "zero2"},
+            {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu"},
+            "accelerate was told deepspeed_offload_optimizer_device = cpu",
+        ),
         ({}, {"ACCELERATE_USE_DEEPSPEED": "true"}, "ZeRO stage 2, but training.strategy = ddp"),
         ({}, {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "set training.compile: true"),
         ({}, {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "training.micro_batch decides"),
@@ -234,11 +258,26 @@ def test_strategy_precision_and_launcher_must_go_together(
     environment: dict[str, str],
     says: str,
 ) -> None:
+    import torch
+
+    if keys.get("training__device") == "auto" and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     wanted = making.tiny(shards, tmp_path / "run", **{"training__strategy": "ddp", **keys})
     assert says in refused(capfd, wanted)
     assert not (tmp_path / "run").exists()
+
+
+def test_fp16_is_refused_where_accelerate_takes_the_cpu_of_a_machine_with_gpus(
+    shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "yes")
+    keys = making.tiny(shards, tmp_path / "run", training__strategy="ddp", training__precision="fp16")
+    assert "needs a GPU, and this runs on a CPU" in refused(capfd, {**keys, "training.device": "auto"})
 
 
 def test_a_missing_deepspeed_names_the_extra(
@@ -247,6 +286,7 @@ def test_a_missing_deepspeed_names_the_extra(
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     said = refused(capfd, making.tiny(shards, tmp_path / "run", training__strategy="zero2"))
     assert "./launch/setup.sh deepspeed" in said
+    assert "pip install 'gan_dist[deepspeed]'" in said
 
 
 @pytest.mark.parametrize(
@@ -254,10 +294,19 @@ def test_a_missing_deepspeed_names_the_extra(
     [
         ({"zero_optimization": {"stage": 2}, "gradient_clipping": 1.0}, "clip_norm decides about that"),
         ({"zero_optimization": {"stage": 2}, "bf16": {"enabled": True}}, "training.precision decides about that"),
+        ({"zero_optimization": {"stage": 2}, "amp": {"enabled": True}}, 'remove "amp"'),
+        ({"zero_optimization": {"stage": 2}, "torch_autocast": {"enabled": True}}, 'remove "torch_autocast"'),
+        ({"zero_optimization": {"stage": 2}, "gradient_predivide_factor": 2.0}, 'remove "gradient_predivide_factor"'),
+        (
+            {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
+            'remove "offload_optimizer" from zero_optimization, where allgather_bucket_size, ',
+        ),
+        ({"zero_optimization": {"stage": 2, "reduce_bucket_size": "big"}}, "'big' is no number of elements"),
+        ({"zero_optimization": 2}, "cannot be read"),
         ("{", "cannot be read"),
     ],
 )
-def test_deepspeed_settings_that_the_config_has_keys_for_are_refused(
+def test_deepspeed_settings_that_the_config_has_keys_for_or_that_were_not_proved_are_refused(
     shards: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
@@ -285,7 +334,7 @@ def differing(tmp: str, what: str) -> str:
         keys["game.latent"] = 9
     if what == "version":
         plain = launch.versions
-        launch.versions = lambda config: {**plain(config), "torch": f"2.{rank}"}
+        launch.versions = lambda *given: {**plain(*given), "torch": f"2.{rank}"}
     try:
         Engine(config_module.load(["configs/digits.yaml", *making.flags(keys)]))
     except AgreedError as error:
@@ -296,8 +345,87 @@ def differing(tmp: str, what: str) -> str:
 @pytest.mark.dist
 @pytest.mark.parametrize(
     ("what", "says"),
-    [("config", "game.latent is 8 on rank 0 and 9 on rank 1"), ("version", "torch is 2.0 on rank 0 and 2.1")],
+    [
+        ("config", f"game.latent is 8 on rank 0 ({platform.node()}) and 9 on rank 1"),
+        ("version", f"torch is 2.0 on rank 0 ({platform.node()}) and 2.1 on rank 1"),
+    ],
 )
 def test_ranks_with_other_configs_or_versions_are_refused(tmp_path: Path, what: str, says: str) -> None:
     for said in run_ranks(2, differing, str(tmp_path), what):
         assert says in said
+
+
+def in_worlds_of_one(tmp: str) -> str:
+    """What a rank is told whose DeepSpeed takes each process for a world of its own."""
+    import deepspeed.utils.groups
+
+    from gan_dist import config as config_module, games
+    from gan_dist.engine import AgreedError, Engine
+
+    deepspeed.utils.groups._get_data_parallel_world_size = lambda: 1
+    config = config_module.load(
+        ["configs/digits.yaml", *making.flags(making.tiny("unused", tmp, training__strategy="zero1"))]
+    )
+    try:
+        Engine(config).wrap(games.build(config))
+    except AgreedError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+@pytest.mark.deepspeed
+def test_ranks_that_deepspeed_takes_for_worlds_of_their_own_are_refused(tmp_path: Path) -> None:
+    for said in run_ranks(2, in_worlds_of_one, str(tmp_path)):
+        assert "DeepSpeed believes to be one of 1 process(es), but 2 train together" in said
+
+
+def alone(shards: Path, tmp_path: Path, fault: str) -> tuple[list[int], str]:
+    """The training command on two ranks, of which the second has a machine of its own, with a fault: codes, output."""
+    keys = making.tiny(shards, tmp_path / "run", training__strategy="zero2" if fault == "g++" else "ddp")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    running = []
+    for rank in range(2):
+        script, config = REPOSITORY / "gan_dist/train.py", str(REPOSITORY / "configs/digits.yaml")
+        facts = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = {**os.environ, **{name: str(value) for name, value in facts.items()}}
+        del environment["PYTHONPATH"]
+        if rank == 1 and fault == "g++":
+            environment["PATH"] = str(tmp_path)
+        elif rank == 1 and fault == "config":
+            config = "nowhere.yaml"
+        elif rank == 1:
+            shutil.copytree(REPOSITORY / "gan_dist", tmp_path / "gan_dist")
+            (tmp_path / "gan_dist/__init__.py").write_text('__version__ = "0.0.7"')
+            script = tmp_path / "gan_dist/train.py"
+        words = [sys.executable, str(script), config, *making.flags(keys)]
+        running.append(subprocess.Popen(words, env=environment, cwd="/", text=True, stderr=subprocess.PIPE))
+    try:
+        said = [process.communicate(timeout=60)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert not (tmp_path / "run").exists()
+    return [process.returncode for process in running], "".join(said)
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        pytest.param("g++", "training.strategy = zero2 on a CPU needs g++", marks=pytest.mark.deepspeed),
+        ("config", "nowhere.yaml cannot be read"),
+        ("version", f"gan_dist is {__version__} on rank 0 ({platform.node()}) and 0.0.7 on rank 1"),
+    ],
+)
+def test_a_fault_of_one_machine_is_said_once_with_its_name_and_ends_all(
+    shards: Path, tmp_path: Path, fault: str, says: str
+) -> None:
+    codes, said = alone(shards, tmp_path, fault)
+    assert codes == [2, 2], said
+    (line,) = [line for line in said.splitlines() if "error" in line.lower()]
+    assert says in line
+    assert line.startswith("error: the processes" if fault == "version" else f"error: on {platform.node()} (rank 1): ")

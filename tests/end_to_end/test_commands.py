@@ -106,6 +106,48 @@ def test_two_processes_stop_and_one_goes_on_with_the_same_samples(shards: Path, 
 
 
 @pytest.mark.slow
+@pytest.mark.deepspeed
+def test_a_run_goes_on_under_other_strategies_and_process_counts(shards: Path, tmp_path: Path) -> None:
+    keys = {"game__penalty__r1": 1.0, "game__penalty__every": 2, "checkpoint__every": 1000}
+    epsilons = {"game__generator__epsilon": 1e-4, "game__discriminator__epsilon": 1e-4}  # else signs of roundings
+    whole = making.tiny(shards, tmp_path / "whole", training__images=96, training__strategy="ddp", **keys, **epsilons)
+    assert train(whole).returncode == 0
+    cut = tmp_path / "cut"
+    for images, strategy, processes in ((32, "ddp", 2), (64, "zero2", 2), (96, "exact", 1)):
+        wanted = {**whole, "run.directory": cut, "training.images": images, "training.strategy": strategy}
+        done = train(wanted, processes)
+        assert done.returncode == 0, done.stderr
+        status = json.loads((cut / "status.json").read_text())
+        assert (status["state"], status["images"]) == ("finished", images)
+        assert status["checkpoint"] == f"images-{images:09d}"
+    begun = [
+        (line["event"], line["images"], line["processes"])
+        for line in lines(cut / "events.jsonl")
+        if "processes" in line
+    ]
+    assert begun == [("started", 0, 2), ("resumed", 32, 2), ("resumed", 64, 1)]
+    rows = [lines(directory / "metrics.jsonl") for directory in (cut, tmp_path / "whole")]
+    for found, straight in zip(*rows, strict=True):
+        assert found["images"] == straight["images"]
+        for key in ("loss/G", "loss/D", "grad_norm/D"):
+            assert found[key] == pytest.approx(straight[key], rel=1e-4), (found["images"], key)
+        if "grad_norm/D_penalty" in straight:
+            assert found["grad_norm/D_penalty"] == pytest.approx(straight["grad_norm/D_penalty"], rel=1e-4)
+    assert sum("grad_norm/D_penalty" in row for row in rows[0]) == 3
+
+
+def test_a_start_with_finite_differences_says_what_they_are(
+    shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from gan_dist.train import main
+
+    keys = {"game__penalty__r1": 1.0, "game__penalty__method": "finite_difference", "training__images": 16}
+    assert main(["configs/digits.yaml", *making.flags(making.tiny(shards, tmp_path / "run", **keys))]) == 0
+    said = " ".join(capfd.readouterr().out.split())
+    assert "finite_difference is noisy, and for a discriminator with LeakyReLU or BatchNorm another regulariser" in said
+
+
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_newest_checkpoint_to_the_same_bits(shards: Path, tmp_path: Path) -> None:
     keys = {"training__images": 1600, "checkpoint__every": 160, "sample__every": 10_000}
     assert train(making.tiny(shards, tmp_path / "whole", **keys)).returncode == 0

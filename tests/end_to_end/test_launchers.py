@@ -2,13 +2,15 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from gan_dist.engine import launch
+from gan_dist.engine import told
 from tests import making
 from tests.launching import REPOSITORY, digests, lines
 
@@ -32,9 +34,32 @@ def accelerate(file: str, keys: dict[str, object], *more: str, cpu: bool = True)
 
 
 def test_every_file_of_settings_says_what_the_code_takes_without_one() -> None:
-    for strategy, settings in launch.SETTINGS.items():
+    for strategy, settings in told.SETTINGS.items():
         found = json.loads((REPOSITORY / f"launch/deepspeed/{strategy}.json").read_text())
         assert found == {"zero_optimization": {"stage": int(strategy[-1]), **settings}}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_accelerate_joins_the_processes_of_two_machines(shards: Path, tmp_path: Path) -> None:
+    """Two agents, one for each machine; here both are on this one."""
+    keys = making.tiny(shards, tmp_path / "run", training__strategy="ddp", training__processes=2)
+    address = ["--num_processes", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port())]
+    with ThreadPoolExecutor(2) as agents:
+        ended = list(
+            agents.map(lambda rank: accelerate("ddp-multinode", keys, "--machine_rank", rank, *address), ("0", "1"))
+        )
+    assert [done.returncode for done in ended] == [0, 0], ended[0].stderr[-3000:] + ended[1].stderr[-3000:]
+    started = lines(tmp_path / "run/events.jsonl")[0]
+    assert (started["event"], started["processes"]) == ("started", 2)
+    assert "finished at 64 images" in ended[0].stdout
+    assert "finished" not in ended[1].stdout
+    assert len(digests(tmp_path / "run")) == 2
 
 
 @pytest.mark.slow
@@ -46,7 +71,7 @@ def test_accelerate_starts_two_processes_of_the_strategy(shards: Path, tmp_path:
     keys = making.tiny(
         shards, tmp_path / "run", training__strategy=strategy, training__processes=2, checkpoint__every=32
     )
-    done = accelerate(file, keys)
+    done = accelerate(file, keys, cpu=file != "cpu")  # that file's own business
     assert done.returncode == 0, done.stderr[-3000:]
     started = lines(tmp_path / "run/events.jsonl")[0]
     assert (started["event"], started["processes"]) == ("started", 2)

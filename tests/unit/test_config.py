@@ -49,7 +49,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "game.networks": {"data.resolution": 28},
     "game.penalty.every": {"game.penalty.r1": 1.0},
     "game.penalty.method": {"game.penalty.r1": 1.0},
-    "game.penalty.full_precision": {"game.penalty.r1": 1.0},
+    "game.penalty.full_precision": {"game.penalty.r1": 1.0, "training.precision": "bf16"},
     "game.penalty.step": {"game.penalty.r1": 1.0, "game.penalty.method": "finite_difference"},
 }
 """What another value needs so that it contradicts nothing; the same in both configs that are compared."""
@@ -262,6 +262,15 @@ def test_a_wrong_value_is_named_with_its_place(path: Path, key: str, value: str,
             "game.base_channels has no effect",
         ),
         ({"data.classes": 3}, "data.classes = 3 has no effect without data.labels: true"),
+        (
+            {"game.penalty.r1": 1.0, "game.penalty.full_precision": False},
+            "game.penalty.full_precision: false has no effect with training.precision: fp32",
+        ),
+        ({"training.tf32": True, "training.device": "cpu"}, "training.tf32 has no effect with training.device: cpu"),
+        (
+            {"training.tf32": True, "training.precision": "fp64"},
+            "training.tf32 has no effect with training.precision: fp64",
+        ),
     ],
 )
 def test_values_that_contradict_each_other_are_named_with_what_would_do(

@@ -5,8 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from gan_dist import cli, config as config_module, doctor
+from gan_dist import cli, comparison, config as config_module, doctor, games, preflight
+from gan_dist.config import Config
+from gan_dist.engine import Engine
+from gan_dist.games.base import MicroBatch
+from gan_dist.games.generation import Generation
 from tests import making
 from tests.launching import REPOSITORY, train
 
@@ -46,21 +51,76 @@ def test_other_files_and_a_run_of_another_config_are_problems(
 @pytest.mark.slow
 def test_processes_are_tried_and_leave_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shards = making.data_set(tmp_path / "data", 96)
-    wanted = arguments(tmp_path / "run", training__micro_batch=2, training__strategy="ddp")
+    seldom = {"game__discriminator_steps": 5, "game__penalty__r1": 1.0, "game__penalty__every": 16}
+    wanted = arguments(tmp_path / "run", training__micro_batch=2, training__strategy="ddp", **seldom)
     wanted[wanted.index("--data.shards") + 1] = str(shards)
     assert cli.main(["doctor", *wanted, "--json", "--processes", "2", "--numerics"]) in (0, 2)  # the loader may be slow
     rows = json.loads(capsys.readouterr().out)
     by_name = {row["what"]: row["text"] for row in rows}
     assert [row["text"] for row in rows if not row["good"] and row["what"] != "loader"] == []
     assert by_name["devices"].startswith("2 process(es) on 1 machine(s): CPU")
+    for name in ("gan_dist", "Python", "torch", "accelerate"):
+        assert f"{name} " in by_name["devices"]
     assert "1.00 MiB in" in by_name["links"]
     assert by_name["data overlap"] == "the first 16 samples are dealt over 2 process(es), 0 of them twice"
     assert "images/s with" in by_name["step"]
+    assert "D's penalty every 16 steps " in by_name["step"]
     assert by_name["memory"].startswith("ddp on 2 process(es) holds in each: weights ")
+    assert "; the worst phase, " in by_name["memory"]
     assert "saved and read back" in by_name["checkpoint"]
     assert "the step takes" in by_name["loader"]
     assert [row["text"].split(":")[0] for row in rows if row["what"] == "numerics"] == ["ddp in fp64", "ddp in fp32"]
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+
+def at_work(**keys: object) -> tuple[Config, Engine, games.Game]:
+    wanted = making.tiny("unused", "unused", training__strategy="ddp", **keys)
+    config = config_module.load([str(REPOSITORY / "configs/digits.yaml"), *making.flags(wanted)])
+    engine, game = Engine(config), games.build(config)
+    engine.wrap(game)
+    return config, engine, game
+
+
+SELDOM = {"game__discriminator_steps": 5, "game__penalty__r1": 1.0, "game__penalty__every": 16}
+
+
+def test_every_phase_is_played_and_measured_however_seldom_it_is_due() -> None:
+    config, engine, game = at_work(**SELDOM)
+    times, peaks = preflight._play(config, engine, game)
+    assert peaks.keys() == {"G every 5 steps", "D", "D's penalty every 16 steps"}
+    assert all(0 < seconds < 60 for seconds in times)
+    # so large a pass that its memory stands out of the interpreter's
+    config, engine, game = at_work(**SELDOM, training__batch=256, training__micro_batch=256, game__base_channels=32)
+    larger = preflight._play(config, engine, game)[1]
+    assert min(larger.values()) > max(peaks.values()) + 2**24
+
+
+def test_a_phase_that_takes_nearly_all_memory_is_a_problem() -> None:
+    assert preflight.fits("", "D", 89, 100).good
+    bad = preflight.fits("", "D's penalty", 2**31, 2**31 + 2**20)
+    assert not bad.good
+    assert "the worst phase, D's penalty, took 2.00 GiB" in bad.text
+    assert "lower training.micro_batch" in bad.text
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("fault", ["none", "a lazy penalty is too weak", "passes are joined for BatchNorm too"])
+def test_numerics_sees_a_mistake_in_a_seldom_phase_and_in_a_wide_pass(
+    fault: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, engine, _ = at_work(**SELDOM, training__precision=precision)
+    plain = Generation.keep_gradients_small
+
+    def weaker(game: Generation, micro: MicroBatch) -> torch.Tensor:
+        return plain(game, micro) / 2
+
+    if fault == "a lazy penalty is too weak":
+        monkeypatch.setattr(Generation, "keep_gradients_small", weaker)
+    elif fault != "none":
+        monkeypatch.setattr(Engine, "_see_parts", lambda engine, parts: None)
+    found = list(comparison.findings(config, engine))
+    assert [finding.text.split(":")[0] for finding in found] == ["ddp in fp64", f"ddp in {precision}"]
+    assert [finding.good for finding in found] == [fault == "none"] * 2, found
 
 
 def test_too_little_room_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ LEVELS = {
     "keeper": 4,
     "environment": 4,
     "numerics": 4,
+    "comparison": 4,
     "findings": 1,
     "passes": 4,
     "preflight": 4,

@@ -1,0 +1,55 @@
+"""What an engine sets in its process is what its config says, whatever engine was there before."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from gan_dist import config as config_module
+from gan_dist.engine import Engine, joining, launch, told
+from tests import making
+
+
+def start(**keys: object) -> Engine:
+    return Engine(config_module.load(["configs/digits.yaml", *making.flags(making.tiny("unused", "unused", **keys))]))
+
+
+def test_deterministic_algorithms_end_with_the_engine_that_wanted_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    start(training__strategy="ddp")
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"  # a later engine may need it, and CUDA reads it once
+    for keys, wanted in (
+        ({"training__strategy": "exact"}, True),
+        ({"training__strategy": "ddp"}, False),
+        ({"training__strategy": "ddp", "training__deterministic": True}, True),
+        ({"training__strategy": "ddp"}, False),
+    ):
+        start(**keys)
+        assert torch.are_deterministic_algorithms_enabled() is wanted
+
+
+def test_processes_must_have_the_same_software_devices_and_config() -> None:
+    config = config_module.load(["configs/digits.yaml"])
+    found = launch.versions(config, on_cpu=True)
+    assert found.keys() >= {"gan_dist", "Python", "torch", "accelerate", "the device", "game.latent"}
+    assert found["the device"].startswith("CPU (")  # its kind decides about the bits that `exact` keeps
+    nodes = [{"node": name, "problem": "", "facts": found} for name in ("a", "b", "c")]
+    assert joining.judge(nodes) == ""
+    for name in found:
+        other = {**nodes[2], "facts": {**found, name: "other"}}
+        assert f"{name} is {found[name]} on rank 0 (a) and other on rank 2 (c)" in joining.judge([*nodes[:2], other])
+    nodes[1] = {"node": "b", "problem": "no disk", "facts": {}}
+    assert joining.judge(nodes) == "on b (rank 1): no disk"
+    assert joining.judge([nodes[1]] * 2) == "no disk"
+
+
+def test_settings_of_a_file_hold_where_they_say_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mine.json"
+    zero = {"stage": 3, "reduce_bucket_size": "auto", "stage3_param_persistence_threshold": 7}
+    path.write_text(json.dumps({"gradient_clipping": "auto", "zero_optimization": zero}))
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(path))
+    expected = {**told.SETTINGS["zero3"], "stage": 3, "stage3_param_persistence_threshold": 7}
+    assert told.deepspeed_config("zero3", 10**9) == {"zero_optimization": expected}
+    assert told.deepspeed_config("zero3", 10)["zero_optimization"]["reduce_bucket_size"] == 10

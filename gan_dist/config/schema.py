@@ -65,7 +65,8 @@ class Training(Section):
     """Images that pass a network together: BatchNorm's statistics are theirs, at any process count. Divides the batch."""
     micro_batches_per_pass: Literal["auto"] | Positive = "auto"
     """How many micro-batches go through the networks at once: speed and memory only, as BatchNorm works on each by itself.
-    auto: what is fastest here, measured at the first start. strategy: exact takes one. No more than a process has."""
+    auto: what is fastest here, measured at the first start. strategy: exact takes one. A process that has
+    fewer takes those."""
     strategy: Literal["ddp", "exact", "zero1", "zero2", "zero3"] = "ddp"
     """How processes share the work (docs/engines.md). ddp: each holds both networks, gradients are averaged while they
     are computed. exact: likewise, but summed along one fixed tree, so that every process count gives the same bits; it keeps
@@ -191,6 +192,12 @@ class Config(Section):
             raise ValueError(
                 f"training.micro_batches_per_pass = {training.micro_batches_per_pass} would change the bits that "
                 "training.strategy: exact keeps; remove it, or set training.strategy: ddp"
+            )
+        parts, passes = training.batch // training.micro_batch, training.micro_batches_per_pass
+        if passes != "auto" and passes > parts:
+            raise ValueError(
+                f"training.micro_batches_per_pass = {passes} has no effect beyond the {parts} micro-batch(es) of a batch; set "
+                f"{parts}, or auto"
             )
         if training.strategy == "exact" and training.compile:
             # on a CPU 1, 2 and 4 processes had the same bits; on a GPU inductor tunes kernels by timing them

@@ -96,7 +96,8 @@ class Engine:
         if training.strategy == "exact":  # first: fewer process counts fit its tree than can share the batch
             exact.check(parts, self.world_size)
         self.slots = share_of(training.batch, training.micro_batch, self.rank, self.world_size)
-        self.passes = 1 if training.micro_batches_per_pass == "auto" else training.micro_batches_per_pass
+        own = parts // self.world_size  # a run that goes on at more processes may have fewer than it asks for
+        self.passes = 1 if training.micro_batches_per_pass == "auto" else min(own, training.micro_batches_per_pass)
         """Micro-batches that go through the networks together."""
         self._health = Health(2, self.device)
         self._lowered = Lowered(self.device, HALF[training.precision]) if training.precision in HALF else None
@@ -111,7 +112,6 @@ class Engine:
         else:
             from gan_dist.engine.zero import Zero  # it loads DeepSpeed, which takes seconds
 
-            own = parts // self.world_size
             self._strategy = Zero(config, self.device, self._health, self.world_size, own, self._lowered)
         self._scales: dict[str, LossScale] = {}
 

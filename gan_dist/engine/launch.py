@@ -68,13 +68,6 @@ def start(config: Config) -> Accelerator:
             f"--nproc-per-node {training.processes} gan_dist/train.py ...` starts them on one machine (`accelerate launch "
             "--cpu` starts one, whatever --num_processes says)"
         )
-    parts = training.batch // training.micro_batch
-    own, passes = parts // accelerator.num_processes, training.micro_batches_per_pass
-    if passes != "auto" and passes > max(1, own):
-        raise AgreedError(
-            f"training.micro_batches_per_pass = {passes} has no effect beyond the {max(1, own)} micro-batch(es) that each of "
-            f"{accelerator.num_processes} process(es) has; set training.micro_batches_per_pass: {max(1, own)}, or auto"
-        )
     return accelerator
 
 

@@ -218,7 +218,7 @@ def test_two_processes_say_it_once_and_both_end(
         (
             {"training__micro_batches_per_pass": 5},
             {},
-            "has no effect beyond the 4 micro-batch(es) that each of 1 process",
+            "has no effect beyond the 4 micro-batch(es) of a batch",
         ),
         ({"training__tf32": True, "training__device": "auto"}, {}, "training.tf32 has no effect on a CPU"),
         (

@@ -128,6 +128,7 @@ def test_joined_micro_batches_keep_their_order() -> None:
 def test_the_choice_is_kept_with_the_run(tmp_path: Path) -> None:
     shards = making.data_set(tmp_path / "data", 96)
     keys = making.tiny(shards, tmp_path / "run", training__strategy="ddp", training__micro_batch=2)
+    keys["training.micro_batches_per_pass"] = "auto"
     assert train(keys).returncode == 0
     path = tmp_path / "run/choices.json"
     (name,) = known = json.loads(path.read_text())

@@ -79,10 +79,10 @@ def begun(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_state_and_figures_are_the_same_bits_at_every_process_count(shards: Path) -> None:
-    whole = run_ranks(1, digests, shards)[0]
+    whole = run_ranks(1, digests, shards, forked=True)[0]
     assert len({state for state, _ in whole}) == len(CASES)  # each key does something
     for count in (2, 4, 8):
-        for rank, found in enumerate(run_ranks(count, digests, shards)):
+        for rank, found in enumerate(run_ranks(count, digests, shards, forked=True)):
             for name, mine, theirs in zip(CASES, found, whole, strict=True):
                 assert mine[0] == theirs[0], f"other bits in {name!r} on rank {rank} of {count}"
                 assert not mine[1] or mine[1] == theirs[1], f"other figures in {name!r} at {count} processes"

@@ -24,8 +24,14 @@ _meetings = itertools.count()
 def agree(problem: str, facts: dict[str, str], timeout: datetime.timedelta) -> None:
     """Raise AgreedError on all processes of the launch if one has a `problem`, or if their `facts` differ."""
     own = {"problem": problem, "facts": facts, "node": platform.node()}
-    everyone = _exchange(own, timeout)
-    if verdict := judge(everyone):
+    environment = os.environ
+    if torch.distributed.is_initialized():
+        verdict = judge(gather_object([own]) if torch.distributed.get_world_size() > 1 else [own])
+    elif int(environment.get("WORLD_SIZE", "1")) > 1 and {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys():
+        verdict = _judge_by_store(own, timeout)
+    else:
+        verdict = judge([own])
+    if verdict:
         raise AgreedError(verdict)
 
 
@@ -46,23 +52,19 @@ def judge(everyone: list[dict[str, Any]]) -> str:
     return ""
 
 
-def _exchange(own: dict[str, Any], timeout: datetime.timedelta) -> list[dict[str, Any]]:
-    environment = os.environ
-    if torch.distributed.is_initialized():
-        return list(gather_object([own])) if torch.distributed.get_world_size() > 1 else [own]
-    if int(environment.get("WORLD_SIZE", "1")) == 1 or not {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys():
-        return [own]
+def _judge_by_store(own: dict[str, Any], timeout: datetime.timedelta) -> str:
+    """The verdict on all processes: the first one reads what each has to say, and the others read the verdict."""
     if not _stores:
         _stores.append(next(iter(rendezvous("env://", timeout=timeout))))
     base, rank, count = _stores[0]
     store = PrefixStore(f"gan_dist/{next(_meetings)}", base)
     store.set_timeout(timeout)
     store.set(str(rank), json.dumps(own))
-    if rank == 0:  # one process reads all: of 512 that do, each waits for 262,144 answers
-        store.set("all", json.dumps([json.loads(store.get(str(other))) for other in range(count)]))
-    everyone: list[dict[str, Any]] = json.loads(store.get("all"))
+    if rank == 0:
+        store.set("verdict", judge([json.loads(store.get(str(other))) for other in range(count)]))
+    verdict = store.get("verdict").decode()
     if store.add("read", 1) == count:
         store.set("all read", "")
     if rank == 0:  # it may serve the store, and end now
         store.wait(["all read"])
-    return everyone
+    return str(verdict)

@@ -404,7 +404,7 @@ def alone(shards: Path, tmp_path: Path, fault: str) -> tuple[list[int], str]:
         words = [sys.executable, str(script), config, *making.flags(keys)]
         running.append(subprocess.Popen(words, env=environment, cwd="/", text=True, stderr=subprocess.PIPE))
     try:
-        said = [process.communicate(timeout=60)[1] for process in running]
+        said = [process.communicate(timeout=120)[1] for process in running]
     finally:
         for process in running:
             process.kill()

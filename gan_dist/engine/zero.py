@@ -70,8 +70,8 @@ class Zero:
         )
         if engine.dp_world_size != self._world_size:
             raise AgreedError(
-                f"DeepSpeed believes to be one of {engine.dp_world_size} process(es), but {self._world_size} train together: each "
-                "would train alone; start them by torchrun, and set nothing of DeepSpeed's but by training.strategy"
+                f"DeepSpeed believes to be one of {engine.dp_world_size} process(es), but {self._world_size} train together: that "
+                "would not be one run; start them by torchrun, and set nothing of DeepSpeed's but by training.strategy"
             )
         self._engines[player.name] = engine
         player.trained = engine if self.stage == 3 else player.network

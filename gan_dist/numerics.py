@@ -4,6 +4,7 @@
 measured by. Both take random images, so no data is needed. `gan-dist doctor --numerics` and the tests use it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,16 +41,17 @@ def images_of(config: Config, step: int, slots: range) -> list[MicroBatch]:
 
 
 def by_engine(config: Config, steps: int) -> tuple[State, State]:
-    """The players after the first step, and after all `steps`, as all processes of this launch computed them.
+    """The players after the first step in which every phase was due, or after fewer `steps`; and after all of them, as all
+    processes of this launch computed them.
 
-    Every process calls it, and gets all of it. After the first step the state has gradients too: Adam's first moment
-    over 1 - beta1.
+    Every process calls it, and gets all of it. The first state has gradients too: Adam's first moment over 1 - beta1.
     """
     engine = Engine(config)
     game = games.build(config)
     enliven([player.network for player in game.players])
     engine.wrap(game)
     first: State = {}
+    compared = min(steps, math.lcm(*(phase.every for phase in game.phases))) - 1
     dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
     for step in range(steps):
         micros = images_of(config, step, engine.slots)
@@ -64,7 +66,7 @@ def by_engine(config: Config, steps: int) -> tuple[State, State]:
                     engine.backward(loss(samples))
                 engine.update()
         game.average(step * config.training.batch, config.training.batch)
-        if step == 0:
+        if step == compared:
             first = gather(engine, game)
             for player in game.players:
                 beta = player.optimizer.param_groups[0]["betas"][0]
@@ -121,6 +123,7 @@ def by_hand(
         adams.append(torch.optim.Adam(net.parameters(), own.learning_rate * part, betas, own.epsilon))
     kink = rule.step or penalties.usual_step(discriminator)
     first: State = {}
+    compared = min(steps, math.lcm(play.discriminator_steps, rule.every if rule.weights else 1)) - 1
 
     def descend(turn: int, losses: list[Tensor], clip: float) -> None:
         weights = list(nets[turn].parameters())
@@ -193,7 +196,7 @@ def by_hand(
         kept = decay(step * config.training.batch, config.training.batch, play.average.half_life)
         for name, tensor in generator.state_dict().items():
             average[name] = average[name] * kept + tensor * (1 - kept)
-        if step == 0:
+        if step == compared:
             first = _named(nets, adams, average)
     return first, _named(nets, adams, average)
 

@@ -242,15 +242,25 @@ def wrongly_rounded() -> dict[str, float]:
 
 @pytest.mark.slow
 @pytest.mark.deepspeed
-def test_a_number_kept_or_computed_in_the_wrong_precision_is_seen() -> None:
-    for mistake, difference in run_ranks(2, wrongly_rounded)[0].items():
+def test_a_number_kept_or_computed_in_the_wrong_precision_is_seen(walked: tuple[Any, dict[str, float]]) -> None:
+    for mistake, difference in walked[1].items():
         assert 10 * LIMIT < difference < math.inf, f"{mistake}: {difference:.1e}"
+
+
+def walk_right_and_wrong() -> tuple[dict[tuple[str, str], str], dict[str, float]]:
+    return walk(), wrongly_rounded()
+
+
+@pytest.fixture(scope="module")
+def walked() -> tuple[dict[tuple[str, str], str], dict[str, float]]:
+    found: tuple[dict[tuple[str, str], str], dict[str, float]] = run_ranks(2, walk_right_and_wrong)[0]
+    return found
 
 
 @pytest.mark.slow
 @pytest.mark.deepspeed
-def test_every_strategy_trains_in_every_precision_or_says_why_not() -> None:
-    found = run_ranks(2, walk)[0]
+def test_every_strategy_trains_in_every_precision_or_says_why_not(walked: tuple[dict[Any, str], Any]) -> None:
+    found, _ = walked
     assert found.keys() == REFUSED.keys(), found
     for combination, reason in REFUSED.items():
         assert reason in found[combination]
@@ -267,12 +277,14 @@ def test_the_documents_have_the_same_table() -> None:
             assert cell.startswith({True: "refused", False: "GPU only" if precision == "fp16" else "yes"}[refused])
 
 
-def with_scales(strategy: str) -> dict[str, Any]:
+def with_scales(strategy: str, shared: bool = False) -> dict[str, Any]:
     """Steps with loss scales, as fp16 has them, in fp32; in one of them the loss of rank 1 overflows in D's turn."""
     config = build(strategy, "fp32")
     engine, game = Engine(config), games.build(config)
     engine.wrap(game)
     engine._scales = {player.name: LossScale(engine.device, 2.0**10, patience=3) for player in game.players}
+    if shared:
+        engine._scales["D"] = engine._scales["G"]
     seen: dict[str, Any] = {"scales": [], "weights": []}
     for step in range(4):
         micros = numerics.images_of(config, step, engine.slots)
@@ -285,7 +297,7 @@ def with_scales(strategy: str) -> dict[str, Any]:
                     bad = step == 1 and phase.player.name == "D" and engine.rank == 1
                     engine.backward(value * math.inf if bad else value)
                 engine.update(step)
-        seen["scales"].append({name: scale.factor.item() for name, scale in engine._scales.items()})
+        seen["scales"].append([engine._scales[name].factor.item() for name in "GD"])
         seen["weights"].append(numerics.gather(engine, game)["D/weights/logit.weight"])
     seen["skipped"] = {name: found.total for name, found in engine.skipped(wait=True).items()}
     seen["kept"] = engine.loss_scales()
@@ -296,6 +308,10 @@ def with_scales(strategy: str) -> dict[str, Any]:
     return seen
 
 
+SCALES = [[1024, 1024], [1024, 512], [2048, 512], [2048, 512]]
+"""G's and D's after each step: G's is doubled after three good ones."""
+
+
 @pytest.mark.parametrize(
     "strategy", ["ddp", "exact", pytest.param("zero1", marks=ZERO), pytest.param("zero3", marks=ZERO)]
 )
@@ -303,12 +319,17 @@ def test_an_overflow_on_one_rank_skips_the_step_on_all_and_halves_that_players_s
     one, other = run_ranks(2, with_scales, strategy)
     for seen in (one, other):
         assert seen["skipped"] == {"G": 0, "D": 1}
-        assert [scales["D"] for scales in seen["scales"]] == [1024, 512, 512, 512]
-        assert [scales["G"] for scales in seen["scales"]] == [1024, 1024, 2048, 2048]  # doubled after three good ones
+        assert seen["scales"] == SCALES
         assert (seen["weights"][0] == seen["weights"][1]).all()
         assert (seen["weights"][1] != seen["weights"][2]).any()
         assert seen["kept"] == {"G": [2048.0, 1.0], "D": [512.0, 2.0]}
     assert all((mine == theirs).all() for mine, theirs in zip(one["weights"], other["weights"], strict=True))
+
+
+def test_a_scale_that_both_players_share_is_seen_by_that() -> None:
+    for seen in run_ranks(2, with_scales, "ddp", True):
+        assert all(math.isfinite(scale) for scales in seen["scales"] for scale in scales)
+        assert seen["scales"] != SCALES
 
 
 def scaled_equals_unscaled(strategy: str) -> list[float]:

@@ -353,21 +353,24 @@ def compare_penalties(options: argparse.Namespace, config: Config, network: torc
     exact = gradient(penalties.squared_gradient(discriminator, real))
     value = penalties.squared_gradient(discriminator, real).item()
     for step in (0.001, 0.003, 0.01, 0.03, 0.1):
-        draws, values = [], []
-        for seed in range(options.draws):
+        count, values = options.draws, []
+        total, squares = torch.zeros_like(exact, dtype=torch.float64), 0.0
+        for seed in range(count):
             noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(seed))
             found = penalties.squared_difference(discriminator, real, noise, step)
             values.append(found.item())
-            draws.append(gradient(found))
-        total = torch.stack(draws).sum(0)
-        mean = total / len(draws)
-        spread = (torch.stack([(draw - mean).norm() for draw in draws]).square().sum() / (len(draws) - 1)).sqrt()
-        # the noise that is left in a mean of so many draws makes it longer, and its cosine smaller, than the expectation's
-        length = (mean.square().sum() - spread.square() / len(draws)).clamp(min=0).sqrt()
-        cosine = (mean @ exact / (length * exact.norm())).item()
+            draw = gradient(found).double()
+            total += draw
+            squares += draw.square().sum().item()
+        mean = total / count
+        noise_of_one = ((squares - count * mean.square().sum().item()) / (count - 1)) ** 0.5 / exact.norm().item()
+        cosine = torch.nn.functional.cosine_similarity(mean, exact.double(), dim=0).item()
+        at_most = (1 + noise_of_one**2 / count) ** -0.5  # of draws that have the exact gradient as their mean
         print(
-            f"  step {step}: value {statistics.mean(values) / value:.0%} of exact R1's, cosine of the expected gradient with its "
-            f"gradient {cosine:.2f}, length {length / exact.norm():.2f}, noise of one draw {spread / exact.norm():.1f}"
+            f"  step {step}: value {statistics.mean(values) / value:.0%} of exact R1's; noise of one draw's gradient "
+            f"{noise_of_one:.1f} lengths of the exact one; cosine of {count} draws' mean with it {cosine:.2f}, "
+            f"{at_most:.2f} without bias",
+            flush=True,
         )
     ratios = []
     for number in range(options.rounds + 1):

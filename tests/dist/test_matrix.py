@@ -1,4 +1,7 @@
-"""Every strategy, process count, accumulation, pass and penalty against one process and a plain loop."""
+"""Every strategy, process count, accumulation, pass and penalty against one process and a plain loop.
+
+It takes 22 minutes of processor time: 3, 8 and 11 at 1, 2 and 4 processes.
+"""
 
 import contextlib
 import itertools

@@ -2,18 +2,24 @@
 
     python benchmarks/engines.py speed       # every strategy over a bare DDP loop of the same networks
     python benchmarks/engines.py memory      # live tensors of each process against the formula
+    python benchmarks/engines.py traffic     # what each process hands to collectives against the formula
     python benchmarks/engines.py penalty     # finite differences over exact R1: cost, bias, noise
 
 All variants take turns within the same processes, so that a ratio compares like with like. One thread a process.
 """
 
 import argparse
+import contextlib
+import functools
 import gc
+import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -23,30 +29,35 @@ import torch  # noqa: E402
 import torch.distributed  # noqa: E402
 from torch.nn.functional import softplus  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+from torch.utils._pytree import tree_flatten  # noqa: E402
 
 from gan_dist import config as config_module, footprint, games, numerics, penalties  # noqa: E402
+from gan_dist.config import Config  # noqa: E402
 from gan_dist.data import loader  # noqa: E402
 from gan_dist.engine import Engine  # noqa: E402
-from gan_dist.networks.normalisation import batch_norms  # noqa: E402
+from gan_dist.networks.normalisation import BatchNorm, batch_norms  # noqa: E402
+from gan_dist.player import Player  # noqa: E402
 
 STRATEGIES = ("ddp", "exact", "zero1", "zero2", "zero3")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "memory", "penalty"))
+    parser.add_argument("what", choices=("speed", "memory", "traffic", "penalty"))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--base", type=int, default=64, help="DCGAN's width")
     parser.add_argument("--micro-batch", type=int, default=16)
+    parser.add_argument("--draws", type=int, default=64, help="of the noise of a finite-difference penalty")
     parser.add_argument("--strategies", nargs="+", default=STRATEGIES)
     options = parser.parse_args()
     if options.what != "penalty" and "RANK" not in os.environ:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(options.processes)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         sys.exit(subprocess.call([sys.executable, *launcher, *sys.argv], env=environment))
-    {"speed": speed, "memory": memory, "penalty": penalty}[options.what](options)
+    {"speed": speed, "memory": memory, "traffic": traffic, "penalty": penalty}[options.what](options)
     sys.stdout.flush()
     os._exit(0)  # gloo aborts where another rank is gone already
 
@@ -64,8 +75,8 @@ def build(options: argparse.Namespace, strategy: str, **more: object):
 class Variant:
     """A strategy of the engine, ready to step on the same images over and over."""
 
-    def __init__(self, options: argparse.Namespace, strategy: str) -> None:
-        self.config = build(options, strategy)
+    def __init__(self, options: argparse.Namespace, strategy: str, **more: object) -> None:
+        self.config = build(options, strategy, **more)
         self.engine, self.game = Engine(self.config), games.build(self.config)
         self.engine.wrap(self.game)
         self.number = 0
@@ -74,13 +85,16 @@ class Variant:
             micro.images = micro.images.float().to(self.engine.device).contiguous(memory_format=torch.channels_last)
             micro.positions = micro.positions.to(self.engine.device)
 
-    def step(self, measure=lambda: None) -> None:
+    def step(self, began=lambda player: None, computed=lambda player: None) -> None:
+        # exact's engine switches them on for the whole process, where the others take turns with it
+        torch.use_deterministic_algorithms(self.config.training.strategy == "exact")
         micros = [loader.MicroBatch(micro.images, micro.labels, micro.positions) for micro in self.images]
         for phase in self.game.due(self.number):
             with self.engine.turn(phase):
+                began(phase.player)
                 for loss, samples in self.engine.share(micros):
                     self.engine.backward(loss(samples))
-                measure()
+                computed(phase.player)
                 self.engine.update()
         self.game.average(self.number * self.config.training.batch, self.config.training.batch)
         self.number += 1
@@ -107,6 +121,7 @@ class Bare:
         ]
 
     def step(self) -> None:
+        torch.use_deterministic_algorithms(False)
         discriminator, fakes = self.nets[1], []
         for turn in range(2):
             for index, net in enumerate(self.nets):
@@ -159,57 +174,129 @@ def memory(options: argparse.Namespace) -> None:
         gc.collect()
         before = live()
         variant = Variant(options, strategy)
-        players = variant.game.players
-        sizes = {
-            player.name: [
-                shape.numel()
-                for shape in (
-                    player.shards.shapes.values() if player.shards else (w.shape for w in player.network.parameters())
-                )
-            ]
-            for player in players
-        }
-        images = sum(micro.images.nbytes for micro in variant.images)
-        variant.step()
-        peaks: list[float] = []
-        variant.step(lambda peaks=peaks, before=before: peaks.append(live() - before))
-        gc.collect()
-        kept = live() - before
-        torch.distributed.barrier()
-        sent = loopback()
-        for _ in range(4):
-            variant.step()
-        torch.distributed.barrier()
-        sent = (loopback() - sent) / 4 / variant.engine.world_size
-        rank, count = variant.engine.rank, variant.engine.world_size
-        held = [footprint.memory(strategy, sizes[name], count, name == "G", rank) for name in sizes]
-        if strategy not in ("zero1", "zero2"):  # gradients stay, until the player's next turn or in a buffer
-            expected = sum(part.total for part in held)
-        else:
-            expected = sum(part.kept for part in held)
-        rows = variant.engine.gather((kept - images, expected, max(peaks) - kept, max(part.gradients for part in held)))
+        found, formula = held(variant, before)
+        rows = variant.engine.gather((found, formula))
         variant.engine.release()
-        del variant, players
-        if rank == 0 and strategy in ("ddp", "exact"):  # DeepSpeed sends by shared memory on one machine
-            formula = sum(footprint.traffic(strategy, sum(numbers), count, 2, 2) for numbers in sizes.values())
-            print(f"{strategy:6s} each process sends {sent / 2**20:.2f} MiB a step, formula {formula / 2**20:.2f}, "
-                  f"RATIO {sent / formula:.3f}")  # fmt: skip
-        if rank == 0:
-            for number, (found, formula, more, gradients) in enumerate(rows):
+        del variant
+        if torch.distributed.get_rank():
+            continue
+        for number, (found, formula) in enumerate(rows):
+            for what in found:
                 print(
-                    f"{strategy:6s} process {number} of {count}: kept between steps {found / 2**20:8.2f} MiB, formula "
-                    f"{formula / 2**20:8.2f}, RATIO {found / formula:.3f}; more before an update {more / 2**20:8.2f} MiB "
-                    f"(gradients of a player by formula {gradients / 2**20:.2f})"
+                    f"{strategy:6s} process {number} of {len(rows)}: {what} {found[what] / 2**20:.2f} MiB, formula "
+                    f"{formula[what] / 2**20:.2f}, RATIO {found[what] / formula[what]:.3f}"
                 )
 
 
-def loopback() -> int:
-    """Bytes sent over the machine's loopback so far: what gloo's processes send each other."""
-    for line in Path("/proc/net/dev").read_text().splitlines():
-        name, _, numbers = line.partition(":")
-        if name.strip() == "lo":
-            return int(numbers.split()[8])
-    return 0
+def held(variant: Variant, before: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Bytes of this process's live tensors but for `before`, and by the formula: between steps, and of gradients."""
+    strategy, players, engine = variant.config.training.strategy, variant.game.players, variant.engine
+    formula = {player.name: footprint.memory(strategy, sizes(player), engine.world_size, player.name == "G", engine.rank)
+               for player in players}  # fmt: skip
+    began: dict[str, int] = {}
+    gradients: dict[str, float] = {}
+
+    def remember(player: Player) -> None:
+        gc.collect()
+        began[player.name] = live()
+
+    def compute(player: Player) -> None:
+        gc.collect()
+        if strategy in ("zero1", "zero2"):  # there for the update alone
+            gradients[player.name] = live() - began[player.name]
+        elif strategy == "zero3":  # in a buffer that stays
+            parts = engine._strategy._engines[
+                player.name
+            ].optimizer._DeepSpeedZeroOptimizer_Stage3__param_id_to_grad_partition
+            gradients[player.name] = sum(part.nbytes for part in parts.values())
+        else:
+            gradients[player.name] = sum(weight.grad.nbytes for weight in player.network.parameters())
+
+    variant.step()
+    variant.step(remember, compute)
+    gc.collect()
+    kept = live() - before - sum(micro.images.nbytes for micro in variant.images)
+    # gradients stay between steps, until the player's next turn or in a buffer, but for those of ZeRO-1 and 2
+    expected = sum(part.kept if strategy in ("zero1", "zero2") else part.total for part in formula.values())
+    return (
+        {"kept between steps": kept, **{f"gradients of {name}": size for name, size in gradients.items()}},
+        {"kept between steps": expected, **{f"gradients of {name}": part.gradients for name, part in formula.items()}},
+    )
+
+
+def sizes(player: Player) -> list[int]:
+    """Of a player's weights, whole."""
+    whole = player.shards.shapes.values() if player.shards else (weight.shape for weight in player.network.parameters())
+    return [shape.numel() for shape in whole]
+
+
+PENALTIES: dict[str, dict[str, object]] = {
+    "no penalty": {},
+    "exact R1": {"game.penalty.r1": 1.0},
+    "R1 by finite differences": {"game.penalty.r1": 1.0, "game.penalty.method": "finite_difference"},
+}
+
+
+def traffic(options: argparse.Namespace) -> None:
+    for what, keys in PENALTIES.items():
+        for strategy, prefetch in [(strategy, True) for strategy in options.strategies] + [("zero3", False)]:
+            with contextlib.nullcontext() if prefetch else stage3(stage3_prefetch_bucket_size=1):
+                variant = Variant(options, strategy, **keys)
+            found, formula = sent(variant)
+            variant.engine.release()
+            if torch.distributed.get_rank() == 0:
+                print(f"{strategy:6s} {what}{'' if prefetch else ', no prefetching'}: each process sends {found / 2**20:.2f} MiB a step of "
+                      f"2 passes, formula {formula / 2**20:.2f}, RATIO {found / formula:.3f}")  # fmt: skip
+
+
+@contextlib.contextmanager
+def stage3(**settings: int) -> Iterator[None]:
+    """Engines that are made meanwhile take these settings of DeepSpeed, as from accelerate's launcher."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump({"zero_optimization": {"stage": 3, **settings}}, file)
+        file.flush()
+        os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = file.name
+        try:
+            yield
+        finally:
+            del os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"]
+
+
+def sent(variant: Variant) -> tuple[float, float]:
+    """Bytes that this process sends in a step, by what it hands to collectives, and by the formula."""
+    config, engine = variant.config, variant.engine
+    variant.step()
+    variant.step()  # DeepSpeed has seen the order of layers by now
+    with Sent() as counter:
+        variant.step()
+    rule, parts = config.game.penalty, len(variant.images)
+    uses = footprint.uses(config.training.strategy, parts, len(rule.weights), rule.method == "exact")
+    return sum(counter.bytes.values()), sum(
+        footprint.traffic(config.training.strategy, sum(sizes(player)), engine.world_size, *uses[player.name])
+        for player in variant.game.players
+    )
+
+
+class Sent(TorchDispatchMode):
+    """Counts, while it is on, what this process hands to collectives, as bytes that it sends over a ring."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes: dict[str, float] = {}
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        name = function.name().removeprefix("c10d::").removesuffix("_")
+        if function.namespace == "c10d" and name not in ("barrier", "monitored_barrier"):
+            count = torch.distributed.get_world_size()
+            ring = {"allreduce": 2 * (count - 1) / count, "broadcast": 1.0, "reduce": 1.0}.get(
+                name, (count - 1) / count
+            )
+            # the whole is the longer of what goes in and what comes out
+            whole = max(
+                sum(t.nbytes for t in tree_flatten(part)[0] if isinstance(t, torch.Tensor)) for part in arguments
+            )
+            self.bytes[name] = self.bytes.get(name, 0.0) + ring * whole
+        return function(*arguments, **(keywords or {}))
 
 
 def live() -> int:
@@ -224,22 +311,41 @@ def live() -> int:
 
 
 def penalty(options: argparse.Namespace) -> None:
-    """On a discriminator trained a little against noise, images of smooth blobs."""
+    """On the recipes' discriminators, and on DCGAN's with smooth activations and no BatchNorm."""
     torch.set_num_threads(1)
-    config = build(options, "ddp")
-    discriminator = games.build(config).players[1].network
-    size, count = options.resolution, options.micro_batch
-    coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    real = torch.nn.functional.interpolate(coarse, size, mode="bilinear").contiguous(memory_format=torch.channels_last)
-    adam = torch.optim.Adam(discriminator.parameters(), 2e-4, (0.5, 0.999))
+    for recipe in ("digits", "mnist", "dcgan", "smooth"):
+        keys = ["--data.classes", "10"] if recipe == "mnist" else []
+        name = "dcgan" if recipe == "smooth" else recipe
+        config = config_module.load([str(HERE.parent / f"configs/{name}.yaml"), "--data.shards", "-", *keys])
+        discriminator = games.build(config).players[1].network
+        if recipe == "smooth":
+            for layer, module in enumerate(discriminator.features):
+                if isinstance(module, torch.nn.LeakyReLU):
+                    discriminator.features[layer] = torch.nn.SiLU()
+                elif isinstance(module, BatchNorm):
+                    discriminator.features[layer] = torch.nn.Identity()
+        print(f"{recipe}:")
+        compare_penalties(options, config, discriminator)
+
+
+def compare_penalties(options: argparse.Namespace, config: Config, network: torch.nn.Module) -> None:
+    """On a discriminator trained a little against noise, images of smooth blobs."""
+    data, count = config.data, options.micro_batch
+    coarse = torch.rand(count, data.channels, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    real = torch.nn.functional.interpolate(coarse, data.resolution, mode="bilinear")
+    real = real.contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(count) % data.classes if data.classes else None
+    discriminator = functools.partial(network, labels=labels)
+    torch.manual_seed(0)
+    adam = torch.optim.Adam(network.parameters(), 2e-4, (0.5, 0.999))
     for _ in range(30):
         adam.zero_grad()
         (softplus(-discriminator(real)).mean() + softplus(discriminator(torch.randn_like(real))).mean()).backward()
         adam.step()
 
     def gradient(loss: torch.Tensor) -> torch.Tensor:
-        found = torch.autograd.grad(loss, list(discriminator.parameters()), allow_unused=True)
-        weights = discriminator.parameters()
+        weights = list(network.parameters())
+        found = torch.autograd.grad(loss, weights, allow_unused=True)
         return torch.cat(
             [(torch.zeros_like(w) if g is None else g).flatten() for w, g in zip(weights, found, strict=True)]
         )
@@ -247,18 +353,24 @@ def penalty(options: argparse.Namespace) -> None:
     exact = gradient(penalties.squared_gradient(discriminator, real))
     value = penalties.squared_gradient(discriminator, real).item()
     for step in (0.001, 0.003, 0.01, 0.03, 0.1):
-        draws, values = [], []
-        for seed in range(64):
+        count, values = options.draws, []
+        total, squares = torch.zeros_like(exact, dtype=torch.float64), 0.0
+        for seed in range(count):
             noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(seed))
             found = penalties.squared_difference(discriminator, real, noise, step)
             values.append(found.item())
-            draws.append(gradient(found))
-        mean = torch.stack(draws).mean(0)
-        spread = torch.stack([(draw - mean).norm() for draw in draws]).mean() / exact.norm()
-        cosine = torch.nn.functional.cosine_similarity(mean, exact, dim=0).item()
+            draw = gradient(found).double()
+            total += draw
+            squares += draw.square().sum().item()
+        mean = total / count
+        noise_of_one = ((squares - count * mean.square().sum().item()) / (count - 1)) ** 0.5 / exact.norm().item()
+        cosine = torch.nn.functional.cosine_similarity(mean, exact.double(), dim=0).item()
+        at_most = (1 + noise_of_one**2 / count) ** -0.5  # of draws that have the exact gradient as their mean
         print(
-            f"step {step}: value {statistics.mean(values) / value - 1:+.1%} of exact R1's, cosine of the mean gradient of 64 "
-            f"draws with its gradient {cosine:.2f}, norm {mean.norm() / exact.norm():.2f}, noise of one draw {spread:.1f}"
+            f"  step {step}: value {statistics.mean(values) / value:.0%} of exact R1's; noise of one draw's gradient "
+            f"{noise_of_one:.1f} lengths of the exact one; cosine of {count} draws' mean with it {cosine:.2f}, "
+            f"{at_most:.2f} without bias",
+            flush=True,
         )
     ratios = []
     for number in range(options.rounds + 1):
@@ -274,7 +386,7 @@ def penalty(options: argparse.Namespace) -> None:
         ratios.append(seconds["finite difference"] / seconds["exact"])
     ratios = sorted(ratios[1:])
     print(
-        f"RATIO time of a finite-difference penalty over exact R1: {statistics.median(ratios):.2f} ({ratios[0]:.2f}..{ratios[-1]:.2f})"
+        f"  RATIO time of a finite-difference penalty over exact R1: {statistics.median(ratios):.2f} ({ratios[0]:.2f}..{ratios[-1]:.2f})"
     )
 
 

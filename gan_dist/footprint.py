@@ -80,10 +80,26 @@ def transient(strategy: str, weights: int, parts: int, gathers: bool) -> float:
     return 0.0
 
 
-def traffic(strategy: str, weights: int, world_size: int, parts: int, forwards: int) -> float:
-    """Bytes that a process sends in one update of a player of so many weights, over rings.
+def uses(strategy: str, parts: int, penalties: int = 0, exact: bool = True) -> dict[str, tuple[int, int]]:
+    """How often each player is passed through backwards for its own gradients, and forwards, whoever's turn it is.
 
-    `parts`: backwards (ZeRO-2 and 3 reduce after each); `forwards`: of this player for them, in its own turn.
+    In a step of the generation game of `parts` passes a process, with so many `penalties`, `exact` or by finite
+    differences, due in it. ZeRO-3 has D whole for an exact penalty: it gathers it twice, and reduces once.
+    """
+    fooling, telling = parts, 2 * parts  # D passes G's images in G's turn, and real and fake ones in its own
+    if not penalties:
+        penalised = 0, 0
+    elif exact and strategy == "zero3":
+        penalised = 1, 1
+    else:
+        penalised = parts, penalties * parts * (1 if exact else 2)
+    return {"G": (parts, parts), "D": (parts + penalised[0], fooling + telling + penalised[1])}
+
+
+def traffic(strategy: str, weights: int, world_size: int, backwards: int, forwards: int) -> float:
+    """Bytes that a process sends for a player of so many weights in a step, over rings; `uses` says how often it is used.
+
+    With ZeRO-3 at most: where a prefetched weight is still there for its next use, DeepSpeed does not gather it again.
     """
     if world_size == 1:
         return 0.0
@@ -91,7 +107,7 @@ def traffic(strategy: str, weights: int, world_size: int, parts: int, forwards: 
     if strategy in ("ddp", "exact"):
         return 2 * once
     if strategy == "zero1":
-        return 2 * once
+        return once * (2 + 1)  # DeepSpeed reduces by all-reduce, though a process keeps a part alone
     if strategy == "zero2":
-        return once * (parts + 1)
-    return once * (parts + forwards + parts)  # gradients, and weights for every forward and every backward
+        return once * (2 * backwards + 1)
+    return once * (backwards + 2 * forwards)  # weights for every forward, and again for what it gives back

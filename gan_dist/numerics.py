@@ -4,6 +4,7 @@
 measured by. Both take random images, so no data is needed. comparison.py and the tests use it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -43,7 +44,8 @@ def images_of(config: Config, step: int, slots: range) -> list[MicroBatch]:
 
 
 def by_engine(config: Config, steps: int) -> States:
-    """The players after the first step, and after all `steps`, as all processes of this launch computed them.
+    """The players after the first step in which every phase was due, or after fewer `steps`; and after all of them, as all
+    processes of this launch computed them.
 
     Every process calls it, and gets all of it. What is called gradient is Adam's first moment over 1 - beta1: the gradient
     itself after a player's first update, then a mixture of all.
@@ -53,6 +55,7 @@ def by_engine(config: Config, steps: int) -> States:
     enliven([player.network for player in game.players])
     engine.wrap(game)
     first: State = {}
+    compared = min(steps, math.lcm(*(phase.every for phase in game.phases))) - 1
     dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
     for step in range(steps):
         micros = images_of(config, step, engine.slots)
@@ -67,7 +70,7 @@ def by_engine(config: Config, steps: int) -> States:
                     engine.backward(loss(samples))
                 engine.update()
         game.average(step * config.training.batch, config.training.batch)
-        if step == 0:
+        if step == compared:
             first = _with_gradients(gather(engine, game), game)
     last = _with_gradients(gather(engine, game), game)
     engine.release()
@@ -138,6 +141,7 @@ def by_hand(
         adams.append(torch.optim.Adam(net.parameters(), own.learning_rate * part, betas, own.epsilon))
     kink = rule.step or penalties.usual_step(discriminator)
     first: State = {}
+    compared = min(steps, math.lcm(play.discriminator_steps, rule.every if rule.weights else 1)) - 1
 
     def descend(turn: int, losses: list[Tensor], clip: float) -> None:
         weights = list(nets[turn].parameters())
@@ -216,7 +220,7 @@ def by_hand(
         kept = decay(step * config.training.batch, config.training.batch, play.average.half_life)
         for name, tensor in generator.state_dict().items():
             average[name] = average[name] * kept + tensor * (1 - kept)
-        if step == 0:
+        if step == compared:
             first = _named(nets, adams, average)
     return first, _named(nets, adams, average)
 

@@ -218,9 +218,10 @@ def fits(text: str, phase: str, peak: int, room: int) -> Finding:
 def _traffic(config: Config, engine: Engine, sizes: dict[str, list[int]]) -> Finding:
     strategy = config.training.strategy
     own = len(engine.slots) // config.training.micro_batch // engine.passes
+    penalty = config.game.penalty
+    uses = footprint.uses(strategy, own, len(penalty.weights), penalty.method == "exact")
     total = sum(
-        footprint.traffic(strategy, sum(weights), engine.world_size, own, own * (2 if name == "D" else 1))
-        for name, weights in sizes.items()
+        footprint.traffic(strategy, sum(weights), engine.world_size, *uses[name]) for name, weights in sizes.items()
     )
     others = {
         other: sum(footprint.memory(other, weights, engine.world_size, False).total for weights in sizes.values())

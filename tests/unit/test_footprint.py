@@ -24,6 +24,15 @@ def test_a_weight_that_is_cut_keeps_its_gradient_whole() -> None:
 
 def test_a_ring_sends_everything_twice_less_the_own_part() -> None:
     assert footprint.traffic("ddp", 1000, 1, 4, 4) == 0
-    assert footprint.traffic("ddp", 1000, 4, 1, 1) == pytest.approx(2 * 4000 * 3 / 4)
-    assert footprint.traffic("zero2", 1000, 4, 1, 1) == footprint.traffic("ddp", 1000, 4, 1, 1)
-    assert footprint.traffic("zero3", 1000, 4, 1, 1) == pytest.approx(1.5 * footprint.traffic("ddp", 1000, 4, 1, 1))
+    once = 4000 * 3 / 4
+    assert footprint.traffic("ddp", 1000, 4, 1, 1) == pytest.approx(2 * once)
+    assert footprint.traffic("zero1", 1000, 4, 2, 2) == pytest.approx(3 * once)
+    assert footprint.traffic("zero2", 1000, 4, 2, 2) == pytest.approx(5 * once)
+    assert footprint.traffic("zero3", 1000, 4, 2, 6) == pytest.approx(14 * once)
+
+
+def test_the_discriminator_is_passed_through_in_both_turns_and_for_penalties() -> None:
+    assert footprint.uses("zero2", 2) == {"G": (2, 2), "D": (2, 6)}
+    assert footprint.uses("zero2", 2, 1)["D"][0] == 4
+    assert footprint.uses("zero3", 2, 2) == {"G": (2, 2), "D": (3, 7)}  # gathered for the phase
+    assert footprint.uses("zero3", 2, 2, exact=False)["D"] == (4, 14)

@@ -32,6 +32,22 @@ def test_finite_differences_give_the_same_on_average() -> None:
     assert found.item() == pytest.approx(WEIGHT.square().sum().item(), rel=0.01)
 
 
+def test_of_a_smooth_discriminator_finite_differences_have_the_exact_penaltys_gradient_on_average() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 1), nn.Flatten(0)).double()
+
+    def gradient(penalty: torch.Tensor) -> torch.Tensor:
+        found = torch.autograd.grad(penalty, list(network.parameters()), allow_unused=True, materialize_grads=True)
+        return torch.cat([part.flatten() for part in found])
+
+    exact = gradient(penalties.squared_gradient(network, images()))
+    many = images().repeat(20_000, 1, 1, 1)
+    noise = torch.randn(many.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = gradient(penalties.squared_difference(network, many, noise, 0.01))
+    assert torch.nn.functional.cosine_similarity(found, exact, dim=0) > 0.999
+    assert (found.norm() / exact.norm()).item() == pytest.approx(1, rel=0.02)
+
+
 def test_the_gradient_is_taken_between_real_and_fake() -> None:
     real, fake = torch.zeros(3, 1, 2, 2, dtype=torch.float64), torch.ones(3, 1, 2, 2, dtype=torch.float64)
     between = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)

@@ -66,6 +66,20 @@ def _touched(sizes: Sequence[int], world_size: int, rank: int) -> float:
     return float(_WORD * found)
 
 
+def transient(strategy: str, weights: int, parts: int, gathers: bool) -> float:
+    """Bytes that come on top for a while in an update: `parts` micro-batches a process; `gathers` for an exact penalty.
+
+    `exact` keeps a partial sum for each level of its tree, and sends a copy of the whole; ZeRO-3 with a penalty that
+    differentiates twice has weights and gradients whole.
+    """
+    whole = _WORD * weights
+    if strategy == "exact":
+        return whole * (parts.bit_length() + 1)
+    if strategy == "zero3" and gathers:
+        return 2 * whole
+    return 0.0
+
+
 def uses(strategy: str, parts: int, penalties: int = 0, exact: bool = True) -> dict[str, tuple[int, int]]:
     """How often each player is passed through backwards for its own gradients, and forwards, whoever's turn it is.
 

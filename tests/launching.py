@@ -154,11 +154,11 @@ def run_ranks(
     """What `function(*arguments)` returns on each of `world_size` gloo ranks, in order; it must be importable.
 
     The first rank that fails is shown with its traceback, and all are ended. `forked` ranks come from a server that has
-    imported function's module once for all of them: 5 seconds of a core less for each.
+    imported function's module once for all of them: 7 seconds of a core less for each.
     """
     context = multiprocessing.get_context("forkserver" if forked else "spawn")
     if forked:
-        context.set_forkserver_preload([function.__module__, "gan_dist.trainer"])
+        context.set_forkserver_preload([function.__module__, "gan_dist.trainer", "torch._dynamo"])
     results = context.Queue()
     port = _free_port()
     ranks = [

@@ -38,7 +38,7 @@ def figures(directory: Path) -> list[dict[str, object]]:
 
 
 def finish(shards: Path, directory: Path, images: int, processes: int = 1) -> None:
-    done = train(keys(shards, directory, images), processes)
+    done = train(keys(shards, directory, images, training__strategy="ddp"), processes)
     assert done.returncode == 0, done.stderr
 
 
@@ -50,7 +50,7 @@ def test_ddp_goes_on_at_any_process_and_worker_count_with_the_same_losses(shards
     for processes, workers in ((1, 2), (2, 0), (3, 1), (4, 0)):
         directory = tmp_path / f"then-{processes}"
         shutil.copytree(tmp_path / "two", directory)
-        done = train(keys(shards, directory, END, data__workers=workers), processes)
+        done = train(keys(shards, directory, END, data__workers=workers, training__strategy="ddp"), processes)
         assert done.returncode == 0, done.stderr
         found = [line for line in lines(directory / "metrics.jsonl") if line["images"] > STOP]
         assert len(found) == 20

@@ -187,7 +187,10 @@ def test_a_missing_config(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"training.batch": 12}, ["3 micro-batches of 4, which 2 processes cannot share", "start 1, 3 processes"]),
+        (
+            {"training.batch": 12},
+            ["exact cannot sum 3 micro-batches over 2 processes in its tree", "start 1, 3 processes"],
+        ),
         ({"data.shards": "nowhere"}, ["no shard nowhere"]),
         ({"training.bach": 1}, ["did you mean --training.batch?"]),
     ],
@@ -379,7 +382,7 @@ def alone(shards: Path, tmp_path: Path, fault: str) -> tuple[list[int], str]:
         script, config = REPOSITORY / "gan_dist/train.py", str(REPOSITORY / "configs/digits.yaml")
         facts = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         environment = {**os.environ, **{name: str(value) for name, value in facts.items()}}
-        del environment["PYTHONPATH"]
+        environment.pop("PYTHONPATH", None)
         if rank == 1 and fault == "g++":
             environment["PATH"] = str(tmp_path)
         elif rank == 1 and fault == "config":

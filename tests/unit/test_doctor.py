@@ -90,7 +90,7 @@ def test_every_phase_is_played_and_measured_however_seldom_it_is_due() -> None:
     assert peaks.keys() == {"G every 5 steps", "D", "D's penalty every 16 steps"}
     assert all(0 < seconds < 60 for seconds in times)
     # so large a pass that its memory stands out of the interpreter's
-    config, engine, game = at_work(**SELDOM, training__batch=128, training__micro_batch=128, game__base_channels=32)
+    config, engine, game = at_work(**SELDOM, training__batch=256, training__micro_batch=256, game__base_channels=64)
     larger = preflight._play(config, engine, game)[1]
     assert min(larger.values()) > max(peaks.values()) + 2**24
 

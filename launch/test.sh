@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set-up, lint, types, tests; quick tests first. tests/conftest.py keeps all of them off the network.
+# Set-up, lint, types, tests; quick tests first, a real Slurm last. tests/conftest.py keeps all of them off the network.
 #
 #   ./launch/test.sh [pytest arguments]      paths are relative to the repository
 #
@@ -20,4 +20,9 @@ cd "$here/.."
 ruff check
 ruff format --check
 mypy
-exec pytest "$@"
+if (($#)); then
+    exec pytest "$@"
+fi
+pytest --ignore=tests/slurm
+# these wait more than they compute: two clusters beside each other, one for each file
+exec pytest -n 2 --dist loadfile tests/slurm

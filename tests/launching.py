@@ -144,8 +144,11 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def digests(run: Path) -> dict[str, str]:
-    """Checkpoint name -> digest, by the command."""
-    return {row["name"]: row["digest"] for row in json.loads(gan_dist("checkpoints", run, "--json").stdout)}
+    """Checkpoint name -> digest, as `gan-dist checkpoints` says them."""
+    from gan_dist.checkpoint import store
+
+    folder = run / "checkpoints"
+    return {name: str(store.describe(folder / name, hashes=False)["digest"]) for name in store.names(folder)}
 
 
 def run_ranks(

@@ -90,8 +90,8 @@ class Board:
         self._log(content, images)
 
     def close(self, patience: float = _INIT_SECONDS + _FINISH_SECONDS) -> None:
-        """Let W&B finish, for at most so many seconds."""
-        if self._thread is None:
+        """Let W&B finish, for at most so many seconds; what was given up is not waited for."""
+        if self._thread is None or self._given_up:
             return
         self._put(None)
         self._thread.join(patience)

@@ -55,22 +55,38 @@ class Job:
 
     def __init__(self, cluster: Cluster, number: str, log: Path, run: Path) -> None:
         self.cluster, self.number, self.log, self.run = cluster, number, log, run
+        self._before = (0, 0, 0)
+
+    def mark(self) -> None:
+        """Its log, events and restarts count from here."""
+        self._before = (0, 0, 0)
+        self._before = (len(self.text()), len(self._events()), self.restarts())
 
     @property
     def state(self) -> str:
         return self.cluster.job(self.number)["JobState"]
 
     def text(self) -> str:
-        return self.log.read_text() if self.log.exists() else ""
+        return self.log.read_text()[self._before[0] :] if self.log.exists() else ""
+
+    def restarts(self) -> int:
+        return int(self.cluster.job(self.number)["Restarts"]) - self._before[2]
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.run / "status.json").read_text())
         return found
 
     def events(self, kind: str) -> list[dict[str, Any]]:
+        return [line for line in self._events() if line["event"] == kind]
+
+    def _events(self) -> list[dict[str, Any]]:
         path = self.run / "events.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        return [line for line in lines if line["event"] == kind]
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines[self._before[1] :]]
+
+    def last_saved(self) -> int:
+        """Images of the newest checkpoint."""
+        return max(int(path.parent.name[7:]) for path in self.run.glob("checkpoints/images-*/manifest.json"))
 
     def until(self, found: Callable[[], Any], what: str, seconds: float = 180, alive: bool = False) -> Any:
         """Wait for `found`; with `alive`, no longer than the job lives."""
@@ -95,8 +111,9 @@ class Job:
 
     def requeued(self) -> None:
         """Wait until the job waits to be started again, and end Slurm's own hold of two minutes."""
-        self.until(lambda: int(self.cluster.job(self.number)["Restarts"]) > 0, "requeued")
-        time.sleep(2)  # started in the second of its requeue, a job is taken for one that was already killed
+        # Slurm takes a job for one that was already killed if it is started while its last start is cleared up
+        self.until(lambda: self.restarts() > 0 and self.state == "PENDING", "requeued")
+        time.sleep(2)
 
         def runs() -> bool:
             self.cluster.call("scontrol", "update", f"JobId={self.number}", "StartTime=now", check=False)
@@ -122,7 +139,14 @@ def may_run() -> str:
 def running() -> Iterator[Cluster]:
     """A cluster of three nodes, of two cores and two pretended GPUs each, while the block runs."""
     folder = Path("/tmp") / f"gan_dist-slurm-{os.getpid()}"  # a unix socket's path is short
-    environment = {**os.environ, "NODES": str(NODES), "GPUS": "2", "PORT": str(20000 + os.getpid() % 10000)}
+    first = f"FirstJobId={1 + os.getpid() * 997 % 8000}"  # of two clusters here no two jobs take the same port
+    environment = {
+        **os.environ,
+        "NODES": str(NODES),
+        "GPUS": "2",
+        "PORT": str(20000 + 10 * os.getpid() % 10000),
+        "EXTRA": first,
+    }
     started = subprocess.run(
         [str(CLUSTER), "start", str(folder)], env=environment, capture_output=True, text=True, timeout=300
     )

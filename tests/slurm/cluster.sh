@@ -29,14 +29,17 @@ end() {
   rm -f "$1"
 }
 
-install_missing() {
-  command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v munged >/dev/null && command -v sbatch >/dev/null && return 0
+installed() { command -v slurmctld && command -v slurmd && command -v munged && command -v sbatch; } >/dev/null
+install_missing() (
+  ! installed || return 0
+  flock 9 # another cluster may be at it
+  ! installed || return 0
   say "installing slurmctld slurmd slurm-client munge"
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -qq
   # RUNLEVEL=1: maintainer scripts must start no system-wide daemon
   RUNLEVEL=1 apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge >/dev/null
-}
+) 9>/tmp/gan_dist-slurm-install.lock
 
 write_config() {
   local n i

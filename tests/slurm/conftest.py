@@ -11,6 +11,11 @@ from tests import making
 from tests.slurm import cluster as slurm
 from tests.slurm.cluster import Cluster, Job
 
+STEP = 8  # images
+IMAGES = STEP * 120
+SLOW = STEP * 6000
+Submit = Callable[..., Job]
+
 
 @pytest.fixture(scope="session")
 def cluster(need: Callable[[str, bool, str], None]) -> Iterator[Cluster]:
@@ -27,7 +32,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def keys(shards: Path, run: Path, images: int, **more: object) -> dict[str, object]:
     """A checkpoint every 10 steps, the same bits at any process count."""
     return making.tiny(
-        shards, run, training__images=images, checkpoint__every=160, sample__every=10**6, training__strategy="exact",
+        shards, run, training__images=images, training__batch=STEP, track__every=STEP, training__strategy="exact",
+        checkpoint__every=10 * STEP, sample__every=10**6,
         control__hang_seconds=8, checkpoint__keep=3, **more,
     )  # fmt: skip
 
@@ -52,7 +58,7 @@ def cancel(cluster: Cluster) -> Iterator[Callable[[str], str]]:
 
 
 @pytest.fixture
-def submit(cluster: Cluster, tmp_path: Path, cancel: Callable[[str], str]) -> Callable[..., Job]:
+def submit(cluster: Cluster, tmp_path: Path, cancel: Callable[[str], str]) -> Submit:
     """submit(keys, "--nodes=2", ...): a job of slurm/train.sbatch. What is left of it is cancelled at the end."""
     count = itertools.count()
 

@@ -1,11 +1,9 @@
 """slurm/train.sbatch on a real Slurm: whatever happens to the job, the run ends as if it never had."""
 
-import contextlib
 import json
 import os
 import pty
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -17,14 +15,11 @@ import pytest
 from tests.launching import REPOSITORY, digests, train
 from tests.making import flags
 from tests.slurm.cluster import Cluster, Job, settings
-from tests.slurm.conftest import keys
+from tests.slurm.conftest import IMAGES, SLOW, Submit, keys
 
 pytestmark = pytest.mark.slow
 
-IMAGES = 16 * 240
-SLOW = 16 * 2000
 GAN_DIST = Path(sys.executable).with_name("gan-dist")
-Submit = Callable[..., Job]
 
 
 @pytest.fixture(scope="session")
@@ -40,30 +35,6 @@ def check(job: Job, whole: Path) -> None:
     assert job.status()["state"] == "finished"
     last = f"images-{IMAGES:09d}"
     assert digests(job.run)[last] == digests(whole)[last]
-
-
-def check_so_far(job: Job, whole: Path) -> None:
-    """It was started again, and every step before and after has the figures of the undisturbed run."""
-    job.until(lambda: job.events("resumed"), "resumed")
-    resumed = job.events("resumed")[-1]["images"]
-    job.training(beyond=resumed)
-    ours, theirs = figures(job.run), figures(whole)
-    assert list(ours) == list(range(16, 16 * len(ours) + 1, 16))  # no step is missing, none is there twice
-    assert resumed + 16 in theirs, "stopped too late to compare"
-    assert all(ours[images] == theirs[images] for images in ours if images in theirs)
-
-
-def figures(run: Path) -> dict[int, list[tuple[str, float]]]:
-    """Losses, scores and gradient norms of each step."""
-    found = {}
-    for text in (run / "metrics.jsonl").read_text().splitlines():
-        with contextlib.suppress(ValueError):  # being written
-            line = json.loads(text)
-            assert line["images"] not in found
-            found[line["images"]] = sorted(
-                item for item in line.items() if item[0].startswith(("loss/", "score/", "grad_"))
-            )
-    return found
 
 
 @pytest.mark.parametrize(
@@ -140,47 +111,7 @@ def test_however_the_job_asked_each_rank_has_the_devices_of_its_node_and_its_sha
     assert sorted(said.read_text().splitlines()) == sorted(ranks), job.text() + launchers.text()
 
 
-def test_the_nodes_are_checked_first_and_a_bad_one_is_named(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path
-) -> None:
-    job = submit(keys(shards, tmp_path / "run", IMAGES), "--nodes=2", GAN_DIST_CHECK="120")
-    assert job.end() == "COMPLETED", job.text()
-    for said in ("2 process(es) agree on a sum, all-reduce at ", "compute the same numbers", "the nodes are fit"):
-        assert said in job.text()
-    check(job, whole)
-    # a node whose run directory is another disk
-    run = tmp_path / "other"
-    run.mkdir()
-    cluster.inside("node2", "mount", "-t", "tmpfs", "tmpfs", run)
-    try:
-        bad = submit(keys(shards, run, IMAGES), "--nodes=3", GAN_DIST_CHECK="120")
-        assert bad.end() == "FAILED", bad.text()
-        assert "PROBLEM  run directory  node2: " in bad.text()
-        assert "Submit again with --exclude=node2" in bad.text()
-        assert "requeue" not in bad.text()
-    finally:
-        cluster.inside("node2", "umount", run)
-
-
-@pytest.mark.parametrize("launcher", ["srun", "torchrun"])
-def test_the_warning_signal_saves_and_the_job_is_requeued_and_finishes(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path, launcher: str
-) -> None:
-    wanted = keys(shards, tmp_path / "run", SLOW)
-    job = submit(wanted, "--nodes=2", GAN_DIST_LAUNCHER=launcher)
-    job.training()
-    for _ in range(2):  # a second one during the save does not tear it
-        cluster.call("scancel", "--signal=USR2", "--batch", job.number)
-    job.requeued()
-    (stopped,) = job.events("stopped")
-    assert stopped["reason"] == "SIGUSR2"
-    check_so_far(job, whole)
-    (resumed,) = job.events("resumed")
-    assert resumed["images"] == stopped["images"]  # nothing was lost
-    assert "requeue" in job.text()
-
-
-def test_a_warning_while_the_nodes_are_checked_is_no_failure(
+def test_the_nodes_are_checked_first_and_a_warning_in_that_time_is_no_failure(
     cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path
 ) -> None:
     job = submit(keys(shards, tmp_path / "run", IMAGES), "--nodes=2", GAN_DIST_CHECK="120")
@@ -189,109 +120,26 @@ def test_a_warning_while_the_nodes_are_checked_is_no_failure(
     job.requeued()
     assert "told to end before training began: requeue" in job.text()
     assert not job.events("started")
-    assert job.end() == "COMPLETED"
+    assert job.end() == "COMPLETED", job.text()
+    for said in ("2 process(es) agree on a sum, all-reduce at ", "compute the same numbers", "the nodes are fit"):
+        assert said in job.text()
     check(job, whole)
 
 
-def test_a_job_that_a_person_cancels_is_saved_and_not_requeued(
+def test_a_node_that_is_not_fit_is_named_before_training(
     cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path
 ) -> None:
-    job = submit({**keys(shards, tmp_path / "run", SLOW), "checkpoint.every": SLOW}, "--nodes=2")
-    job.until(lambda: job.status()["state"] == "running" and job.pid(1), "running")
-    cluster.call("scancel", job.number)
-    job.until(lambda: "cancelled" in job.text(), "its last words")
-    assert job.end() == "CANCELLED"
-    assert job.status()["state"] == "stopped"
-    assert job.events("saved")[-1]["images"] == job.events("stopped")[0]["images"]
-    time.sleep(3)
-    assert cluster.job(job.number)["Restarts"] == "0"
-
-
-@pytest.mark.parametrize("launcher", ["srun", "torchrun"])
-def test_preemption_stops_saves_and_goes_on(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path, launcher: str
-) -> None:
-    job = submit(keys(shards, tmp_path / "run", SLOW), "--nodes=2", GAN_DIST_LAUNCHER=launcher)
-    job.training()
-    number = cluster.call(
-        "sbatch",
-        "--parsable",
-        "--partition=high",
-        "--nodes=3",
-        "--exclusive",
-        "--output=/dev/null",
-        "--wrap",
-        "sleep 1",
-    )
-    job.until(lambda: job.events("stopped"), "stopped")
-    job.requeued()
-    job.until(lambda: cluster.job(number)["JobState"] == "COMPLETED", "the other job is done")
-    check_so_far(job, whole)
-    assert job.events("resumed")[0]["images"] == job.events("stopped")[0]["images"]
-
-
-def test_a_preempted_job_that_cannot_react_is_killed_and_goes_on_from_its_last_checkpoint(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path
-) -> None:
-    job = submit({**keys(shards, tmp_path / "run", SLOW), "control.hang_seconds": 600}, "--nodes=2")
-    job.training()
-    ranks = [job.pid(rank) for rank in (0, 1)]
-    saved = job.events("saved")[-1]["images"]
-    cluster.call("sbatch", "--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
-
-    def gone() -> bool:
-        for pid in ranks:  # over and over: with its TERM, Slurm sends CONT
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
-        return int(cluster.job(job.number)["Restarts"]) > 0
-
-    job.until(gone, "requeued")
-    assert not job.events("stopped")
-    job.requeued()
-    check_so_far(job, whole)
-    assert job.events("resumed")[0]["images"] >= saved
-    assert not any(Path(f"/proc/{pid}/status").exists() for pid in ranks)
-
-
-def test_a_time_limit_is_warned_of_and_nothing_is_lost(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path
-) -> None:
-    wanted = {**keys(shards, tmp_path / "run", SLOW), "run.deadline": "1:00:00", "checkpoint.every": SLOW}
-    job = submit(wanted, "--nodes=2", "--time=1", "--signal=B:USR2@45")
-    job.until(lambda: job.events("stopped"), "stopped")
-    (stopped,) = job.events("stopped")
-    assert stopped["reason"] == "SIGUSR2"
-    job.requeued()
-    job.until(lambda: job.events("resumed"), "resumed")
-    assert job.events("resumed")[0]["images"] == stopped["images"] > 0
-
-
-@pytest.mark.parametrize(
-    "how", ["kill a rank", "kill a rank of torchrun", "stop a rank", "kill a node", "kill the batch shell's node"]
-)
-def test_what_is_lost_is_at_most_one_checkpoint_interval(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path, how: str
-) -> None:
-    launcher = "torchrun" if "torchrun" in how else "srun"
-    job = submit(keys(shards, tmp_path / "run", SLOW), "--nodes=2", GAN_DIST_LAUNCHER=launcher)
-    job.training()
-    saved = job.events("saved")[-1]["images"]
-    if how.startswith("kill a rank"):
-        os.kill(job.pid(1), signal.SIGKILL)  # as the kernel does when memory runs out
-    elif how == "stop a rank":
-        os.kill(job.pid(1), signal.SIGSTOP)  # it hangs: control.hang_seconds
-    else:
-        node = cluster.job(job.number)["BatchHost"]
-        others = cluster.call("scontrol", "show", "hostnames", cluster.job(job.number)["NodeList"]).split()
-        lost = node if "batch" in how else next(name for name in others if name != node)
-        cluster.node("kill-node", lost)
+    run = tmp_path / "run"
+    run.mkdir()
+    cluster.inside("node2", "mount", "-t", "tmpfs", "tmpfs", run)  # its run directory is another disk
     try:
-        job.requeued()
-        check_so_far(job, whole)
-        assert job.events("resumed")[0]["images"] >= saved
+        job = submit(keys(shards, run, IMAGES), "--nodes=3", GAN_DIST_CHECK="120")
+        assert job.end() == "FAILED", job.text()
+        assert "PROBLEM  run directory  node2: " in job.text()
+        assert "Submit again with --exclude=node2" in job.text()
+        assert "requeue" not in job.text()
     finally:
-        if how.endswith("node"):
-            cluster.node("start-node", lost)
+        cluster.inside("node2", "umount", run)
 
 
 def test_a_wrong_config_fails_in_seconds_with_its_line_and_is_not_requeued(
@@ -319,8 +167,7 @@ def test_a_wrong_config_fails_in_seconds_with_its_line_and_is_not_requeued(
 def test_an_array_trains_each_config_with_each_seed_and_a_warned_task_is_requeued_alone(
     cluster: Cluster, shards: Path, tmp_path: Path, cancel: Callable[[str], str]
 ) -> None:
-    images = 2 * IMAGES
-    wanted = keys(shards, "unused", images)
+    wanted = keys(shards, "unused", 2 * IMAGES)
     del wanted["run.directory"]
     array = cancel(cluster.call(
         "sbatch", "--parsable", "--array=0-2%3", "--nodes=1", f"--chdir={tmp_path}", f"--output={tmp_path}/%a.txt",
@@ -330,10 +177,9 @@ def test_an_array_trains_each_config_with_each_seed_and_a_warned_task_is_requeue
         Job(cluster, f"{array}_{seed}", tmp_path / f"{seed}.txt", tmp_path / f"runs/digits-seed{seed}")
         for seed in range(3)
     ]
-    for task in tasks:
-        task.training()
     # whose number is the array's, too: Slurm takes that for all of them
     warned = next(task for task in tasks if cluster.job(task.number)["JobId"] == array)
+    warned.training()
     cluster.call("scancel", "--signal=USR2", "--batch", warned.number)
     warned.requeued()
     assert [task.end() for task in tasks] == ["COMPLETED"] * 3
@@ -342,7 +188,7 @@ def test_an_array_trains_each_config_with_each_seed_and_a_warned_task_is_requeue
     ]
     assert [len(task.events("stopped")) for task in tasks] == [int(task is warned) for task in tasks]
     assert all(task.status()["state"] == "finished" for task in tasks)
-    assert len({digests(task.run)[f"images-{images:09d}"] for task in tasks}) == 3
+    assert len({digests(task.run)[f"images-{2 * IMAGES:09d}"] for task in tasks}) == 3
 
 
 def test_a_chain_goes_on_where_requeue_is_forbidden_and_its_rest_ends_at_once(
@@ -433,36 +279,6 @@ def test_in_an_interactive_allocation_and_ctrl_c_saves_there(
     assert digests(run)[f"images-{IMAGES:09d}"] == digests(whole)[f"images-{IMAGES:09d}"]
 
 
-def test_a_run_that_does_not_advance_is_not_started_for_ever(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path
-) -> None:
-    # every start is killed before its first checkpoint
-    job = submit({**keys(shards, tmp_path / "run", SLOW), "checkpoint.every": SLOW}, "--nodes=1")
-    for number in range(2):
-        job.until(lambda n=number: len(job.events("started")) > n, f"start {number + 1}")  # type: ignore[misc]
-        os.kill(job.pid(0), signal.SIGKILL)
-        if number == 0:
-            job.requeued()
-    assert job.end() == "FAILED"
-    assert "2 starts in a row brought no image beyond 0" in job.text()
-
-
-@pytest.mark.parametrize("how", ["torn", "missing"])
-def test_a_status_that_is_not_there_is_not_guessed_at(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, how: str
-) -> None:
-    job = submit({**keys(shards, tmp_path / "run", SLOW), "checkpoint.every": SLOW}, "--nodes=1")
-    job.until(lambda: job.status()["state"] == "running" and job.pid(0), "running")
-    if how == "torn":
-        (job.run / "status.json").write_text('{"state": "runn')
-    else:
-        (job.run / "status.json").unlink()
-    os.kill(job.pid(0), signal.SIGKILL)
-    assert job.end() == "FAILED"
-    assert "status.json is torn or missing" in job.text()
-    assert cluster.job(job.number)["Restarts"] == "0"
-
-
 def test_enough_starts_are_enough_and_the_error_of_the_rank_that_failed_first_is_the_last_word(
     cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path
 ) -> None:
@@ -497,28 +313,30 @@ def test_gan_dist_slurm_checks_submits_and_says_how_it_stands(
         command = ["env", "-C", tmp_path, GAN_DIST, "slurm", "mine.yaml", *flags(keys(shards, run, IMAGES)), *words]
         return cluster.call(*command, check=False, **settings(tmp_path))
 
-    refused = call("--nodes", 5, "--time", "90-0", "--partition", "short", "--gpus-per-node", 4)
+    nothing = f"pipe:cat {tmp_path}/nothing.tar"
+    asked = ["--nodes", 5, "--time", "90-0", "--partition", "short", "--gpus-per-node", 4]
+    refused = call(*asked, "--data.shards", nothing)
+    assert f"PROBLEM  data        data.shards: {nothing} cannot be read" in refused
     assert "PROBLEM  partition   short has 3 nodes for a job, --nodes asks for 5" in refused, refused
     assert "short ends jobs after 00:01:00, --time asks for 90-0" in refused
     assert "short has 2 GPUs on a node, --gpus-per-node asks for 4" in refused
-    assert "PROBLEM  processes   20 processes cannot share 4 micro-batches" in refused
+    assert "PROBLEM  processes   20 processes cannot share 2 micro-batches" in refused
     assert "ok       cores       none asked for" in refused
     assert "there is no partition nowhere; --partition takes main, high, short" in call("--partition", "main,nowhere")
     assert "PROBLEM  margin      warned 180 s before the end of a job of 60 s" in call(
         "--partition", "short"
     )  # its limit
-    assert "ok       partition   main: 3 nodes" in call("--nodes", 2, "--partition", "short,main", "--time", "9:00")
-    unreachable = call("--data.shards", f"pipe:cat {tmp_path}/nothing.tar")
-    assert f"PROBLEM  data        data.shards: pipe:cat {tmp_path}/nothing.tar cannot be read" in unreachable
     # the nodes are taken: the job waits, and meanwhile the config is edited
     other = cancel(
         cluster.call("sbatch", "--parsable", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap", "sleep 60")
     )
-    done = json.loads(call("--nodes", 2, "--submit", "--json"))
-    assert [row["what"] for row in done["findings"] if not row["good"]] == []
+    done = json.loads(call("--nodes", 2, "--partition", "short,main", "--time", "9:00", "--submit", "--json"))
+    found = {row["what"]: row for row in done["findings"]}
+    assert [what for what, row in found.items() if not row["good"]] == []
+    assert found["partition"]["text"].startswith("main: 3 nodes")
     template = REPOSITORY / "slurm/train.sbatch"
     assert done["line"].startswith(
-        f"GAN_DIST_ROOT={REPOSITORY} sbatch --nodes=2 --job-name=mine {template} mine.yaml --run.directory {run}"
+        f"GAN_DIST_ROOT={REPOSITORY} sbatch --nodes=2 --time=9:00 --partition=short,main --job-name=mine {template} mine.yaml --run.directory {run}"
     )
     job = Job(cluster, cancel(done["job"]), tmp_path / f"mine-{done['job']}.out", run)
     mine.write_text("edited: while the job waits")

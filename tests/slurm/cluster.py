@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,14 @@ class Cluster:
         """Run a command in the namespaces of a node: its hostname and its mounts."""
         pid = (self.folder / f"run/slurmd-{name}.pid").read_text().strip()
         self.call("nsenter", f"--target={pid}", "--mount", "--uts", *words)
+
+    def cancel(self, numbers: Iterable[str]) -> None:
+        """Cancel what is left of these jobs, and wait until none is in the queue."""
+        for number in numbers:
+            self.call("scancel", number, check=False)
+        end = time.monotonic() + 30
+        while time.monotonic() < end and self.call("squeue", "-h", check=False):
+            time.sleep(0.2)
 
     def job(self, number: str) -> dict[str, str]:
         """What scontrol says of a job."""

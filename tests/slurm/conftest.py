@@ -1,7 +1,6 @@
 """The cluster of the tests, their data, and how they submit jobs."""
 
 import itertools
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -50,11 +49,7 @@ def cancel(cluster: Cluster) -> Iterator[Callable[[str], str]]:
     try:
         yield one
     finally:
-        for number in numbers:
-            cluster.call("scancel", number, check=False)
-        end = time.monotonic() + 30
-        while time.monotonic() < end and cluster.call("squeue", "-h", check=False):
-            time.sleep(0.2)
+        cluster.cancel(numbers)
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def one_job(
 
     def one() -> Job:
         if not jobs or jobs[-1].state != "RUNNING":
-            end()
+            cluster.cancel(job.number for job in jobs)
             folder = tmp_path_factory.mktemp("job")
             # longer than Slurm waits before it kills: a stopped rank does not end itself
             wanted = {**keys(shards, folder / "run", SLOW), "control.hang_seconds": 10}
@@ -57,17 +57,10 @@ def one_job(
             jobs[-1].training()
         return jobs[-1]
 
-    def end() -> None:
-        for job in jobs:
-            cluster.call("scancel", job.number, check=False)
-        limit = time.monotonic() + 30
-        while time.monotonic() < limit and cluster.call("squeue", "-h", check=False):
-            time.sleep(0.2)
-
     try:
         yield one
     finally:
-        end()
+        cluster.cancel(job.number for job in jobs)
 
 
 @pytest.fixture
@@ -194,9 +187,8 @@ def test_a_lost_node_costs_at_most_one_checkpoint_interval(
 @by_either
 def test_a_job_that_a_person_cancels_is_saved_and_not_requeued(cluster: Cluster, job: Job) -> None:
     cluster.call("scancel", job.number)
-    with contextlib.suppress(
-        AssertionError
-    ):  # a node that clears up an earlier start may miss the first: cancels again
+    # a node that clears up an earlier start may miss the first: until() cancels again before it gives up
+    with contextlib.suppress(AssertionError):
         job.until(lambda: "told to end" in job.text(), "the signal", seconds=20)
     job.until(lambda: "cancelled" in job.text(), "its last words")
     assert job.end() == "CANCELLED"

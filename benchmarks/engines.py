@@ -146,15 +146,17 @@ def speed(options: argparse.Namespace) -> None:
     variants = {name: Variant(options, name) for name in options.strategies}
     variants["bare DDP loop"] = Bare(options)
     times: dict[str, list[float]] = {name: [] for name in variants}
+    work: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(options.rounds + 1):
         names = list(variants) if number % 2 else list(reversed(variants))
         for name in names:
             torch.distributed.barrier()
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.process_time()
             for _ in range(2):
                 variants[name].step()
             torch.distributed.barrier()
             times[name].append((time.perf_counter() - began) / 2)
+            work[name].append((time.process_time() - used) / 2)
     if torch.distributed.get_rank():
         return
     batch = 2 * options.micro_batch * options.processes
@@ -163,9 +165,10 @@ def speed(options: argparse.Namespace) -> None:
         for name in variants:
             if name != base:
                 ratios = sorted(mine / theirs for mine, theirs in zip(rates[name], rates[base], strict=True))
+                effort = [theirs / mine for mine, theirs in zip(work[name][1:], work[base][1:], strict=True)]
                 print(
                     f"RATIO {name} over {base}: {statistics.median(ratios):.3f} ({ratios[0]:.3f}..{ratios[-1]:.3f}), "
-                    f"{statistics.median(rates[name]):.1f} images/s"
+                    f"{statistics.median(rates[name]):.1f} images/s; a second of processor time: {statistics.median(effort):.3f}"
                 )
 
 

@@ -25,6 +25,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--strategy", default="ddp")
+    parser.add_argument(
+        "--per-pass", type=int, default=1, help="micro-batches in one pass, in the trainer and the bare loop alike"
+    )
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)  # a rank of the bare loop
     options = parser.parse_args()
     if options.bare:
@@ -34,7 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(options.rounds):
             for count in options.processes:
-                for what in ("trainer", "bare"):
+                for what in ("trainer", "bare")[:: 1 - number % 2 * 2]:  # who is first takes turns
                     rate = run(what, count, options, f"{scratch}/{what}-{count}-{number}")
                     rates.setdefault((what, count), []).append(rate)
                     print(f"round {number + 1}  {what:8s} {count} processes  {rate:8.2f} images/s", flush=True)
@@ -54,6 +57,7 @@ def run(what: str, count: int, options: argparse.Namespace, directory: str) -> f
         "data.workers": 1,
         "training.batch": options.batch,
         "training.micro_batch": options.batch // max(options.processes),
+        "training.micro_batches_per_pass": options.per_pass,
         "training.device": "cpu",
         "training.strategy": options.strategy,
         "run.directory": directory,
@@ -62,7 +66,7 @@ def run(what: str, count: int, options: argparse.Namespace, directory: str) -> f
     script += [word for key, value in settings.items() for word in (f"--{key}", str(value))]
     if what == "bare":
         script = [str(HERE / "scaling.py"), "--bare", "--shards", "-", "--batch", str(options.batch)]
-        script += ["--processes", str(max(options.processes))]
+        script += ["--processes", str(max(options.processes)), "--per-pass", str(options.per_pass)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "PYTHONPATH": str(HERE.parent)}
     return measure(script, count, options.batch, options.steps, environment, tempfile.gettempdir())
 
@@ -77,7 +81,9 @@ def bare_loop(options: argparse.Namespace) -> None:
     from gan_dist.networks.normalisation import batch_norms
 
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    parts, size = options.processes[0] // world, options.batch // options.processes[0]
+    parts = options.processes[0] // world
+    parts //= min(parts, options.per_pass)
+    size = options.batch // world // parts
     generator = dcgan.Generator(64, 3, 100, 64).to(memory_format=torch.channels_last)
     discriminator = dcgan.Discriminator(64, 3, 64).to(memory_format=torch.channels_last)
     wrapped = generator, discriminator

@@ -28,6 +28,7 @@ from safetensors.numpy import save
 from webdataset.tariterators import base_plus_ext
 
 from gan_dist import files
+from gan_dist.data.workers import end_with_parent
 from gan_dist.errors import InputError
 
 VERSION = 2
@@ -246,7 +247,7 @@ def build(shards: Sequence[str], cache: Path, image: str = "auto", progress: boo
                 bar.advance(task)
             return
         context = multiprocessing.get_context("forkserver")
-        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        with ProcessPoolExecutor(processes, context, initializer=end_with_parent) as pool:
             for _ in pool.map(work, stale):
                 bar.advance(task)
 

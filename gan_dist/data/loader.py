@@ -18,6 +18,7 @@ from gan_dist.config import Config
 from gan_dist.data import index as index_module, order, shards
 from gan_dist.data.decode import Decoder, Note
 from gan_dist.data.index import Index
+from gan_dist.data.workers import end_with_parent
 from gan_dist.errors import InputError
 
 _PREFETCH = 2  # groups a worker keeps ready
@@ -218,6 +219,7 @@ def micro_batches(
             prefetch_factor=_PREFETCH if workers else None,
             collate_fn=_as_it_is,
             multiprocessing_context=context,
+            worker_init_fn=end_with_parent,
         )
         groups = iter(loader)
     step: list[MicroBatch] = []

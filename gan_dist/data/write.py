@@ -5,7 +5,6 @@ import errno
 import functools
 import multiprocessing
 import os
-import threading
 import warnings
 import zipfile
 import zlib
@@ -22,6 +21,7 @@ from PIL import Image
 from gan_dist import files
 from gan_dist.data.convert import convert
 from gan_dist.data.sources import Item, read
+from gan_dist.data.workers import end_with_parent
 from gan_dist.errors import InputError
 
 _WORTH_A_POOL = 20_000, 128 << 20  # images, bytes: a process takes 2 s to start, mostly for torch; see `run`
@@ -45,7 +45,7 @@ def run(
         return
     # spawn: the loader of a training wants a fork server of its own, with other modules loaded
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(jobs)), context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(min(processes, len(jobs)), context, initializer=end_with_parent) as pool:
         try:
             for future in as_completed([pool.submit(work, job) for job in jobs]):
                 yield future.result()
@@ -56,18 +56,6 @@ def run(
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent is killed would work on, then wait for ever."""
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def pack_shard(

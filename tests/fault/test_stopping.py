@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests import making
@@ -172,6 +173,19 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_bits_and_lines(shards: Path, 
             run.process.send_signal(signal.SIGKILL)
             run.end()
     check_goes_on(shards, tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_leaves_no_process_behind(shards: Path, tmp_path: Path) -> None:
+    wanted = keys(shards, tmp_path / "run", training__images=10**6, data__workers=2)
+    with running(start(wanted, fault="slow:seconds=0.05")) as run:
+        run.event("started")
+        run.until(lambda: (tmp_path / "run/metrics.jsonl").read_text(), "a step")
+        family = psutil.Process(run.process.pid).children(recursive=True)
+        assert len(family) >= 3  # two workers and their server
+        run.process.kill()
+        _, orphans = psutil.wait_procs(family, timeout=10)
+        assert not orphans
 
 
 def test_two_runs_in_one_directory_the_second_is_refused_and_a_dead_owner_holds_nothing(

@@ -1,6 +1,7 @@
 """What happens to a job that trains: the run goes on as if it never had, or the job ends and says why."""
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launching import train
+from tests.launching import start
 from tests.slurm import cluster as slurm
 from tests.slurm.cluster import Cluster, Job
 from tests.slurm.conftest import SLOW, STEP, Submit, keys
@@ -25,11 +26,20 @@ by_either = pytest.mark.parametrize("launcher", ["srun", "torchrun"], indirect=T
 
 
 @pytest.fixture(scope="module")
-def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Figures:
-    """The figures of the run's first steps, without Slurm and without checkpoints."""
+def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Figures]]:
+    """undisturbed(): the figures of the run's first steps, without Slurm and without checkpoints."""
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    assert train({**keys(shards, run, SO_FAR), "checkpoint.every": SO_FAR}).returncode == 0
-    return figures(run)
+    started = start({**keys(shards, run, SO_FAR), "checkpoint.every": SO_FAR})  # while the first job waits for Slurm
+
+    @functools.cache
+    def found() -> Figures:
+        assert started.end() == 0
+        return figures(run)
+
+    try:
+        yield found
+    finally:
+        started.kill()
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +94,7 @@ def figures(run: Path) -> Figures:
     return found
 
 
-def goes_on(job: Job, undisturbed: Figures) -> int:
+def goes_on(job: Job, undisturbed: Callable[[], Figures]) -> int:
     """It was started again, and every step before and after has the figures of the undisturbed run; where it went on."""
     job.requeued()
     job.until(lambda: job.events("resumed"), "resumed")
@@ -93,8 +103,9 @@ def goes_on(job: Job, undisturbed: Figures) -> int:
     job.training(beyond=images)
     ours = figures(job.run)
     assert list(ours) == list(range(STEP, STEP * len(ours) + 1, STEP))  # no step is missing, none is there twice
-    assert images + STEP in undisturbed, "stopped too late to compare"
-    assert all(ours[at] == undisturbed[at] for at in ours if at in undisturbed)
+    wanted = undisturbed()
+    assert images + STEP in wanted, "stopped too late to compare"
+    assert all(ours[at] == wanted[at] for at in ours if at in wanted)
     return images
 
 
@@ -114,7 +125,7 @@ def take_all_nodes(cluster: Cluster) -> str:
 
 @by_either
 def test_the_warning_signal_saves_and_the_job_is_requeued_and_goes_on(
-    cluster: Cluster, job: Job, undisturbed: Figures
+    cluster: Cluster, job: Job, undisturbed: Callable[[], Figures]
 ) -> None:
     for _ in range(2):  # a second one during the save does not tear it
         cluster.call("scancel", "--signal=USR2", "--batch", job.number)
@@ -125,7 +136,7 @@ def test_the_warning_signal_saves_and_the_job_is_requeued_and_goes_on(
 
 
 @by_either
-def test_preemption_stops_saves_and_goes_on(cluster: Cluster, job: Job, undisturbed: Figures) -> None:
+def test_preemption_stops_saves_and_goes_on(cluster: Cluster, job: Job, undisturbed: Callable[[], Figures]) -> None:
     number = take_all_nodes(cluster)
     job.until(lambda: job.events("stopped"), "stopped")
     assert goes_on(job, undisturbed) == job.events("stopped")[0]["images"]
@@ -134,7 +145,7 @@ def test_preemption_stops_saves_and_goes_on(cluster: Cluster, job: Job, undistur
 
 @by_srun
 def test_a_preempted_job_that_cannot_react_is_killed_and_goes_on_from_its_last_checkpoint(
-    cluster: Cluster, job: Job, undisturbed: Figures
+    cluster: Cluster, job: Job, undisturbed: Callable[[], Figures]
 ) -> None:
     ranks = [job.pid(rank) for rank in (0, 1)]
     saved = job.last_saved()
@@ -153,14 +164,14 @@ def test_a_preempted_job_that_cannot_react_is_killed_and_goes_on_from_its_last_c
 
 
 @by_either
-def test_a_killed_rank_costs_at_most_one_checkpoint_interval(job: Job, undisturbed: Figures) -> None:
+def test_a_killed_rank_costs_at_most_one_checkpoint_interval(job: Job, undisturbed: Callable[[], Figures]) -> None:
     saved = job.last_saved()
     os.kill(job.pid(1), signal.SIGKILL)  # as the kernel does when memory runs out
     assert goes_on(job, undisturbed) >= saved
 
 
 @by_srun
-def test_a_hung_rank_costs_at_most_one_checkpoint_interval(job: Job, undisturbed: Figures) -> None:
+def test_a_hung_rank_costs_at_most_one_checkpoint_interval(job: Job, undisturbed: Callable[[], Figures]) -> None:
     saved = job.last_saved()
     os.kill(job.pid(1), signal.SIGSTOP)  # control.hang_seconds
     assert goes_on(job, undisturbed) >= saved
@@ -169,7 +180,7 @@ def test_a_hung_rank_costs_at_most_one_checkpoint_interval(job: Job, undisturbed
 @by_srun
 @pytest.mark.parametrize("which", ["another's", "the batch shell's"])
 def test_a_lost_node_costs_at_most_one_checkpoint_interval(
-    cluster: Cluster, job: Job, undisturbed: Figures, which: str
+    cluster: Cluster, job: Job, undisturbed: Callable[[], Figures], which: str
 ) -> None:
     saved = job.last_saved()
     facts = cluster.job(job.number)

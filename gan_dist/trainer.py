@@ -47,7 +47,7 @@ class Trainer:
         engine.wrap(self.game)
         self.keeper = Keeper(config, engine, self.game, run)
         self.agreement = engine.agreement(2)
-        self.requests = Requests(run.directory if engine.is_main else None, deadline)
+        self.requests = Requests(run.directory if engine.is_main else None, deadline, stop.is_date(config.run.deadline))
         self.quarantine = Quarantine(self.index)
         self.images = 0
         self._mark = (time.perf_counter(), 0)
@@ -141,8 +141,15 @@ class Trainer:
                 self.agreement.close()
                 return self._end(reason)
             except Exception as error:
-                if lost_contact(error) and (first := self.watch.first_failure()):
+                if not lost_contact(error):
+                    raise
+                if first := self.watch.first_failure():
                     raise RunError(f"ended because rank {first.rank} {first.error}") from error
+                if far := self.watch.out_of_reach():
+                    who = ", ".join(far[:4]) + (f" or {len(far) - 4} more" if len(far) > 4 else "")
+                    raise RunError(
+                        f"ended because {who} cannot be reached (killed, or the node or link is lost)"
+                    ) from error
                 raise
 
     def _go_on(self) -> Reason:

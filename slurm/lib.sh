@@ -20,6 +20,10 @@ code=${GAN_DIST_CODE:-$jobs/$job/code}
 if [[ ${ENVIRONMENT:-} != BATCH && -z ${GAN_DIST_CODE:-} ]]; then # by hand in an allocation: the code as it is now
     code=$jobs/$job-$(date +%H%M%S)-$$/code
 fi
+if [[ ${ENVIRONMENT:-} == BATCH && -z ${GAN_DIST_CODE:-} && ${SLURM_RESTART_COUNT:-0} -eq 0 && -d $code ]] &&
+    [[ ! ${BASH_SOURCE[0]} -ef $code/slurm/lib.sh ]]; then # of an older job: the numbers have begun anew
+    mv "$jobs/$job" "$jobs/$job.before-$(date +%Y%m%dT%H%M%S)"
+fi
 if [[ -f $code/slurm/lib.sh && ! ${BASH_SOURCE[0]} -ef $code/slurm/lib.sh ]]; then # an edit changes no later start
     # shellcheck source=slurm/lib.sh
     source "$code/slurm/lib.sh"
@@ -56,11 +60,16 @@ gpus_per_node() {
     # other nodes, and the shell of salloc, may have others: each node says it, in a step of the shape that the job asked
     # for (one of fewer tasks gets fewer GPUs, where the job asked for some a task)
     # shellcheck disable=SC2016
-    found=$(srun --export=ALL bash -c 'echo "${SLURM_GPUS_ON_NODE:-0}"' | sort -n)
+    found=$(srun --export=ALL bash -c 'echo "GPUs: ${SLURM_GPUS_ON_NODE:-0}"' | sed -n 's/^GPUs: \([0-9]*\)$/\1/p' | sort -n)
+    if [[ -z $found ]]; then # what a site's prolog prints is none of them
+        say "the nodes did not say how many GPUs they have: $own of each are used, as of this one" >&2
+        echo "$own"
+        return
+    fi
     own=$(head -n 1 <<<"$found")
     [[ $own == "$(tail -n 1 <<<"$found")" ]] ||
         say "the nodes have different numbers of GPUs ($(sort -nu <<<"$found" | tr '\n' ' ')): $own of each are used" >&2
-    echo "${own:-0}"
+    echo "$own"
 }
 
 # Training processes on each node.

@@ -36,7 +36,9 @@ if [[ $GAN_DIST_LAUNCHER == torchrun ]]; then
 fi
 export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID LOCAL_WORLD_SIZE=$PROCESSES
 # A rank takes the GPU of its number on the node, or the only one that the site lets it see.
-[[ ! ${CUDA_VISIBLE_DEVICES:-} =~ ^[^,]+$ ]] || LOCAL_RANK=0
+if [[ ${CUDA_VISIBLE_DEVICES:-} =~ ^[^,]+$ && ${SLURM_GPUS_ON_NODE:-0} -ge $PROCESSES ]]; then
+    LOCAL_RANK=0 LOCAL_WORLD_SIZE=1 # as if it had a machine of its own
+fi
 export MASTER_ADDR=$GAN_DIST_HEAD MASTER_PORT=$GAN_DIST_PORT
 # shellcheck disable=SC2086
 exec ${GAN_DIST_WRAP:-} python "$train" "$@"

@@ -19,6 +19,8 @@ from gan_dist.cluster.requeue import Decision, End
 from gan_dist.errors import EXIT_INPUT, InputError
 from gan_dist.run import begins_anew, is_foreign
 
+_QUOTED = 10  # lines of nodes that reported nothing
+
 
 def main(arguments: Sequence[str]) -> int:
     if arguments[0] == "look":
@@ -95,7 +97,10 @@ def _begin(options: argparse.Namespace) -> Decision:
 def _nodes(options: argparse.Namespace) -> Decision:
     """After the check of the nodes: whether to train on them. What was found goes to the job's log."""
     reports, names = options.reports.read_text(errors="replace").splitlines(), options.names.split()
-    verdicts = nodes.judge(nodes.parse(reports), names, options.processes)
+    found = nodes.parse(reports)
+    verdicts = nodes.judge(found, names, options.processes)
+    if not found:  # no python there, a wrong GAN_DIST_WRAP, a step that Slurm does not start: who knows is quoted
+        print("\n".join(reports[-_QUOTED:]), file=sys.stderr)
     for verdict in verdicts:
         print(f"{'ok     ' if verdict.good else 'PROBLEM'}  {verdict.what:13s}  {verdict.text}", file=sys.stderr)
     left_out, fatal = nodes.exclude(verdicts), [verdict for verdict in verdicts if verdict.fatal]

@@ -70,6 +70,11 @@ def read_starts(run: Path) -> list[Start]:
     return list(starts.values())
 
 
+def first_line(reason: object) -> str:
+    """Of what a run says of its end: an error of CUDA has several, and an answer to a batch shell is one."""
+    return next(iter(str(reason).splitlines()), "")
+
+
 def record(run: Path, start: Start) -> None:
     """Add a line. Raises OSError where the run directory cannot be written."""
     run.mkdir(parents=True, exist_ok=True)
@@ -100,7 +105,7 @@ def first_failure(run: Path, reasons: Sequence[str] = ()) -> list[str]:
     if not own:
         return list(reasons[:_LAST_WORDS])
     event = own[0]
-    lines = [f"rank {event.get('rank')} at {event.get('images'):,} images: {event.get('reason')}"]
+    lines = [f"rank {event.get('rank')} at {event.get('images'):,} images: {first_line(event.get('reason'))}"]
     log = run / "logs" / f"rank-{event.get('rank')}.txt"
     if log.exists():
         lines += log.read_text(errors="replace").splitlines()[-(_LAST_WORDS - 1) :]

@@ -6,12 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeGuard
 
-from gan_dist.cluster.records import Start, images_of, time_of
+from gan_dist.cluster.records import Start, first_line, images_of, time_of
 from gan_dist.control.stop import WORDS, Reason
 from gan_dist.errors import EXIT_INPUT
 from gan_dist.run import STARTS
 
 _TRIES = 2  # starts in a row that bring no image
+_FOR_GOOD = (WORDS[Reason.STOP_FILE], WORDS[Reason.DATE])  # a later start would stop for them again
 _WRONG = re.compile(r"rank \d+ on \S+: error: ")
 
 
@@ -83,12 +84,12 @@ def _after(status: Mapping[str, Any] | None, starts: Sequence[Start], most: int,
             return Decision("stop", f"wrong input: {why}")
     elif status["state"] == "finished":
         return Decision("finished", f"the run is finished at {images:,} images")
-    elif status["state"] == "stopped" and status.get("reason") == WORDS[Reason.STOP_FILE]:
+    elif status["state"] == "stopped" and status.get("reason") in _FOR_GOOD:
         return Decision("ended", f"{status.get('reason')} ended it at {images:,} images: submit it again to go on")
     elif status["state"] == "failed" and status.get("code") == EXIT_INPUT:
-        return Decision("stop", f"wrong input: {status.get('reason')}")
+        return Decision("stop", f"wrong input: {first_line(status.get('reason'))}")
     else:
-        states = {"stopped": "saved", "failed": f"failed ({status.get('reason')})"}
+        states = {"stopped": "saved", "failed": f"failed ({first_line(status.get('reason'))})"}
         why = states.get(str(status["state"]), f"was killed (code {end.code})") + f" at {images:,} images"
     if len(starts) >= most:
         return Decision("stop", f"{why}, and {_enough(starts)}")

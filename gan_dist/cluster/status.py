@@ -27,14 +27,20 @@ def read(run: Path) -> dict[str, Any]:
         )
     found = records.read_status(run) or {}
     last = _last_line(run / "metrics.jsonl")
-    images = int(found.get("images") or last.get("images") or 0)
+    state = str(found.get("state", "unknown"))
+    images = int(found.get("images") or 0)
+    if state == "running" or not found:  # its status is as old as its last save
+        images = max(images, int(last.get("images") or 0))
     rate = float(last.get("speed/images_per_second") or 0)
     left = whole - images
-    state = str(found.get("state", "unknown"))
+    # while one job trains, another may have started in vain
+    now = starts[-1] if starts else None
+    if state == "running":
+        now = next((start for start in reversed(starts) if start.job == found.get("job")), now)
     reasons: list[str] = []
-    if starts:
+    if now:
         with contextlib.suppress(OSError):
-            path = Path(starts[-1].code).parent / f"reasons-{starts[-1].job}.txt"
+            path = Path(now.code).parent / f"reasons-{now.job}.txt"
             reasons = path.read_text(errors="replace").splitlines()
     report = {
         "run": str(run),
@@ -46,8 +52,8 @@ def read(run: Path) -> dict[str, Any]:
         "eta_seconds": round(left / rate) if rate and state == "running" else None,
         "checkpoint": found.get("checkpoint"),
         "starts": len(starts),
-        "job": starts[-1].job if starts else "",
-        "nodes": starts[-1].nodes if starts else "",
+        "job": now.job if now else "",
+        "nodes": now.nodes if now else "",
         "failure": [] if state == "finished" else records.first_failure(run, reasons),
     }
     if report["job"] and shutil.which("scontrol"):
@@ -59,6 +65,8 @@ def read(run: Path) -> dict[str, Any]:
             for name in ("JobState", "Reason", "NodeList", "RunTime", "TimeLimit", "Restarts", "StartTime")
             if name in facts
         }
+        if facts.get("JobState", "RUNNING") not in ("RUNNING", "COMPLETING", "SUSPENDED"):  # killed, or it waits
+            report["eta_seconds"] = None
     return report
 
 

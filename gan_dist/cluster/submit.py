@@ -164,11 +164,9 @@ def _fits(row: Mapping[str, str], wanted: Wanted, save_seconds: float) -> Findin
         if gpus < wanted.gpus_per_node:
             problems.append(f"has {gpus} GPUs on a node, --gpus-per-node asks for {wanted.gpus_per_node}")
     grace = float(row.get("GraceTime") or 0)
-    if row.get("PreemptMode", "OFF") not in ("OFF", "") and grace < save_seconds:
-        problems.append(
-            f"preempts after {grace:g} s, a save takes {save_seconds:.0f} s: since the last checkpoint may be lost"
-        )
     text = f"{name}: {row.get('TotalNodes')} nodes, at most {row.get('MaxTime')}"
+    if row.get("PreemptMode", "OFF") not in ("OFF", "") and grace < save_seconds:  # a price, not a fault
+        text += f"; preempts after {grace:g} s, a save takes {save_seconds:.0f} s: what came since the last checkpoint may be lost"
     return Finding("partition", not problems, "; ".join([f"{name} {problem}" for problem in problems]) or text)
 
 

@@ -27,8 +27,9 @@ class Reason(enum.IntEnum):
     SIGNAL_USR2 = 3
     STOP_FILE = 4
     DEADLINE = 5
-    BAD_STEPS = 6
-    BAD_DATA = 7
+    DATE = 6
+    BAD_STEPS = 7
+    BAD_DATA = 8
 
 
 WORDS = {
@@ -37,6 +38,7 @@ WORDS = {
     Reason.SIGNAL_USR2: "SIGUSR2",
     Reason.STOP_FILE: "the file STOP",
     Reason.DEADLINE: "the deadline",
+    Reason.DATE: "run.deadline, which has passed",
     Reason.BAD_STEPS: "too many skipped steps in a row",
     Reason.BAD_DATA: "too much bad data",
 }
@@ -49,12 +51,17 @@ _DURATION = re.compile(r"(?:(\d+):)?(\d+):(\d\d)")
 
 
 class Requests:
-    """What this process was asked to do. `directory`: where to look for the file STOP; one process does."""
+    """What this process was asked to do.
 
-    def __init__(self, directory: Path | None, deadline: float | None) -> None:
+    `directory`: where to look for the file STOP; one process does. `dated`: the deadline is not this start's alone, a
+    later one is after it, too.
+    """
+
+    def __init__(self, directory: Path | None, deadline: float | None, dated: bool = False) -> None:
         self.reason = Reason.NONE
         self._file = directory / STOP_FILE if directory else None
         self._deadline = deadline
+        self._at_deadline = Reason.DATE if dated else Reason.DEADLINE
 
     def ask(self, reason: Reason) -> None:
         self.reason = max(self.reason, reason)
@@ -73,7 +80,7 @@ class Requests:
     def look(self) -> None:
         """Look for the STOP file and at the clock; called about twice a second, from a thread."""
         if self._deadline is not None and time.time() >= self._deadline:
-            self.ask(Reason.DEADLINE)
+            self.ask(self._at_deadline)
         with contextlib.suppress(OSError):
             if self._file and self._file.exists():
                 self.ask(Reason.STOP_FILE)
@@ -83,6 +90,11 @@ class Requests:
         with contextlib.suppress(OSError):
             if self._file:
                 self._file.unlink(missing_ok=True)
+
+
+def is_date(text: str) -> bool:
+    """Whether a `run.deadline` is a time, and not a duration from each start."""
+    return bool(text) and not _DURATION.fullmatch(text)
 
 
 def deadline(text: str, margin: float, environment: Mapping[str, str] = os.environ) -> float | None:

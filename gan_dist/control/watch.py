@@ -110,6 +110,14 @@ class Watch:
                 return failed
             time.sleep(0.1)
 
+    def out_of_reach(self) -> list[str]:
+        """Processes on other machines that did not say how they ended: from here nobody sees whether they live."""
+        return [
+            f"rank {other.rank} on {other.host}"
+            for other in self._others()
+            if other.state == "running" and other.host != self._own.host
+        ]
+
     def _watch(self) -> None:
         others_at = written_at = 0.0
         pause = _OTHERS * max(1.0, self.world_size / 16)

@@ -96,10 +96,18 @@ class Job:
         """Images of the newest checkpoint."""
         return max(int(path.parent.name[7:]) for path in self.run.glob("checkpoints/images-*/manifest.json"))
 
-    def until(self, found: Callable[[], Any], what: str, seconds: float = 180, alive: bool = False) -> Any:
-        """Wait for `found`; with `alive`, no longer than the job lives."""
+    def until(
+        self,
+        found: Callable[[], Any],
+        what: str,
+        seconds: float = 180,
+        alive: bool = False,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Any:
+        """Wait for `found`; with `alive`, no longer than the job lives. `meanwhile` is done before each look."""
         end = time.monotonic() + seconds
         while True:
+            meanwhile()
             with contextlib.suppress(OSError, ValueError, KeyError):
                 if value := found():
                     return value
@@ -123,11 +131,12 @@ class Job:
         self.until(lambda: self.restarts() > 0 and self.state == "PENDING", "requeued")
         time.sleep(2)
 
-        def runs() -> bool:
-            self.cluster.call("scontrol", "update", f"JobId={self.number}", "StartTime=now", check=False)
-            return self.state == "RUNNING"
+        self.until(lambda: self.state == "RUNNING", "started again", alive=True, meanwhile=self.release)
 
-        self.until(runs, "started again", alive=True)
+    def release(self) -> None:
+        """End Slurm's own hold of two minutes, if the job is in one."""
+        if self.state == "PENDING":
+            self.cluster.call("scontrol", "update", f"JobId={self.number}", "StartTime=now", check=False)
 
     def end(self, seconds: float = 180) -> str:
         """The state in which the job ended."""

@@ -97,7 +97,7 @@ def figures(run: Path) -> Figures:
 def goes_on(job: Job, undisturbed: Callable[[], Figures]) -> int:
     """It was started again, and every step before and after has the figures of the undisturbed run; where it went on."""
     job.requeued()
-    job.until(lambda: job.events("resumed"), "resumed")
+    job.until(lambda: job.events("resumed"), "resumed", meanwhile=job.release)
     (resumed,) = job.events("resumed")
     images = int(resumed["images"])
     job.training(beyond=images)
@@ -168,6 +168,7 @@ def test_a_killed_rank_costs_at_most_one_checkpoint_interval(job: Job, undisturb
     saved = job.last_saved()
     os.kill(job.pid(1), signal.SIGKILL)  # as the kernel does when memory runs out
     assert goes_on(job, undisturbed) >= saved
+    assert "rank 1 on node" in str(job.events("failed")[0]["reason"])  # seen from rank 0's node
 
 
 @by_srun

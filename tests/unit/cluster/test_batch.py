@@ -123,6 +123,9 @@ def test_nodes_that_did_not_answer_are_tried_again_and_bad_ones_are_not(tmp_path
     answer = ask(capsys, "nodes", tmp_path, "--reports", late, *names)
     assert answer.startswith("again the nodes could not be checked: answer: node3: gave no answer")
     assert "Better without: --exclude=node3" in answer
+    assert ask(capsys, "nodes", tmp_path, "--reports", reports(tmp_path), *names).startswith("again")
+    batch.main(["nodes", str(tmp_path), "--reports", str(reports(tmp_path)), *names])
+    assert "a warning" in capsys.readouterr().err  # what came instead of reports
     alone = [report for report in good if (report.what, report.node) != ("network", "node2")]
     answer = ask(capsys, "nodes", tmp_path, "--reports", reports(tmp_path, *alone), *names)
     assert answer.startswith("again")

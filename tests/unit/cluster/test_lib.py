@@ -14,7 +14,7 @@ from tests.launching import REPOSITORY
 
 def shell(line: str, **variables: str) -> str:
     functions = f"lscpu() {{ echo 'Thread(s) per core:  {variables.pop('threads', '1')}'; }}"
-    functions += "; srun() { printf '%s\\n' $GPUS_OF_NODES; }"
+    functions += "; srun() { echo 1; printf 'GPUs: %s\\n' $GPUS_OF_NODES; }"  # the 1: a prolog of the site prints
     done = subprocess.run(
         ["bash", "-c", f"set -u; root=/nowhere; {functions}; source slurm/lib.sh; {line}"],
         env={"PATH": "/usr/bin:/bin", "ENVIRONMENT": "BATCH", **variables},
@@ -35,6 +35,7 @@ def shell(line: str, **variables: str) -> str:
         ({"SLURM_GPUS_ON_NODE": "8", "GPUS_OF_NODES": "8 8"}, 2, 8),
         ({"SLURM_GPUS_ON_NODE": "8", "GPUS_OF_NODES": "8 4 8"}, 3, 4),  # --gpus 20: the least decides
         ({"ENVIRONMENT": "", "GPUS_OF_NODES": "4"}, 1, 4),  # the shell of salloc knows nothing
+        ({"SLURM_GPUS_ON_NODE": "8", "GPUS_OF_NODES": "a b"}, 2, 8),  # no node answered: as the first
     ],
 )
 def test_gpus_of_a_node(variables: dict[str, str], nodes: int, gpus: int) -> None:
@@ -201,17 +202,31 @@ def test_an_edit_of_scripts_and_config_changes_no_later_start(tmp_path: Path) ->
     shutil.copy(REPOSITORY / "configs/digits.yaml", mine)
     words = {"GAN_DIST_ROOT": str(root), "TRAINS": "0"}
 
-    def start() -> str:
-        batch = Batch(tmp_path, {"train": 'echo "$@" >>"$PLACE/started"'}, **words)
+    def start(**more: str) -> str:
+        batch = Batch(tmp_path, {"train": 'echo "$@" >>"$PLACE/started"'}, **words, **more)
         return batch.end()[1]
 
     first = start()
     lib = root / "slurm/lib.sh"
     lib.write_text(lib.read_text().replace("job $job, start", "EDITED"))
     (root / "gan_dist/cluster/batch.py").write_text("edited")
-    second = start()
-    for said in (first, second):
-        assert "job 7, start 1: 1 node(s) x 1 process(es) by srun on node1" in said
+    second = start(SLURM_RESTART_COUNT="1")
+    for number, said in enumerate((first, second), 1):
+        assert f"job 7, start {number}: 1 node(s) x 1 process(es) by srun on node1" in said
     one, two = (tmp_path / "started").read_text().splitlines()
     assert one == two
     assert str(tmp_path / "jobs/7/configs/") in one
+
+
+@pytest.mark.parametrize(("restarts", "kept"), [("", False), ("0", False), ("1", True)])
+def test_a_copy_of_the_code_is_that_of_an_older_job_where_this_one_has_not_started_yet(
+    tmp_path: Path, restarts: str, kept: bool
+) -> None:
+    mark = tmp_path / "7/code/mark"
+    mark.parent.mkdir(parents=True)
+    mark.write_text("")
+    shell(
+        "true", SLURM_JOB_ID="7", GAN_DIST_JOBS=str(tmp_path), **({"SLURM_RESTART_COUNT": restarts} if restarts else {})
+    )
+    assert mark.exists() == kept
+    assert len(list(tmp_path.glob("7.before-*/code/mark"))) == 1 - kept

@@ -54,6 +54,8 @@ def test_what_is_wrong_everywhere_excludes_nobody() -> None:
 def test_a_node_that_is_silent_and_a_rank_that_does_not_come_are_named() -> None:
     silent = [report for report in good() if report.node != "node3"]
     assert nodes.exclude(nodes.judge(silent, NAMES, 1)) == "--exclude=node3"
+    (nobody,) = nodes.judge([], NAMES, 1)
+    assert (nobody.text, nobody.passing) == ("every one of 3 nodes: gave no answer", True)
     hung = [report for report in good() if (report.what, report.node) != ("device", "node1")]
     assert nodes.exclude(nodes.judge(hung, NAMES, 1)) == "--exclude=node1"
 

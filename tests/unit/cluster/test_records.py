@@ -51,3 +51,9 @@ def test_a_rank_that_died_before_the_run_had_a_log_has_the_last_word(tmp_path: P
     assert lines[0] == "rank 1 on node2: error: data.shards: no .tar file"
     assert len(lines) == 10
     assert records.first_failure(tmp_path) == []
+
+
+def test_an_error_of_many_lines_is_one_and_the_whole_stays_short(tmp_path: Path) -> None:
+    event = {"event": "failed", "rank": 1, "images": 160, "reason": "\n".join(["CUDA error: x", *["more"] * 30])}
+    (tmp_path / "events.jsonl").write_text(json.dumps(event) + "\n")
+    assert records.first_failure(tmp_path) == ["rank 1 at 160 images: CUDA error: x"]

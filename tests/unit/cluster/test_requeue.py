@@ -34,6 +34,18 @@ def test_what_was_stopped_killed_or_failed_is_started_again_while_it_advances(st
     assert "at 160 images, 160 more than at the start" in decision.words
 
 
+@pytest.mark.parametrize("reason", ["the file STOP", "run.deadline, which has passed"])
+def test_what_would_stop_the_next_start_too_is_no_reason_for_one(reason: str) -> None:
+    decision = requeue.after(status("stopped", 160, reason=reason), starts(0), 100, End(75))
+    assert decision.action == "ended"
+    assert requeue.after(status("stopped", 160, reason="the deadline"), starts(0), 100, End(75)).action == "requeue"
+
+
+def test_a_decision_is_one_line_whatever_the_error() -> None:
+    decision = requeue.after(status("failed", 160, reason="CUDA error: x\nTo debug, set y"), starts(0), 100, End(1))
+    assert decision.words.startswith("failed (CUDA error: x) at 160 images")
+
+
 def test_two_starts_without_a_new_image_are_enough() -> None:
     assert requeue.after(status("running", 160), starts(0, 160), 100, End(137)).action == "requeue"
     decision = requeue.after(status("running", 160), starts(0, 160, 160), 100, End(137))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gan_dist import cli
-from gan_dist.cluster import records, submit
+from gan_dist.cluster import records, status, submit
 from gan_dist.cluster.records import Start
 from gan_dist.errors import InputError
 from tests import making
@@ -78,3 +78,24 @@ def test_a_job_that_failed_before_its_run_began_says_why(
     said = capsys.readouterr().out
     assert "run: unknown" in said
     assert "failed first:\n  rank 0 on node1: error: data.shards: no .tar file" in said
+
+
+def test_a_preempting_partition_is_a_price_and_no_fault() -> None:
+    row = {"PartitionName": "main", "State": "UP", "TotalNodes": "3", "PreemptMode": "REQUEUE", "GraceTime": "0"}
+    found = submit._fits(row, submit.Wanted(nodes=2), save_seconds=20)
+    assert found.good
+    assert "preempts after 0 s, a save takes 20 s" in found.text
+    assert not submit._fits(row, submit.Wanted(nodes=4), save_seconds=20).good
+
+
+def test_a_run_that_trains_is_told_by_its_newest_line_and_its_own_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    run = tmp_path / "run"
+    for job, node in (("7", "node1"), ("8", "node2")):  # the second finds the run taken
+        records.record(run, Start(job, 0, 0, float(job), nodes=node))
+    (run / "status.json").write_text('{"state": "running", "images": 160, "job": "7"}')
+    (run / "metrics.jsonl").write_text('{"images": 200, "speed/images_per_second": 10}\n')
+    report = status.read(run)
+    assert (report["images"], report["job"], report["nodes"]) == (200, "7", "node1")

@@ -105,7 +105,8 @@ class Trainer:
         if training.micro_batches_per_pass != "auto" or training.strategy == "exact":
             return
         kind = torch.cuda.get_device_name() if engine.device.type == "cuda" else "cpu"
-        launch = f"micro_batches_per_pass: {kind}, {engine.world_size} processes, {training.strategy}"
+        kinds = "+".join(sorted(set(engine.gather(kind))))  # the same words on all processes
+        launch = f"micro_batches_per_pass: {kinds}, {engine.world_size} processes, {training.strategy}"
         run = self.run_directory
         known = engine.agree(lambda: chosen(run.directory)) or {}
         if launch not in known:

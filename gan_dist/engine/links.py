@@ -29,12 +29,12 @@ def rate_of_all_reduce(engine: Engine, size: int, rounds: int = 5) -> float:
 
 
 def sum_is_right(engine: Engine, size: int = 1 << 20) -> bool:
-    """Whether this process is given the sum of what all have: whole numbers, which add without rounding."""
+    """Whether this process is given the sum of what all have: whole numbers, which fp64 adds without rounding."""
     base = torch.arange(size // 4, device=engine.device) % 1009
-    numbers = (base * (engine.rank + 1)).float()
+    numbers = (base * (engine.rank + 1)).double()
     torch.distributed.all_reduce(numbers)
     total = engine.world_size * (engine.world_size + 1) // 2
-    return torch.equal(numbers, (base * total).float())
+    return torch.equal(numbers, (base * total).double())
 
 
 def rates_in_a_ring(engine: Engine, ranks: Sequence[int], size: int, rounds: int = 3) -> list[float]:

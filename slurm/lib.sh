@@ -58,10 +58,10 @@ gpus_per_node() {
         return
     fi
     # other nodes, and the shell of salloc, may have others: each node says it, in a step of the shape that the job asked
-    # for (one of fewer tasks gets fewer GPUs, where the job asked for some a task)
+    # for (one of fewer tasks gets fewer GPUs, where the job asked for some a task); a prolog of the site may print, too
     # shellcheck disable=SC2016
     found=$(srun --export=ALL bash -c 'echo "GPUs: ${SLURM_GPUS_ON_NODE:-0}"' | sed -n 's/^GPUs: \([0-9]*\)$/\1/p' | sort -n)
-    if [[ -z $found ]]; then # what a site's prolog prints is none of them
+    if [[ -z $found ]]; then
         say "the nodes did not say how many GPUs they have: $own of each are used, as of this one" >&2
         echo "$own"
         return

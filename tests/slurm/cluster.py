@@ -121,9 +121,14 @@ class Job:
         self.until(lambda: any(event["images"] > beyond for event in self.events("saved")), f"saved beyond {beyond}")
 
     def pid(self, rank: int) -> int:
-        """Of a rank that trains."""
-        found = json.loads((self.run / f"logs/processes/rank-{rank}.json").read_text())
-        return int(found["pid"])
+        """Of a rank that trains; a start that is beginning leaves the number of the one before for a moment."""
+
+        def lives() -> int:
+            found = json.loads((self.run / f"logs/processes/rank-{rank}.json").read_text())
+            os.kill(int(found["pid"]), 0)
+            return int(found["pid"])
+
+        return int(self.until(lives, f"rank {rank} lives", seconds=30))
 
     def requeued(self) -> None:
         """Wait until the job waits to be started again, and end Slurm's own hold of two minutes."""

@@ -34,6 +34,7 @@ class Board:
         self._failed, self._ready = failed, ready
         self._run: Any = None
         self._given_up = False
+        self._giving_up = threading.Lock()
         self._started = threading.Event()
         self._work = work if work is not None else queue.Queue(_WAITING)
         self._thread: threading.Thread | None = None
@@ -91,8 +92,9 @@ class Board:
 
     def close(self, patience: float = _INIT_SECONDS + _FINISH_SECONDS) -> None:
         """Let W&B finish, for at most so many seconds; what was given up is not waited for."""
-        if self._thread is None or self._given_up:
-            return
+        with self._giving_up:  # a reason that is just being reported is reported before this ends
+            if self._thread is None or self._given_up:
+                return
         self._put(None)
         self._thread.join(patience)
         if self._thread.is_alive():
@@ -121,10 +123,11 @@ class Board:
                 self._give_up(f"{type(error).__name__}: {error}")
 
     def _give_up(self, reason: str) -> None:
-        if not self._given_up:
-            self._given_up, self._run = True, None
-            self._started.set()
-            self._failed(f"W&B: {reason}; `gan-dist track {self._directory}` brings it up to date later")
+        with self._giving_up:
+            if not self._given_up:
+                self._given_up, self._run = True, None
+                self._started.set()
+                self._failed(f"W&B: {reason}; `gan-dist track {self._directory}` brings it up to date later")
 
 
 def leet(directory: Path) -> str:

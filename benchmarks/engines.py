@@ -13,6 +13,7 @@ import contextlib
 import functools
 import gc
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -268,14 +269,16 @@ def stage3(**settings: int) -> Iterator[None]:
 def sent(variant: Variant) -> tuple[float, float]:
     """Bytes that this process sends in a step, by what it hands to collectives, and by the formula."""
     config, engine = variant.config, variant.engine
-    variant.step()
-    variant.step()  # DeepSpeed has seen the order of layers by now
-    with Sent() as counter:
+    rule, parts, often = config.game.penalty, len(variant.images), config.game.discriminator_steps
+    round_ = math.lcm(rule.every, often)  # steps in which every phase is played
+    for _ in range(2 * round_):  # DeepSpeed has seen the order of layers by then
         variant.step()
-    rule, parts = config.game.penalty, len(variant.images)
-    uses = footprint.uses(config.training.strategy, parts, len(rule.weights), rule.method == "exact")
-    return sum(counter.bytes.values()), sum(
-        footprint.traffic(config.training.strategy, sum(sizes(player)), engine.world_size, *uses[player.name])
+    with Sent() as counter:
+        for _ in range(round_):
+            variant.step()
+    uses = footprint.uses(config.training.strategy, parts, len(rule.weights), rule.method == "exact", rule.every, often)
+    return sum(counter.bytes.values()) / round_, sum(
+        footprint.traffic(config.training.strategy, sum(sizes(player)), engine.world_size, uses[player.name])
         for player in variant.game.players
     )
 

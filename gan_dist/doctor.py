@@ -51,13 +51,16 @@ def _processes(arguments: Sequence[str], processes: int, with_numerics: bool) ->
     ) as running:
         assert running.stdout is not None
         others: list[str] = []
+        explained = False
         for line in running.stdout:
             _, mark, found = line.partition(MARK)
             if mark:
-                yield Finding(**json.loads(found))
+                finding = Finding(**json.loads(found))
+                explained = explained or finding.text.startswith("rank ")
+                yield finding
             else:
                 others = [*others[-30:], line.rstrip()]
-    if running.returncode:
+    if running.returncode and not explained:
         said = [line for line in others if "Error" in line or "error" in line][-1:] or others[-1:]
         yield Finding("processes", False, f"ended with code {running.returncode}: {' '.join(said)}")
 

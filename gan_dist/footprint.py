@@ -70,34 +70,55 @@ def transient(strategy: str, weights: int, parts: int, gathers: bool) -> float:
     """Bytes that come on top for a while in an update: `parts` micro-batches a process; `gathers` for an exact penalty.
 
     `exact` keeps a partial sum for each level of its tree, and sends a copy of the whole; ZeRO-3 with a penalty that
-    differentiates twice has weights and gradients whole.
+    differentiates twice has weights and gradients whole, and when it hands over the latter, both and another copy of them.
     """
     whole = _WORD * weights
     if strategy == "exact":
         return whole * (parts.bit_length() + 1)
     if strategy == "zero3" and gathers:
-        return 2 * whole
+        return 3 * whole
     return 0.0
 
 
-def uses(strategy: str, parts: int, penalties: int = 0, exact: bool = True) -> dict[str, tuple[int, int]]:
-    """How often each player is passed through backwards for its own gradients, and forwards, whoever's turn it is.
+@dataclasses.dataclass(frozen=True)
+class Uses:
+    """How often a player is used in a step, whoever's turn it is: on average, where phases are not due in each."""
 
-    In a step of the generation game of `parts` passes a process, with so many `penalties`, `exact` or by finite
-    differences, due in it. ZeRO-3 has D whole for an exact penalty: it gathers it twice, and reduces once.
+    backwards: float
+    """For its own gradients."""
+    passes: float
+    """Forwards that gradients flow back through."""
+    looks: float
+    """Forwards without."""
+    updates: float
+
+
+def uses(
+    strategy: str, parts: int, penalties: int = 0, exact: bool = True, every: int = 1, discriminator_steps: int = 1
+) -> dict[str, Uses]:
+    """Of G and D in a step of the generation game of `parts` passes a process.
+
+    With so many `penalties`, `exact` or by finite differences, every so many steps. ZeRO-3 has D whole for an exact
+    penalty: it gathers it twice, and reduces once.
     """
-    fooling, telling = parts, 2 * parts  # D passes G's images in G's turn, and real and fake ones in its own
+    # D passes G's images in G's turn, real and fake ones in its own
+    fooling, telling = parts / discriminator_steps, 2 * parts
     if not penalties:
-        penalised = 0, 0
+        penalised = 0.0, 0.0
     elif exact and strategy == "zero3":
-        penalised = 1, 1
+        penalised = 1 / every, 1 / every
     else:
-        penalised = parts, penalties * parts * (1 if exact else 2)
-    return {"G": (parts, parts), "D": (parts + penalised[0], fooling + telling + penalised[1])}
+        penalised = parts / every, penalties * parts * (1 if exact else 2) / every
+    # a penalty of each step is part of D's update, a seldom one an update of its own
+    own = 1 / every if penalties and every > 1 else 0.0
+    return {
+        "G": Uses(fooling, fooling, parts - fooling, 1 / discriminator_steps),
+        "D": Uses(parts + penalised[0], fooling + telling + penalised[1], 0.0, 1 + own),
+    }
 
 
-def traffic(strategy: str, weights: int, world_size: int, backwards: int, forwards: int) -> float:
-    """Bytes that a process sends for a player of so many weights in a step, over rings; `uses` says how often it is used.
+def traffic(strategy: str, weights: int, world_size: int, used: Uses) -> float:
+    """Bytes that a process sends for a player of so many weights in a step, over rings.
 
     With ZeRO-3 at most: where a prefetched weight is still there for its next use, DeepSpeed does not gather it again.
     """
@@ -105,9 +126,10 @@ def traffic(strategy: str, weights: int, world_size: int, backwards: int, forwar
         return 0.0
     once = _WORD * weights * (world_size - 1) / world_size  # a reduce-scatter, or an all-gather
     if strategy in ("ddp", "exact"):
-        return 2 * once
+        return once * 2 * used.updates
     if strategy == "zero1":
-        return once * (2 + 1)  # DeepSpeed reduces by all-reduce, though a process keeps a part alone
+        return once * (2 + 1) * used.updates  # DeepSpeed reduces by all-reduce, though a process keeps a part alone
     if strategy == "zero2":
-        return once * (2 * backwards + 1)
-    return once * (backwards + 2 * forwards)  # weights for every forward, and again for what it gives back
+        return once * (2 * used.backwards + used.updates)
+    # weights for a forward, and again for what it gives back
+    return once * (used.backwards + 2 * used.passes + used.looks)

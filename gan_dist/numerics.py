@@ -54,6 +54,8 @@ def by_engine(config: Config, steps: int) -> States:
     game = games.build(config)
     enliven([player.network for player in game.players])
     engine.wrap(game)
+    # in fp16: a first update that overflows is skipped, as it should be, and would differ from the plain loop's
+    engine.restore_loss_scales({player.name: [2.0**10, 0.0] for player in game.players})
     first: State = {}
     compared = min(steps, math.lcm(*(phase.every for phase in game.phases))) - 1
     dtype = torch.float64 if config.training.precision == "fp64" else torch.float32

@@ -108,4 +108,5 @@ def _random(config: Config, engine: Engine, number: int) -> MicroBatch:
     dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
     images = pixels.to(dtype).view(-1, data.channels, data.resolution, data.resolution)
     labels = rng.integers(rng.key(0, "labels"), positions, data.classes) if data.classes else None
-    return MicroBatch(images.contiguous(memory_format=torch.channels_last), labels, positions)
+    layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
+    return MicroBatch(images.contiguous(memory_format=layout), labels, positions)

@@ -28,7 +28,7 @@ from gan_dist.config import Config
 from gan_dist.data import loader, order
 from gan_dist.data.index import Index
 from gan_dist.engine import Engine, launch, links, memory
-from gan_dist.errors import InputError
+from gan_dist.errors import AgreedError, InputError
 from gan_dist.findings import MARK, Finding
 from gan_dist.games.base import Phase
 
@@ -217,11 +217,13 @@ def fits(text: str, phase: str, peak: int, room: int) -> Finding:
 
 def _traffic(config: Config, engine: Engine, sizes: dict[str, list[int]]) -> Finding:
     strategy = config.training.strategy
-    own = len(engine.slots) // config.training.micro_batch // engine.passes
+    own = math.ceil(len(engine.slots) / (config.training.micro_batch * engine.passes))
     penalty = config.game.penalty
-    uses = footprint.uses(strategy, own, len(penalty.weights), penalty.method == "exact")
+    uses = footprint.uses(
+        strategy, own, len(penalty.weights), penalty.method == "exact", penalty.every, config.game.discriminator_steps
+    )
     total = sum(
-        footprint.traffic(strategy, sum(weights), engine.world_size, *uses[name]) for name, weights in sizes.items()
+        footprint.traffic(strategy, sum(weights), engine.world_size, uses[name]) for name, weights in sizes.items()
     )
     others = {
         other: sum(footprint.memory(other, weights, engine.world_size, False).total for weights in sizes.values())
@@ -308,18 +310,25 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="preflight")
     parser.add_argument("--numerics", action="store_true")
     options, rest = parser.parse_known_args(arguments)
-    first = int(os.environ.get("RANK", "0")) == 0
+    rank = int(os.environ.get("RANK", "0"))
+
+    def say(finding: Finding) -> None:
+        print(f"{MARK}{json.dumps(dataclasses.asdict(finding))}", flush=True)
 
     def report(finding: Finding) -> None:
-        if first:
-            print(f"{MARK}{json.dumps(dataclasses.asdict(finding))}", flush=True)
+        if rank == 0:
+            say(finding)
 
     try:
         collect(config_module.load(rest), options.numerics, report)
-    except InputError as error:
+    except AgreedError as error:
         report(Finding("start", False, str(error)))
-    except torch.OutOfMemoryError as error:
-        report(Finding("memory", False, f"a step does not fit: {error}; lower training.micro_batch"))
+    except (InputError, torch.OutOfMemoryError) as error:  # of this rank alone, perhaps: the others wait for it
+        what, text = "start", str(error)
+        if isinstance(error, torch.OutOfMemoryError):
+            what, text = "memory", f"a step does not fit: {error}; lower training.micro_batch"
+        say(Finding(what, False, f"rank {rank}: {text}"))
+        return 1
     return 0
 
 

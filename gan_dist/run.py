@@ -18,7 +18,7 @@ from typing import Any
 
 from gan_dist import __version__, config as config_module, files
 from gan_dist.config import Config
-from gan_dist.errors import InputError
+from gan_dist.errors import InputError, RunError
 
 LOCK = ".lock"
 STARTS = "slurm.jsonl"
@@ -26,6 +26,7 @@ STARTS = "slurm.jsonl"
 CHOICES = "choices.json"
 """What the run measured and chose by itself."""
 _PATIENCE = 5.0  # seconds for a run that is just ending
+_PATIENCE_WITH_OWN = 60.0  # for an earlier start of the same Slurm job, which may hang on a node that Slurm gave up
 _held: list[int] = []
 """Descriptors of the locks that this process holds until it ends, however it does."""
 
@@ -118,7 +119,10 @@ def is_foreign(directory: Path) -> bool:
 
 
 def _lock(directory: Path) -> None:
-    """Keep other runs out of the directory until this process ends. Raises InputError where one is in it."""
+    """Keep other runs out of the directory until this process ends.
+
+    Raises InputError where one is in it; RunError in a later start of a Slurm job: nobody's input is wrong then.
+    """
     path = directory / LOCK
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -128,7 +132,8 @@ def _lock(directory: Path) -> None:
         if os.path.samestat(os.fstat(held), os.fstat(descriptor)):
             os.close(descriptor)
             return
-    end = time.monotonic() + _PATIENCE
+    restarted = _restarted(os.environ)
+    end = time.monotonic() + (_PATIENCE_WITH_OWN if restarted else _PATIENCE)
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,6 +145,10 @@ def _lock(directory: Path) -> None:
             if time.monotonic() > end:
                 owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
                 os.close(descriptor)
+                if restarted:
+                    raise RunError(
+                        f"{directory} is still held by {owner}, perhaps of an earlier start of this job"
+                    ) from None
                 raise InputError(
                     f"{directory} is in use by {owner}; wait for it, stop it (touch {directory}/STOP), "
                     "or give --run.directory another folder"
@@ -167,8 +176,12 @@ def begins_anew(config: Config, environment: Mapping[str, str] = os.environ) -> 
 def _submission(environment: Mapping[str, str]) -> tuple[str, bool]:
     """What a person submitted to Slurm once, and whether this may be a later start of it. slurm/lib.sh tells."""
     name = environment.get("GAN_DIST_SUBMISSION", "")
-    restarted = environment.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
-    return name or environment.get("SLURM_JOB_ID", ""), bool(name) or restarted
+    return name or environment.get("SLURM_JOB_ID", ""), bool(name) or _restarted(environment)
+
+
+def _restarted(environment: Mapping[str, str]) -> bool:
+    """Whether Slurm has started this job before."""
+    return environment.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
 
 
 def _move_aside(directory: Path) -> None:

@@ -56,12 +56,15 @@ def give_way() -> None:
 
 def report(error: Exception) -> None:
     """The one line that says what is wrong; the way there with GAN_DIST_TRACEBACK=1."""
+    from gan_dist.errors import InputError
+
     if os.environ.get("GAN_DIST_TRACEBACK"):
         import traceback
 
         traceback.print_exception(error)
     print(f"error: {error}", file=sys.stderr, flush=True)
-    note(f"error: {error}")
+    # a job that ended by "error:" is not started again (cluster/requeue.py)
+    note(f"error: {error}" if isinstance(error, InputError) else str(error))
 
 
 def note(text: str) -> None:

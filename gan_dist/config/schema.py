@@ -210,6 +210,16 @@ class Config(Section):
                 f"game.penalty.full_precision: false has no effect with training.precision: {training.precision}; remove it, "
                 "or set training.precision: bf16"
             )
+        if self.game.penalty.method == "finite_difference" and not self.game.penalty.full_precision:
+            raise ValueError(
+                "game.penalty.method: finite_difference subtracts two logits that are nearly the same, of which 16 bits leave "
+                "only rounding; remove game.penalty.full_precision: false, or set game.penalty.method: exact"
+            )
+        if self.game.networks == "article" and training.micro_batch == 1:
+            raise ValueError(
+                "game.networks: article normalises single numbers over the samples of a micro-batch, which takes two; set "
+                "training.micro_batch: 2 or more"
+            )
         if training.tf32 and (training.device == "cpu" or training.precision == "fp64"):
             what = "device: cpu" if training.device == "cpu" else "precision: fp64"
             raise ValueError(f"training.tf32 has no effect with training.{what}; remove it")

@@ -250,5 +250,7 @@ def _to_device(item: dict[str, Any], ring: torch.Tensor, config: Config, device:
     if config.data.flip:
         mirrored = rng.uniform(rng.key(config.run.seed, "flip"), positions, 1) < 0.5
         images = torch.where(mirrored[:, :, None, None], images.flip(-1), images)
+    if not config.training.channels_last:
+        images = images.contiguous()
     labels = None if item["labels"] is None else torch.from_numpy(item["labels"]).to(device)
     return MicroBatch(images=images, labels=labels, positions=positions)

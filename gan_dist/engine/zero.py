@@ -204,7 +204,8 @@ def _cut_average(player: Player, shards: "OfStages12 | OfStage3") -> None:
 class _Gathered:
     """A player's network over a copy of its weights, whole, for the phase of an exact penalty (stage 3).
 
-    Costs weights and gradients whole on every process while the phase lasts.
+    Costs weights and gradients whole on every process while the phase lasts, and one more of them when it ends: what
+    DeepSpeed gathers meanwhile, and the gradients that it is given.
     """
 
     def __init__(self, player: Player, bare: nn.Module, engine: Any) -> None:
@@ -235,15 +236,16 @@ class _Gathered:
 
         assert self._weights is not None
         named = dict(self._player.network.named_parameters())
+        gradients = {name: weight.grad for name, weight in self._weights.items()}
+        self._weights = None  # before they are gathered again
         self._engine.optimizer.clear_backward_seen_flag()  # as its forward does: it counts micro-batches by it
         with deepspeed.zero.GatheredParameters(list(named.values())):
             products = [
-                (weight * gathered.grad).sum()
-                for weight, gathered in zip(named.values(), self._weights.values(), strict=True)
-                if gathered.grad is not None
+                torch.dot(named[name].reshape(-1), gradient.reshape(-1))
+                for name, gradient in gradients.items()
+                if gradient is not None
             ]
             self._engine.backward(torch.stack(products).sum(), scale_wrt_gas=False)
-        self._weights = None
 
 
 class _Cut:

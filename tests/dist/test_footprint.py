@@ -11,6 +11,7 @@ from tests.launching import loaded_once, run_ranks
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow, pytest.mark.deepspeed]
 
+SELDOM = {"game.penalty.every": 2, "game.discriminator_steps": 3}
 Row = tuple[str, str, float, float]
 """Strategy, what, bytes found, bytes by the formula."""
 
@@ -32,11 +33,16 @@ def measure() -> list[Row]:
         rows += [(strategy, what, found[what], formula[what]) for what in formula]
         variant.engine.release()
         del variant
+        with engines.stage3(**cut) if strategy == "zero3" else contextlib.nullcontext():
+            variant = engines.Variant(options, strategy, **engines.PENALTIES["exact R1"], **SELDOM)
+        rows.append((strategy, "sent where phases are seldom", *engines.sent(variant)))
+        variant.engine.release()
+        del variant
     return rows
 
 
 def test_every_process_holds_and_sends_what_the_formula_says() -> None:
     for rank, rows in enumerate(run_ranks(2, measure)):
-        assert len(rows) == 4 * len(engines.STRATEGIES)
+        assert len(rows) == 5 * len(engines.STRATEGIES)
         for strategy, what, found, formula in rows:
             assert found == pytest.approx(formula, rel=0.05), f"{strategy}, rank {rank}, {what}"

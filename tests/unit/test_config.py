@@ -266,6 +266,19 @@ def test_a_wrong_value_is_named_with_its_place(path: Path, key: str, value: str,
             {"game.penalty.r1": 1.0, "game.penalty.full_precision": False},
             "game.penalty.full_precision: false has no effect with training.precision: fp32",
         ),
+        (
+            {
+                "game.penalty.r1": 1.0,
+                "game.penalty.full_precision": False,
+                "game.penalty.method": "finite_difference",
+                "training.precision": "bf16",
+            },
+            "remove game.penalty.full_precision: false, or set game.penalty.method: exact",
+        ),
+        (
+            {"game.networks": "article", "data.resolution": 28, "training.micro_batch": 1},
+            "set training.micro_batch: 2 or more",
+        ),
         ({"training.tf32": True, "training.device": "cpu"}, "training.tf32 has no effect with training.device: cpu"),
         (
             {"training.tf32": True, "training.precision": "fp64"},

@@ -48,6 +48,51 @@ def test_other_files_and_a_run_of_another_config_are_problems(
     assert "3 problem(s): run directory, data, start" in err
 
 
+ONLY_RANK_1 = """
+import os, sys, torch
+if os.environ.get("RANK") == "1":
+    class Planted:
+        def find_spec(self, name, path=None, target=None):
+            if name == "gan_dist.passes":  # what a step needs is imported: from here on it runs out of memory
+                def fail(*_):
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                from gan_dist.engine import Engine
+                Engine.turn = fail
+    sys.meta_path.insert(0, Planted())
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_runs_out_of_memory_is_named_and_the_others_do_not_wait_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "planted").mkdir()
+    (tmp_path / "planted/sitecustomize.py").write_text(ONLY_RANK_1)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "planted"))
+    shards = making.data_set(tmp_path / "data", 96)
+    wanted = arguments(tmp_path / "run", training__strategy="ddp", data__shards=shards)
+    assert cli.main(["doctor", *wanted, "--json", "--processes", "2"]) == 2
+    bad = [row for row in json.loads(capsys.readouterr().out) if not row["good"]]
+    assert [row["what"] for row in bad] == ["memory"]
+    assert bad[0]["text"].startswith("rank 1: a step does not fit: CUDA out of memory")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["exact", pytest.param("zero3", marks=pytest.mark.deepspeed)])
+def test_every_kind_of_strategy_is_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str], strategy: str) -> None:
+    shards = making.data_set(tmp_path / "data", 96)
+    more = {"training__strategy": strategy, "game__penalty__r1": 1.0, "data__shards": shards}
+    wanted = arguments(tmp_path / "run", training__micro_batch=4, **more)
+    cli.main(["doctor", *wanted, "--json", "--processes", "2", "--numerics"])
+    rows = json.loads(capsys.readouterr().out)
+    assert [row for row in rows if not row["good"] and row["what"] != "loader"] == []
+    by_name = {row["what"]: row["text"] for row in rows}
+    assert by_name["memory"].startswith(f"{strategy} on 2 process(es) holds in each: weights ")
+    assert "each process sends " in by_name["traffic"]
+    assert by_name["numerics"].startswith(f"{strategy} in fp32: ")
+    assert ("threads" in by_name) == (strategy == "exact")
+
+
 @pytest.mark.slow
 def test_processes_are_tried_and_leave_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shards = making.data_set(tmp_path / "data", 96)

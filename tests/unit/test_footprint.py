@@ -23,16 +23,24 @@ def test_a_weight_that_is_cut_keeps_its_gradient_whole() -> None:
 
 
 def test_a_ring_sends_everything_twice_less_the_own_part() -> None:
-    assert footprint.traffic("ddp", 1000, 1, 4, 4) == 0
+    used = footprint.Uses(backwards=2, passes=6, looks=1, updates=1)
+    assert footprint.traffic("ddp", 1000, 1, used) == 0
     once = 4000 * 3 / 4
-    assert footprint.traffic("ddp", 1000, 4, 1, 1) == pytest.approx(2 * once)
-    assert footprint.traffic("zero1", 1000, 4, 2, 2) == pytest.approx(3 * once)
-    assert footprint.traffic("zero2", 1000, 4, 2, 2) == pytest.approx(5 * once)
-    assert footprint.traffic("zero3", 1000, 4, 2, 6) == pytest.approx(14 * once)
+    assert footprint.traffic("ddp", 1000, 4, used) == pytest.approx(2 * once)
+    assert footprint.traffic("zero1", 1000, 4, used) == pytest.approx(3 * once)
+    assert footprint.traffic("zero2", 1000, 4, used) == pytest.approx(5 * once)
+    assert footprint.traffic("zero3", 1000, 4, used) == pytest.approx(15 * once)
 
 
 def test_the_discriminator_is_passed_through_in_both_turns_and_for_penalties() -> None:
-    assert footprint.uses("zero2", 2) == {"G": (2, 2), "D": (2, 6)}
-    assert footprint.uses("zero2", 2, 1)["D"][0] == 4
-    assert footprint.uses("zero3", 2, 2) == {"G": (2, 2), "D": (3, 7)}  # gathered for the phase
-    assert footprint.uses("zero3", 2, 2, exact=False)["D"] == (4, 14)
+    uses, Uses = footprint.uses, footprint.Uses
+    assert uses("zero2", 2) == {"G": Uses(2, 2, 0, 1), "D": Uses(2, 6, 0, 1)}
+    assert uses("zero2", 2, 1)["D"].backwards == 4
+    assert uses("zero3", 2, 2) == {"G": Uses(2, 2, 0, 1), "D": Uses(3, 7, 0, 1)}  # gathered for the phase
+    assert uses("zero3", 2, 2, exact=False)["D"] == Uses(4, 14, 0, 1)
+
+
+def test_what_is_seldom_due_counts_as_seldom() -> None:
+    seldom = footprint.uses("ddp", 2, 1, every=4, discriminator_steps=2)
+    assert seldom["G"] == footprint.Uses(1, 1, 1, 0.5)  # in every other step it makes images for D alone
+    assert seldom["D"] == footprint.Uses(2.5, 5.5, 0, 1.25)

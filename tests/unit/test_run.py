@@ -1,11 +1,13 @@
 """The run directory is taken up, and moved aside once where that is asked for."""
 
+import fcntl
 from pathlib import Path
 
 import pytest
 
-from gan_dist import config as config_module
-from gan_dist.run import STARTS, open_run
+from gan_dist import config as config_module, run
+from gan_dist.errors import InputError, RunError
+from gan_dist.run import LOCK, STARTS, open_run
 from tests.launching import REPOSITORY
 
 
@@ -36,3 +38,19 @@ def test_a_submission_begins_anew_once(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("SLURM_JOB_ID", "9")  # the next link
     assert runs() == before
     assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize(("restarts", "kind"), [("0", InputError), ("1", RunError)])
+def test_an_earlier_start_of_a_job_that_lingers_is_nobodys_wrong_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: str, kind: type[Exception]
+) -> None:
+    words = [str(REPOSITORY / "configs/digits.yaml"), "--run.directory", str(tmp_path)]
+    monkeypatch.setattr(run, "_PATIENCE", 0.1)
+    monkeypatch.setattr(run, "_PATIENCE_WITH_OWN", 0.2)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    with (tmp_path / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("process 7 on node3")
+        lock.flush()
+        with pytest.raises(kind, match="process 7 on node3"):
+            open_run(config_module.load(words), "digest")

@@ -57,6 +57,14 @@ def test_images_are_those_of_the_order_with_their_labels_and_positions(shards: P
         assert [len(micro.images) for micro in batch] == [4, 4, 4, 4]
 
 
+@pytest.mark.parametrize("dense", [True, False])
+def test_images_lie_in_memory_as_the_weights_do(tmp_path: Path, dense: bool) -> None:
+    colours = making.data_set(tmp_path, 48, channels=3)
+    ((first, *_),) = steps(load(colours, data__channels=3, training__channels_last=dense), 1)
+    assert first.images.is_contiguous(memory_format=torch.channels_last) == dense
+    assert first.images.is_contiguous() != dense
+
+
 @pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(shards: Path) -> None:
     found = [hashes(steps(load(shards, data__workers=workers, training__images=10_000), 60)) for workers in (0, 1, 3)]

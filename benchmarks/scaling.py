@@ -22,8 +22,9 @@ def main() -> None:
     parser.add_argument("--shards", required=True)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=2)
+    # the work of a start (W&B, the loader's queues) is in the first few
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--strategy", default="ddp")
     parser.add_argument(
         "--per-pass", type=int, default=1, help="micro-batches in one pass, in the trainer and the bare loop alike"

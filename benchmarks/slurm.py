@@ -1,6 +1,6 @@
 """How long a job takes over each event, on a real Slurm of three nodes on this machine (root; docs/slurm.md).
 
-    python benchmarks/slurm.py [--rounds 3] [--only start warning preemption node requeue]
+    python benchmarks/slurm.py [--rounds 3] [--only start warning preemption rank node requeue]
 
 Slurm holds a requeued job for two minutes. Only `requeue` waits for that; the others end the hold by scontrol, and their
 times from stop to training are given without it.
@@ -10,6 +10,7 @@ import argparse
 import datetime
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -21,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests import making
 from tests.slurm.cluster import Cluster, Job, running, submit
+
+HANG = 10  # control.hang_seconds
 
 
 def main() -> None:
@@ -51,7 +54,7 @@ def job_of(cluster: Cluster, folder: Path, shards: Path, name: str = "run", imag
     """Two nodes, a process each; a checkpoint every 50 steps."""
     wanted = making.tiny(
         shards, folder / name, training__images=images, checkpoint__every=800, sample__every=10**6,
-        training__strategy="exact", checkpoint__keep=3,
+        training__strategy="exact", checkpoint__keep=3, control__hang_seconds=HANG,
     )  # fmt: skip
     return submit(cluster, folder, wanted, "--nodes=2", log=f"{name}.txt", **more)
 
@@ -160,6 +163,21 @@ def preempted(cluster: Cluster, folder: Path, shards: Path, name: str) -> tuple[
     return job, told, stopped(job, told, name)
 
 
+def rank(cluster: Cluster, folder: Path, shards: Path) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    for name, number in (("a rank is killed", signal.SIGKILL), ("a rank hangs", signal.SIGSTOP)):
+        place = folder / name.replace(" ", "-")
+        place.mkdir()
+        job = job_of(cluster, place, shards)
+        job.training()
+        struck = now()
+        os.kill(job.pid(1), number)
+        requeued = wait(job, lambda job=job: int(cluster.job(job.number)["Restarts"]) > 0, "requeued")  # type: ignore[misc]
+        figures[f"{name}: to requeued"] = requeued - struck
+        again(job, figures, name)
+    return figures
+
+
 def node(cluster: Cluster, folder: Path, shards: Path) -> dict[str, float]:
     job = job_of(cluster, folder, shards)
     job.training()
@@ -191,7 +209,14 @@ def requeue(cluster: Cluster, folder: Path, shards: Path) -> dict[str, float]:
     return figures
 
 
-WHAT = {"start": start, "warning": warning, "preemption": preemption, "node": node, "requeue": requeue}
+WHAT = {
+    "start": start,
+    "warning": warning,
+    "preemption": preemption,
+    "rank": rank,
+    "node": node,
+    "requeue": requeue,
+}
 
 if __name__ == "__main__":
     main()

@@ -45,11 +45,13 @@ class Cluster:
         self.call("nsenter", f"--target={pid}", "--mount", "--uts", *words)
 
     def cancel(self, numbers: Iterable[str]) -> None:
-        """Cancel what is left of these jobs, and wait until none is in the queue."""
-        for number in numbers:
-            self.call("scancel", number, check=False)
+        """Cancel what is left of these jobs, and wait until none of them is in the queue."""
+        jobs = ",".join(numbers)
+        if not jobs:
+            return
+        self.call("scancel", *jobs.split(","), check=False)
         end = time.monotonic() + 30
-        while time.monotonic() < end and self.call("squeue", "-h", check=False):
+        while time.monotonic() < end and self.call("squeue", "-h", f"--jobs={jobs}", check=False):
             time.sleep(0.2)
 
     def job(self, number: str) -> dict[str, str]:

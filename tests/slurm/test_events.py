@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launching import start
+from tests.launching import digests, start
 from tests.slurm import cluster as slurm
 from tests.slurm.cluster import Cluster, Job
 from tests.slurm.conftest import SLOW, STEP, Submit, keys
@@ -21,20 +21,22 @@ pytestmark = pytest.mark.slow
 
 SO_FAR = STEP * 800
 Figures = dict[int, list[tuple[str, float]]]
+Undisturbed = Callable[[], tuple[Figures, dict[str, str]]]
+"""Figures of each step, and the digest of each checkpoint."""
 by_srun = pytest.mark.parametrize("launcher", ["srun"], indirect=True)
 by_either = pytest.mark.parametrize("launcher", ["srun", "torchrun"], indirect=True)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Figures]]:
-    """undisturbed(): the figures of the run's first steps, without Slurm and without checkpoints."""
+def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbed]:
+    """undisturbed(): the run's first steps, without Slurm."""
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    started = start({**keys(shards, run, SO_FAR), "checkpoint.every": SO_FAR})  # while the first job waits for Slurm
+    started = start({**keys(shards, run, SO_FAR), "checkpoint.keep": 1000})  # while the first job waits for Slurm
 
     @functools.cache
-    def found() -> Figures:
+    def found() -> tuple[Figures, dict[str, str]]:
         assert started.end() == 0
-        return figures(run)
+        return figures(run), digests(run)
 
     try:
         yield found
@@ -94,19 +96,28 @@ def figures(run: Path) -> Figures:
     return found
 
 
-def goes_on(job: Job, undisturbed: Callable[[], Figures]) -> int:
-    """It was started again, and every step before and after has the figures of the undisturbed run; where it went on."""
+def goes_on(job: Job, undisturbed: Undisturbed) -> int:
+    """It was started again; every step before and after has the figures of the undisturbed run, and what it saved since
+    then the same bits. Where it went on."""
     job.requeued()
     job.until(lambda: job.events("resumed"), "resumed", meanwhile=job.release)
     (resumed,) = job.events("resumed")
     images = int(resumed["images"])
-    job.training(beyond=images)
+    saved = job.until(lambda: saved_since(job, images), f"a checkpoint beyond {images}")
     ours = figures(job.run)
     assert list(ours) == list(range(STEP, STEP * len(ours) + 1, STEP))  # no step is missing, none is there twice
-    wanted = undisturbed()
+    wanted, checkpoints = undisturbed()
     assert images + STEP in wanted, "stopped too late to compare"
     assert all(ours[at] == wanted[at] for at in ours if at in wanted)
+    assert checkpoints.items() >= saved.items()
     return images
+
+
+def saved_since(job: Job, images: int) -> dict[str, str]:
+    """Digests of the checkpoints beyond a position, before which they are deleted again."""
+    first, last = f"images-{images:09d}", f"images-{SO_FAR:09d}"
+    # None: deleted while it was read
+    return {name: digest for name, digest in digests(job.run).items() if first < name <= last and digest != "None"}
 
 
 def take_all_nodes(cluster: Cluster) -> str:
@@ -125,7 +136,7 @@ def take_all_nodes(cluster: Cluster) -> str:
 
 @by_either
 def test_the_warning_signal_saves_and_the_job_is_requeued_and_goes_on(
-    cluster: Cluster, job: Job, undisturbed: Callable[[], Figures]
+    cluster: Cluster, job: Job, undisturbed: Undisturbed
 ) -> None:
     for _ in range(2):  # a second one during the save does not tear it
         cluster.call("scancel", "--signal=USR2", "--batch", job.number)
@@ -136,7 +147,7 @@ def test_the_warning_signal_saves_and_the_job_is_requeued_and_goes_on(
 
 
 @by_either
-def test_preemption_stops_saves_and_goes_on(cluster: Cluster, job: Job, undisturbed: Callable[[], Figures]) -> None:
+def test_preemption_stops_saves_and_goes_on(cluster: Cluster, job: Job, undisturbed: Undisturbed) -> None:
     number = take_all_nodes(cluster)
     job.until(lambda: job.events("stopped"), "stopped")
     assert goes_on(job, undisturbed) == job.events("stopped")[0]["images"]
@@ -145,7 +156,7 @@ def test_preemption_stops_saves_and_goes_on(cluster: Cluster, job: Job, undistur
 
 @by_srun
 def test_a_preempted_job_that_cannot_react_is_killed_and_goes_on_from_its_last_checkpoint(
-    cluster: Cluster, job: Job, undisturbed: Callable[[], Figures]
+    cluster: Cluster, job: Job, undisturbed: Undisturbed
 ) -> None:
     ranks = [job.pid(rank) for rank in (0, 1)]
     saved = job.last_saved()
@@ -164,7 +175,7 @@ def test_a_preempted_job_that_cannot_react_is_killed_and_goes_on_from_its_last_c
 
 
 @by_either
-def test_a_killed_rank_costs_at_most_one_checkpoint_interval(job: Job, undisturbed: Callable[[], Figures]) -> None:
+def test_a_killed_rank_costs_at_most_one_checkpoint_interval(job: Job, undisturbed: Undisturbed) -> None:
     saved = job.last_saved()
     os.kill(job.pid(1), signal.SIGKILL)  # as the kernel does when memory runs out
     assert goes_on(job, undisturbed) >= saved
@@ -174,7 +185,7 @@ def test_a_killed_rank_costs_at_most_one_checkpoint_interval(job: Job, undisturb
 
 
 @by_srun
-def test_a_hung_rank_costs_at_most_one_checkpoint_interval(job: Job, undisturbed: Callable[[], Figures]) -> None:
+def test_a_hung_rank_costs_at_most_one_checkpoint_interval(job: Job, undisturbed: Undisturbed) -> None:
     saved = job.last_saved()
     os.kill(job.pid(1), signal.SIGSTOP)  # control.hang_seconds
     assert goes_on(job, undisturbed) >= saved
@@ -183,7 +194,7 @@ def test_a_hung_rank_costs_at_most_one_checkpoint_interval(job: Job, undisturbed
 @by_srun
 @pytest.mark.parametrize("which", ["another's", "the batch shell's"])
 def test_a_lost_node_costs_at_most_one_checkpoint_interval(
-    cluster: Cluster, job: Job, undisturbed: Callable[[], Figures], which: str
+    cluster: Cluster, job: Job, undisturbed: Undisturbed, which: str
 ) -> None:
     saved = job.last_saved()
     facts = cluster.job(job.number)

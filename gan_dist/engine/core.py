@@ -17,7 +17,7 @@ from gan_dist.engine.health import Health, Skipped
 from gan_dist.engine.precision import HALF, LossScale, Lowered
 from gan_dist.engine.talk import Agreement, channel
 from gan_dist.engine.whole import Ddp
-from gan_dist.errors import AgreedError, InputError
+from gan_dist.errors import AgreedError, InputError, RunError
 from gan_dist.figures import Figures
 from gan_dist.networks.normalisation import batch_norms
 from gan_dist.player import Player
@@ -275,18 +275,20 @@ class Engine:
         return {name: (row[0], row[1]) for name, row in zip(names, totals.tolist(), strict=True)}
 
     def agree(self, work: Callable[[], T], where: Literal["first", "machine"] = "first") -> T | None:
-        """Run `work` on one process (or on one of each machine); an InputError there is raised everywhere.
+        """Run `work` on one process (or on one of each machine); an InputError or RunError there is raised everywhere.
 
         Returns work's result on the processes that ran it and, with where="first", on all.
         """
         runs = self.is_main if where == "first" else self.accelerator.is_local_main_process
         result: T | None = None
-        problem = None
+        problem: tuple[type[Exception], str] | None = None
         if runs:
             try:
                 result = work()
             except InputError as error:
-                problem = str(error)
+                problem = AgreedError, str(error)
+            except RunError as error:
+                problem = RunError, str(error)
         if self.world_size > 1:
             problems = [found for found in gather_object([problem]) if found]
             problem = problems[0] if problems else None
@@ -295,7 +297,8 @@ class Engine:
                 broadcast_object_list(box)
                 result = box[0]
         if problem is not None:
-            raise AgreedError(problem)
+            kind, text = problem
+            raise kind(text)
         return result
 
     def gather(self, value: T) -> list[T]:

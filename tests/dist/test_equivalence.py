@@ -13,6 +13,7 @@ from gan_dist.config import Config
 from gan_dist.data import loader
 from gan_dist.data.pack import pack
 from gan_dist.engine import Engine
+from gan_dist.errors import InputError, RunError
 from tests import making
 from tests.launching import REPOSITORY, run_ranks
 
@@ -127,9 +128,7 @@ def test_thirty_steps_of_a_recipe_agree_at_every_process_and_worker_count(
         assert other_losses == losses, f"other figures with {count}"
 
 
-def disagreement(rank_with_error: int) -> str:
-    from gan_dist.errors import InputError
-
+def disagreement(rank_with_error: int, kind: type[Exception]) -> tuple[str, str]:
     config = load(making.tiny("unused", "unused"))
     engine = Engine(config)
     assert engine.gather(engine.rank) == list(range(engine.world_size))
@@ -137,14 +136,15 @@ def disagreement(rank_with_error: int) -> str:
 
     def work() -> None:
         if engine.rank == rank_with_error:
-            raise InputError("the disk is gone")
+            raise kind("the disk is gone")
 
     try:
         engine.agree(work)
-    except InputError as error:
-        return str(error)
-    return ""
+    except (InputError, RunError) as error:
+        return type(error).__name__, str(error)
+    return "", ""
 
 
-def test_an_input_error_of_one_process_is_every_process_error() -> None:
-    assert run_ranks(2, disagreement, 0) == ["the disk is gone"] * 2
+@pytest.mark.parametrize(("kind", "name"), [(InputError, "AgreedError"), (RunError, "RunError")])
+def test_an_error_of_one_process_is_every_process_error(kind: type[Exception], name: str) -> None:
+    assert run_ranks(2, disagreement, 0, kind) == [(name, "the disk is gone")] * 2

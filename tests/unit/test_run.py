@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gan_dist import config as config_module, run
+from gan_dist import config as config_module, run, train
+from gan_dist.cluster.requeue import End
 from gan_dist.errors import InputError, RunError
 from gan_dist.run import LOCK, STARTS, open_run
 from tests.launching import REPOSITORY
@@ -52,5 +53,9 @@ def test_an_earlier_start_of_a_job_that_lingers_is_nobodys_wrong_input(
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write("process 7 on node3")
         lock.flush()
-        with pytest.raises(kind, match="process 7 on node3"):
+        with pytest.raises(kind, match="process 7 on node3") as caught:
             open_run(config_module.load(words), "digest")
+    monkeypatch.setenv("GAN_DIST_REASONS", str(tmp_path / "reasons"))
+    train.report(caught.value)
+    reasons = (tmp_path / "reasons").read_text().splitlines()
+    assert End(reasons=reasons).wrong_input == (kind is InputError)  # which is not started again

@@ -3,6 +3,7 @@
     python benchmarks/engines.py speed       # every strategy over a bare DDP loop of the same networks
     python benchmarks/engines.py memory      # live tensors of each process against the formula
     python benchmarks/engines.py traffic     # what each process hands to collectives against the formula
+    python benchmarks/engines.py precision   # tf32, bf16 and fp16 over fp32 of one strategy: images a second, memory, phases
     python benchmarks/engines.py penalty     # finite differences over exact R1: cost, bias, noise
 
 All variants take turns within the same processes, so that a ratio compares like with like. One thread a process.
@@ -33,7 +34,7 @@ from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_flatten  # noqa: E402
 
-from gan_dist import config as config_module, footprint, games, numerics, penalties  # noqa: E402
+from gan_dist import config as config_module, footprint, games, numerics, penalties, preflight  # noqa: E402
 from gan_dist.config import Config  # noqa: E402
 from gan_dist.data import loader  # noqa: E402
 from gan_dist.engine import Engine  # noqa: E402
@@ -45,7 +46,7 @@ STRATEGIES = ("ddp", "exact", "zero1", "zero2", "zero3")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "memory", "traffic", "penalty"))
+    parser.add_argument("what", choices=("speed", "memory", "traffic", "precision", "penalty"))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--resolution", type=int, default=64)
@@ -58,7 +59,9 @@ def main() -> None:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(options.processes)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         sys.exit(subprocess.call([sys.executable, *launcher, *sys.argv], env=environment))
-    {"speed": speed, "memory": memory, "traffic": traffic, "penalty": penalty}[options.what](options)
+    {"speed": speed, "memory": memory, "traffic": traffic, "precision": precision, "penalty": penalty}[options.what](
+        options
+    )
     sys.stdout.flush()
     os._exit(0)  # gloo aborts where another rank is gone already
 
@@ -151,11 +154,11 @@ def speed(options: argparse.Namespace) -> None:
     for number in range(options.rounds + 1):
         names = list(variants) if number % 2 else list(reversed(variants))
         for name in names:
-            torch.distributed.barrier()
+            wait()
             began, used = time.perf_counter(), time.process_time()
             for _ in range(2):
                 variants[name].step()
-            torch.distributed.barrier()
+            wait()
             times[name].append((time.perf_counter() - began) / 2)
             work[name].append((time.process_time() - used) / 2)
     if torch.distributed.get_rank():
@@ -171,6 +174,71 @@ def speed(options: argparse.Namespace) -> None:
                     f"RATIO {name} over {base}: {statistics.median(ratios):.3f} ({ratios[0]:.3f}..{ratios[-1]:.3f}), "
                     f"{statistics.median(rates[name]):.1f} images/s; a second of processor time: {statistics.median(effort):.3f}"
                 )
+
+
+def wait() -> None:
+    """Until all processes and their devices have come this far."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    torch.distributed.barrier()
+
+
+PRECISIONS: dict[str, dict[str, object]] = {
+    "fp32": {},
+    "tf32": {"training.tf32": True},
+    "bf16": {"training.precision": "bf16"},
+    "fp16": {"training.precision": "fp16"},
+}
+
+
+def precision(options: argparse.Namespace) -> None:
+    """Of the first of the strategies, with an exact R1 of its own every four steps, as its phase is the largest."""
+    gpu, strategy = torch.cuda.is_available(), options.strategies[0]
+    lazy = {"game.penalty.r1": 1.0, "game.penalty.every": 4}
+    worst: dict[str, str] = {}
+    for name in PRECISIONS if gpu else ("fp32", "bf16"):
+        variant = make(options, strategy, name, **lazy)  # alone, as its memory is looked at
+        seconds, peaks = preflight.play(variant.config, variant.engine, variant.game)
+        slowest = max(range(len(seconds)), key=seconds.__getitem__)
+        largest = max(peaks, key=lambda phase: peaks[phase])
+        worst[name] = (
+            f"slowest phase {preflight.called(variant.game.phases[slowest])} {1000 * seconds[slowest]:.1f} ms, "
+            f"largest {largest} {peaks[largest] / 2**20:.0f} MiB{'' if gpu else ' with the whole process'}"
+        )
+        variant.engine.release()
+        del variant
+        gc.collect()
+    variants = {name: make(options, strategy, name, **lazy) for name in worst}
+    times: dict[str, list[float]] = {name: [] for name in worst}
+    for number in range(options.rounds + 1):
+        for name in list(worst) if number % 2 else reversed(worst):
+            allow_tf32(name)
+            wait()
+            began = time.perf_counter()
+            for _ in range(4):  # every phase is due in it
+                variants[name].step()
+            wait()
+            times[name].append((time.perf_counter() - began) / 4)
+    if torch.distributed.get_rank():
+        return
+    where = torch.cuda.get_device_name() if gpu else "CPU"
+    for name, text in worst.items():
+        ratios = sorted(theirs / mine for mine, theirs in zip(times[name][1:], times["fp32"][1:], strict=True))
+        rate = variants[name].config.training.batch / statistics.median(times[name][1:])
+        found = "fp32" if name == "fp32" else f"RATIO {name} over fp32"
+        if name != "fp32":
+            found += f": {statistics.median(ratios):.3f} ({ratios[0]:.3f}..{ratios[-1]:.3f})"
+        print(f"{found}, {strategy}, {where}: {rate:.1f} images/s; {text}")
+
+
+def make(options: argparse.Namespace, strategy: str, name: str, **more: object) -> Variant:
+    allow_tf32(name)
+    return Variant(options, strategy, **more, **PRECISIONS[name])
+
+
+def allow_tf32(name: str) -> None:
+    """It is of the whole process, where variants take turns."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
 
 
 def memory(options: argparse.Namespace) -> None:

@@ -127,7 +127,7 @@ def _step(config: Config, engine: Engine) -> tuple[float, list[Finding]]:
     if training.micro_batches_per_pass == "auto" and training.strategy != "exact":
         engine.passes = min(engine.gather(passes.choose(config, engine, game)))
     engine.wrap(game)
-    times, peaks = _play(config, engine, game)
+    times, peaks = play(config, engine, game)
     # a phase that is played every n steps takes 1/n of its time of each
     seconds = max(engine.gather(sum(times[number] / phase.every for number, phase in enumerate(game.phases))))
     rate = training.batch / seconds
@@ -137,7 +137,7 @@ def _step(config: Config, engine: Engine) -> tuple[float, list[Finding]]:
             True,
             f"{seconds * 1e3:.0f} ms, {rate:,.0f} images/s with {engine.passes} micro-batch(es) a pass: "
             f"{training.images:,} images take {_hours(training.images / rate)}; "
-            + ", ".join(f"{_called(phase)} {times[number] * 1e3:.0f} ms" for number, phase in enumerate(game.phases)),
+            + ", ".join(f"{called(phase)} {times[number] * 1e3:.0f} ms" for number, phase in enumerate(game.phases)),
         ),
         _memory(config, engine, sizes, averaged, peaks),
         _traffic(config, engine, sizes),
@@ -147,13 +147,13 @@ def _step(config: Config, engine: Engine) -> tuple[float, list[Finding]]:
     return rate, found
 
 
-def _called(phase: Phase) -> str:
+def called(phase: Phase) -> str:
     """How a person calls it: G, D, or D's penalty every 16 steps."""
     own = phase.player.name if phase.loss else f"{phase.player.name}'s penalty"
     return own if phase.every == 1 else f"{own} every {phase.every} steps"
 
 
-def _play(config: Config, engine: Engine, game: games.Game) -> tuple[list[float], dict[str, int]]:
+def play(config: Config, engine: Engine, game: games.Game) -> tuple[list[float], dict[str, int]]:
     """Every phase, in the first step that it is due in, and in the first that all are due in.
 
     Returns seconds of each phase in the former, and bytes that each took at most in either.
@@ -173,7 +173,7 @@ def _play(config: Config, engine: Engine, game: games.Game) -> tuple[list[float]
         joined = loader.join(micros, engine.passes)
         last = played == _ROUNDS - 1
         for phase in game.due(step):
-            number, called = game.phases.index(phase), _called(phase)
+            number, name = game.phases.index(phase), called(phase)
             engine.wait()
             began = time.perf_counter()
             with memory.Peak(engine.device) if last else contextlib.nullcontext() as peak, engine.turn(phase):
@@ -183,7 +183,7 @@ def _play(config: Config, engine: Engine, game: games.Game) -> tuple[list[float]
             if engine.device.type == "cuda":
                 torch.cuda.synchronize()
             if peak:
-                peaks[called] = max(peaks.get(called, 0), peak.bytes)
+                peaks[name] = max(peaks.get(name, 0), peak.bytes)
             elif played and step == first[number]:
                 times[number] = min(times[number], time.perf_counter() - began)
         game.average(step * training.batch, training.batch)
@@ -201,7 +201,7 @@ def _memory(
         if any(getattr(part, kind, 0) for part in parts)
     )
     text = f"{strategy} on {count} process(es) holds in each: {words}"
-    phase = max(peaks, key=lambda called: peaks[called])
+    phase = max(peaks, key=lambda name: peaks[name])
     engine.wait()  # all look at what is free now
     found = engine.gather((phase, peaks[phase], memory.room(engine.device)))
     return fits(text, *max(found, key=lambda one: one[1] / one[2]))

@@ -5,6 +5,7 @@ import itertools
 import math
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from gan_dist import config as config_module, ema, games, numerics, rng
+from gan_dist.checkpoint.format import read_manifest
 from gan_dist.config import Config
 from gan_dist.data.loader import MicroBatch
 from gan_dist.engine import Engine
@@ -22,7 +24,7 @@ from gan_dist.games import generation
 from gan_dist.networks.normalisation import batch_norms
 from tests import making
 from tests.conftest import REPOSITORY
-from tests.launching import run_ranks
+from tests.launching import run_ranks, start
 
 pytestmark = pytest.mark.dist
 ZERO = [pytest.mark.slow, pytest.mark.deepspeed]
@@ -313,7 +315,7 @@ SCALES = [[1024, 1024], [1024, 512], [2048, 512], [2048, 512]]
 
 
 @pytest.mark.parametrize(
-    "strategy", ["ddp", "exact", pytest.param("zero1", marks=ZERO), pytest.param("zero3", marks=ZERO)]
+    "strategy", ["ddp", "exact", *(pytest.param(f"zero{stage}", marks=ZERO) for stage in (1, 2, 3))]
 )
 def test_an_overflow_on_one_rank_skips_the_step_on_all_and_halves_that_players_scale_alone(strategy: str) -> None:
     one, other = run_ranks(2, with_scales, strategy)
@@ -357,6 +359,23 @@ def test_a_loss_scale_changes_no_gradient_and_no_clipping(strategy: str) -> None
     gradient, weights = run_ranks(2, scaled_equals_unscaled, strategy)[0]
     assert gradient < 1e-5
     assert weights < 1e-4
+
+
+def test_loss_scales_go_on_from_a_checkpoint(tmp_path: Path) -> None:
+    shards = making.data_set(tmp_path / "data", 96)
+
+    def run(name: str, images: int) -> dict[str, list[float]]:
+        started = start(making.tiny(shards, tmp_path / name, training__images=images), fault="scales:patience=3")
+        try:
+            assert started.end() == 0, started.output.read_text()
+        finally:
+            started.kill()
+        kept: dict[str, list[float]] = read_manifest(tmp_path / f"{name}/checkpoints/images-{images:09d}")["loss_scales"]
+        return kept
+
+    first = LossScale(torch.device("cpu")).factor.item()
+    assert run("cut", 64) == {"G": [2 * first, 1.0], "D": [2 * first, 1.0]}  # of 4 steps
+    assert run("cut", 128) == run("whole", 128) == {"G": [4 * first, 2.0], "D": [4 * first, 2.0]}
 
 
 def test_a_loss_scale_has_bounds() -> None:

@@ -8,11 +8,13 @@ FAULT is `name` or `name:setting=value:...`. Nothing of this is in the package: 
     weight:rank=1:from=32                one bit of one weight flips on a rank, once
     error:rank=1:from=32                 a rank raises
     sleep:rank=1:from=32                 a rank stands still, in Python
+    scales:patience=3                    each player has a loss scale, as in fp16; it doubles after so many steps
     slow:seconds=0.1                     every step takes so much longer
     writing:seconds=2                    every part of a checkpoint takes so much longer to write
     full:after=1                         the disk is full for parts of checkpoints after so many
 """
 
+import functools
 import os
 import runpy
 import sys
@@ -29,6 +31,7 @@ def plant(fault: str) -> None:
 
     from gan_dist import files
     from gan_dist.engine.core import Engine
+    from gan_dist.engine.precision import LossScale
     from gan_dist.trainer import Trainer
 
     name, *words = fault.split(":")
@@ -64,6 +67,9 @@ def plant(fault: str) -> None:
 
     def hooked_wrap(self, game):
         wrap(self, game)
+        if name == "scales":
+            scale = functools.partial(LossScale, self.device, patience=int(settings["patience"]))
+            self._scales = {player.name: scale() for player in game.players}
         for player in game.players:
             if name == "nan" and player.name == settings["player"]:
                 weight = next(player.network.parameters())

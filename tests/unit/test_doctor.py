@@ -131,12 +131,12 @@ SELDOM = {"game__discriminator_steps": 5, "game__penalty__r1": 1.0, "game__penal
 
 def test_every_phase_is_played_and_measured_however_seldom_it_is_due() -> None:
     config, engine, game = at_work(**SELDOM)
-    times, peaks = preflight._play(config, engine, game)
+    times, peaks = preflight.play(config, engine, game)
     assert peaks.keys() == {"G every 5 steps", "D", "D's penalty every 16 steps"}
     assert all(0 < seconds < 60 for seconds in times)
     # so large a pass that its memory stands out of the interpreter's
     config, engine, game = at_work(**SELDOM, training__batch=256, training__micro_batch=256, game__base_channels=64)
-    larger = preflight._play(config, engine, game)[1]
+    larger = preflight.play(config, engine, game)[1]
     assert min(larger.values()) > max(peaks.values()) + 2**24
 
 

@@ -10,7 +10,7 @@ from gan_dist.cluster import records, status, submit
 from gan_dist.cluster.records import Start
 from gan_dist.errors import InputError
 from tests import making
-from tests.launching import train
+from tests.launching import REPOSITORY, train
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,28 @@ def test_a_wrong_time_says_how(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_a_job_must_outlast_its_warning(time: str, good: bool) -> None:
     assert submit._margin(time, 1.0, 180).good == good
+
+
+@pytest.mark.parametrize("told", ["measured", "given", "unknown"])
+def test_the_warning_leaves_time_for_three_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    monkeypatch.setattr(submit.shutil, "which", lambda name: name)
+    monkeypatch.setattr(submit, "_partition", lambda wanted, seconds: ([], "8:00:00"))
+    shards, run = making.data_set(tmp_path / "data", 96), tmp_path / "run"
+    run.mkdir()
+    if told == "measured":
+        saves = [{"event": "saved", "seconds": seconds} for seconds in (3.1, 400.2, 5.0)]
+        (run / "events.jsonl").write_text("".join(f"{json.dumps(save)}\n" for save in saves) + '{"event": "sav')
+    wanted = submit.Wanted(nodes=1, save_seconds=400.2 if told == "given" else 0)
+    config = [str(REPOSITORY / "configs/digits.yaml"), *making.flags(making.tiny(shards, run))]
+    findings, words = submit.prepare(config, wanted)
+    (margin,) = [finding.text for finding in findings if finding.what == "margin"]
+    if told == "unknown":
+        assert "warned 180 s before the end; no save was measured yet" in margin  # as the template says
+        assert not [word for word in words if "signal" in word or "margin" in word]
+    else:
+        assert margin == "warned 1260 s before the end, a save takes 400.2 s"
+        assert "--signal=B:USR2@1260" in words
+        assert words[-2:] == ["--control.margin_seconds", "1200"]
 
 
 def test_without_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

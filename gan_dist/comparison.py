@@ -40,7 +40,7 @@ def compare(found: States, expected: States, rounded: States, config: Config) ->
     coarse = precision in HALF or config.training.tf32
     for what, number, kind in (("gradients", 0, "gradient"), ("moments", 1, "gradient"), ("weights", 1, "weights")):
         if coarse:
-            noise, distance = (_distances(states[number], expected[number], kind) for states in (rounded, found))
+            noise, distance = (distances(states[number], expected[number], kind) for states in (rounded, found))
             pairs = [Compared(distance[player], max(1e-3, 3 * noise[player]), player) for player in distance]
             result[what] = max(pairs, key=lambda one: one.share)
             continue
@@ -52,7 +52,7 @@ def compare(found: States, expected: States, rounded: States, config: Config) ->
     return result
 
 
-def _distances(found: State, expected: State, kind: str) -> dict[str, float]:
+def distances(found: State, expected: State, kind: str) -> dict[str, float]:
     """The length of the difference of all tensors of a kind, over their own length, of each player."""
     total: dict[str, tuple[float, float]] = {}
     for name, right in expected.items():

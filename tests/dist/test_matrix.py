@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks import engines
 from gan_dist import config as config_module, numerics
+from gan_dist.comparison import distances
 from gan_dist.config import Config
 from gan_dist.engine import core, whole
 from gan_dist.games import generation
@@ -76,8 +78,15 @@ def without_norm(network: nn.Module) -> nn.Module:
     return network
 
 
+build_networks = generation.build_networks
 Difference = tuple[Case, str, float, float]
 """Case, tensor, how far it is from the plain loop's, and how far it may be."""
+
+
+def networks_of(norm: bool) -> Callable[[Config], tuple[nn.Module, ...]]:
+    if norm:
+        return build_networks
+    return lambda config: tuple(without_norm(network) for network in build_networks(config))
 
 
 def compare(
@@ -86,13 +95,7 @@ def compare(
     """All cases, with `more` keys, on this rank; what differs too much in those that are this rank's to compare."""
     more = more or {}
     loaded_once()
-    build_networks, rank = generation.build_networks, int(os.environ.get("RANK", "0"))
-
-    def networks_of(norm: bool) -> Callable[[Config], tuple[nn.Module, ...]]:
-        if norm:
-            return build_networks
-        return lambda config: tuple(without_norm(network) for network in build_networks(config))
-
+    rank = int(os.environ.get("RANK", "0"))
     # of cases that differ by strategy and pass alone the plain loop is the same; each is one rank's, all at the same time
     loops = dict.fromkeys((accumulation, penalty, norm) for _, accumulation, _, penalty, norm in matrix)
     wrong, known = [], {}
@@ -142,6 +145,31 @@ def explain(wrong: list[Difference]) -> str:
         f"{case}: {where} differs by {worst:.1e}, more than {limit:.0e}" for case, where, worst, limit in wrong[:20]
     ]
     return "\n".join([f"{len(wrong)} differences:", *words])
+
+
+def compare_lowered(matrix: list[Case], world_size: int) -> list[Difference]:
+    """In bf16, against a plain loop in bf16: of a player's tensors together, as single numbers are mostly rounding."""
+    loaded_once()
+    rank, wrong = int(os.environ.get("RANK", "0")), []
+    for case in matrix:
+        generation.build_networks = networks_of(case[4])
+        states = numerics.by_engine(build(case, world_size, "bf16"), 2)
+        if rank == 0:
+            plain = build(("ddp", case[1], 1, *case[3:]), world_size, "bf16")
+            expected = numerics.by_hand(plain, 2, dtype=torch.float32, half=True)
+            for when, kind, limit in ((0, "gradient", 2.0**-8), (1, "weights", 1e-4), (1, "average", 1e-4)):
+                for player, far in distances(states[when], expected[when], kind).items():
+                    if not far <= limit:
+                        wrong.append((case, f"{player}/{kind}", far, limit))
+    generation.build_networks = build_networks
+    return wrong
+
+
+def test_in_bf16_every_strategy_pass_and_penalty_equals_a_plain_loop_to_its_rounding() -> None:
+    matrix = [case for case in cases() if case[1] == 2]
+    assert len(matrix) == 108
+    wrong = run_ranks(2, compare_lowered, matrix, 2, limit=900)[0]
+    assert not wrong, explain(wrong)
 
 
 LABELS = {

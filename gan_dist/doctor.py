@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,8 @@ from gan_dist.errors import InputError
 from gan_dist.findings import MARK, Finding
 from gan_dist.run import LOCK, is_foreign
 
+RANKS = "GAN_DIST_RANKS"
+"""Words that start preflight.py on all ranks of a job: slurm/lib.sh sets it."""
 _ROOT = str(Path(__file__).resolve().parent.parent)
 _PROBE = 32 << 20  # bytes written to measure the disk
 _COPIES = 3  # of a player's weights in a checkpoint, besides them: average and Adam's two moments
@@ -26,11 +29,16 @@ _COPIES = 3  # of a player's weights in a checkpoint, besides them: average and 
 def examine(arguments: Sequence[str], processes: int = 0, with_numerics: bool = False) -> Iterator[Finding]:
     """Look at everything; what was found, good or bad. Raises InputError where the config itself is wrong.
 
-    The training's processes are tried last: `processes` of them; 0: training.processes, or one for each GPU.
+    The training's processes are tried last: `processes` of them; 0: training.processes, or one for each GPU. In a job of
+    slurm/command.sbatch on several nodes they are those that the job has room for.
     """
     config = config_module.load(arguments)
+    if processes and RANKS in os.environ:
+        raise InputError(
+            f"--processes {processes}: in a job of several nodes its tasks and GPUs decide that; remove it"
+        )
     yield from place(config)
-    if not processes:
+    if not processes and RANKS not in os.environ:
         import torch
 
         on_cpu = config.training.device == "cpu"
@@ -44,6 +52,8 @@ def _processes(arguments: Sequence[str], processes: int, with_numerics: bool) ->
     if processes > 1:
         launcher = "torch.distributed.run"
         words = [sys.executable, "-m", launcher, "--standalone", "--nproc-per-node", str(processes), *words[1:]]
+    if RANKS in os.environ:
+        words = shlex.split(os.environ[RANKS])
     words += [*(["--numerics"] if with_numerics else []), *arguments]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([_ROOT, os.environ.get("PYTHONPATH", "")])}
     with subprocess.Popen(
@@ -61,7 +71,8 @@ def _processes(arguments: Sequence[str], processes: int, with_numerics: bool) ->
             else:
                 others = [*others[-30:], line.rstrip()]
     if running.returncode and not explained:
-        said = [line for line in others if "Error" in line or "error" in line][-1:] or others[-1:]
+        own = [line for line in others if not line.startswith(("srun: ", "slurmstepd"))] or others
+        said = [line for line in own if "Error" in line or "error" in line][-1:] or own[-1:]
         yield Finding("processes", False, f"ended with code {running.returncode}: {' '.join(said)}")
 
 

@@ -180,8 +180,31 @@ check_nodes() {
         --processes "$PROCESSES")
 }
 
+# How the job's ranks are started: `nodes`, `gpus` and `tasks` of the caller, and what node.sh is told.
+lay_out() {
+    local launcher=$1
+    nodes=${SLURM_JOB_NUM_NODES:-1}
+    gpus=$(gpus_per_node "$nodes")
+    PROCESSES=$(processes_per_node "$gpus")
+    GAN_DIST_HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    forget_tasks
+    GAN_DIST_PORT=$(free_port "$GAN_DIST_HEAD")
+    export GAN_DIST_CODE=$code GAN_DIST_NODES=$nodes GAN_DIST_LAUNCHER=$launcher GAN_DIST_HEAD GAN_DIST_PORT PROCESSES
+    export GAN_DIST_TOLD=$code/../told-$SLURM_JOB_ID # is there once the job was told to end
+    rm -f "$GAN_DIST_TOLD"
+    tasks_of "$launcher" "$nodes" "$PROCESSES" "$gpus"
+}
+
+# Has `gan-dist doctor` try a training's processes on all nodes of this job.
+spread_doctor() {
+    local nodes gpus tasks
+    lay_out "${GAN_DIST_LAUNCHER:-srun}"
+    GAN_DIST_RANKS=$(printf '%q ' srun "${tasks[@]}" --kill-on-bad-exit=1 bash "$code/slurm/node.sh" preflight)
+    export GAN_DIST_RANKS
+}
+
 train_on_slurm() {
-    local config=${1:-} run wanted anew nodes head gpus processes told="" guard="" answer tasks found instead=""
+    local config=${1:-} run wanted anew nodes gpus told="" guard="" answer tasks found instead=""
     local launcher=${GAN_DIST_LAUNCHER:-srun} most=${GAN_DIST_MAX_RESTARTS:-100} code_of_srun=0
     # from here on a signal is noted: untrapped it would end this shell, and nobody would requeue the job
     trap 'told=1' USR2 TERM INT
@@ -206,11 +229,7 @@ train_on_slurm() {
     { read -r wanted anew && read -r config && read -r run; } <<<"$found"
     set -- "$config" "${@:2}"
     ((anew == 0)) || anew="--anew"
-    nodes=${SLURM_JOB_NUM_NODES:-1}
-    head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-    gpus=$(gpus_per_node "$nodes")
-    processes=$(processes_per_node "$gpus")
-    forget_tasks
+    lay_out "$launcher"
 
     answer=$(decide begin "$run" --wanted "$wanted" ${anew/#0/} --code-folder "$code" --max-restarts "$most")
     say "${answer#* }"
@@ -220,14 +239,10 @@ train_on_slurm() {
         *) exit 1 ;;
     esac
 
-    export GAN_DIST_RUN=$run GAN_DIST_CODE=$code GAN_DIST_HEAD=$head GAN_DIST_NODES=$nodes GAN_DIST_LAUNCHER=$launcher
-    export PROCESSES=$processes GAN_DIST_PORT
-    GAN_DIST_PORT=$(free_port "$head")
+    export GAN_DIST_RUN=$run
     export GAN_DIST_REASONS=$code/../reasons-$SLURM_JOB_ID.txt # what ranks die of before the run has a log
-    export GAN_DIST_TOLD=$code/../told-$SLURM_JOB_ID           # is there once the job was told to end
-    rm -f "$GAN_DIST_REASONS" "$GAN_DIST_TOLD"
-    tasks_of "$launcher" "$nodes" "$processes" "$gpus"
-    say "job $job, start $((${SLURM_RESTART_COUNT:-0} + 1)): $nodes node(s) x $processes process(es) by $launcher on $SLURM_JOB_NODELIST; run $run"
+    rm -f "$GAN_DIST_REASONS"
+    say "job $job, start $((${SLURM_RESTART_COUNT:-0} + 1)): $nodes node(s) x $PROCESSES process(es) by $launcher on $SLURM_JOB_NODELIST; run $run"
 
     trap 'tell USR2 "warned: the time of this job ends soon; saving"' USR2
     trap 'tell TERM "told to end; saving"' TERM INT

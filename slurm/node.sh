@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What srun starts: `check` once a node; `train` once a node (torchrun) or once a rank (srun). slurm/lib.sh has set the
-# variables.
+# What srun starts: `check` once a node; `train`, or what `gan-dist doctor` tries (`preflight`), once a node (torchrun) or
+# once a rank (srun). slurm/lib.sh has set the variables.
 set -uo pipefail
 
 what=$1
@@ -11,14 +11,18 @@ if [[ -e $GAN_DIST_TOLD ]]; then # the signal came before this step could hear i
 fi
 
 # Slurm may have bound a rank to its own cores; else the ranks of a node share them.
-if [[ $what == train && $GAN_DIST_LAUNCHER == srun && -z ${OMP_NUM_THREADS:-} ]]; then
+if [[ $what != check && $GAN_DIST_LAUNCHER == srun && -z ${OMP_NUM_THREADS:-} ]]; then
     own=$(nproc)
     share=$((${SLURM_CPUS_ON_NODE:-$own} / PROCESSES))
     OMP_NUM_THREADS=$((share < 1 ? 1 : share < own ? share : own))
 fi
 # shellcheck source=launch/env.sh
 source "$GAN_DIST_CODE/launch/env.sh"
-train=$GAN_DIST_CODE/gan_dist/train.py
+program=("$GAN_DIST_CODE/gan_dist/train.py")
+if [[ $what == preflight ]]; then
+    program=(-m gan_dist.preflight)
+    export PYTHONPATH=$GAN_DIST_CODE PYTHONSAFEPATH=1 # the copy, wherever the job was submitted
+fi
 # Lines reach the job's log as they are said. srun --unbuffered would do it by a terminal, and programs would draw bars on it.
 export PYTHONUNBUFFERED=1
 # A folder of the node itself, for indexes and copies of remote shards, where data.cache names none.
@@ -32,7 +36,7 @@ if [[ $GAN_DIST_LAUNCHER == torchrun ]]; then
     # shellcheck disable=SC2086
     exec ${GAN_DIST_WRAP:-} torchrun --nnodes "$GAN_DIST_NODES" --nproc-per-node "$PROCESSES" \
         --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$GAN_DIST_HEAD:$GAN_DIST_PORT" \
-        --max-restarts 0 "$train" "$@"
+        --max-restarts 0 "${program[@]}" "$@"
 fi
 export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID LOCAL_WORLD_SIZE=$PROCESSES
 # A rank takes the GPU of its number on the node, or the only one that the site lets it see.
@@ -41,4 +45,4 @@ if [[ ${CUDA_VISIBLE_DEVICES:-} =~ ^[^,]+$ && ${SLURM_GPUS_ON_NODE:-0} -ge $PROC
 fi
 export MASTER_ADDR=$GAN_DIST_HEAD MASTER_PORT=$GAN_DIST_PORT
 # shellcheck disable=SC2086
-exec ${GAN_DIST_WRAP:-} python "$train" "$@"
+exec ${GAN_DIST_WRAP:-} python "${program[@]}" "$@"

@@ -142,6 +142,41 @@ def test_a_node_that_is_not_fit_is_named_before_training(
         cluster.inside("node2", "umount", run)
 
 
+@pytest.mark.parametrize("launcher", ["srun", "torchrun"])
+def test_the_doctor_looks_at_all_nodes_of_a_job(
+    cluster: Cluster, shards: Path, tmp_path: Path, cancel: Callable[[str], str], launcher: str
+) -> None:
+    run = tmp_path / "run"
+
+    def doctor(name: str) -> Job:
+        number = cluster.call(
+            "sbatch", "--parsable", "--nodes=2", f"--chdir={tmp_path}", f"--output={tmp_path}/{name}.txt",
+            REPOSITORY / "slurm/command.sbatch", "doctor", REPOSITORY / "configs/digits.yaml",
+            *flags(keys(shards, run, IMAGES)), **{**settings(tmp_path), "GAN_DIST_LAUNCHER": launcher},
+        )  # fmt: skip
+        return Job(cluster, cancel(number), tmp_path / f"{name}.txt", run)
+
+    job = doctor("fit")
+    assert job.end() in ("COMPLETED", "FAILED")  # a slow loader is a problem, too
+    said = job.text()
+    assert "2 process(es) on 2 machine(s): " in said, said
+    assert "ok       network         2 process(es) agree on a sum" in said
+    for what in ("step", "memory", "traffic", "checkpoint"):
+        assert f"ok       {what}" in said
+    assert not run.exists()
+    if launcher == "srun":
+        run.mkdir()
+        cluster.inside("node2", "mount", "-t", "tmpfs", "-o", "ro", "tmpfs", run)
+        try:
+            job = doctor("unfit")
+            assert job.end() == "FAILED"
+            assert f"PROBLEM  run directory   node2: {run} cannot be written" in job.text(), job.text()
+            assert "leave out: --exclude=node2" in job.text()
+            assert f"PROBLEM  start           rank 1: [Errno 30] Read-only file system: '{run}" in job.text()
+        finally:
+            cluster.inside("node2", "umount", run)
+
+
 def test_a_wrong_config_fails_in_seconds_with_its_line_and_is_not_requeued(
     submit: Submit, shards: Path, tmp_path: Path
 ) -> None:

@@ -323,7 +323,7 @@ def main(arguments: list[str]) -> int:
         collect(config_module.load(rest), options.numerics, report)
     except AgreedError as error:
         report(Finding("start", False, str(error)))
-    except (InputError, OSError, torch.OutOfMemoryError) as error:  # of this rank alone, perhaps: the others wait for it
+    except (InputError, OSError, torch.OutOfMemoryError) as error:  # perhaps of this rank alone, for which others wait
         what, text = "start", str(error)
         if isinstance(error, torch.OutOfMemoryError):
             what, text = "memory", f"a step does not fit: {error}; lower training.micro_batch"

@@ -107,11 +107,12 @@ class Variant:
 class Bare:
     """The same networks under torch's own DDP, as an expert writes it: no gate, no figures, no average."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
         config = build(options, "ddp")
+        self.device = device
         game = games.build(config)
         self.latent, self.micro = config.game.latent, options.micro_batch
-        self.nets = [player.network.to(memory_format=torch.channels_last) for player in game.players]
+        self.nets = [player.network.to(device, memory_format=torch.channels_last) for player in game.players]
         for norm in [norm for net in self.nets for norm in batch_norms(net)]:
             norm.tracking = True
         self.wrapped = [
@@ -120,7 +121,7 @@ class Bare:
         self.adams = [torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)) for net in self.nets]
         size = options.resolution
         self.real = [
-            torch.rand(self.micro, 3, size, size).contiguous(memory_format=torch.channels_last) * 2 - 1
+            torch.rand(self.micro, 3, size, size, device=device).contiguous(memory_format=torch.channels_last) * 2 - 1
             for _ in range(2)
         ]
 
@@ -134,7 +135,7 @@ class Bare:
             for part, real in enumerate(self.real):
                 self.wrapped[turn].require_backward_grad_sync = part == 1  # what no_sync sets
                 if turn == 0:
-                    fakes.append(self.wrapped[0](torch.randn(self.micro, self.latent)))
+                    fakes.append(self.wrapped[0](torch.randn(self.micro, self.latent, device=self.device)))
                     loss = softplus(-discriminator(fakes[-1])).mean()
                 else:
                     loss = (
@@ -148,7 +149,7 @@ class Bare:
 
 def speed(options: argparse.Namespace) -> None:
     variants = {name: Variant(options, name) for name in options.strategies}
-    variants["bare DDP loop"] = Bare(options)
+    variants["bare DDP loop"] = Bare(options, next(iter(variants.values())).engine.device)
     times: dict[str, list[float]] = {name: [] for name in variants}
     work: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(options.rounds + 1):
@@ -312,7 +313,7 @@ PENALTIES: dict[str, dict[str, object]] = {
 def traffic(options: argparse.Namespace) -> None:
     for what, keys in PENALTIES.items():
         for strategy, prefetch in [(strategy, True) for strategy in options.strategies] + [("zero3", False)]:
-            with contextlib.nullcontext() if prefetch else stage3(stage3_prefetch_bucket_size=1):
+            with contextlib.nullcontext() if prefetch else told(3, stage3_prefetch_bucket_size=1):
                 variant = Variant(options, strategy, **keys)
             found, formula = sent(variant)
             variant.engine.release()
@@ -322,10 +323,10 @@ def traffic(options: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def stage3(**settings: int) -> Iterator[None]:
+def told(stage: int, **settings: int) -> Iterator[None]:
     """Engines that are made meanwhile take these settings of DeepSpeed, as from accelerate's launcher."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump({"zero_optimization": {"stage": 3, **settings}}, file)
+        json.dump({"zero_optimization": {"stage": stage, **settings}}, file)
         file.flush()
         os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = file.name
         try:

@@ -12,10 +12,10 @@ class Figures:
         self.weight = 1.0
         """What a number counts now where nothing else is said: the micro-batches that it is the mean of."""
         self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, float] = {}
+        self._counts: dict[str, float | Tensor] = {}
 
     @torch.no_grad()
-    def add(self, name: str, value: Tensor, weight: float | None = None) -> None:
+    def add(self, name: str, value: Tensor, weight: float | Tensor | None = None) -> None:
         """Take in the mean of `value` (any shape), counting as `weight` of a number. Costs no synchronisation.
 
         What all processes know alike weighs 1 on one of them and 0 on the others: 1/W on each of W would round.
@@ -25,7 +25,7 @@ class Figures:
 
     def take(self) -> tuple[dict[str, float], Tensor]:
         """Hand out all sums and begin anew: {name: count} in order of name, and the sums in that order, (names,) float64."""
-        counts = dict(sorted(self._counts.items()))
+        counts = {name: float(count) for name, count in sorted(self._counts.items())}
         sums = [self._sums[name] for name in counts]
         self.clear()
         return counts, torch.stack(sums) if sums else torch.zeros(0, dtype=torch.float64, device=self.device)
@@ -35,7 +35,7 @@ class Figures:
         for (name, count), total in zip(counts.items(), sums.double().unbind(), strict=True):
             self._put(name, total, count)
 
-    def _put(self, name: str, total: Tensor, count: float) -> None:
+    def _put(self, name: str, total: Tensor, count: float | Tensor) -> None:
         self._sums[name] = self._sums[name] + total if name in self._sums else total
         self._counts[name] = self._counts.get(name, 0.0) + count
 
@@ -45,7 +45,7 @@ class Figures:
         if not names:
             return [], torch.zeros(0, 2, dtype=torch.float64, device=self.device)
         sums = torch.stack([self._sums[name] for name in names])
-        counts = torch.tensor([self._counts[name] for name in names], device=self.device, dtype=torch.float64)
+        counts = torch.tensor([float(self._counts[name]) for name in names], device=self.device, dtype=torch.float64)
         return names, torch.stack([sums, counts], dim=1)
 
     def restore(self, totals: dict[str, tuple[float, float]]) -> None:

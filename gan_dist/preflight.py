@@ -34,7 +34,7 @@ from gan_dist.games.base import Phase
 
 _ROUNDS = 5  # the first finds algorithms and memory, the last is looked at for what it takes
 _FULL = 0.9  # of a memory
-_LOADED = 24  # micro-batches, after the workers have started
+_LOADED = 24  # micro-batches at least, after those that workers had ready
 _SIZES = (1 << 12, 1 << 20, 1 << 26)  # bytes of an all-reduce
 
 
@@ -204,14 +204,26 @@ def _memory(
     phase = max(peaks, key=lambda name: peaks[name])
     engine.wait()  # all look at what is free now
     found = engine.gather((phase, peaks[phase], memory.room(engine.device)))
-    return fits(text, *max(found, key=lambda one: one[1] / one[2]))
+    return fits(text, *max(found, key=lambda one: one[1] / one[2]), smaller(config, engine.passes, count))
 
 
-def fits(text: str, phase: str, peak: int, room: int) -> Finding:
+def smaller(config: Config, passes: int, processes: int) -> str:
+    """What to change where a step does not fit: first what changes its speed alone."""
+    training, words = config.training, []
+    if passes > 1:
+        words.append(f"training.micro_batches_per_pass: {passes // 2}")
+    if processes > 1 and training.strategy != "zero3":
+        words.append("training.strategy: zero3")
+    if training.micro_batch > 1:
+        words.append(f"training.micro_batch: {training.micro_batch // 2} (another run: BatchNorm sees fewer samples)")
+    return "try " + ", or ".join(words or ["more processes", "smaller networks"])
+
+
+def fits(text: str, phase: str, peak: int, room: int, advice: str) -> Finding:
     """The finding on memory, of the process that comes nearest to what there is for it."""
     text += f"; the worst phase, {phase}, took {_bytes(peak)} with everything, of {_bytes(room)} that there are"
     if peak > _FULL * room:
-        return Finding("memory", False, f"{text}: lower training.micro_batch, or try training.strategy: zero2")
+        return Finding("memory", False, f"{text}: {advice}")
     return Finding("memory", True, text)
 
 
@@ -255,10 +267,12 @@ def _saving(config: Config, engine: Engine, game: games.Game) -> Finding:
 
 def _loading(config: Config, engine: Engine, index: Index, needed: float) -> Finding:
     """The loader alone against the step."""
-    batches = loader.micro_batches(index, config, 0, engine.slots, engine.device)
+    endless = config.model_copy(update={"training": config.training.model_copy(update={"images": 1 << 40})})
+    batches = loader.micro_batches(index, endless, 0, engine.slots, engine.device)
     own = len(engine.slots) // config.training.micro_batch
-    next(batches)
-    steps, began = max(1, _LOADED // own), time.perf_counter()
+    for _ in islice(batches, math.ceil(loader.ahead(config) / own)):  # decoded while the first was waited for
+        pass
+    steps, began = math.ceil(max(_LOADED, loader.ahead(config)) / own), time.perf_counter()
     count = sum(1 for _ in islice(batches, steps))
     seconds = time.perf_counter() - began
     batches.close()  # type: ignore[attr-defined]
@@ -285,9 +299,16 @@ def _keys(config: Config, engine: Engine, loader_keeps_up: bool) -> Finding:
         words.append(f"training.micro_batches_per_pass: {engine.passes} (saves the trying at a first start)")
     if training.strategy.startswith("zero"):
         words.append("training.strategy: ddp, if it fits (nothing is faster)")
-    if engine.device.type == "cpu" and training.precision in ("bf16", "fp16"):
-        words.append("training.precision: fp32 (CPUs without 16-bit arithmetic are many times slower in bf16)")
+    if engine.device.type == "cpu" and training.precision == "bf16" and not _multiplies_bf16():
+        words.append("training.precision: fp32 (this CPU is slower in bf16; another run, as its numbers differ)")
     return Finding("keys", True, f"worth a try: {'; '.join(words[:3])}" if words else "none to change")
+
+
+def _multiplies_bf16() -> bool:
+    """Whether this CPU does (AMX, AVX-512 BF16, ARM's bf16), as far as Linux says."""
+    with contextlib.suppress(OSError):
+        return bool({"amx_bf16", "avx512_bf16", "bf16"} & set(Path("/proc/cpuinfo").read_text().split()))
+    return True
 
 
 def _hours(seconds: float) -> str:
@@ -319,14 +340,17 @@ def main(arguments: list[str]) -> int:
         if rank == 0:
             say(finding)
 
+    advice = ""
     try:
-        collect(config_module.load(rest), options.numerics, report)
+        config = config_module.load(rest)
+        advice = smaller(config, passes=1, processes=int(os.environ.get("WORLD_SIZE", "1")))
+        collect(config, options.numerics, report)
     except AgreedError as error:
         report(Finding("start", False, str(error)))
     except (InputError, OSError, torch.OutOfMemoryError) as error:  # perhaps of this rank alone, for which others wait
         what, text = "start", str(error)
         if isinstance(error, torch.OutOfMemoryError):
-            what, text = "memory", f"a step does not fit: {error}; lower training.micro_batch"
+            what, text = "memory", f"a step does not fit: {error}; {advice}"
         say(Finding(what, False, f"rank {rank}: {text}"))
         return 1
     return 0

@@ -162,7 +162,7 @@ class _Groups(Dataset[dict[str, Any]]):
         self.start, self.firsts = start, slots[:: training.micro_batch]
         steps = -(-max(0, training.whole_images - start) // training.batch)
         self.total = steps * len(self.firsts)
-        self.size = max(1, _GROUP // training.micro_batch)
+        self.size = _group(config)
         # the loader asks for `ahead` groups beyond the one that is being taken, so no row is written while read
         rows = (ahead + 1) * self.size
         shape = (rows, self.micro_batch, data.resolution, data.resolution, data.channels)
@@ -188,6 +188,15 @@ class _Groups(Dataset[dict[str, Any]]):
             return {"error": str(error)}
         labels = None if self.labels is None else self.labels.numpy()[samples].astype(np.int64)
         return {"row": row, "position": images + slot, "labels": labels, "notes": notes}
+
+
+def _group(config: Config) -> int:
+    return max(1, _GROUP // config.training.micro_batch)
+
+
+def ahead(config: Config) -> int:
+    """Micro-batches that are decoded before they are asked for, at most: a timing of the loader begins after these."""
+    return (config.data.workers * _PREFETCH + 1) * _group(config)
 
 
 def micro_batches(

@@ -2,8 +2,10 @@
 
 import contextlib
 import ctypes
+import math
 import os
 import threading
+from pathlib import Path
 from types import TracebackType
 
 import psutil
@@ -58,4 +60,29 @@ def room(device: torch.device) -> int:
         return free + torch.cuda.memory_reserved(device)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     available, own = psutil.virtual_memory().available, psutil.Process().memory_info().rss
-    return int(available // local + own)
+    return int(min(available, left_by_limits()) // local + own)
+
+
+def left_by_limits(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """Bytes that the limits of a container or a batch job leave to it (Linux's control groups, versions 1 and 2)."""
+    left = math.inf
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        return left
+    for _, controllers, path in lines:
+        if controllers not in ("", "memory"):
+            continue
+        root = groups / "memory" if controllers else groups
+        most, used = (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+        )
+        for place in (root / path.lstrip("/"), *(root / path.lstrip("/")).parents):  # a limit holds for all below
+            if not place.is_relative_to(root):
+                break
+            with contextlib.suppress(OSError, ValueError):  # "max", or a group that is not seen from in here
+                limit = int((place / most).read_text())
+                statistics = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
+                files = int(statistics.get("total_inactive_file" if controllers else "inactive_file", 0))
+                left = min(left, max(0, limit - int((place / used).read_text()) + files))
+    return left

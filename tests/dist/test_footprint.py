@@ -26,14 +26,14 @@ def measure() -> list[Row]:
         before = engines.live()
         # else it keeps weights this small whole, and gathers prefetched ones once for several uses
         cut = {"stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": 1}
-        with engines.stage3(**cut) if strategy == "zero3" else contextlib.nullcontext():
+        with engines.told(3, **cut) if strategy == "zero3" else contextlib.nullcontext():
             variant = engines.Variant(options, strategy, **engines.PENALTIES["exact R1"])
         found, formula = engines.held(variant, before)
         found["sent"], formula["sent"] = engines.sent(variant)
         rows += [(strategy, what, found[what], formula[what]) for what in formula]
         variant.engine.release()
         del variant
-        with engines.stage3(**cut) if strategy == "zero3" else contextlib.nullcontext():
+        with engines.told(3, **cut) if strategy == "zero3" else contextlib.nullcontext():
             variant = engines.Variant(options, strategy, **engines.PENALTIES["exact R1"], **SELDOM)
         rows.append((strategy, "sent where phases are seldom", *engines.sent(variant)))
         variant.engine.release()

@@ -190,21 +190,30 @@ def test_labels_and_several_discriminator_steps_are_the_same_game_under_every_st
     assert not wrong, explain(wrong)
 
 
+CUT: dict[str, dict[str, int]] = {
+    "zero1": {"reduce_bucket_size": 500, "allgather_bucket_size": 500},
+    "zero2": {"reduce_bucket_size": 500, "allgather_bucket_size": 500},
+    "zero3": {"stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": 1, "reduce_bucket_size": 500},
+}
+"""Of DeepSpeed: a training's large layers are larger than a bucket, and cut and gathered one by one. It would keep the
+matrix's whole, and reduce them together."""
+
+
 def compare_cut(matrix: list[Case], world_size: int) -> list[Difference]:
-    # each weight is cut, gathered only where it is used, and reduced by itself; DeepSpeed would else keep these networks
-    # whole, and a training's large ones take another way than those of the matrix
-    with engines.stage3(
-        stage3_param_persistence_threshold=0, stage3_prefetch_bucket_size=1, reduce_bucket_size=500
-    ):
-        return compare(matrix, world_size, ten_steps)
+    wrong = []
+    for strategy, settings in CUT.items():
+        with engines.told(int(strategy[-1]), **settings):
+            wrong += compare([case for case in matrix if case[0] == strategy], world_size, ten_steps)
+    return wrong
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_stage_3_of_networks_that_are_really_cut_equals_a_plain_loop(world_size: int) -> None:
+def test_zero_of_layers_larger_than_its_buckets_equals_a_plain_loop(world_size: int) -> None:
     matrix = [case for case in cases() if case[0] == "zero3" and case[1] < 4]
     if world_size > 2:  # on few cores each is slow
         matrix = [case for case in matrix if case[1:3] == (2, 1) and case[4]]
         assert len(matrix) == len(PENALTIES)
+    matrix += [case for case in cases() if case[0] in ("zero1", "zero2") and case[1:3] == (2, 1) and case[4]]
     wrong = list(itertools.chain(*run_ranks(world_size, compare_cut, matrix, world_size)))
     assert not wrong, explain(wrong)
 

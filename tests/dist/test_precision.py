@@ -302,6 +302,7 @@ def with_scales(strategy: str, shared: bool = False) -> dict[str, Any]:
         seen["scales"].append([engine._scales[name].factor.item() for name in "GD"])
         seen["weights"].append(numerics.gather(engine, game)["D/weights/logit.weight"])
     seen["skipped"] = {name: found.total for name, found in engine.skipped(wait=True).items()}
+    seen["norms"] = {name: figure for name, figure in engine.read_figures().items() if name.startswith("grad_norm/")}
     seen["kept"] = engine.loss_scales()
     engine.restore_loss_scales({"G": [8.0, 1.0]})
     assert engine.loss_scales()["G"] == [8.0, 1.0]
@@ -322,6 +323,8 @@ def test_an_overflow_on_one_rank_skips_the_step_on_all_and_halves_that_players_s
     for seen in (one, other):
         assert seen["skipped"] == {"G": 0, "D": 1}
         assert seen["scales"] == SCALES
+        assert {name: count for name, (_, count) in seen["norms"].items()} == {"grad_norm/G": 4, "grad_norm/D": 3}
+        assert all(0 < total < math.inf for total, _ in seen["norms"].values())
         assert (seen["weights"][0] == seen["weights"][1]).all()
         assert (seen["weights"][1] != seen["weights"][2]).any()
         assert seen["kept"] == {"G": [2048.0, 1.0], "D": [512.0, 2.0]}

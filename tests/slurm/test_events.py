@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -159,16 +160,22 @@ def test_a_preempted_job_that_cannot_react_is_killed_and_goes_on_from_its_last_c
     cluster: Cluster, job: Job, undisturbed: Undisturbed
 ) -> None:
     ranks = [job.pid(rank) for rank in (0, 1)]
-    saved = job.last_saved()
-    take_all_nodes(cluster)
+    saved, requeued = job.last_saved(), threading.Event()
 
-    def gone() -> bool:
-        for pid in ranks:  # over and over: with its TERM, Slurm sends CONT
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
-        return job.restarts() > 0
+    def keep_stopped() -> None:
+        while not requeued.wait(0.002):  # over and over: with its TERM Slurm sends CONT, and a save takes 20 ms
+            for pid in ranks:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
 
-    job.until(gone, "requeued")
+    stopping = threading.Thread(target=keep_stopped)
+    stopping.start()
+    try:
+        take_all_nodes(cluster)
+        job.until(lambda: job.restarts() > 0, "requeued")
+    finally:
+        requeued.set()
+        stopping.join()
     assert not job.events("stopped")
     assert goes_on(job, undisturbed) >= saved
     assert not any(Path(f"/proc/{pid}/status").exists() for pid in ranks)

@@ -1,7 +1,9 @@
 """`gan-dist doctor` finds what would stop a training, and changes nothing."""
 
 import fcntl
+import itertools
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from gan_dist import cli, comparison, config as config_module, doctor, games, preflight
 from gan_dist.config import Config
+from gan_dist.data import loader
 from gan_dist.engine import Engine
 from gan_dist.games.base import MicroBatch
 from gan_dist.games.generation import Generation
@@ -141,11 +144,40 @@ def test_every_phase_is_played_and_measured_however_seldom_it_is_due() -> None:
 
 
 def test_a_phase_that_takes_nearly_all_memory_is_a_problem() -> None:
-    assert preflight.fits("", "D", 89, 100).good
-    bad = preflight.fits("", "D's penalty", 2**31, 2**31 + 2**20)
+    assert preflight.fits("", "D", 89, 100, "").good
+    bad = preflight.fits("", "D's penalty", 2**31, 2**31 + 2**20, "try less")
     assert not bad.good
-    assert "the worst phase, D's penalty, took 2.00 GiB" in bad.text
-    assert "lower training.micro_batch" in bad.text
+    assert bad.text.endswith(
+        "the worst phase, D's penalty, took 2.00 GiB with everything, of 2.00 GiB that there are: try less"
+    )
+
+
+def test_where_it_does_not_fit_what_changes_speed_alone_is_named_first() -> None:
+    config, _, _ = at_work()
+    assert preflight.smaller(config, 4, 2).startswith(
+        "try training.micro_batches_per_pass: 2, or training.strategy: zero3, or training.micro_batch: 2 (another run"
+    )
+    assert "zero" not in preflight.smaller(config, 1, 1)
+    config, _, _ = at_work(training__micro_batch=1)
+    assert preflight.smaller(config, 1, 1) == "try more processes, or smaller networks"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_loader_is_timed_at_what_it_keeps_up_and_not_at_what_it_had_ready(tmp_path: Path, workers: int) -> None:
+    shards = making.data_set(tmp_path / "data", 48, size=256)
+    keys = {"data__workers": workers, "training__images": 16}  # a training of one step, too
+    config = config_module.load(arguments(tmp_path / "run", data__shards=shards, **keys))
+    loader.prepare(config, progress=False)
+    index, engine = loader.open_index(config), Engine(config)
+    text = preflight._loading(config, engine, index, 1.0).text
+    rate = float(text.split()[0].replace(",", ""))
+    longer = config.model_copy(update={"training": config.training.model_copy(update={"images": 10**9})})
+    batches = loader.micro_batches(index, longer, 0, engine.slots, engine.device)
+    began = time.perf_counter()
+    count = sum(1 for _ in itertools.islice(batches, 2000 // config.training.batch))
+    batches.close()
+    assert rate < 3 * count * config.training.batch / (time.perf_counter() - began)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -1,10 +1,8 @@
 """What a training would meet, found out without training: in its run directory, on its disk, and on its processes."""
 
-import contextlib
 import fcntl
 import json
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -20,7 +18,7 @@ from gan_dist.findings import MARK, Finding
 from gan_dist.run import LOCK, is_foreign
 
 RANKS = "GAN_DIST_RANKS"
-"""Words that start preflight.py on all ranks of a job: slurm/lib.sh sets it."""
+"""What starts preflight.py on all ranks of a job, a word a line: slurm/lib.sh sets it."""
 _ROOT = str(Path(__file__).resolve().parent.parent)
 _PROBE = 32 << 20  # bytes written to measure the disk
 _COPIES = 3  # of a player's weights in a checkpoint, besides them: average and Adam's two moments
@@ -30,13 +28,11 @@ def examine(arguments: Sequence[str], processes: int = 0, with_numerics: bool = 
     """Look at everything; what was found, good or bad. Raises InputError where the config itself is wrong.
 
     The training's processes are tried last: `processes` of them; 0: training.processes, or one for each GPU. In a job of
-    slurm/command.sbatch on several nodes they are those that the job has room for.
+    slurm/command.sbatch they are those that the job's training would have.
     """
     config = config_module.load(arguments)
     if processes and RANKS in os.environ:
-        raise InputError(
-            f"--processes {processes}: in a job of several nodes its tasks and GPUs decide that; remove it"
-        )
+        raise InputError(f"--processes {processes}: in a Slurm job its tasks and GPUs decide that; remove it")
     yield from place(config)
     if not processes and RANKS not in os.environ:
         import torch
@@ -53,7 +49,7 @@ def _processes(arguments: Sequence[str], processes: int, with_numerics: bool) ->
         launcher = "torch.distributed.run"
         words = [sys.executable, "-m", launcher, "--standalone", "--nproc-per-node", str(processes), *words[1:]]
     if RANKS in os.environ:
-        words = shlex.split(os.environ[RANKS])
+        words = os.environ[RANKS].splitlines()
     words += [*(["--numerics"] if with_numerics else []), *arguments]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([_ROOT, os.environ.get("PYTHONPATH", "")])}
     with subprocess.Popen(
@@ -71,9 +67,11 @@ def _processes(arguments: Sequence[str], processes: int, with_numerics: bool) ->
             else:
                 others = [*others[-30:], line.rstrip()]
     if running.returncode and not explained:
-        own = [line for line in others if not line.startswith(("srun: ", "slurmstepd"))] or others
-        said = [line for line in own if "Error" in line or "error" in line][-1:] or own[-1:]
-        yield Finding("processes", False, f"ended with code {running.returncode}: {' '.join(said)}")
+        # srun says which task of which node ended first, and how; why, the process itself
+        ended = [line for line in others if line.startswith("srun: error: ")][:1]
+        own = [line for line in others if not line.startswith(("srun: ", "slurmstepd"))]
+        said = [*([line for line in own if "Error" in line or "error" in line][-1:] or own[-1:]), *ended]
+        yield Finding("processes", False, f"ended with code {running.returncode}: {'; '.join(said)}")
 
 
 def place(config: Config) -> list[Finding]:
@@ -111,13 +109,17 @@ def _run(config: Config) -> Finding:
 
 
 def _lock(directory: Path) -> Finding:
-    with contextlib.suppress(FileNotFoundError), (directory / LOCK).open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return Finding(
-                "in use", False, f"by {file.read().strip() or 'another process'}; stop it: touch {directory}/STOP"
-            )
+    try:
+        with (directory / LOCK).open("r+") as file:  # to write, as an exclusive lock on a network disk takes that
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = file.read().strip() or "another process"
+                return Finding("in use", False, f"by {owner}; stop it: touch {directory}/STOP")
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # no locks there, or another user's run: what training would meet is said elsewhere
+        return Finding("in use", True, f"cannot be told ({error.strerror})")
     return Finding("in use", True, "by nobody")
 
 

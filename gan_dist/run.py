@@ -26,7 +26,7 @@ STARTS = "slurm.jsonl"
 CHOICES = "choices.json"
 """What the run measured and chose by itself."""
 _PATIENCE = 5.0  # seconds for a run that is just ending
-_PATIENCE_WITH_OWN = 60.0  # for an earlier start of the same Slurm job, which may hang on a node that Slurm gave up
+_PATIENCE_WITH_OWN = 60.0  # for an earlier start of the same submission, which may hang on a node that Slurm gave up
 _held: list[int] = []
 """Descriptors of the locks that this process holds until it ends, however it does."""
 
@@ -121,7 +121,8 @@ def is_foreign(directory: Path) -> bool:
 def _lock(directory: Path) -> None:
     """Keep other runs out of the directory until this process ends.
 
-    Raises InputError where one is in it; RunError in a later start of a Slurm job: nobody's input is wrong then.
+    Raises InputError where another one is in it; RunError where that is an earlier start of the same submission to Slurm:
+    nobody's input is wrong then.
     """
     path = directory / LOCK
     try:
@@ -132,8 +133,8 @@ def _lock(directory: Path) -> None:
         if os.path.samestat(os.fstat(held), os.fstat(descriptor)):
             os.close(descriptor)
             return
-    restarted = _restarted(os.environ)
-    end = time.monotonic() + (_PATIENCE_WITH_OWN if restarted else _PATIENCE)
+    submission, began = _submission(os.environ)[0], time.monotonic()
+    mark = f" of submission {submission}" if submission else ""
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -142,13 +143,12 @@ def _lock(directory: Path) -> None:
             if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
                 warnings.warn(f"{directory}: no file locks here; start only one run in it", stacklevel=2)
                 break
-            if time.monotonic() > end:
-                owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+            owner = os.pread(descriptor, 500, 0).decode(errors="replace").strip() or "another process"
+            own = bool(mark) and owner.endswith(mark)
+            if time.monotonic() > began + (_PATIENCE_WITH_OWN if own else _PATIENCE):
                 os.close(descriptor)
-                if restarted:
-                    raise RunError(
-                        f"{directory} is still held by {owner}, perhaps of an earlier start of this job"
-                    ) from None
+                if own:
+                    raise RunError(f"{directory} is still held by an earlier start: {owner}") from None
                 raise InputError(
                     f"{directory} is in use by {owner}; wait for it, stop it (touch {directory}/STOP), "
                     "or give --run.directory another folder"
@@ -156,7 +156,7 @@ def _lock(directory: Path) -> None:
             time.sleep(0.2)
     with contextlib.suppress(OSError):  # a full disk takes the name of the owner, and not the lock
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}{mark}\n".encode(), 0)
     _held.append(descriptor)
 
 
@@ -176,12 +176,8 @@ def begins_anew(config: Config, environment: Mapping[str, str] = os.environ) -> 
 def _submission(environment: Mapping[str, str]) -> tuple[str, bool]:
     """What a person submitted to Slurm once, and whether this may be a later start of it. slurm/lib.sh tells."""
     name = environment.get("GAN_DIST_SUBMISSION", "")
-    return name or environment.get("SLURM_JOB_ID", ""), bool(name) or _restarted(environment)
-
-
-def _restarted(environment: Mapping[str, str]) -> bool:
-    """Whether Slurm has started this job before."""
-    return environment.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+    restarted = environment.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+    return name or environment.get("SLURM_JOB_ID", ""), bool(name) or restarted
 
 
 def _move_aside(directory: Path) -> None:

@@ -176,7 +176,7 @@ check_nodes() {
     attend $!
     # what did not end in time must not keep its GPU
     [[ $? -ne 124 && $? -ne 137 ]] || kill_steps
-    answer=$(decide nodes "$run" --reports "$reports" --names "$(scontrol show hostnames "$SLURM_JOB_NODELIST")" \
+    answer=$(decide nodes "${run:-.}" --reports "$reports" --names "$(scontrol show hostnames "$SLURM_JOB_NODELIST")" \
         --processes "$PROCESSES")
 }
 
@@ -195,12 +195,26 @@ lay_out() {
     tasks_of "$launcher" "$nodes" "$PROCESSES" "$gpus"
 }
 
-# Has `gan-dist doctor` try a training's processes on all nodes of this job.
-spread_doctor() {
-    local nodes gpus tasks
+# `gan-dist doctor` in a job: on the ranks that its training would have, on all its nodes.
+doctor_on_slurm() {
+    local nodes gpus tasks run="" told="" guard="" answer word config=()
     lay_out "${GAN_DIST_LAUNCHER:-srun}"
-    GAN_DIST_RANKS=$(printf '%q ' srun "${tasks[@]}" --kill-on-bad-exit=1 bash "$code/slurm/node.sh" preflight)
+    if [[ $nodes -gt 1 && ${GAN_DIST_CHECK:-120} -gt 0 ]]; then # a node that hangs or cannot start is named by this
+        for word in "$@"; do
+            [[ $word == --json || $word == --numerics ]] || config+=("$word")
+        done
+        export GAN_DIST_UNRECORDED=1 # a training's start writes to the run directory, this does not
+        check_nodes "${config[@]}"
+        unset GAN_DIST_UNRECORDED
+        [[ $answer == go* ]] || {
+            say "${answer#* }"
+            exit 1
+        }
+    fi
+    GAN_DIST_RANKS=$(printf '%s\n' srun "${tasks[@]}" --kill-on-bad-exit=1 bash "$code/slurm/node.sh" preflight)
     export GAN_DIST_RANKS
+    # not in a container, which has no srun: its ranks are
+    PYTHONPATH=$code exec python -P -m gan_dist.cli doctor "$@"
 }
 
 train_on_slurm() {

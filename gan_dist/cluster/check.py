@@ -228,7 +228,8 @@ def main(arguments: Sequence[str]) -> int:
         except Exception as error:
             _print(Report(node_name(), "network", int(os.environ["RANK"]), f"{type(error).__name__}: {error}"))
         return 0
-    for report in of_node(config, os.environ.get("SLURM_JOB_ID", "")):
+    recorded = "GAN_DIST_UNRECORDED" not in os.environ  # the job's start, in the run directory: slurm/lib.sh
+    for report in of_node(config, os.environ.get("SLURM_JOB_ID", "") if recorded else ""):
         _print(report)
     number, nodes = int(os.environ["SLURM_NODEID"]), int(os.environ["GAN_DIST_NODES"])
     each = int(os.environ["PROCESSES"])

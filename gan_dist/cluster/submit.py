@@ -115,6 +115,9 @@ def _data(config: Config) -> Finding:
 
 def _dealt(config: Config, wanted: Wanted) -> Finding:
     training, count = config.training, wanted.processes
+    if training.processes not in (0, count):
+        text = f"{count}, and training.processes = {training.processes} refuses them; remove it, or ask for as many"
+        return Finding("processes", False, text)
     parts = training.batch // training.micro_batch
     fitting = [number for number in range(1, parts + 1) if parts % number == 0]
     if training.strategy == "exact":

@@ -231,7 +231,7 @@ def test_a_job_that_a_person_cancels_is_saved_and_not_requeued(cluster: Cluster,
 
 
 def test_a_time_limit_is_warned_of_and_nothing_is_lost(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path
+    submit: Submit, shards: Path, tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
     wanted = {**keys(shards, tmp_path / "run", SLOW), "run.deadline": "1:00:00", "checkpoint.every": SLOW}
     job = submit(wanted, "--nodes=2", "--time=1", "--signal=B:USR2@45")
@@ -241,6 +241,10 @@ def test_a_time_limit_is_warned_of_and_nothing_is_lost(
     job.requeued()
     job.until(lambda: job.events("resumed"), "resumed")
     assert job.events("resumed")[0]["images"] == stopped["images"] > 0
+    job.until(lambda: max(figures(job.run)) > stopped["images"], "steps beyond", seconds=30)
+    ours, (wanted, _) = figures(job.run), undisturbed()
+    assert list(ours) == list(range(STEP, STEP * len(ours) + 1, STEP))
+    assert all(ours[at] == wanted[at] for at in ours if at in wanted)
 
 
 def test_a_run_that_does_not_advance_is_not_started_for_ever(

@@ -148,11 +148,11 @@ def test_the_doctor_looks_at_all_nodes_of_a_job(
 ) -> None:
     run = tmp_path / "run"
 
-    def doctor(name: str) -> Job:
+    def doctor(name: str, *options: str, check: str = "0") -> Job:
         number = cluster.call(
-            "sbatch", "--parsable", "--nodes=2", f"--chdir={tmp_path}", f"--output={tmp_path}/{name}.txt",
+            "sbatch", "--parsable", *(options or ("--nodes=2",)), f"--chdir={tmp_path}", f"--output={tmp_path}/{name}.txt",
             REPOSITORY / "slurm/command.sbatch", "doctor", REPOSITORY / "configs/digits.yaml",
-            *flags(keys(shards, run, IMAGES)), **{**settings(tmp_path), "GAN_DIST_LAUNCHER": launcher},
+            *flags(keys(shards, run, IMAGES)), **{**settings(tmp_path), "GAN_DIST_LAUNCHER": launcher, "GAN_DIST_CHECK": check},
         )  # fmt: skip
         return Job(cluster, cancel(number), tmp_path / f"{name}.txt", run)
 
@@ -164,7 +164,11 @@ def test_the_doctor_looks_at_all_nodes_of_a_job(
     for what in ("step", "memory", "traffic", "checkpoint"):
         assert f"ok       {what}" in said
     assert not run.exists()
-    if launcher == "srun":
+    if launcher == "torchrun":
+        job = doctor("one", "--nodes=1", "--ntasks-per-node=2", check="120")
+        assert job.end() in ("COMPLETED", "FAILED")
+        assert "2 process(es) on 1 machine(s): " in job.text(), job.text()
+    else:
         run.mkdir()
         cluster.inside("node2", "mount", "-t", "tmpfs", "-o", "ro", "tmpfs", run)
         try:
@@ -173,6 +177,9 @@ def test_the_doctor_looks_at_all_nodes_of_a_job(
             assert f"PROBLEM  run directory   node2: {run} cannot be written" in job.text(), job.text()
             assert "leave out: --exclude=node2" in job.text()
             assert f"PROBLEM  start           rank 1: [Errno 30] Read-only file system: '{run}" in job.text()
+            job = doctor("checked", check="120")
+            assert job.end() == "FAILED"
+            assert job.text().splitlines()[-1].endswith("Submit again with --exclude=node2"), job.text()
         finally:
             cluster.inside("node2", "umount", run)
 
@@ -223,7 +230,11 @@ def test_an_array_trains_each_config_with_each_seed_and_a_warned_task_is_requeue
     ]
     assert [len(task.events("stopped")) for task in tasks] == [int(task is warned) for task in tasks]
     assert all(task.status()["state"] == "finished" for task in tasks)
-    assert len({digests(task.run)[f"images-{2 * IMAGES:09d}"] for task in tasks}) == 3
+    last = f"images-{2 * IMAGES:09d}"
+    assert len({digests(task.run)[last] for task in tasks}) == 3
+    plain = {**wanted, "run.directory": tmp_path / "plain", "run.seed": tasks.index(warned)}
+    assert train(plain).returncode == 0
+    assert digests(warned.run)[last] == digests(tmp_path / "plain")[last]
 
 
 def test_a_chain_goes_on_where_requeue_is_forbidden_and_its_rest_ends_at_once(

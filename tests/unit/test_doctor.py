@@ -1,8 +1,10 @@
 """`gan-dist doctor` finds what would stop a training, and changes nothing."""
 
+import errno
 import fcntl
 import itertools
 import json
+import os
 import time
 from pathlib import Path
 
@@ -224,6 +226,25 @@ def test_a_run_in_use_and_a_damaged_checkpoint_are_seen(tmp_path: Path) -> None:
     assert "by process" in bad["in use"].text
     assert not bad["in use"].good
     assert "1 of 2 are whole" in bad["checkpoints"].text
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.ENOSYS, errno.ENOLCK])
+def test_a_disk_without_locks_is_no_reason_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / ".lock").touch()
+    monkeypatch.setattr(doctor.fcntl, "flock", refuse)
+    finding = doctor._lock(tmp_path)
+    assert (finding.good, finding.text) == (True, f"cannot be told ({os.strerror(number)})")
+
+
+def test_the_node_of_a_rank_that_died_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "ranks with a space.sh"
+    script.write_text('echo "srun: error: node2: task 1: Segmentation fault"; echo "a late warning"; exit 139')
+    monkeypatch.setenv(doctor.RANKS, f"bash\n{script}")
+    (finding,) = doctor._processes(["config.yaml"], 0, False)
+    assert finding.text == "ended with code 139: a late warning; srun: error: node2: task 1: Segmentation fault"
 
 
 def test_an_unknown_key_is_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,17 +41,25 @@ def test_a_submission_begins_anew_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
-@pytest.mark.parametrize(("restarts", "kind"), [("0", InputError), ("1", RunError)])
-def test_an_earlier_start_of_a_job_that_lingers_is_nobodys_wrong_input(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: str, kind: type[Exception]
+@pytest.mark.parametrize(
+    ("owner", "kind"),
+    [
+        ("process 7 on node3 of submission chain-1", RunError),
+        ("process 7 on node3 of submission 12", InputError),  # a job of somebody who did not wait for this one
+        ("process 7 on node3", InputError),
+    ],
+)
+def test_an_earlier_start_that_lingers_is_nobodys_wrong_input_and_another_run_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: str, kind: type[Exception]
 ) -> None:
     words = [str(REPOSITORY / "configs/digits.yaml"), "--run.directory", str(tmp_path)]
     monkeypatch.setattr(run, "_PATIENCE", 0.1)
     monkeypatch.setattr(run, "_PATIENCE_WITH_OWN", 0.2)
-    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    monkeypatch.setenv("GAN_DIST_SUBMISSION", "chain-1")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     with (tmp_path / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.write("process 7 on node3")
+        lock.write(owner)
         lock.flush()
         with pytest.raises(kind, match="process 7 on node3") as caught:
             open_run(config_module.load(words), "digest")
@@ -59,3 +67,6 @@ def test_an_earlier_start_of_a_job_that_lingers_is_nobodys_wrong_input(
     train.report(caught.value)
     reasons = (tmp_path / "reasons").read_text().splitlines()
     assert End(reasons=reasons).wrong_input == (kind is InputError)  # which is not started again
+    (tmp_path / "reasons").unlink()
+    open_run(config_module.load(words), "digest")
+    assert (tmp_path / LOCK).read_text().endswith(" of submission chain-1\n")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gan_dist import cli
+from gan_dist import cli, config as config_module
 from gan_dist.cluster import records, status, submit
 from gan_dist.cluster.records import Start
 from gan_dist.errors import InputError
@@ -61,6 +61,14 @@ def test_the_warning_leaves_time_for_three_saves(tmp_path: Path, monkeypatch: py
         assert margin == "warned 1260 s before the end, a save takes 400.2 s"
         assert "--signal=B:USR2@1260" in words
         assert words[-2:] == ["--control.margin_seconds", "1200"]
+
+
+def test_a_process_count_that_training_would_refuse_is_refused_on_the_login_node() -> None:
+    config = [str(REPOSITORY / "configs/dcgan.yaml"), "--data.shards", "-", "--training.processes"]
+    refused = submit._dealt(config_module.load([*config, "2"]), submit.Wanted(nodes=2, gpus_per_node=2))
+    assert not refused.good
+    assert "training.processes = 2 refuses them" in refused.text
+    assert submit._dealt(config_module.load([*config, "4"]), submit.Wanted(nodes=2, gpus_per_node=2)).good
 
 
 def test_without_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,11 +125,19 @@ free_port() {
 # The warning comes to the batch shell alone (B:); the steps are told by scancel, which leaves the shell out. A step that
 # is only being created hears no signal: it finds the file (node.sh).
 tell() {
+    # a second one in the midst of this, and bash 5.2 finds "unexpected EOF" in it and forgets both
+    trap '' USR2 TERM INT
     told=1
     say "$2"
     : >"$GAN_DIST_TOLD"
     scancel --signal="$1" "$job"
     [[ $1 != USR2 || -n $guard ]] || guard_end
+    listen
+}
+
+listen() {
+    trap 'tell USR2 "warned: the time of this job ends soon; saving"' USR2
+    trap 'tell TERM "told to end; saving"' TERM INT
 }
 
 # Half a minute before the time limit (sooner after a late warning) what has not ended is killed: at the limit this shell
@@ -258,8 +266,7 @@ train_on_slurm() {
     rm -f "$GAN_DIST_REASONS"
     say "job $job, start $((${SLURM_RESTART_COUNT:-0} + 1)): $nodes node(s) x $PROCESSES process(es) by $launcher on $SLURM_JOB_NODELIST; run $run"
 
-    trap 'tell USR2 "warned: the time of this job ends soon; saving"' USR2
-    trap 'tell TERM "told to end; saving"' TERM INT
+    listen
     if [[ $nodes -gt 1 && ${GAN_DIST_CHECK:-120} -gt 0 ]]; then
         check_nodes "$@"
         case $answer in

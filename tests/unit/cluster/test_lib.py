@@ -182,6 +182,36 @@ def test_a_signal_before_and_after_training_is_not_lost(tmp_path: Path, moment: 
     assert (tmp_path / "trains").exists() == (moment == "deciding")
 
 
+def test_signals_that_come_all_at_once_are_heard_and_the_guard_ends_with_its_job(tmp_path: Path) -> None:
+    end = (datetime.datetime.now() + datetime.timedelta(hours=1)).isoformat(timespec="seconds")
+    lines = [
+        "set -u; root=/nowhere; source slurm/lib.sh",
+        f"scancel() {{ :; }}; scontrol() {{ echo 'JobId=7 EndTime={end} '; }}",
+        "guard=''; listen; echo ready; sleep 1 & attend $!; echo \"told ${told:-}\"; trap '' USR2; kill $guard",
+    ]
+    environment = {"PATH": "/usr/bin:/bin", "ENVIRONMENT": "BATCH", "GAN_DIST_TOLD": str(tmp_path / "told")}
+    shells = [
+        subprocess.Popen(
+            ["bash", "-c", "\n".join(lines)],
+            env=environment,
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(30)
+    ]
+    for number, process in enumerate(shells):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        for gap in (0, 0.001 * (number % 8), 0):
+            process.send_signal(signal.SIGUSR2)
+            time.sleep(gap)
+    said = [process.communicate(timeout=30)[0] for process in shells]  # ends only if the guard, which writes there, has
+    assert all("told 1" in one and "saving" in one for one in said), said
+    assert not [one for one in said if "unexpected" in one or "not saved in time" in one]
+
+
 def test_what_does_not_save_in_time_is_killed_before_the_limit_and_requeued(tmp_path: Path) -> None:
     ends = datetime.datetime.now() + datetime.timedelta(seconds=12)
     batch = Batch(tmp_path, {}, ENDS=ends.isoformat(timespec="seconds"))

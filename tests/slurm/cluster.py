@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.launching import REPOSITORY
+from tests.launching import REPOSITORY, lines
 from tests.making import flags
 
 CLUSTER = REPOSITORY / "tests/slurm/cluster.sh"
@@ -65,34 +65,25 @@ class Job:
 
     def __init__(self, cluster: Cluster, number: str, log: Path, run: Path) -> None:
         self.cluster, self.number, self.log, self.run = cluster, number, log, run
-        self._before = (0, 0, 0)
-
-    def mark(self) -> None:
-        """Its log, events and restarts count from here."""
-        self._before = (0, 0, 0)
-        self._before = (len(self.text()), len(self._events()), self.restarts())
 
     @property
     def state(self) -> str:
         return self.cluster.job(self.number)["JobState"]
 
     def text(self) -> str:
-        return self.log.read_text()[self._before[0] :] if self.log.exists() else ""
+        return self.log.read_text() if self.log.exists() else ""
 
     def restarts(self) -> int:
-        return int(self.cluster.job(self.number)["Restarts"]) - self._before[2]
+        return int(self.cluster.job(self.number)["Restarts"])
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.run / "status.json").read_text())
         return found
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        return [line for line in self._events() if line["event"] == kind]
-
-    def _events(self) -> list[dict[str, Any]]:
         path = self.run / "events.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines[self._before[1] :]]
+        found = lines(path) if path.exists() else []
+        return [line for line in found if line["event"] == kind]
 
     def last_saved(self) -> int:
         """Images of the newest checkpoint."""

@@ -1,4 +1,4 @@
-"""slurm/train.sbatch on a real Slurm: whatever happens to the job, the run ends as if it never had."""
+"""slurm/train.sbatch and its relatives on a real Slurm: however a job is laid out and submitted, its run is the same."""
 
 import json
 import os
@@ -15,26 +15,11 @@ import pytest
 from tests.launching import REPOSITORY, digests, train
 from tests.making import flags
 from tests.slurm.cluster import Cluster, Job, settings
-from tests.slurm.conftest import IMAGES, SLOW, Submit, keys
+from tests.slurm.conftest import IMAGES, LONG, SLOW, Check, Submit, keys
 
 pytestmark = pytest.mark.slow
 
 GAN_DIST = Path(sys.executable).with_name("gan-dist")
-
-
-@pytest.fixture(scope="session")
-def whole(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run, undisturbed and without Slurm."""
-    run = tmp_path_factory.mktemp("whole") / "run"
-    assert train(keys(shards, run, IMAGES)).returncode == 0
-    return run
-
-
-def check(job: Job, whole: Path) -> None:
-    """It ended as the undisturbed run did, to the bit."""
-    assert job.status()["state"] == "finished"
-    last = f"images-{IMAGES:09d}"
-    assert digests(job.run)[last] == digests(whole)[last]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +32,7 @@ def check(job: Job, whole: Path) -> None:
     ],
 )
 def test_a_plain_job(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path, options: list[str], launcher: str
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, check: Check, options: list[str], launcher: str
 ) -> None:
     hooks = {"GAN_DIST_SETUP": f"touch {tmp_path}/set-up", "GAN_DIST_WRAP": "env GAN_DIST_WRAPPED=yes"}
     wanted = keys(shards, tmp_path / "run", IMAGES)
@@ -69,7 +54,7 @@ def test_a_plain_job(
     assert job.status()["processes"] == 2
     assert "\x1b" not in job.text()  # no bar is drawn in a file
     assert f"finished at {IMAGES:,} images" in job.text()
-    check(job, whole)
+    check(job)
 
 
 SAYS = """#!/usr/bin/env bash
@@ -111,101 +96,6 @@ def test_however_the_job_asked_each_rank_has_the_devices_of_its_node_and_its_sha
     assert sorted(said.read_text().splitlines()) == sorted(ranks), job.text() + launchers.text()
 
 
-def test_the_nodes_are_checked_first_and_a_warning_in_that_time_is_no_failure(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path
-) -> None:
-    job = submit(keys(shards, tmp_path / "run", IMAGES), "--nodes=2", GAN_DIST_CHECK="120")
-    job.until(lambda: f"{job.number}.0" in cluster.call("squeue", "-h", "-s", "-o", "%i"), "its first step")
-    cluster.call("scancel", "--signal=USR2", "--batch", job.number)
-    job.requeued()
-    assert "told to end before training began: requeue" in job.text()
-    assert not job.events("started")
-    assert job.end() == "COMPLETED", job.text()
-    for said in ("2 process(es) agree on a sum, all-reduce at ", "compute the same numbers", "the nodes are fit"):
-        assert said in job.text()
-    check(job, whole)
-
-
-def test_a_node_that_is_not_fit_is_named_before_training(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    cluster.inside("node2", "mount", "-t", "tmpfs", "tmpfs", run)  # its run directory is another disk
-    try:
-        job = submit(keys(shards, run, IMAGES), "--nodes=3", GAN_DIST_CHECK="120")
-        assert job.end() == "FAILED", job.text()
-        assert "PROBLEM  run directory  node2: " in job.text()
-        assert "Submit again with --exclude=node2" in job.text()
-        assert "requeue" not in job.text()
-    finally:
-        cluster.inside("node2", "umount", run)
-
-
-@pytest.mark.parametrize("launcher", ["srun", "torchrun"])
-def test_the_doctor_looks_at_all_nodes_of_a_job(
-    cluster: Cluster, shards: Path, tmp_path: Path, cancel: Callable[[str], str], launcher: str
-) -> None:
-    run = tmp_path / "run"
-
-    def doctor(name: str, *options: str, check: str = "0") -> Job:
-        number = cluster.call(
-            "sbatch", "--parsable", *(options or ("--nodes=2",)), f"--chdir={tmp_path}", f"--output={tmp_path}/{name}.txt",
-            REPOSITORY / "slurm/command.sbatch", "doctor", REPOSITORY / "configs/digits.yaml",
-            *flags(keys(shards, run, IMAGES)), **{**settings(tmp_path), "GAN_DIST_LAUNCHER": launcher, "GAN_DIST_CHECK": check},
-        )  # fmt: skip
-        return Job(cluster, cancel(number), tmp_path / f"{name}.txt", run)
-
-    job = doctor("fit")
-    assert job.end() in ("COMPLETED", "FAILED")  # a slow loader is a problem, too
-    said = job.text()
-    assert "2 process(es) on 2 machine(s): " in said, said
-    assert "ok       network         2 process(es) agree on a sum" in said
-    for what in ("step", "memory", "traffic", "checkpoint"):
-        assert f"ok       {what}" in said
-    assert not run.exists()
-    if launcher == "torchrun":
-        job = doctor("one", "--nodes=1", "--ntasks-per-node=2", check="120")
-        assert job.end() in ("COMPLETED", "FAILED")
-        assert "2 process(es) on 1 machine(s): " in job.text(), job.text()
-    else:
-        run.mkdir()
-        cluster.inside("node2", "mount", "-t", "tmpfs", "-o", "ro", "tmpfs", run)
-        try:
-            job = doctor("unfit")
-            assert job.end() == "FAILED"
-            assert f"PROBLEM  run directory   node2: {run} cannot be written" in job.text(), job.text()
-            assert "leave out: --exclude=node2" in job.text()
-            assert f"PROBLEM  start           rank 1: [Errno 30] Read-only file system: '{run}" in job.text()
-            job = doctor("checked", check="120")
-            assert job.end() == "FAILED"
-            assert job.text().splitlines()[-1].endswith("Submit again with --exclude=node2"), job.text()
-        finally:
-            cluster.inside("node2", "umount", run)
-
-
-def test_a_wrong_config_fails_in_seconds_with_its_line_and_is_not_requeued(
-    submit: Submit, shards: Path, tmp_path: Path
-) -> None:
-    began = time.monotonic()
-    wanted = {**keys(shards, tmp_path / "run", IMAGES), "training.bacth": 4}
-    job = submit(wanted, "--nodes=2")
-    assert job.end() == "FAILED"
-    assert "--training.batch" in job.text()
-    missing = submit(keys(tmp_path / "nothing", tmp_path / "other", IMAGES), "--nodes=2")
-    assert missing.end() == "FAILED"
-    last = missing.text().splitlines()[-1]  # though srun and launchers have their say after the error
-    assert last.startswith("rank 0 on node1: error: ")
-    assert str(tmp_path / "nothing") in last
-    assert "requeue" not in missing.text()
-    (tmp_path / "file").write_text("")
-    unwritable = submit(keys(shards, tmp_path / "file/run", IMAGES), "--nodes=2")
-    assert unwritable.end() == "FAILED"
-    assert "file/run" in unwritable.text().splitlines()[-1]
-    assert "requeue" not in unwritable.text()
-    assert time.monotonic() - began < 180
-
-
 def test_an_array_trains_each_config_with_each_seed_and_a_warned_task_is_requeued_alone(
     cluster: Cluster, shards: Path, tmp_path: Path, cancel: Callable[[str], str]
 ) -> None:
@@ -238,7 +128,7 @@ def test_an_array_trains_each_config_with_each_seed_and_a_warned_task_is_requeue
 
 
 def test_a_chain_goes_on_where_requeue_is_forbidden_and_its_rest_ends_at_once(
-    cluster: Cluster, shards: Path, tmp_path: Path, whole: Path, cancel: Callable[[str], str]
+    cluster: Cluster, shards: Path, tmp_path: Path, check: Check, cancel: Callable[[str], str]
 ) -> None:
     run = tmp_path / "run"
     wanted = {**keys(shards, run, IMAGES), "run.fresh": True}  # which the first link does, and no other
@@ -258,7 +148,7 @@ def test_a_chain_goes_on_where_requeue_is_forbidden_and_its_rest_ends_at_once(
     assert jobs[1].events("resumed")
     starts = [json.loads(line) for line in (run / "slurm.jsonl").read_text().splitlines()]
     assert {start["code"] for start in starts} == {str(code)}  # as it was when they were submitted
-    check(jobs[1], whole)
+    check(jobs[1])
 
 
 def test_a_command_runs_beside_and_after_training(
@@ -291,7 +181,7 @@ def test_a_command_runs_beside_and_after_training(
 
 
 def test_in_an_interactive_allocation_and_ctrl_c_saves_there(
-    cluster: Cluster, shards: Path, tmp_path: Path, whole: Path
+    cluster: Cluster, shards: Path, tmp_path: Path, check: Check
 ) -> None:
     run = tmp_path / "run"
 
@@ -321,86 +211,12 @@ def test_in_an_interactive_allocation_and_ctrl_c_saves_there(
     assert job.events("saved")[-1]["images"] == stopped["images"]
     assert "2 node(s) x 1 process(es) by srun" in job.text()
     assert "submit the same line again" in job.text()  # an allocation is nothing to requeue
-    cluster.call(*words(IMAGES), **settings(tmp_path)) if stopped["images"] < IMAGES else None
-    assert digests(run)[f"images-{IMAGES:09d}"] == digests(whole)[f"images-{IMAGES:09d}"]
-
-
-def test_enough_starts_are_enough_and_the_error_of_the_rank_that_failed_first_is_the_last_word(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path
-) -> None:
-    wrap = tmp_path / "wrap.sh"
-    inject = REPOSITORY / "tests/fault/inject.py"
-    wrap.write_text(
-        f'#!/usr/bin/env bash\nexec python {inject} error:rank=1:from=640 "${{@:3}}"\n'
-    )  # not python train.py
-    wrap.chmod(0o755)
-    hooks = {"GAN_DIST_WRAP": str(wrap), "GAN_DIST_MAX_RESTARTS": "1"}
-    job = submit(keys(shards, tmp_path / "run", IMAGES), "--nodes=2", **hooks)
-    assert job.end() == "FAILED"
-    said, _, last = job.text().rpartition("1 starts are enough (GAN_DIST_MAX_RESTARTS)\n")
-    assert "ValueError: a planted error" in said
-    lines = last.splitlines()
-    assert 1 < len(lines) <= 10
-    assert lines[0].startswith("rank 1 at 640 images: ValueError: a planted error")
-    assert lines[-1].endswith("ValueError: a planted error")  # of its traceback
-    assert job.status()["state"] == "failed"
-    report = cluster.call(GAN_DIST, "slurm", "--status", job.run)
-    assert "failed first:\n  rank 1 at 640 images: ValueError: a planted error" in report
-
-
-def test_gan_dist_slurm_checks_submits_and_says_how_it_stands(
-    cluster: Cluster, shards: Path, tmp_path: Path, whole: Path, cancel: Callable[[str], str]
-) -> None:
-    run = tmp_path / "run"
-    mine = tmp_path / "mine.yaml"  # not in the repository, and neither is where the command is called
-    mine.write_text((REPOSITORY / "configs/digits.yaml").read_text())
-
-    def call(*words: object) -> str:
-        command = ["env", "-C", tmp_path, GAN_DIST, "slurm", "mine.yaml", *flags(keys(shards, run, IMAGES)), *words]
-        return cluster.call(*command, check=False, **settings(tmp_path))
-
-    nothing = f"pipe:cat {tmp_path}/nothing.tar"
-    asked = ["--nodes", 5, "--time", "90-0", "--partition", "short", "--gpus-per-node", 4]
-    refused = call(*asked, "--data.shards", nothing)
-    assert f"PROBLEM  data        data.shards: {nothing} cannot be read" in refused
-    assert "PROBLEM  partition   short has 3 nodes for a job, --nodes asks for 5" in refused, refused
-    assert "short ends jobs after 00:01:00, --time asks for 90-0" in refused
-    assert "short has 2 GPUs on a node, --gpus-per-node asks for 4" in refused
-    assert "PROBLEM  processes   20 processes cannot share 2 micro-batches" in refused
-    assert "ok       cores       none asked for" in refused
-    assert "there is no partition nowhere; --partition takes main, high, short" in call("--partition", "main,nowhere")
-    assert "PROBLEM  margin      warned 180 s before the end of a job of 60 s" in call(
-        "--partition", "short"
-    )  # its limit
-    # the nodes are taken: the job waits, and meanwhile the config is edited
-    other = cancel(
-        cluster.call("sbatch", "--parsable", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap", "sleep 60")
-    )
-    done = json.loads(call("--nodes", 2, "--partition", "short,main", "--time", "9:00", "--submit", "--json"))
-    found = {row["what"]: row for row in done["findings"]}
-    assert [what for what, row in found.items() if not row["good"]] == []
-    assert found["partition"]["text"].startswith("main: 3 nodes")
-    template = REPOSITORY / "slurm/train.sbatch"
-    assert done["line"].startswith(
-        f"GAN_DIST_ROOT={REPOSITORY} sbatch --nodes=2 --time=9:00 --partition=short,main --job-name=mine {template} mine.yaml --run.directory {run}"
-    )
-    job = Job(cluster, cancel(done["job"]), tmp_path / f"mine-{done['job']}.out", run)
-    mine.write_text("edited: while the job waits")
-    waits = cluster.call(GAN_DIST, "slurm", "--status", run, "--json", check=False)
-    assert (job.state, waits) == ("PENDING", "")
-    cluster.call("scancel", other)
-    assert job.end() == "COMPLETED", job.text()
-    check(job, whole)
-    (code,) = (tmp_path / "jobs").glob("submitted-*/code")
-    assert len((code / "commit.txt").read_text().split()[0]) in (7, 40)
-    report = json.loads(cluster.call(GAN_DIST, "slurm", "--status", run, "--json"))
-    assert (report["state"], report["images"], report["job"]) == ("finished", IMAGES, done["job"])
-    assert report["slurm"]["JobState"] == "COMPLETED"
-    assert report["checkpoint"] == f"images-{IMAGES:09d}"
+    cluster.call(*words(LONG), **settings(tmp_path))
+    check(job, LONG)
 
 
 def test_two_nodes_and_after_the_requeue_the_one_that_is_free(
-    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, whole: Path
+    cluster: Cluster, submit: Submit, shards: Path, tmp_path: Path, check: Check
 ) -> None:
     job = submit(keys(shards, tmp_path / "run", IMAGES), "--nodes=1-2")
     job.training()
@@ -417,4 +233,4 @@ def test_two_nodes_and_after_the_requeue_the_one_that_is_free(
     finally:
         cluster.call("scancel", other)
     assert job.status()["processes"] == 1
-    check(job, whole)
+    check(job)

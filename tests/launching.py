@@ -186,6 +186,8 @@ def run_ranks(
 def loaded_once() -> None:
     """In a rank that makes many DeepSpeed engines: each collects garbage, which takes a second if all modules are searched."""
     import deepspeed  # noqa: F401
+    import torch._dynamo
+    import torch._inductor.lowering  # noqa: F401
 
     gc.collect()
     gc.freeze()

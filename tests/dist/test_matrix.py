@@ -1,6 +1,6 @@
 """Every strategy, process count, accumulation, pass and penalty against one process and a plain loop.
 
-Its first test takes 22 minutes of processor time: 3, 8 and 11 at 1, 2 and 4 processes; the others about 3.
+Its first test takes 20 minutes of processor time: 2, 5 and 13 at 1, 2 and 4 processes; the others about 4.
 """
 
 import contextlib
@@ -8,6 +8,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -89,54 +90,56 @@ def networks_of(norm: bool) -> Callable[[Config], tuple[nn.Module, ...]]:
     return lambda config: tuple(without_norm(network) for network in build_networks(config))
 
 
+def single(case: Case) -> bool:
+    """Whether it is computed in single precision: DeepSpeed knows no double."""
+    return case[0].startswith("zero")
+
+
 def compare(
-    matrix: list[Case], world_size: int, steps: Callable[[Case], int], more: dict[str, Any] | None = None
+    matrix: list[Case], world_size: int, more: dict[str, Any] | None = None, steps: int = 10
 ) -> list[Difference]:
     """All cases, with `more` keys, on this rank; what differs too much in those that are this rank's to compare."""
     more = more or {}
     loaded_once()
     rank = int(os.environ.get("RANK", "0"))
-    # of cases that differ by strategy and pass alone the plain loop is the same; each is one rank's, all at the same time
-    loops = dict.fromkeys((accumulation, penalty, norm) for _, accumulation, _, penalty, norm in matrix)
+    # of cases that differ by strategy and pass alone the plain loop is the same; each is one rank's, all at the same time.
+    # It has the engine's precision: in single, now and then a kink (LeakyReLU) takes the other side of 0 than in double,
+    # for the plain loop and the engine alike
+    loops = list(dict.fromkeys((single(case), case[1], *case[3:]) for case in matrix))[rank::world_size]
     wrong, known = [], {}
-    for accumulation, penalty, norm in list(loops)[rank::world_size]:
-        case = "ddp", accumulation, 1, penalty, norm
+    for in_single, accumulation, penalty, norm in loops:
         generation.build_networks = networks_of(norm)
-        known[accumulation, penalty, norm] = numerics.by_hand(build(case, world_size, "fp64", **more), steps(case))
+        plain = build(("ddp", accumulation, 1, penalty, norm), world_size, "fp64", **more)
+        dtype = torch.float32 if in_single else torch.float64
+        known[in_single, accumulation, penalty, norm] = numerics.by_hand(plain, steps, dtype=dtype)
     for case in matrix:
-        strategy, accumulation, _, penalty, norm = case
+        _, accumulation, _, penalty, norm = case
         generation.build_networks = networks_of(norm)
-        double = not strategy.startswith("zero")
+        precision = "fp32" if single(case) else "fp64"
         try:
-            states = numerics.by_engine(build(case, world_size, "fp64" if double else "fp32", **more), steps(case))
+            states = numerics.by_engine(build(case, world_size, precision, **more), steps)
         except Exception as error:
             raise AssertionError(f"in {case}") from error
-        if (accumulation, penalty, norm) not in known:
+        expected = known.get((single(case), accumulation, penalty, norm))
+        if expected is None:
             continue
-        limits = (1e-12, 1e-9, 1e-9) if double else (1e-5, 1e-4, 1e-4)
+        limits = (1e-5, 1e-4, 1e-4) if single(case) else (1e-12, 1e-9, 1e-9)
         for when, kind, limit in zip((0, 1, 1), ("gradient", "weights", "average"), limits, strict=True):
-            worst, where = numerics.difference(states[when], known[accumulation, penalty, norm][when], kind)
+            worst, where = numerics.difference(states[when], expected[when], kind)
             if not worst <= limit:
                 wrong.append((case, where, worst, limit))
     generation.build_networks = build_networks
     return wrong
 
 
-def ten_steps(case: Case) -> int:
-    return 10
-
-
-def ten_steps_at_times(case: Case) -> int:
-    """10 where a process has one micro-batch, else 4: of 4 processes on few cores the others would take minutes."""
-    return 10 if case[1] == 1 else 4
-
-
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_every_strategy_accumulation_pass_and_penalty_equals_a_plain_loop(world_size: int) -> None:
     matrix = cases()
     assert len(matrix) == 276
-    steps = ten_steps if world_size < 4 else ten_steps_at_times
-    wrong = list(itertools.chain(*run_ranks(world_size, compare, matrix, world_size, steps, limit=1500)))
+    halves = [[case for case in matrix if (case[4] == norm)] for norm in (True, False)] if world_size == 1 else [matrix]
+    with ThreadPoolExecutor() as threads:  # a single process leaves a core idle: two beside each other
+        found = threads.map(lambda half: run_ranks(world_size, compare, half, world_size, limit=2400), halves)
+        wrong = [difference for ranks in found for rank in ranks for difference in rank]
     assert not wrong, explain(wrong)
 
 
@@ -165,10 +168,13 @@ def compare_lowered(matrix: list[Case], world_size: int) -> list[Difference]:
     return wrong
 
 
-def test_in_bf16_every_strategy_pass_and_penalty_equals_a_plain_loop_to_its_rounding() -> None:
-    matrix = [case for case in cases() if case[1] == 2]
-    assert len(matrix) == 108
-    wrong = run_ranks(2, compare_lowered, matrix, 2, limit=900)[0]
+@pytest.mark.parametrize(("world_size", "accumulation"), [(1, 4), (2, 2), (4, 1)])
+def test_in_bf16_every_strategy_pass_and_penalty_equals_a_plain_loop_to_its_rounding(
+    world_size: int, accumulation: int
+) -> None:
+    matrix = [case for case in cases() if case[1] == accumulation]
+    assert len(matrix) == (60 if accumulation == 1 else 108)
+    wrong = run_ranks(world_size, compare_lowered, matrix, world_size, limit=900)[0]
     assert not wrong, explain(wrong)
 
 
@@ -186,7 +192,7 @@ def test_labels_and_several_discriminator_steps_are_the_same_game_under_every_st
         for accumulation in (1, 2)
         for penalty in ("none", "R1 every step", "lazy R1 alone")
     ]
-    wrong = list(itertools.chain(*run_ranks(2, compare, matrix, 2, ten_steps, LABELS)))
+    wrong = list(itertools.chain(*run_ranks(2, compare, matrix, 2, LABELS)))
     assert not wrong, explain(wrong)
 
 
@@ -203,17 +209,18 @@ def compare_cut(matrix: list[Case], world_size: int) -> list[Difference]:
     wrong = []
     for strategy, settings in CUT.items():
         with engines.told(int(strategy[-1]), **settings):
-            wrong += compare([case for case in matrix if case[0] == strategy], world_size, ten_steps)
+            wrong += compare([case for case in matrix if case[0] == strategy], world_size)
     return wrong
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_zero_of_layers_larger_than_its_buckets_equals_a_plain_loop(world_size: int) -> None:
-    matrix = [case for case in cases() if case[0] == "zero3" and case[1] < 4]
+    matrix = [case for case in cases() if case[0] in CUT and case[1] == 2]
     if world_size > 2:  # on few cores each is slow
-        matrix = [case for case in matrix if case[1:3] == (2, 1) and case[4]]
-        assert len(matrix) == len(PENALTIES)
-    matrix += [case for case in cases() if case[0] in ("zero1", "zero2") and case[1:3] == (2, 1) and case[4]]
+        matrix = [case for case in matrix if case[2] == 1 and case[4]]
+        assert len(matrix) == len(CUT) * len(PENALTIES)
+    else:
+        matrix = [case for case in matrix if case[0] == "zero3" or (case[2] == 1 and case[4])]
     wrong = list(itertools.chain(*run_ranks(world_size, compare_cut, matrix, world_size)))
     assert not wrong, explain(wrong)
 
@@ -298,7 +305,7 @@ def compare_spoiled() -> list[list[Difference]]:
     for fault, case in FAULTS:
         with pytest.MonkeyPatch.context() as patch:
             spoil(fault, patch)
-            found.append(compare([case], 2, lambda _: 4))
+            found.append(compare([case], 2, steps=4))
     return found
 
 

@@ -15,7 +15,7 @@ from tests.slurm.cluster import Cluster, Job
 
 STEP = 8  # images
 IMAGES = STEP * 120
-LONG = STEP * 300  # what is to happen during the training has some seconds for it
+LONG = STEP * 200  # what is to happen during the training has seconds for it, and comes within 60 steps
 SLOW = STEP * 6000  # does not end by itself
 Submit = Callable[..., Job]
 Check = Callable[..., None]

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,10 @@ from gan_dist.run import LOCK, is_foreign
 
 RANKS = "GAN_DIST_RANKS"
 """What starts preflight.py on all ranks of a job, a word a line: slurm/lib.sh sets it."""
+# of torchrun's report; what other ranks and launchers say of it are echoes
+_KILLED = re.compile(
+    r"host +: (\S+)\n +rank +: (\d+) .*\n +exitcode +: -.*\n +error_file: .*\n +traceback : (Signal \d+ \(\w+\))"
+)
 _ROOT = str(Path(__file__).resolve().parent.parent)
 _PROBE = 32 << 20  # bytes written to measure the disk
 _COPIES = 3  # of a player's weights in a checkpoint, besides them: average and Adam's two moments
@@ -65,12 +70,14 @@ def _processes(arguments: Sequence[str], processes: int, with_numerics: bool) ->
                 explained = explained or finding.text.startswith("rank ")
                 yield finding
             else:
-                others = [*others[-30:], line.rstrip()]
+                others = [*others[-300:], line.rstrip()]
     if running.returncode and not explained:
         # srun says which task of which node ended first, and how; why, the process itself
-        ended = [line for line in others if line.startswith("srun: error: ")][:1]
+        killed = [f"rank {rank} on {host}: {how}" for host, rank, how in _KILLED.findall("\n".join(others))]
+        ended = [line for line in others if line.startswith("srun: error: ")]
         own = [line for line in others if not line.startswith(("srun: ", "slurmstepd"))]
-        said = [*([line for line in own if "Error" in line or "error" in line][-1:] or own[-1:]), *ended]
+        errors = [line for line in own if "Error" in line or "error" in line]
+        said = killed[:1] or [*(errors[-1:] or own[-1:]), *ended[:1]]
         yield Finding("processes", False, f"ended with code {running.returncode}: {'; '.join(said)}")
 
 

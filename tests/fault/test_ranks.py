@@ -101,7 +101,10 @@ def test_the_error_of_the_rank_that_failed_is_shown_and_not_the_echo(shards: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "exact"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["ddp", "exact", *(pytest.param(f"zero{stage}", marks=pytest.mark.deepspeed) for stage in (2, 3))],
+)
 @pytest.mark.parametrize("fault", ["nan:rank=1:player=G", "nan:rank=0:player=D", "loss:rank=1"])
 def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(
     shards: Path, tmp_path: Path, strategy: str, fault: str

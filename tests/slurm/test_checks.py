@@ -154,7 +154,8 @@ def test_the_doctor_says_which_rank_of_a_job_was_killed(doctor: Submit, launcher
     os.kill(pid_of(job.number, "gan_dist.preflight", rank=1), signal.SIGKILL)
     (problem,) = problems(job)
     assert problem.startswith("processes       ended with code "), problem
-    assert "node2: task 1: Killed" in problem if launcher == "srun" else "rank 1 on node2: Signal 9 (SIGKILL)" in problem, problem + job.text()
+    named = "node2: task 1: Killed" if launcher == "srun" else "rank 1 on node2: Signal 9 (SIGKILL)"
+    assert named in problem, job.text()
 
 
 def pid_of(job: str, module: str, rank: int) -> int:

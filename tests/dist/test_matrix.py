@@ -1,6 +1,6 @@
 """Every strategy, process count, accumulation, pass and penalty against one process and a plain loop.
 
-Its first test takes 20 minutes of processor time: 2, 5 and 13 at 1, 2 and 4 processes; the others about 4.
+Its first test takes 16 minutes of processor time: 2, 4 and 10 at 1, 2 and 4 processes; the others about 6.
 """
 
 import contextlib

@@ -5,6 +5,8 @@ import fcntl
 import itertools
 import json
 import os
+import re
+import sys
 import time
 from pathlib import Path
 
@@ -245,6 +247,18 @@ def test_the_node_of_a_rank_that_died_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv(doctor.RANKS, f"bash\n{script}")
     (finding,) = doctor._processes(["config.yaml"], 0, False)
     assert finding.text == "ended with code 139: a late warning; srun: error: node2: task 1: Segmentation fault"
+
+
+@pytest.mark.slow
+def test_a_rank_that_a_signal_ended_is_named_of_all_that_its_launcher_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "ranks.py"
+    script.write_text("import os, time\nos.kill(os.getpid(), 9) if os.environ['RANK'] == '1' else time.sleep(60)")
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    monkeypatch.setenv(doctor.RANKS, "\n".join(words))
+    (finding,) = doctor._processes(["config.yaml"], 0, False)
+    assert re.fullmatch(r"ended with code 1: rank 1 on \S+: Signal 9 \(SIGKILL\)", finding.text), finding.text
 
 
 def test_an_unknown_key_is_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

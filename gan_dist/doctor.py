@@ -20,9 +20,9 @@ from gan_dist.run import LOCK, is_foreign
 
 RANKS = "GAN_DIST_RANKS"
 """What starts preflight.py on all ranks of a job, a word a line: slurm/lib.sh sets it."""
-# of torchrun's report; what other ranks and launchers say of it are echoes
+# in torchrun's report; what others say of it are echoes, and 15 (TERM) is how it ends them
 _KILLED = re.compile(
-    r"host +: (\S+)\n +rank +: (\d+) .*\n +exitcode +: -.*\n +error_file: .*\n +traceback : (Signal \d+ \(\w+\))"
+    r"host +: (\S+)\n +rank +: (\d+) .*\n +exitcode +: -.*\n +error_file: .*\n +traceback : (Signal (?!15 )\d+ \(\w+\))"
 )
 _ROOT = str(Path(__file__).resolve().parent.parent)
 _PROBE = 32 << 20  # bytes written to measure the disk

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ RANKS = "GAN_DIST_RANKS"
 _KILLED = re.compile(
     r"host +: (\S+)\n +rank +: (\d+) .*\n +exitcode +: -.*\n +error_file: .*\n +traceback : (Signal (?!15 )\d+ \(\w+\))"
 )
+_ERROR = re.compile(r"(\[rank\d+\]: *)?[\w.]*(Error|Exception)\b(?!:$).*")  # with its words: a launcher's own has none
 _ROOT = str(Path(__file__).resolve().parent.parent)
 _PROBE = 32 << 20  # bytes written to measure the disk
 _COPIES = 3  # of a player's weights in a checkpoint, besides them: average and Adam's two moments
@@ -61,7 +63,7 @@ def _processes(arguments: Sequence[str], processes: int, with_numerics: bool) ->
         words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as running:
         assert running.stdout is not None
-        others: list[str] = []
+        others: deque[str] = deque(maxlen=10_000)
         explained = False
         for line in running.stdout:
             _, mark, found = line.partition(MARK)
@@ -70,14 +72,15 @@ def _processes(arguments: Sequence[str], processes: int, with_numerics: bool) ->
                 explained = explained or finding.text.startswith("rank ")
                 yield finding
             else:
-                others = [*others[-300:], line.rstrip()]
+                others.append(line.rstrip())
     if running.returncode and not explained:
         # srun says which task of which node ended first, and how; why, the process itself
         killed = [f"rank {rank} on {host}: {how}" for host, rank, how in _KILLED.findall("\n".join(others))]
         ended = [line for line in others if line.startswith("srun: error: ")]
         own = [line for line in others if not line.startswith(("srun: ", "slurmstepd"))]
-        errors = [line for line in own if "Error" in line or "error" in line]
-        said = killed[:1] or [*(errors[-1:] or own[-1:]), *ended[:1]]
+        # the first: what other ranks say of it comes later
+        errors = [line for line in own if _ERROR.fullmatch(line)][:1] or [line for line in own if "error" in line][-1:]
+        said = killed[:1] or [*(errors or own[-1:]), *ended[:1]]
         yield Finding("processes", False, f"ended with code {running.returncode}: {'; '.join(said)}")
 
 

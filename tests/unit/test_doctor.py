@@ -250,15 +250,22 @@ def test_the_node_of_a_rank_that_died_is_named(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_a_rank_that_a_signal_ended_is_named_of_all_that_its_launcher_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("os.kill(os.getpid(), 9)", r"rank 1 on \S+: Signal 9 \(SIGKILL\)"),
+        ("int('planted')", r"\S*ValueError: invalid literal for int\(\) with base 10: 'planted'"),
+    ],
+)
+def test_of_all_that_a_launcher_says_the_cause_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, said: str
 ) -> None:
     script = tmp_path / "ranks.py"
-    script.write_text("import os, time\nos.kill(os.getpid(), 9) if os.environ['RANK'] == '1' else time.sleep(60)")
+    script.write_text(f"import os, time\n{end} if os.environ['RANK'] == '1' else time.sleep(60)")
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     monkeypatch.setenv(doctor.RANKS, "\n".join(words))
     (finding,) = doctor._processes(["config.yaml"], 0, False)
-    assert re.fullmatch(r"ended with code 1: rank 1 on \S+: Signal 9 \(SIGKILL\)", finding.text), finding.text
+    assert re.fullmatch(f"ended with code 1: {said}", finding.text), finding.text
 
 
 def test_an_unknown_key_is_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,7 @@ def players() -> list[Player]:
     for name, half_life in (("G", 1000), ("D", None)):
         network = nn.Sequential(*(layer for _ in range(LAYERS) for layer in (nn.Linear(WIDTH, WIDTH), nn.ReLU())))
         player = Player(name, network, adam(1e-4, (0.5, 0.999), 1e-8), average_half_life=half_life)
-        player.settle(torch.device("cpu"), torch.float32)
+        player.place(torch.device("cpu"), torch.float32)
         pair.append(player)
     return pair
 
@@ -120,7 +120,7 @@ def slow_down(folder: Path, every: int) -> None:
         for name, network in zip("GD", networks, strict=True)
     ]
     for player in pair:
-        player.settle(torch.device("cpu"), torch.float32)
+        player.place(torch.device("cpu"), torch.float32)
     generator, discriminator = pair
     real = torch.rand(16, 3, 64, 64).to(memory_format=torch.channels_last) * 2 - 1
 

@@ -42,8 +42,8 @@ def main() -> None:
 
 def timed() -> None:
     sys.path[0] = str(HERE.parent)
-    from gan_dist.control.watch import Watch
-    from gan_dist.keeper import Keeper
+    from gan_dist.checkpointing import Checkpointer
+    from gan_dist.control.watchdog import Watchdog
     from gan_dist.train import main as train
     from gan_dist.trainer import Trainer
 
@@ -62,8 +62,8 @@ def timed() -> None:
         setattr(owner, name, call)
 
     count(Trainer, "_agreed_reason", "calls")
-    count(Watch, "beat", "calls")
-    count(Keeper, "note", "calls")
+    count(Watchdog, "beat", "calls")
+    count(Checkpointer, "note", "calls")
     count(Trainer, "_go_on", "steps")
     code = train(sys.argv[1:])
     if os.environ.get("RANK", "0") == "0":

@@ -34,11 +34,12 @@ from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_flatten  # noqa: E402
 
-from gan_dist import config as config_module, footprint, games, numerics, penalties, preflight  # noqa: E402
+from gan_dist import config as config_module, footprint, games, penalties  # noqa: E402
 from gan_dist.config import Config  # noqa: E402
 from gan_dist.data import loader  # noqa: E402
+from gan_dist.doctor import numerics, ranks  # noqa: E402
 from gan_dist.engine import Engine  # noqa: E402
-from gan_dist.networks.normalisation import BatchNorm, batch_norms  # noqa: E402
+from gan_dist.networks.statistics import BatchNorm, batch_norms  # noqa: E402
 from gan_dist.player import Player  # noqa: E402
 
 STRATEGIES = ("ddp", "exact", "zero1", "zero2", "zero3")
@@ -199,11 +200,11 @@ def precision(options: argparse.Namespace) -> None:
     worst: dict[str, str] = {}
     for name in PRECISIONS if gpu else ("fp32", "bf16"):
         variant = make(options, strategy, name, **lazy)  # alone, as its memory is looked at
-        seconds, peaks = preflight.play(variant.config, variant.engine, variant.game)
+        seconds, peaks = ranks.play(variant.config, variant.engine, variant.game)
         slowest = max(range(len(seconds)), key=seconds.__getitem__)
         largest = max(peaks, key=lambda phase: peaks[phase])
         worst[name] = (
-            f"slowest phase {preflight.called(variant.game.phases[slowest])} {1000 * seconds[slowest]:.1f} ms, "
+            f"slowest phase {ranks.called(variant.game.phases[slowest])} {1000 * seconds[slowest]:.1f} ms, "
             f"largest {largest} {peaks[largest] / 2**20:.0f} MiB{'' if gpu else ' with the whole process'}"
         )
         variant.engine.release()

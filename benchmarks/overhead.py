@@ -24,7 +24,7 @@ from gan_dist import config as config_module
 from gan_dist.data import loader
 from gan_dist.engine import Engine
 from gan_dist.games.generation import build_networks
-from gan_dist.networks.normalisation import batch_norms
+from gan_dist.networks.statistics import batch_norms
 from gan_dist.trainer import Trainer
 
 

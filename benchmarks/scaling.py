@@ -79,7 +79,7 @@ def bare_loop(options: argparse.Namespace) -> None:
     from torch.nn.parallel import DistributedDataParallel
 
     from gan_dist.networks import dcgan
-    from gan_dist.networks.normalisation import batch_norms
+    from gan_dist.networks.statistics import batch_norms
 
     world = int(os.environ.get("WORLD_SIZE", "1"))
     parts = options.processes[0] // world

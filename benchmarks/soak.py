@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HERE))
 
 from gan_dist.checkpoint import store  # noqa: E402
-from gan_dist.data.pack import pack  # noqa: E402
+from gan_dist.data.pack.packing import pack  # noqa: E402
 
 KINDS = ("kill one rank", "kill all", "term one rank", "stop one rank", "kill launcher and all")
 STEPS, BATCH = 10_000_000, 16

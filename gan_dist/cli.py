@@ -168,12 +168,12 @@ def _add(
 
 
 def _pack(options: argparse.Namespace) -> None:
-    from gan_dist.data import pack
+    from gan_dist.data.pack import packing
 
     for name in ("resolution", "processes"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise InputError(f"--{name} {value}: give a number above 0")
-    report = pack.pack(
+    report = packing.pack(
         options.source,
         options.dest,
         resolution=options.resolution,
@@ -273,7 +273,7 @@ def _track(options: argparse.Namespace) -> None:
 
 
 def _slurm(options: argparse.Namespace) -> None:
-    from gan_dist.cluster import status, submit
+    from gan_dist.slurm_jobs import status, submit
 
     if options.status:
         report = status.read(options.status)
@@ -302,10 +302,10 @@ def _slurm(options: argparse.Namespace) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> None:
-    from gan_dist import doctor
+    from gan_dist.doctor import local
 
     findings = []
-    for finding in doctor.examine([options.config, *options.keys], options.processes, options.numerics):
+    for finding in local.examine([options.config, *options.keys], options.processes, options.numerics):
         findings.append(finding)
         if not options.json:
             print(f"{'ok     ' if finding.good else 'PROBLEM'}  {finding.what:14s}  {finding.text}", flush=True)

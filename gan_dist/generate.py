@@ -63,7 +63,7 @@ def _fill(game: Game, config: Config, checkpoint: Path, device: torch.device | N
     manifest = format.read_manifest(checkpoint)
     dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
     for player in game.players:
-        player.settle(device or torch.device("cuda" if torch.cuda.is_available() else "cpu"), dtype)
+        player.place(device or torch.device("cuda" if torch.cuda.is_available() else "cpu"), dtype)
         if player.average is not None:
             prefix = f"{player.name}/average/"
             saved = format.read_tensors(checkpoint, manifest, prefix)

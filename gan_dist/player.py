@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gan_dist.ema import Average
 from gan_dist.errors import AgreedError
-from gan_dist.networks.normalisation import foreign_norms
+from gan_dist.networks.statistics import foreign_norms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +66,11 @@ class Player:
         if found := foreign_norms(self.network):
             raise AgreedError(
                 f"the network of {self.name} has {', '.join(found[:3])}, whose running statistics would differ with the number "
-                "of processes; use gan_dist.networks.normalisation.BatchNorm"
+                "of processes; use gan_dist.networks.statistics.BatchNorm"
             )
         self.trained = self.network
 
-    def settle(
+    def place(
         self, device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format = torch.channels_last
     ) -> None:
         """Move to the device, and make there the optimizer and the average."""

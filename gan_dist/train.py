@@ -63,7 +63,7 @@ def report(error: Exception) -> None:
 
         traceback.print_exception(error)
     print(f"error: {error}", file=sys.stderr, flush=True)
-    # a job that ended by "error:" is not started again (cluster/requeue.py)
+    # a job that ended by "error:" is not started again (slurm_jobs/requeue.py)
     note(f"error: {error}" if isinstance(error, InputError) else str(error))
 
 

@@ -7,21 +7,22 @@ from typing import Any
 import psutil
 import torch
 
-from gan_dist import environment, games, passes
+from gan_dist import games, provenance
 from gan_dist.checkpoint import tensors
+from gan_dist.checkpointing import Checkpointer
 from gan_dist.config import Config
 from gan_dist.control import desync, diagnose, stop
 from gan_dist.control.stop import Reason, Requests
-from gan_dist.control.watch import Watch
+from gan_dist.control.watchdog import Watchdog
 from gan_dist.data import loader
 from gan_dist.data.decode import Note
 from gan_dist.data.index import Index
 from gan_dist.data.loader import MicroBatch
 from gan_dist.data.quarantine import Quarantine
+from gan_dist.doctor import autotune
 from gan_dist.engine import AgreedError, Engine, lost_contact
 from gan_dist.errors import EXIT_FINISHED, EXIT_STOPPED, InputError, RunError
-from gan_dist.keeper import Keeper
-from gan_dist.run import Run, chosen, open_run
+from gan_dist.run_directory import Run, chosen, open_run
 from gan_dist.tracking import Tracker, save_grid
 
 
@@ -32,20 +33,20 @@ class Trainer:
         """Check everything, then take up the run where its newest checkpoint stands."""
         self.engine = engine
         deadline = stop.deadline(config.run.deadline, config.control.margin_seconds)
-        engine.agree(lambda: _prepare_data(config, engine.is_main), where="machine")
+        engine.on_main(lambda: _prepare_data(config, engine.is_main), where="machine")
         self.index = loader.open_index(config)
         if len(set(engine.gather(self.index.digest))) > 1:
             raise InputError("data.shards has other contents on some machine; give all of them the same shards")
         self.config = config = _resolve(config, self.index)
-        run = engine.agree(lambda: open_run(config, self.index.digest))
+        run = engine.on_main(lambda: open_run(config, self.index.digest))
         assert run is not None
         self.run_directory: Run = run
         other_machine = self._keep_bits()
         self.game = games.build(config)
-        engine.settle(self.game)
+        engine.place(self.game)
         self._choose_passes()
         engine.wrap(self.game)
-        self.keeper = Keeper(config, engine, self.game, run)
+        self.checkpointer = Checkpointer(config, engine, self.game, run)
         self.agreement = engine.agreement(2)
         self.requests = Requests(run.directory if engine.is_main else None, deadline, stop.is_date(config.run.deadline))
         self.quarantine = Quarantine(self.index)
@@ -64,8 +65,8 @@ class Trainer:
             rank=engine.rank,
             world_size=engine.world_size,
         )
-        launch = engine.agree(lambda: uuid.uuid4().hex)
-        self.watch = Watch(
+        launch = engine.on_main(lambda: uuid.uuid4().hex)
+        self.watchdog = Watchdog(
             run.directory,
             str(launch),
             engine.rank,
@@ -85,7 +86,7 @@ class Trainer:
         training, engine, run = self.config.training, self.engine, self.run_directory
         if training.strategy != "exact":
             return ""
-        machine = " and ".join(sorted(set(engine.gather(environment.machine(engine.device)))))
+        machine = " and ".join(sorted(set(engine.gather(provenance.machine(engine.device)))))
         own: dict[str, Any] = {
             "device": engine.device.type,
             "channels_last": training.channels_last,
@@ -93,7 +94,7 @@ class Trainer:
         }
         if engine.device.type == "cpu":
             own["threads"] = torch.get_num_threads()
-        kept = engine.agree(lambda: run.choose(own)) or own
+        kept = engine.on_main(lambda: run.choose(own)) or own
         if engine.device.type == "cpu":
             torch.set_num_threads(kept["threads"])
         if kept["machine"] == machine:
@@ -108,10 +109,10 @@ class Trainer:
         kinds = "+".join(sorted(set(engine.gather(kind))))  # the same words on all processes
         launch = f"micro_batches_per_pass: {kinds}, {engine.world_size} processes, {training.strategy}"
         run = self.run_directory
-        known = engine.agree(lambda: chosen(run.directory)) or {}
+        known = engine.on_main(lambda: chosen(run.directory)) or {}
         if launch not in known:
-            best = min(engine.gather(passes.choose(self.config, engine, self.game)))
-            known = engine.agree(lambda: run.choose({launch: best})) or {launch: best}
+            best = min(engine.gather(autotune.choose(self.config, engine, self.game)))
+            known = engine.on_main(lambda: run.choose({launch: best})) or {launch: best}
         engine.passes = known[launch]
 
     def train(self) -> int:
@@ -121,18 +122,18 @@ class Trainer:
             return EXIT_FINISHED
         self.requests.listen()
         tracker = self.tracker
-        facts = environment.describe(self.engine, self.run_directory.directory / "logs")
+        facts = provenance.describe(self.engine, self.run_directory.directory / "logs")
         if facts is not None:
             begun = "resumed" if self.images else "started"
             tracker.event(begun, self.images, processes=self.engine.world_size, commit=facts["commit"])
             tracker.environment(self.images, facts)
-        tracker.status("running", self.images, "", self.keeper.newest_name)
+        tracker.status("running", self.images, "", self.checkpointer.newest_name)
         if self.config.game.penalty.method == "finite_difference":
             tracker.say(
                 "game.penalty.method = finite_difference is noisy, and for a discriminator with LeakyReLU or BatchNorm another "
                 "regulariser than the exact penalty, which every strategy can compute (docs/engines.md)"
             )
-        with self.watch:
+        with self.watchdog:
             try:
                 tracker.begin()
                 reason = self._go_on()
@@ -144,9 +145,9 @@ class Trainer:
             except Exception as error:
                 if not lost_contact(error):
                     raise
-                if first := self.watch.first_failure():
+                if first := self.watchdog.first_failure():
                     raise RunError(f"ended because rank {first.rank} {first.error}") from error
-                if far := self.watch.out_of_reach():
+                if far := self.watchdog.out_of_reach():
                     who = ", ".join(far[:4]) + (f" or {len(far) - 4} more" if len(far) > 4 else "")
                     raise RunError(
                         f"ended because {who} cannot be reached (killed, or the node or link is lost)"
@@ -161,7 +162,7 @@ class Trainer:
             self.advance(batch)
             if reason := self._agreed_reason(batch):
                 return reason
-            self.watch.beat("waiting for data", self.images)
+            self.watchdog.beat("waiting for data", self.images)
         return Reason.NONE
 
     def advance(self, batch: list[MicroBatch]) -> None:
@@ -177,7 +178,7 @@ class Trainer:
             self._save()
         if self.config.control.desync_every and self._due(self.config.control.desync_every):
             self._compare_processes()
-        self.keeper.note(self.tracker)
+        self.checkpointer.note(self.tracker)
 
     def step(self, batch: list[MicroBatch]) -> None:
         """One batch through every phase that is due; `batch` is this process's share of it."""
@@ -186,11 +187,11 @@ class Trainer:
         for phase in game.due(self.images // size):
             with engine.turn(phase):  # only its player's weights take gradients
                 for loss, micro in engine.share(joined):
-                    self.watch.beat(f"turn of {phase.player.name}", self.images)
+                    self.watchdog.beat(f"turn of {phase.player.name}", self.images)
                     engine.backward(loss(micro))
                 engine.update(self.images)  # sync, finite gate, clip, optimizer
         for micro in joined:
-            micro.kept.clear()  # the images of the generator as it was
+            micro.cache.clear()  # the images of the generator as it was
         game.average(self.images, size)
         self.images += size
 
@@ -232,7 +233,7 @@ class Trainer:
             self.tracker.event(note.kind, self.images, shard=note.shard, key=note.key, reason=note.reason)
 
     def _report(self) -> None:
-        totals = self.engine.read_figures()
+        totals = self.engine.read_metrics()
         values = {name: total / count for name, (total, count) in totals.items() if count}
         now, (then, images) = time.perf_counter(), self._mark
         values["speed/images_per_second"] = (self.images - images) / (now - then)
@@ -244,7 +245,7 @@ class Trainer:
         self.tracker.metrics(self.images, self.images // self.config.training.batch, values)
 
     def _sample(self) -> None:
-        self.watch.beat("drawing samples", self.images)
+        self.watchdog.beat("drawing samples", self.images)
         with self.engine.averages():
             if not self.engine.is_main:
                 return
@@ -255,9 +256,9 @@ class Trainer:
 
     def _save(self) -> None:
         self._owed = False
-        self.watch.beat("saving", self.images)
+        self.watchdog.beat("saving", self.images)
         self._compare_processes()
-        self.keeper.save(self.images, self.tracker)
+        self.checkpointer.save(self.images, self.tracker)
 
     def _compare_processes(self) -> None:
         """Whether all processes hold the same weights. Raises RunError: nothing of such a state is saved as good."""
@@ -269,21 +270,21 @@ class Trainer:
                 self.tracker.event("desync", self.images, problem=problem)
             raise RunError(
                 f"the processes hold different weights at {self.images:,} images: {problem}; nothing of it was saved, the "
-                f"newest checkpoint is {self.keeper.newest_name}. Look at that rank's machine (memory, GPU), then start again"
+                f"newest checkpoint is {self.checkpointer.newest_name}. Look at that rank's machine (memory, GPU), then start again"
             )
 
     def _end(self, reason: Reason) -> int:
         """Save what is not saved, and say how it stands."""
         self._note_skipped(wait=True)  # those of the last moment
-        if reason and self.keeper.kept_at != self.images:
-            self.keeper.settle(self.tracker)
-            if self.keeper.kept_at != self.images:
+        if reason and self.checkpointer.saved_at != self.images:
+            self.checkpointer.wait(self.tracker)
+            if self.checkpointer.saved_at != self.images:
                 self._save()
-        self.keeper.settle(self.tracker)
-        if self.keeper.missed:
+        self.checkpointer.wait(self.tracker)
+        if self.checkpointer.missed:
             raise RunError(
                 f"the last checkpoint, at {self.images:,} images, could not be saved (RUN/events.jsonl says why); the "
-                f"newest one is {self.keeper.newest_name}: start the same command again"
+                f"newest one is {self.checkpointer.newest_name}: start the same command again"
             )
         if reason == Reason.BAD_DATA:
             worst = max(self.engine.gather(self.quarantine.worst()), key=lambda found: found[0])
@@ -300,7 +301,7 @@ class Trainer:
         if self.engine.is_main:
             self.requests.clear_file()
             self.tracker.event("stopped", self.images, reason=why)
-        self.tracker.status("stopped", self.images, why, self.keeper.newest_name)
+        self.tracker.status("stopped", self.images, why, self.checkpointer.newest_name)
         self.tracker.say(
             f"{self.run_directory.directory} stopped at {self.images:,} images because of {why}, and is saved. "
             "The same command goes on from here."
@@ -309,7 +310,7 @@ class Trainer:
 
     def _finish(self, how: str) -> None:
         directory = self.run_directory.directory
-        self.tracker.status("finished", self.images, "training.images reached", self.keeper.newest_name)
+        self.tracker.status("finished", self.images, "training.images reached", self.checkpointer.newest_name)
         self.tracker.say(f"{directory} {how} at {self.images:,} images. Pictures: {self.run_directory.samples}")
         self.tracker.say(
             f"More pictures: gan-dist generate {directory} --out FOLDER. Dashboard: {self.tracker.dashboard}"
@@ -320,9 +321,9 @@ class Trainer:
         self._note_skipped(wait=True)
         skipped = self.engine.skipped(wait=True)
         worst = max(skipped, key=lambda player: skipped[player].streak)
-        self.keeper.settle(self.tracker)
+        self.checkpointer.wait(self.tracker)
         bad = f"{skipped[worst].streak} updates of {worst} in a row were skipped: a loss or gradient was not finite"
-        name = self.engine.agree(lambda: self.keeper.store.newest()[0])
+        name = self.engine.on_main(lambda: self.checkpointer.store.newest()[0])
         if not name or name == self._went_back_to:
             again = f"again after going back to {name}, " if name else ""
             raise RunError(f"{bad}; {again}at {self.images:,} images. First to go bad: {self._first_bad()}")
@@ -356,8 +357,8 @@ class Trainer:
 
     def _resume(self) -> list[str]:
         """To the newest checkpoint; returns what was wrong with newer ones."""
-        problems = self.keeper.load()
-        self.images = self.keeper.kept_at
+        problems = self.checkpointer.load()
+        self.images = self.checkpointer.saved_at
         self._skipped = {player: found.total for player, found in self.engine.skipped(wait=True).items()}
         return problems
 

@@ -25,7 +25,7 @@ for word in "$@"; do
         *) [[ ${#configs[@]} -eq 0 ]] || configs+=("$word") ;;
     esac
 done
-PYTHONPATH=$root python -P -m gan_dist.cluster.code "$root" "$GAN_DIST_CODE" "${configs[@]:1}" >/dev/null
+PYTHONPATH=$root python -P -m gan_dist.slurm_jobs.code "$root" "$GAN_DIST_CODE" "${configs[@]:1}" >/dev/null
 
 job=""
 for ((number = 1; number <= count; number++)); do

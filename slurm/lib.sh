@@ -32,10 +32,10 @@ fi
 
 say() { echo "[$(date +%H:%M:%S) ${SLURMD_NODENAME:-$(hostname)}] $*"; }
 
-# Runs the copy of the code, in the foreground: the decisions are in gan_dist/cluster/requeue.py.
-decide() { PYTHONPATH=$code python -P -m gan_dist.cluster.batch "$@"; }
+# Runs the copy of the code, in the foreground: the decisions are in gan_dist/slurm_jobs/requeue.py.
+decide() { PYTHONPATH=$code python -P -m gan_dist.slurm_jobs.batch "$@"; }
 
-copy_code() { [[ -d $code ]] || PYTHONPATH=$root python -P -m gan_dist.cluster.code "$root" "$code" || exit $?; }
+copy_code() { [[ -d $code ]] || PYTHONPATH=$root python -P -m gan_dist.slurm_jobs.code "$root" "$code" || exit $?; }
 
 activate() {
     if [[ -n ${GAN_DIST_SETUP:-} ]]; then
@@ -219,7 +219,7 @@ doctor_on_slurm() {
             exit 1
         }
     fi
-    GAN_DIST_RANKS=$(printf '%s\n' srun "${tasks[@]}" --kill-on-bad-exit=1 bash "$code/slurm/node.sh" preflight)
+    GAN_DIST_RANKS=$(printf '%s\n' srun "${tasks[@]}" --kill-on-bad-exit=1 bash "$code/slurm/node.sh" doctor)
     export GAN_DIST_RANKS
     # not in a container, which has no srun: its ranks are
     PYTHONPATH=$code exec python -P -m gan_dist.cli doctor "$@"

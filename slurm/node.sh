@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What srun starts: `check` once a node; `train`, or what `gan-dist doctor` tries (`preflight`), once a node (torchrun) or
+# What srun starts: `check` once a node; `train`, or what `gan-dist doctor` tries (`doctor`), once a node (torchrun) or
 # once a rank (srun). slurm/lib.sh has set the variables.
 set -uo pipefail
 
@@ -19,8 +19,8 @@ fi
 # shellcheck source=launch/env.sh
 source "$GAN_DIST_CODE/launch/env.sh"
 program=("$GAN_DIST_CODE/gan_dist/train.py")
-if [[ $what == preflight ]]; then
-    program=(-m gan_dist.preflight)
+if [[ $what == doctor ]]; then
+    program=(-m gan_dist.doctor.ranks)
     export PYTHONPATH=$GAN_DIST_CODE PYTHONSAFEPATH=1 # the copy, wherever the job was submitted
 fi
 # Lines reach the job's log as they are said. srun --unbuffered would do it by a terminal, and programs would draw bars on it.
@@ -29,7 +29,7 @@ export PYTHONUNBUFFERED=1
 [[ -z ${SLURM_TMPDIR:-} ]] || export GAN_DIST_CACHE=${GAN_DIST_CACHE:-$SLURM_TMPDIR/gan_dist}
 if [[ $what == check ]]; then
     # shellcheck disable=SC2086
-    PYTHONPATH=$GAN_DIST_CODE exec ${GAN_DIST_WRAP:-} python -P -m gan_dist.cluster.check "$@"
+    PYTHONPATH=$GAN_DIST_CODE exec ${GAN_DIST_WRAP:-} python -P -m gan_dist.doctor.node_reports "$@"
 fi
 # Slurm's TERM at the end goes to every process: the launcher must live until its ranks have saved.
 if [[ $GAN_DIST_LAUNCHER == torchrun ]]; then

@@ -1,8 +1,8 @@
 """The config of a run: schema.py has every key with its meaning, loading.py reads files and command lines."""
 
+from gan_dist.config.common import FREE_KEYS, Config, default_cache, differences, fields, other_bits
 from gan_dist.config.games import Adam, Penalty
 from gan_dist.config.loading import find, load, read_run, to_yaml, validate
-from gan_dist.config.schema import FREE_KEYS, Config, default_cache, differences, fields, other_bits
 
 __all__ = [
     "FREE_KEYS",

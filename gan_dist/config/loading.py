@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from gan_dist import files
-from gan_dist.config.schema import Config, fields
+from gan_dist.config.common import Config, fields
 from gan_dist.errors import InputError
 
 

@@ -263,7 +263,7 @@ def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
         parts.append(part)
     arrays = {name: np.concatenate([part[0][name] for part in parts]) for name in _COLUMNS}
     # torch has no arithmetic on uint16 and uint32, but shares their memory as any other
-    shared = {name: _share(array) for name, array in arrays.items()}
+    shared = {name: _to_shared_memory(array) for name, array in arrays.items()}
     channels: dict[str, str] = {}
     for shard, (_, summary) in zip(shards, parts, strict=True):
         for kind, key in summary["channels"].items():
@@ -282,7 +282,7 @@ def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
     )
 
 
-def _share(array: np.ndarray) -> torch.Tensor:
+def _to_shared_memory(array: np.ndarray) -> torch.Tensor:
     tensor: torch.Tensor = torch.from_numpy(array).share_memory_()  # type: ignore[no-untyped-call]
     return tensor
 

@@ -37,7 +37,7 @@ class MicroBatch:
     """(M,) int64: each sample's position in the run, the key of its random numbers."""
     parts: int = 1
     """Micro-batches that are joined in this one (`join`); layers that look across samples work on each by itself."""
-    kept: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+    cache: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
     """What one phase computes and a later phase of the same step takes up again."""
 
 
@@ -71,12 +71,12 @@ def prepare(config: Config, progress: bool = True) -> None:
     """
     data = config.data
     if data.source:
-        from gan_dist.data import pack
+        from gan_dist.data.pack import packing
 
         if not isinstance(data.shards, str):
             raise InputError("data.source needs one folder as data.shards")
-        if not pack.is_packed(Path(data.shards)):
-            pack.pack(
+        if not packing.is_packed(Path(data.shards)):
+            packing.pack(
                 data.source,
                 Path(data.shards),
                 resolution=data.resolution,

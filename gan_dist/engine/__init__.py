@@ -1,8 +1,8 @@
 """The one room that knows how processes share the work."""
 
-from gan_dist.engine.core import Engine
+from gan_dist.engine.consensus import lost_contact
+from gan_dist.engine.engine import Engine
 from gan_dist.engine.launch import refuse
-from gan_dist.engine.talk import lost_contact
 from gan_dist.errors import AgreedError
 
 __all__ = ["AgreedError", "Engine", "lost_contact", "refuse"]

@@ -12,12 +12,12 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from gan_dist.engine import whole
+from gan_dist.engine import ddp
 from gan_dist.engine.health import Health
 from gan_dist.engine.precision import LossScale
 from gan_dist.errors import AgreedError
-from gan_dist.figures import Figures
-from gan_dist.networks.normalisation import batch_norms
+from gan_dist.metrics import Metrics
+from gan_dist.networks.statistics import batch_norms
 from gan_dist.player import Player
 
 
@@ -25,13 +25,13 @@ class Exact:
     """Raw networks; each micro-batch's gradients, BatchNorm statistics and figures are a leaf of one tree over the global
     batch."""
 
-    def __init__(self, health: Health, rank: int, world_size: int, parts: int, figures: Figures) -> None:
+    def __init__(self, health: Health, rank: int, world_size: int, parts: int, figures: Metrics) -> None:
         """`figures` are the run's: they are given sums over the global batch, in the order of its updates."""
-        self._health, self._rank, self._world_size, self._figures = health, rank, world_size, figures
+        self._health, self._rank, self._world_size, self._metrics = health, rank, world_size, figures
         self.parts = parts
         """Micro-batches of the global batch: the sum over all processes is then the mean."""
         self._tree = TreeSum()
-        self.leaf = Figures(figures.device)
+        self.leaf = Metrics(figures.device)
         """Takes the figures of one micro-batch."""
 
     def wrap(self, player: Player) -> None:
@@ -66,15 +66,15 @@ class Exact:
         self._finite = finite[0] == self.parts
         # every process has the same sums now, and one of them counts them: any other sum of theirs would round
         counts = {name: count * self.parts * (self._rank == 0) for name, count in self._counts.items()}
-        self._figures.give(counts, figures if self._rank == 0 else torch.zeros_like(figures))
+        self._metrics.give(counts, figures if self._rank == 0 else torch.zeros_like(figures))
         for place, norm in enumerate(self._norms):
             norm.give(*statistics[2 * place : 2 * place + 2])
 
     def update(self, player: Player, scale: LossScale | None) -> tuple[Tensor, Tensor]:
         gradients = [weight.grad for weight in player.network.parameters() if weight.grad is not None]
-        norm = whole.norm_of(gradients, scale)
+        norm = ddp.norm_of(gradients, scale)
         good = self._finite & torch.isfinite(norm)
-        whole.step(player, gradients, norm, good)
+        ddp.step(player, gradients, norm, good)
         return norm, good
 
     def averages(self, player: Player) -> contextlib.AbstractContextManager[None]:

@@ -15,7 +15,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from gan_dist import __version__
 from gan_dist.config import Config
-from gan_dist.engine import joining, told
+from gan_dist.engine import launcher_settings, rendezvous
 from gan_dist.errors import AgreedError, InputError
 
 # Indexing a new data set happens on one process while the others wait in a collective.
@@ -34,13 +34,13 @@ def start(config: Config) -> Accelerator:
     environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     problem, facts, on_cpu = "", {}, True
     try:
-        told.agree(config)
+        launcher_settings.validate(config)
         on_cpu = _on_cpu(training.device)
         _check(config, on_cpu)
         facts = versions(config, on_cpu)
     except InputError as error:
         problem = str(error)
-    joining.agree(problem, facts, TIMEOUT)
+    rendezvous.check_ranks(problem, facts, TIMEOUT)
     torch.use_deterministic_algorithms(training.deterministic or training.strategy == "exact")
     # torch would also fill all new memory with NaN, for 7 % of the images/s; nothing here reads what nobody wrote
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -75,7 +75,7 @@ def start(config: Config) -> Accelerator:
 
 def refuse(problem: str) -> NoReturn:
     """Raise AgreedError, on all processes of this launch, where this one has no config to start with."""
-    joining.agree(problem, {}, TIMEOUT)
+    rendezvous.check_ranks(problem, {}, TIMEOUT)
     raise AgreedError(problem)
 
 
@@ -150,11 +150,11 @@ def _on_cpu(device: str) -> bool:
     if device == "cuda" and not gpus:
         raise AgreedError("training.device = cuda, but torch finds no GPU here; set training.device: auto or cpu")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if device != "cpu" and gpus and local > gpus and not told.to_use_the_cpu():
+    if device != "cpu" and gpus and local > gpus and not launcher_settings.to_use_the_cpu():
         raise AgreedError(
             f"{local} processes on this machine, but it has {gpus} GPUs; start {gpus}, or set training.device: cpu"
         )
-    return device == "cpu" or not gpus or told.to_use_the_cpu()
+    return device == "cpu" or not gpus or launcher_settings.to_use_the_cpu()
 
 
 def prepare_quietly(accelerator: Accelerator, network: torch.nn.Module) -> torch.nn.Module:

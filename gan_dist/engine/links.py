@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed
 
-from gan_dist.engine.core import Engine
+from gan_dist.engine.engine import Engine
 
 
 def time_all_reduce(engine: Engine, size: int, rounds: int = 5) -> float:

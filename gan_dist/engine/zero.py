@@ -21,12 +21,12 @@ import torch.distributed
 from torch import Tensor, nn
 
 from gan_dist.config import Config
-from gan_dist.engine import told
+from gan_dist.engine import launcher_settings
+from gan_dist.engine.ddp import all_reduce_statistics
 from gan_dist.engine.health import Health
 from gan_dist.engine.precision import LossScale, Lowered
-from gan_dist.engine.whole import share_statistics
 from gan_dist.errors import AgreedError
-from gan_dist.networks.normalisation import batch_norms
+from gan_dist.networks.statistics import batch_norms
 from gan_dist.player import Player, Shard
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -92,7 +92,7 @@ class Zero:
 
     def _settings(self, player: Player) -> dict[str, Any]:
         training = self._config.training
-        settings = told.deepspeed_config(
+        settings = launcher_settings.deepspeed_config(
             training.strategy, sum(weight.numel() for weight in player.network.parameters())
         )
         return settings | {
@@ -141,7 +141,7 @@ class Zero:
 
     def update(self, player: Player, scale: LossScale | None) -> tuple[Tensor, Tensor]:
         engine = self._engines[player.name]
-        share_statistics(player, self._health, self._world_size)
+        all_reduce_statistics(player, self._health, self._world_size)
         if scale is not None:  # DeepSpeed takes away what `backward` was given; it must not put it on by itself
             engine.optimizer.override_loss_scale(scale.factor.item())
         engine.step()

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gan_dist.figures import Figures
+from gan_dist.metrics import Metrics
 from gan_dist.player import Player
 
 
@@ -21,7 +21,7 @@ class MicroBatch(Protocol):
     images: Tensor
     labels: Tensor | None
     positions: Tensor
-    kept: dict[str, Tensor]
+    cache: dict[str, Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Game(abc.ABC):
 
     players: tuple[Player, ...]
     phases: tuple[Phase, ...]
-    figures: Figures
+    metrics: Metrics
     """Where losses record what a person wants to see; the trainer sets it."""
 
     def due(self, step: int) -> Iterator[Phase]:

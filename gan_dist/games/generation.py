@@ -54,14 +54,14 @@ class Generation(Game):
 
     def fool_discriminator(self, micro: MicroBatch) -> Tensor:
         fake = self.generator(self._latents(micro), micro.labels)
-        micro.kept["fake"] = fake.detach()
+        micro.cache["fake"] = fake.detach()
         return self.generator_loss(self.discriminator(fake, micro.labels))
 
     def tell_apart(self, micro: MicroBatch) -> Tensor:
         real = self.discriminator(micro.images, micro.labels)
         fake = self.discriminator(self._fakes(micro), micro.labels)
-        self.figures.add("score/real", real)
-        self.figures.add("score/fake", fake)
+        self.metrics.add("score/real", real)
+        self.metrics.add("score/fake", fake)
         return losses.discriminator(real, fake)
 
     def keep_gradients_small(self, micro: MicroBatch) -> Tensor:
@@ -76,7 +76,7 @@ class Generation(Game):
             else:
                 images = real if name == "r1" else self._fakes(micro)
                 value = self._squared_gradient(logits_of, images, name, micro.positions)
-            self.figures.add(f"penalty/{name}", value)
+            self.metrics.add(f"penalty/{name}", value)
             total = total + weight / 2 * value
         return self.penalty.every * total
 
@@ -91,10 +91,10 @@ class Generation(Game):
 
     def _fakes(self, micro: MicroBatch) -> Tensor:
         """The images that the generator of this step makes of the samples' latents, made once."""
-        if "fake" not in micro.kept:
+        if "fake" not in micro.cache:
             with torch.no_grad():
-                micro.kept["fake"] = self.generator(self._latents(micro), micro.labels)
-        return micro.kept["fake"]
+                micro.cache["fake"] = self.generator(self._latents(micro), micro.labels)
+        return micro.cache["fake"]
 
     def _latents(self, micro: MicroBatch) -> Tensor:
         """One latent for each position of the run: (M, latent)."""

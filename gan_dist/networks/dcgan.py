@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_dist.networks import initialisation
-from gan_dist.networks.normalisation import BatchNorm
+from gan_dist.networks.statistics import BatchNorm
 
 
 class Generator(nn.Module):

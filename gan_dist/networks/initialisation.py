@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from gan_dist.networks.normalisation import BatchNorm
+from gan_dist.networks.statistics import BatchNorm
 
 
 def dcgan(network: nn.Module) -> None:

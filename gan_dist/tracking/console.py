@@ -12,7 +12,7 @@ from rich.table import Column
 _REFRESH = 0.25  # seconds between two redraws
 
 
-class Report:
+class ProgressConsole:
     """Progress from `start` to `total` images; an epoch is `samples` images.
 
     `failed` is told the reason when standard output is gone (a closed pipe, a full disk); nothing is shown from then on.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gan_dist import config as config_module
 from gan_dist.errors import InputError
-from gan_dist.tracking.board import Board
+from gan_dist.tracking.weights_and_biases import WeightsAndBiases
 
 _GRID = "images-*.png"
 
@@ -33,7 +33,9 @@ def rebuild(directory: Path, mode: str = "auto", run_id: str = "") -> tuple[int,
     grids = {int(path.stem.removeprefix("images-")): path for path in (directory / "samples").glob(_GRID)}
     problems: list[str] = []
     places: list[str] = []
-    board = Board(directory, config, run_id or str(recorded["wandb_id"]), problems.append, places.append, queue.Queue())
+    board = WeightsAndBiases(
+        directory, config, run_id or str(recorded["wandb_id"]), problems.append, places.append, queue.Queue()
+    )
     for line in lines:
         values = {name: value for name, value in line.items() if value is not None and name not in ("images", "step")}
         board.metrics(line["images"], values)

@@ -11,8 +11,8 @@ from typing import Any
 from gan_dist.config import Config
 from gan_dist.errors import EXIT_FAILED, EXIT_INPUT, InputError
 from gan_dist.tracking import records
-from gan_dist.tracking.board import Board, leet
-from gan_dist.tracking.console import Report
+from gan_dist.tracking.console import ProgressConsole
+from gan_dist.tracking.weights_and_biases import WeightsAndBiases, leet
 
 _log = logging.getLogger("gan_dist")
 
@@ -35,12 +35,12 @@ class Tracker:
         self.config, self.images, self.wandb_id = config, start, wandb_id
         self._checkpoint: str | None = None
         self._lost: set[str] = set()
-        self._board: Board | None = None
-        self._report: Report | None = None
+        self._board: WeightsAndBiases | None = None
+        self._report: ProgressConsole | None = None
         _open_log(directory / "logs" / f"rank-{rank}.txt", rank)
         if rank == 0:
             records.open_metrics(directory / "metrics.jsonl", start)
-            self._report = Report(start, config.training.whole_images, samples, self._failed)
+            self._report = ProgressConsole(start, config.training.whole_images, samples, self._failed)
 
     def __enter__(self) -> "Tracker":
         return self
@@ -94,7 +94,7 @@ class Tracker:
         """Training begins now: W&B is told, and the rate and the time left count from here."""
         if self._report is not None:
             self._report.begin()
-            self._board = Board(self.directory, self.config, self.wandb_id, self._failed, self._announce)
+            self._board = WeightsAndBiases(self.directory, self.config, self.wandb_id, self._failed, self._announce)
             if self.config.track.wandb == "disabled":
                 self._announce(self.dashboard)
 

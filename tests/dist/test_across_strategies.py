@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from gan_dist import config as config_module, games, numerics
+from gan_dist import config as config_module, games
+from gan_dist.doctor import numerics
 from gan_dist.checkpoint import Store, Writer, format, tensors
 from gan_dist.config import Config
 from gan_dist.engine import Engine

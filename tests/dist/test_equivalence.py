@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from gan_dist import config as config_module, games, numerics
+from gan_dist import config as config_module, games
+from gan_dist.doctor import numerics
 from gan_dist.checkpoint import tensors
 from gan_dist.config import Config
 from gan_dist.data import loader
-from gan_dist.data.pack import pack
+from gan_dist.data.pack.packing import pack
 from gan_dist.engine import Engine
 from gan_dist.errors import InputError, RunError
 from tests import making
@@ -61,7 +62,7 @@ def play(config: Config, steps: int) -> dict[str, Any]:
                     engine.backward(loss(micro))
                 engine.update()
         game.average(number * config.training.batch, config.training.batch)
-        figures.append({name: total / count for name, (total, count) in engine.read_figures().items()})
+        figures.append({name: total / count for name, (total, count) in engine.read_metrics().items()})
     batches.close()
     state = {name: tensor.clone().numpy() for name, tensor in tensors.collect(game.players).whole.items()}
     return {"state": state, "figures": figures, "seen": seen, "rank": engine.rank}
@@ -132,14 +133,14 @@ def disagreement(rank_with_error: int, kind: type[Exception]) -> tuple[str, str]
     config = load(making.tiny("unused", "unused"))
     engine = Engine(config)
     assert engine.gather(engine.rank) == list(range(engine.world_size))
-    assert engine.agree(lambda: f"said by {engine.rank}") == "said by 0"
+    assert engine.on_main(lambda: f"said by {engine.rank}") == "said by 0"
 
     def work() -> None:
         if engine.rank == rank_with_error:
             raise kind("the disk is gone")
 
     try:
-        engine.agree(work)
+        engine.on_main(work)
     except (InputError, RunError) as error:
         return type(error).__name__, str(error)
     return "", ""

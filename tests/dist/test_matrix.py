@@ -17,12 +17,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks import engines
-from gan_dist import config as config_module, numerics
-from gan_dist.comparison import distances
+from gan_dist import config as config_module
+from gan_dist.doctor import numerics
+from gan_dist.doctor.comparison import distances
 from gan_dist.config import Config
-from gan_dist.engine import core, whole
+from gan_dist.engine import engine, ddp
 from gan_dist.games import generation
-from gan_dist.networks.normalisation import BatchNorm
+from gan_dist.networks.statistics import BatchNorm
 from gan_dist.player import Player
 from tests import making
 from tests.launching import loaded_once, run_ranks

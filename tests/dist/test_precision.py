@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from gan_dist import config as config_module, ema, games, numerics, rng
+from gan_dist import config as config_module, ema, games, rng
+from gan_dist.doctor import numerics
 from gan_dist.checkpoint.format import read_manifest
 from gan_dist.config import Config
 from gan_dist.data.loader import MicroBatch
@@ -21,7 +22,7 @@ from gan_dist.engine import Engine
 from gan_dist.engine.precision import HALF, LossScale, Lowered
 from gan_dist.errors import InputError
 from gan_dist.games import generation
-from gan_dist.networks.normalisation import batch_norms
+from gan_dist.networks.statistics import batch_norms
 from tests import making
 from tests.conftest import REPOSITORY
 from tests.launching import run_ranks, start
@@ -100,7 +101,7 @@ def lowered_step(config: Config, scale: float = 1.0) -> numerics.State:
             engine.update()
     game.average(SEEN, config.training.batch)
     state = numerics.gather(engine, game)
-    figures = engine.read_figures()
+    figures = engine.read_metrics()
     for player, (total, count) in ((name, figures[f"loss/{name}"]) for name in "GD" if not lazy):
         state[f"{player}/loss/mean"] = torch.tensor(total / count, dtype=torch.float64)
     engine.release()
@@ -131,11 +132,11 @@ def by_autocast(config: Config, device: torch.device, scale: float = 1.0) -> num
     def fool(micro: MicroBatch) -> Tensor:
         latents = rng.normal(rng.key(config.run.seed, "latent"), micro.positions, play.latent)
         fake = low(generator, latents)
-        micro.kept["fake"] = fake.detach()
+        micro.cache["fake"] = fake.detach()
         return softplus(-low(discriminator, fake)).mean()
 
     def tell_apart(micro: MicroBatch) -> Tensor:
-        return (softplus(-low(discriminator, micro.images)) + softplus(low(discriminator, micro.kept["fake"]))).mean()
+        return (softplus(-low(discriminator, micro.images)) + softplus(low(discriminator, micro.cache["fake"]))).mean()
 
     found: numerics.State = {}
 
@@ -302,7 +303,7 @@ def with_scales(strategy: str, shared: bool = False) -> dict[str, Any]:
         seen["scales"].append([engine._scales[name].factor.item() for name in "GD"])
         seen["weights"].append(numerics.gather(engine, game)["D/weights/logit.weight"])
     seen["skipped"] = {name: found.total for name, found in engine.skipped(wait=True).items()}
-    seen["norms"] = {name: figure for name, figure in engine.read_figures().items() if name.startswith("grad_norm/")}
+    seen["norms"] = {name: figure for name, figure in engine.read_metrics().items() if name.startswith("grad_norm/")}
     seen["kept"] = engine.loss_scales()
     engine.restore_loss_scales({"G": [8.0, 1.0]})
     assert engine.loss_scales()["G"] == [8.0, 1.0]

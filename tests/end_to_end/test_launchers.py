@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gan_dist.engine import told
+from gan_dist.engine import launcher_settings
 from tests import making
 from tests.launching import REPOSITORY, digests, lines
 
@@ -34,7 +34,7 @@ def accelerate(file: str, keys: dict[str, object], *more: str, cpu: bool = True)
 
 
 def test_every_file_of_settings_says_what_the_code_takes_without_one() -> None:
-    for strategy, settings in told.SETTINGS.items():
+    for strategy, settings in launcher_settings.SETTINGS.items():
         found = json.loads((REPOSITORY / f"launch/deepspeed/{strategy}.json").read_text())
         assert found == {"zero_optimization": {"stage": int(strategy[-1]), **settings}}
 

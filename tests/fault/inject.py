@@ -30,7 +30,7 @@ def plant(fault: str) -> None:
     import torch
 
     from gan_dist import files
-    from gan_dist.engine.core import Engine
+    from gan_dist.engine.engine import Engine
     from gan_dist.engine.precision import LossScale
     from gan_dist.trainer import Trainer
 

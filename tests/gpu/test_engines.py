@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from gan_dist import config as config_module, games, numerics
+from gan_dist import config as config_module, games
 from gan_dist.checkpoint.format import read_manifest
 from gan_dist.config import Config
+from gan_dist.doctor import numerics
 from gan_dist.engine import Engine, exact
 from tests import making
 from tests.dist import test_precision

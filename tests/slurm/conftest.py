@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gan_dist.data.pack import pack
+from gan_dist.data.pack.packing import pack
 from tests import making
 from tests.launching import digests, lines, start
 from tests.slurm import cluster as slurm

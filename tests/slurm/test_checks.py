@@ -151,7 +151,7 @@ def test_the_doctor_looks_at_the_ranks_of_one_node(doctor: Submit) -> None:
 def test_the_doctor_says_which_rank_of_a_job_was_killed(doctor: Submit, launcher: str) -> None:
     job = doctor("--numerics", GAN_DIST_LAUNCHER=launcher)
     job.until(lambda: "ok       links" in job.text(), "the first looks")
-    os.kill(pid_of(job.number, "gan_dist.preflight", rank=1), signal.SIGKILL)
+    os.kill(pid_of(job.number, "gan_dist.doctor.ranks", rank=1), signal.SIGKILL)
     (problem,) = problems(job)
     assert problem.startswith("processes       ended with code "), problem
     named = "node2: task 1: Killed" if launcher == "srun" else "rank 1 on node2: Signal 9 (SIGKILL)"

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from gan_dist import cli, comparison, config as config_module, doctor, games, preflight
+from gan_dist import cli, config as config_module, games
 from gan_dist.config import Config
 from gan_dist.data import loader
+from gan_dist.doctor import comparison, local, ranks
 from gan_dist.engine import Engine
 from gan_dist.games.base import MicroBatch
 from gan_dist.games.generation import Generation
@@ -28,10 +29,10 @@ def arguments(directory: Path, **keys: object) -> list[str]:
     return [str(REPOSITORY / "configs/digits.yaml"), *making.flags(wanted)]
 
 
-def found(directory: Path, **keys: object) -> dict[str, doctor.Finding]:
+def found(directory: Path, **keys: object) -> dict[str, local.Finding]:
     before = sorted(directory.rglob("*")) if directory.exists() else None
     config = config_module.load(arguments(directory, **keys))
-    findings = {finding.what: finding for finding in doctor.place(config)}
+    findings = {finding.what: finding for finding in local.place(config)}
     assert (sorted(directory.rglob("*")) if directory.exists() else None) == before
     return findings
 
@@ -60,7 +61,7 @@ import os, sys, torch
 if os.environ.get("RANK") == "1":
     class Planted:
         def find_spec(self, name, path=None, target=None):
-            if name == "gan_dist.passes":  # what a step needs is imported: from here on it runs out of memory
+            if name == "gan_dist.doctor.autotune":  # what a step needs is imported: from here on it runs out of memory
                 def fail(*_):
                     raise torch.OutOfMemoryError("CUDA out of memory")
                 from gan_dist.engine import Engine
@@ -138,18 +139,18 @@ SELDOM = {"game__discriminator_steps": 5, "game__penalty__r1": 1.0, "game__penal
 
 def test_every_phase_is_played_and_measured_however_seldom_it_is_due() -> None:
     config, engine, game = at_work(**SELDOM)
-    times, peaks = preflight.play(config, engine, game)
+    times, peaks = ranks.play(config, engine, game)
     assert peaks.keys() == {"G every 5 steps", "D", "D's penalty every 16 steps"}
     assert all(0 < seconds < 60 for seconds in times)
     # so large a pass that its memory stands out of the interpreter's
     config, engine, game = at_work(**SELDOM, training__batch=256, training__micro_batch=256, game__base_channels=64)
-    larger = preflight.play(config, engine, game)[1]
+    larger = ranks.play(config, engine, game)[1]
     assert min(larger.values()) > max(peaks.values()) + 2**24
 
 
 def test_a_phase_that_takes_nearly_all_memory_is_a_problem() -> None:
-    assert preflight.fits("", "D", 89, 100, "").good
-    bad = preflight.fits("", "D's penalty", 2**31, 2**31 + 2**20, "try less")
+    assert ranks.fits("", "D", 89, 100, "").good
+    bad = ranks.fits("", "D's penalty", 2**31, 2**31 + 2**20, "try less")
     assert not bad.good
     assert bad.text.endswith(
         "the worst phase, D's penalty, took 2.00 GiB with everything, of 2.00 GiB that there are: try less"
@@ -158,12 +159,12 @@ def test_a_phase_that_takes_nearly_all_memory_is_a_problem() -> None:
 
 def test_where_it_does_not_fit_what_changes_speed_alone_is_named_first() -> None:
     config, _, _ = at_work()
-    assert preflight.smaller(config, 4, 2).startswith(
+    assert ranks.smaller(config, 4, 2).startswith(
         "try training.micro_batches_per_pass: 2, or training.strategy: zero3, or training.micro_batch: 2 (another run"
     )
-    assert "zero" not in preflight.smaller(config, 1, 1)
+    assert "zero" not in ranks.smaller(config, 1, 1)
     config, _, _ = at_work(training__micro_batch=1)
-    assert preflight.smaller(config, 1, 1) == "try more processes, or smaller networks"
+    assert ranks.smaller(config, 1, 1) == "try more processes, or smaller networks"
 
 
 @pytest.mark.slow
@@ -174,7 +175,7 @@ def test_the_loader_is_timed_at_what_it_keeps_up_and_not_at_what_it_had_ready(tm
     config = config_module.load(arguments(tmp_path / "run", data__shards=shards, **keys))
     loader.prepare(config, progress=False)
     index, engine = loader.open_index(config), Engine(config)
-    text = preflight._loading(config, engine, index, 1.0).text
+    text = ranks._loading(config, engine, index, 1.0).text
     rate = float(text.split()[0].replace(",", ""))
     longer = config.model_copy(update={"training": config.training.model_copy(update={"images": 10**9})})
     batches = loader.micro_batches(index, longer, 0, engine.slots, engine.device)
@@ -208,7 +209,7 @@ def test_too_little_room_is_a_problem(tmp_path: Path, monkeypatch: pytest.Monkey
     class Full:
         f_bavail, f_frsize = 10, 512
 
-    monkeypatch.setattr(doctor.os, "statvfs", lambda _: Full())
+    monkeypatch.setattr(local.os, "statvfs", lambda _: Full())
     finding = found(tmp_path / "run")["disk space"]
     assert not finding.good
     assert "make room, or lower checkpoint.keep" in finding.text
@@ -236,16 +237,16 @@ def test_a_disk_without_locks_is_no_reason_to_end(tmp_path: Path, monkeypatch: p
         raise OSError(number, os.strerror(number))
 
     (tmp_path / ".lock").touch()
-    monkeypatch.setattr(doctor.fcntl, "flock", refuse)
-    finding = doctor._lock(tmp_path)
+    monkeypatch.setattr(local.fcntl, "flock", refuse)
+    finding = local._lock(tmp_path)
     assert (finding.good, finding.text) == (True, f"cannot be told ({os.strerror(number)})")
 
 
 def test_the_node_of_a_rank_that_died_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "ranks with a space.sh"
     script.write_text('echo "srun: error: node2: task 1: Segmentation fault"; echo "a late warning"; exit 139')
-    monkeypatch.setenv(doctor.RANKS, f"bash\n{script}")
-    (finding,) = doctor._processes(["config.yaml"], 0, False)
+    monkeypatch.setenv(local.RANKS, f"bash\n{script}")
+    (finding,) = local._processes(["config.yaml"], 0, False)
     assert finding.text == "ended with code 139: a late warning; srun: error: node2: task 1: Segmentation fault"
 
 
@@ -263,8 +264,8 @@ def test_of_all_that_a_launcher_says_the_cause_is_named(
     script = tmp_path / "ranks.py"
     script.write_text(f"import os, time\n{end} if os.environ['RANK'] == '1' else time.sleep(60)")
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    monkeypatch.setenv(doctor.RANKS, "\n".join(words))
-    (finding,) = doctor._processes(["config.yaml"], 0, False)
+    monkeypatch.setenv(local.RANKS, "\n".join(words))
+    (finding,) = local._processes(["config.yaml"], 0, False)
     assert re.fullmatch(f"ended with code 1: {said}", finding.text), finding.text
 
 

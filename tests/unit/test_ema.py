@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from gan_dist.ema import RAMP, Average, decay
-from gan_dist.networks.normalisation import BatchNorm
+from gan_dist.networks.statistics import BatchNorm
 
 
 def network() -> nn.Module:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from gan_dist import config as config_module, games, numerics
+from gan_dist import config as config_module, games
 from gan_dist.config import Config
+from gan_dist.doctor import numerics
 from gan_dist.engine import Engine
 from gan_dist.errors import AgreedError
 from gan_dist.games import generation

@@ -24,7 +24,7 @@ def players() -> list[Player]:
         Player("D", dcgan.Discriminator(8, 3, 4), adam(1e-3, (0.5, 0.9), 1e-8)),
     ]
     for player in pair:
-        player.settle(torch.device("cpu"), torch.float32)
+        player.place(torch.device("cpu"), torch.float32)
     return pair
 
 

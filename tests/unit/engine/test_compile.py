@@ -6,7 +6,8 @@ import shutil
 import pytest
 import torch
 
-from gan_dist import comparison, config as config_module, numerics
+from gan_dist import config as config_module
+from gan_dist.doctor import comparison, numerics
 from tests import making
 from tests.launching import run_ranks
 
@@ -31,4 +32,4 @@ def compiled() -> tuple[dict[str, comparison.Compared], int]:
 def test_networks_compiled_in_bf16_and_penalised_by_finite_differences_compute_the_same() -> None:
     ((found, graphs),) = run_ranks(1, compiled)
     assert graphs > 0, "nothing was compiled"
-    assert all(one.share <= 1 for one in found.values()), found
+    assert all(one.fraction <= 1 for one in found.values()), found

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gan_dist.engine import exact
-from gan_dist.engine.core import AgreedError, share_of
+from gan_dist.engine.engine import AgreedError, slots_of
 from gan_dist.engine.exact import TreeSum
 
 
@@ -46,8 +46,8 @@ def test_shares_are_contiguous_blocks_of_whole_micro_batches(batch: int, micro_b
         if parts % count:
             fitting = ", ".join(str(number) for number in range(1, parts + 1) if parts % number == 0)
             with pytest.raises(AgreedError, match=f"start {fitting} processes"):
-                share_of(batch, micro_batch, 0, count)
+                slots_of(batch, micro_batch, 0, count)
         else:
-            shares = [share_of(batch, micro_batch, rank, count) for rank in range(count)]
+            shares = [slots_of(batch, micro_batch, rank, count) for rank in range(count)]
             assert [slot for share in shares for slot in share] == list(range(batch))
             assert all(len(share) % micro_batch == 0 for share in shares)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gan_dist import config as config_module
-from gan_dist.engine import Engine, joining, launch, told
+from gan_dist.engine import Engine, launch, launcher_settings, rendezvous
 from tests import making
 
 
@@ -36,13 +36,13 @@ def test_processes_must_have_the_same_software_devices_and_config() -> None:
     assert found.keys() >= {"gan_dist", "Python", "torch", "accelerate", "the device", "game.latent"}
     assert found["the device"].startswith("CPU (")  # its kind decides about the bits that `exact` keeps
     nodes = [{"node": name, "problem": "", "facts": found} for name in ("a", "b", "c")]
-    assert joining.judge(nodes) == ""
+    assert rendezvous.judge(nodes) == ""
     for name in found:
         other = {**nodes[2], "facts": {**found, name: "other"}}
-        assert f"{name} is {found[name]} on rank 0 (a) and other on rank 2 (c)" in joining.judge([*nodes[:2], other])
+        assert f"{name} is {found[name]} on rank 0 (a) and other on rank 2 (c)" in rendezvous.judge([*nodes[:2], other])
     nodes[1] = {"node": "b", "problem": "no disk", "facts": {}}
-    assert joining.judge(nodes) == "on b (rank 1): no disk"
-    assert joining.judge([nodes[1]] * 2) == "no disk"
+    assert rendezvous.judge(nodes) == "on b (rank 1): no disk"
+    assert rendezvous.judge([nodes[1]] * 2) == "no disk"
 
 
 def test_settings_of_a_file_hold_where_they_say_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,6 +50,6 @@ def test_settings_of_a_file_hold_where_they_say_something(tmp_path: Path, monkey
     zero = {"stage": 3, "reduce_bucket_size": "auto", "stage3_param_persistence_threshold": 7}
     path.write_text(json.dumps({"gradient_clipping": "auto", "zero_optimization": zero}))
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(path))
-    expected = {**told.SETTINGS["zero3"], "stage": 3, "stage3_param_persistence_threshold": 7}
-    assert told.deepspeed_config("zero3", 10**9) == {"zero_optimization": expected}
-    assert told.deepspeed_config("zero3", 10)["zero_optimization"]["reduce_bucket_size"] == 10
+    expected = {**launcher_settings.SETTINGS["zero3"], "stage": 3, "stage3_param_persistence_threshold": 7}
+    assert launcher_settings.deepspeed_config("zero3", 10**9) == {"zero_optimization": expected}
+    assert launcher_settings.deepspeed_config("zero3", 10)["zero_optimization"]["reduce_bucket_size"] == 10

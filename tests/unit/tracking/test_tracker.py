@@ -19,8 +19,8 @@ from rich.console import Console
 import gan_dist
 from gan_dist import cli, config as config_module
 from gan_dist.config import Config
-from gan_dist.tracking import Tracker, board, save_grid
-from gan_dist.tracking.console import Report, duration
+from gan_dist.tracking import Tracker, save_grid, weights_and_biases
+from gan_dist.tracking.console import ProgressConsole, duration
 
 KEYS = {
     "run": {"name": "test"},
@@ -123,7 +123,7 @@ def test_wandb_is_online_where_it_has_a_key(
         environment = {"NETRC": str(tmp_path / "netrc")}
         command = [str(Path(sys.executable).with_name("wandb")), "login", "--no-verify", KEY]
         subprocess.run(command, env=surroundings(tmp_path, **environment), check=True, capture_output=True)
-    code = f"from gan_dist.tracking.board import _mode; print(_mode({wanted!r}))"
+    code = f"from gan_dist.tracking.weights_and_biases import _mode; print(_mode({wanted!r}))"
     done = python(code, surroundings(tmp_path, **environment))
     assert (done.stdout, done.stderr) == (f"{mode}\n", "")
 
@@ -132,8 +132,9 @@ UNATTENDED = """
 import sys
 from pathlib import Path
 from gan_dist import config
-from gan_dist.tracking import Tracker, board
-board._INIT_SECONDS = 1
+from gan_dist.tracking import Tracker
+from gan_dist.tracking import weights_and_biases
+weights_and_biases._INIT_SECONDS = 1
 directory, wandb = Path(sys.argv[1]), sys.argv[2]
 (directory / "logs").mkdir(exist_ok=True)
 keys = {
@@ -212,9 +213,9 @@ def test_wandb_that_hangs_stops_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         def define_metric(self, *_: object, **__: object) -> None: ...
 
     monkeypatch.setattr(wandb, "init", lambda **_: Run())
-    monkeypatch.setattr(board, "_INIT_SECONDS", 0.2)
-    monkeypatch.setattr(board, "_FINISH_SECONDS", 0.1)
-    monkeypatch.setattr(board, "_WAITING", 20)
+    monkeypatch.setattr(weights_and_biases, "_INIT_SECONDS", 0.2)
+    monkeypatch.setattr(weights_and_biases, "_FINISH_SECONDS", 0.1)
+    monkeypatch.setattr(weights_and_biases, "_WAITING", 20)
     began = time.monotonic()
     with tracker(tmp_path, wandb="offline") as run:
         run.begin()
@@ -342,7 +343,7 @@ def test_other_ranks_write_events_and_their_log_only(tmp_path: Path) -> None:
 
 def test_plain_lines_where_there_is_no_terminal() -> None:
     out = io.StringIO()
-    report = Report(0, 60_000, 10_000, unexpected, Console(file=out, soft_wrap=True, highlight=False))
+    report = ProgressConsole(0, 60_000, 10_000, unexpected, Console(file=out, soft_wrap=True, highlight=False))
     report.begin()
     report.progress(10)
     report.metrics(15_000, {"loss/G": 0.69, "loss/D": 1.38, "speed/images_per_second": 5})
@@ -356,7 +357,7 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
 def test_a_bar_on_a_terminal_and_events_above_it(width: int) -> None:
     out = io.StringIO()
     terminal = Console(file=out, force_terminal=True, force_interactive=True, width=width, highlight=False)
-    report = Report(30, 60, 30, unexpected, terminal)
+    report = ProgressConsole(30, 60, 30, unexpected, terminal)
     report.begin()
     report.metrics(45, {"loss/G": 0.5, "loss/D": 1.25, "speed/images_per_second": 5})
     report.progress(45)
@@ -372,7 +373,9 @@ def test_a_bar_on_a_terminal_and_events_above_it(width: int) -> None:
 def test_plain_lines_on_a_terminal_that_cannot_move_its_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     out = io.StringIO()
-    report = Report(0, 60, 30, unexpected, Console(file=out, force_terminal=True, soft_wrap=True, highlight=False))
+    report = ProgressConsole(
+        0, 60, 30, unexpected, Console(file=out, force_terminal=True, soft_wrap=True, highlight=False)
+    )
     report.begin()
     report.metrics(30, {"loss/G": 0.5})
     report.close()
@@ -384,7 +387,7 @@ def test_the_time_left_counts_only_images_since_the_resume(monkeypatch: pytest.M
     seconds = iter([0.0, 0.0, 10.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))
     out = io.StringIO()
-    report = Report(5_000, 6_000, 1_000, unexpected, Console(file=out, soft_wrap=True, highlight=False))
+    report = ProgressConsole(5_000, 6_000, 1_000, unexpected, Console(file=out, soft_wrap=True, highlight=False))
     report.begin()
     report.metrics(5_100, {})
     assert out.getvalue() == "images 5,100/6,000  epoch 5.1  10 images/s  ETA 0:01:30\n"

@@ -1,0 +1,109 @@
+"""What of a run is kept: saves begun while it trains, what became of them, and the way back to the newest."""
+
+from collections.abc import Sequence
+
+from gan_dist import __version__
+from gan_dist.checkpoint import Outcome, Store, Writer, format, tensors
+from gan_dist.config import Config
+from gan_dist.engine import AgreedError, Engine
+from gan_dist.errors import InputError, RunError
+from gan_dist.games.base import Game
+from gan_dist.run_directory import Run
+from gan_dist.tracking import Tracker
+
+
+class Checkpointer:
+    """The checkpoints of a run on this launch's processes. All of them call the same methods at the same step."""
+
+    def __init__(self, config: Config, engine: Engine, game: Game, run: Run) -> None:
+        self._config, self._engine, self._game, self._run = config, engine, game, run
+        self.store = Store(run.checkpoints, config.checkpoint.keep)
+        self._writer = Writer(self.store, engine.rank, engine.world_size, engine.channel())
+        self.saved_at = 0
+        """Position of the newest checkpoint."""
+        self.missed = 0
+        """Saves in a row that failed."""
+
+    @property
+    def newest_name(self) -> str | None:
+        return next(reversed(self.store.names()), None)
+
+    def save(self, images: int, tracker: Tracker) -> None:
+        """Begin a checkpoint; it is written while the training goes on. Raises RunError where too many were missed."""
+        self.wait(tracker)  # every process knows the same of the saves before
+        if self.missed >= self._config.checkpoint.max_missed:
+            raise RunError(
+                f"{self.missed} saves in a row failed (checkpoint.max_missed; RUN/events.jsonl says why); the newest "
+                f"checkpoint is {self.newest_name}: make room and start again"
+            )
+        milestone = self._config.checkpoint.milestones
+        state = {
+            "version": __version__,
+            "fingerprint": self._config.fingerprint(),
+            "milestone": bool(milestone and images // milestone > self.saved_at // milestone),
+            "skipped": {player: found.total for player, found in self._engine.skipped(wait=True).items()},
+            "loss_scales": self._engine.loss_scales(),
+            "figures": self._engine.read_metrics(clear=False),
+            "processes": self._engine.world_size,
+            "wandb_id": self._run.wandb_id,
+        }
+        self._writer.save(images, tensors.collect(self._game.players), state)
+
+    def note(self, tracker: Tracker) -> None:
+        """Report the saves that have ended."""
+        self._report(self._writer.finished(), tracker)
+
+    def wait(self, tracker: Tracker) -> None:
+        """Wait for the save in flight, and report it."""
+        self._report(self._writer.wait(), tracker)
+
+    def _report(self, outcomes: Sequence[Outcome], tracker: Tracker) -> None:
+        for outcome in outcomes:
+            if outcome.problem:
+                self.missed += 1
+                if self._engine.is_main:
+                    tracker.event("save failed", outcome.images, reason=outcome.problem, in_a_row=self.missed)
+                continue
+            self.missed, self.saved_at = 0, outcome.images
+            if self._engine.is_main:
+                times = {"seconds": round(outcome.seconds, 2), "stalled": round(outcome.stalled, 3)}
+                tracker.event("saved", outcome.images, checkpoint=outcome.name, **times)
+                if outcome.warning:
+                    tracker.event("disk", outcome.images, warning=outcome.warning)
+                tracker.status("running", outcome.images, "", outcome.name)
+
+    def load(self) -> list[str]:
+        """Take up the newest whole checkpoint, the same on every process; returns what was wrong with newer ones.
+
+        `saved_at` is then its position, 0 where there is none. Raises InputError where none is whole, or it is of
+        another config: a run never begins anew by itself.
+        """
+        engine = self._engine
+        found = engine.on_main(self.store.newest)
+        assert found is not None
+        name, manifest, problems = found
+        if not name:
+            if problems:
+                raise AgreedError(
+                    f"no checkpoint of {self._run.directory} is whole ({problems[0]}); mend it, or begin anew with "
+                    "--run.fresh true, which moves the old run aside"
+                )
+            return []
+        directory = self._run.checkpoints / name
+        if manifest["fingerprint"] != self._config.fingerprint():
+            raise AgreedError(
+                f"{directory} is of another config (fingerprint {manifest['fingerprint']}, this run's is "
+                f"{self._config.fingerprint()}); it was copied there, or config.yaml was changed: put it back"
+            )
+        if set(engine.gather(format.find(directory))) != {manifest["sha256"]}:
+            raise InputError(f"{directory} is not the same on all machines; run.directory must be on a shared disk")
+        with format.Reader(directory, manifest) as read:
+            tensors.restore(self._game.players, read, manifest["steps"])
+        # the sums so far belong to all processes together: one of them takes them up
+        own = manifest["figures"] if engine.is_main else dict.fromkeys(manifest["figures"], (0.0, 0))
+        engine.metrics.clear()
+        engine.metrics.restore(own)
+        engine.restore_skipped(manifest["skipped"])
+        engine.restore_loss_scales(manifest.get("loss_scales", {}))
+        self.saved_at = int(manifest["images"])
+        return problems

@@ -1,0 +1,320 @@
+"""`gan-dist pack`: a source of images to WebDataset shards, many processes at a time, whole or absent."""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import random
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gan_dist import files
+from gan_dist.data.pack import write
+from gan_dist.data.pack.convert import is_grey
+from gan_dist.data.pack.sources import Item, Source, open_source
+from gan_dist.errors import InputError
+
+SHARD_SIZE = 2000
+_SHARD_BYTES = 256 << 20  # of the source: shards of large photos are cut sooner
+_RESIZED_SHARD_BYTES = 1 << 30
+_REPORT = "pack.json"
+_CLASSES = "classes.json"
+_SCRATCH = ".source"
+_LOCK = ".lock"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackReport:
+    """What became of a source."""
+
+    images: int = 0
+    shards: int = 0
+    bytes: int = 0
+    kept: int = 0
+    """Images whose bytes were kept as they were."""
+    enlarged: int = 0
+    resumed: int = 0
+    """Shards that an earlier call had made."""
+    classes: dict[str, int] = dataclasses.field(default_factory=dict)
+    skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    """(name, reason)"""
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        size = f"{self.bytes / 2**20:,.1f} MiB"
+        lines = [f"{self.images:,} images in {self.shards} shards, {size}; {self.kept:,} kept their bytes"]
+        if self.classes:
+            lines.append(f"{len(self.classes)} classes: {', '.join(list(self.classes)[:10])}")
+        if self.enlarged:
+            lines.append(f"{self.enlarged:,} images were smaller than asked for, and enlarged")
+        if self.skipped:
+            lines.append(f"{len(self.skipped):,} files skipped ({_REPORT} has all):")
+            lines += [f"  {name}: {reason}" for name, reason in self.skipped[:10]]
+        if self.resumed:
+            lines.append(f"{self.resumed} shards were there already")
+        return [line.encode(errors="backslashreplace").decode() for line in lines]  # names may be no UTF-8
+
+
+def is_packed(destination: Path) -> bool:
+    """Whether a whole pack is there, or anything that `pack` did not make."""
+    plan = _read_plan(destination)
+    if plan is None:
+        return bool(_visible(destination))
+    return bool(plan["state"] == "done" and _whole(destination).keys() >= plan.get("shards", {}).keys())
+
+
+def pack(
+    source: str,
+    destination: Path,
+    *,
+    resolution: int | None = None,
+    channels: int | None = None,
+    processes: int | None = None,
+    quality: int = 95,
+    shard_size: int = SHARD_SIZE,
+    progress: bool = True,
+) -> PackReport:
+    """Write `source` as shards into `destination`; the same call goes on after a stop and repeats nothing.
+
+    The images are shuffled over the shards (by a fixed key), as sources come sorted by class. `channels` None: grey
+    where all images are, else RGB. `processes` None: one a core. A shard has at most `shard_size` images, and fewer
+    where they are large. The shards' bytes do not depend on the number of processes. A second call at the same time
+    waits for the first. Raises InputError for a source without images, and for a destination that holds anything else.
+    """
+    assert channels in (None, 1, 3)
+    if os.path.isdir(source) and destination.resolve().is_relative_to(Path(source).resolve()):
+        raise InputError(f"{destination} lies within the source {source}; give a folder outside of it")
+    absent = not os.path.exists(destination)
+    try:
+        with _alone(destination):
+            try:
+                return _pack(source, destination, resolution, channels, processes, quality, shard_size, progress)
+            finally:
+                shutil.rmtree(destination / _SCRATCH, ignore_errors=True)
+    finally:
+        if absent:
+            with contextlib.suppress(OSError):  # it holds shards, as it should
+                destination.rmdir()
+
+
+def _pack(
+    source: str,
+    destination: Path,
+    resolution: int | None,
+    channels: int | None,
+    processes: int | None,
+    quality: int,
+    shard_size: int,
+    progress: bool,
+) -> PackReport:
+    before = _read_plan(destination)
+    if before is None and (foreign := _visible(destination)):
+        raise InputError(
+            f"{destination} holds files that `gan-dist pack` did not make ({foreign[0]}); give a new or empty folder"
+        )
+    found = open_source(source, destination / _SCRATCH)
+    channels = channels or _guess_channels(found.items)
+    plan = {
+        "source": source if source == "digits" else Path(source).resolve().name,
+        "listing": _digest(found.items),
+        "resolution": resolution,
+        "channels": channels,
+        "quality": quality,
+        "shard_size": shard_size,
+    }
+    jobs = _cut(found.items, shard_size, _SHARD_BYTES if resolution is None else _RESIZED_SHARD_BYTES)
+    if before is None:
+        files.write_json(destination / _REPORT, {"state": "running", "plan": plan})
+    else:
+        _refuse_another(destination, before["plan"], plan, {f"{name}.tar" for name in jobs})
+    whole = _whole(destination)
+    if before is not None and before["state"] == "done" and whole.keys() >= jobs.keys():
+        return dataclasses.replace(_report(before["report"]), resumed=len(jobs))
+    for torn in destination.glob(".*.part"):
+        torn.unlink()
+    missing = {name: items for name, items in jobs.items() if name not in whole}
+    work = functools.partial(
+        write.pack_shard, destination=destination, resolution=resolution, channels=channels, quality=quality
+    )
+    with _Bar(len(found.items), sum(len(jobs[name]) for name in jobs.keys() - missing.keys()), progress) as bar:
+        for done in write.run(work, list(missing.items()), processes or len(os.sched_getaffinity(0))):
+            bar.advance(done)
+    facts = _whole(destination)
+    shards = {name: facts[name] for name in jobs}
+    report = _gather(shards, found, resumed=len(jobs) - len(missing))
+    if not report.images:
+        for path in (*destination.glob("shard-*.tar"), *destination.glob(".shard-*"), destination / _REPORT):
+            path.unlink()
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in report.skipped[:3])
+        raise InputError(f"{source}: none of {len(found.items)} files could be read as an image ({reasons})")
+    if found.classes:
+        files.write_json(destination / _CLASSES, found.classes)
+    done_plan = {"state": "done", "plan": plan, "report": dataclasses.asdict(report), "shards": shards}
+    files.write_json(destination / _REPORT, done_plan)
+    for leftover in destination.glob(".shard-*"):
+        leftover.unlink()
+    return report
+
+
+@contextlib.contextmanager
+def _alone(destination: Path) -> Iterator[None]:
+    """Make the folder, and wait until no other process packs into it: another machine of the same training, say."""
+    path = destination / _LOCK
+    while True:
+        files.make_directory(destination, "the folder for the shards")
+        with contextlib.ExitStack() as stack:
+            try:
+                file = stack.enter_context(path.open("a"))
+            except FileNotFoundError:  # the one before us has just taken its empty folder away
+                continue
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"another process packs into {destination}: waiting for it", file=sys.stderr, flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                    raise
+                warnings.warn(f"{destination}: no file locks here; start only one pack into it", stacklevel=2)
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                continue  # locked what its owner has since removed
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _digest(items: Sequence[Item]) -> str:
+    """SHA-256 over all that tells one listing from another, but not where the source lies."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(json.dumps((item.name, item.label, item.size, item.stamp)).encode())
+    return digest.hexdigest()
+
+
+def _cut(items: Sequence[Item], most: int, most_bytes: int) -> dict[str, list[tuple[int, Item]]]:
+    """Name of a shard -> its shuffled items, each with its place in the source. Knows nothing of bad images."""
+    order = list(range(len(items)))
+    random.Random(0).shuffle(order)
+    shards: list[list[tuple[int, Item]]] = []
+    room = 0
+    for place in order:
+        if not shards or len(shards[-1]) == most or items[place].size > room:
+            shards.append([])
+            room = most_bytes
+        shards[-1].append((place, items[place]))
+        room -= items[place].size
+    return {f"shard-{number:06d}": shard for number, shard in enumerate(shards)}
+
+
+def _visible(destination: Path) -> list[str]:
+    """Hidden files are ours, from before the plan was written, or the system's."""
+    if not os.path.isdir(destination):
+        return []
+    return sorted(path.name for path in destination.iterdir() if not path.name.startswith("."))
+
+
+def _refuse_another(destination: Path, before: dict[str, Any], plan: dict[str, Any], ours: set[str]) -> None:
+    if changed := [key for key in plan if before.get(key) != plan[key]]:
+        raise InputError(
+            f"{destination} holds shards of another source or other settings ({', '.join(changed)} differ); "
+            "give a new or empty folder"
+        )
+    if foreign := [name for name in _visible(destination) if name.endswith(".tar") and name not in ours]:
+        raise InputError(f"{destination} holds {foreign[0]}, which `gan-dist pack` did not make; move it elsewhere")
+
+
+def _read_plan(destination: Path) -> dict[str, Any] | None:
+    try:
+        plan = json.loads((destination / _REPORT).read_text())
+        return plan if {"state", "plan"} <= plan.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _whole(destination: Path) -> dict[str, dict[str, Any]]:
+    """What is known of each shard that is there with all its bytes."""
+    facts = dict((_read_plan(destination) or {}).get("shards", {}))
+    for path in destination.glob(".shard-*.json"):
+        facts[path.stem[1:]] = json.loads(path.read_text())
+    sizes = {path.stem: path.stat().st_size for path in destination.glob("shard-*.tar")}
+    return {name: fact for name, fact in facts.items() if sizes.get(name) == fact["bytes"]}
+
+
+def _guess_channels(items: Sequence[Item]) -> int:
+    """1 where all images are grey. A hundred over the whole source come first: colour is found soon, if there is any."""
+    first = items[:: max(1, len(items) // 100)]
+    with write.pixel_limit():
+        for item in (*first, *items):
+            try:
+                if not write.use(item, is_grey):
+                    return 3
+            except write.Unusable:
+                continue  # packing will say what is wrong with it
+    return 1
+
+
+def _gather(shards: dict[str, dict[str, Any]], found: Source, resumed: int) -> PackReport:
+    facts = shards.values()
+    return PackReport(
+        images=sum(fact["images"] for fact in facts),
+        shards=len(facts),
+        bytes=sum(fact["bytes"] for fact in facts),
+        kept=sum(fact["kept"] for fact in facts),
+        enlarged=sum(fact["enlarged"] for fact in facts),
+        resumed=resumed,
+        classes=found.classes,
+        skipped=[*found.skipped, *sorted(tuple(entry) for fact in facts for entry in fact["skipped"])],
+    )
+
+
+def _report(fields: dict[str, Any]) -> PackReport:
+    return PackReport(**{**fields, "skipped": [tuple(entry) for entry in fields["skipped"]]})
+
+
+class _Bar:
+    """Progress on a terminal, or a line now and then where there is none."""
+
+    def __init__(self, total: int, done: int, shown: bool) -> None:
+        columns = TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        terminal = sys.stderr.isatty()
+        console = Console(stderr=True)
+        self._bar = Progress(*columns, console=console, disable=not (shown and terminal), transient=True)
+        self._lines = shown and not terminal
+        self._total, self._done, self._begin = total, done, time.perf_counter()
+        self._start, self._said = done, time.perf_counter()
+
+    def __enter__(self) -> "_Bar":
+        self._bar.start()
+        self._task = self._bar.add_task("", total=self._total, completed=self._done)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        self._bar.advance(self._task, count)
+        now = time.perf_counter()
+        if self._lines and now - self._said > 5:
+            rate = (self._done - self._start) / (now - self._begin)
+            left = (self._total - self._done) / rate
+            print(
+                f"packing {self._done:,}/{self._total:,}  {rate:,.0f} images/s  {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
+            self._said = now

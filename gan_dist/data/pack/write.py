@@ -1,0 +1,144 @@
+"""One shard from its items, in a worker process: images read, converted and written, whole or absent."""
+
+import contextlib
+import errno
+import functools
+import multiprocessing
+import os
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import webdataset
+from PIL import Image
+
+from gan_dist import files
+from gan_dist.data.pack.convert import convert
+from gan_dist.data.pack.sources import Item, read
+from gan_dist.data.workers import end_with_parent
+from gan_dist.errors import InputError
+
+_WORTH_A_POOL = 20_000, 128 << 20  # images, bytes: a process takes 2 s to start, mostly for torch; see `run`
+_MOST_PIXELS = 1 << 28  # of one image: damaged headers ask for terabytes, and the kernel ends the process
+_T = TypeVar("_T")
+
+
+def run(
+    work: Callable[[tuple[str, list[tuple[int, Item]]]], int],
+    jobs: Sequence[tuple[str, list[tuple[int, Item]]]],
+    processes: int,
+) -> Iterator[int]:
+    """Do the jobs; yields how many images each has dealt with.
+
+    On two busy cores two processes were slower than one for 10,000 CIFAR images, and even for MNIST's 60,000.
+    """
+    items = [item for _, shard in jobs for _, item in shard]
+    small = len(items) < _WORTH_A_POOL[0] and sum(item.size for item in items) < _WORTH_A_POOL[1]
+    if processes == 1 or len(jobs) <= 1 or small:
+        yield from map(work, jobs)
+        return
+    # spawn: the loader of a training wants a fork server of its own, with other modules loaded
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(processes, len(jobs)), context, initializer=end_with_parent) as pool:
+        try:
+            for future in as_completed([pool.submit(work, job) for job in jobs]):
+                yield future.result()
+        except BrokenProcessPool:
+            raise InputError(
+                "a packing process was killed, for memory most likely; start again with fewer --processes, "
+                "whole shards are kept"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def pack_shard(
+    job: tuple[str, list[tuple[int, Item]]], destination: Path, resolution: int | None, channels: int, quality: int
+) -> int:
+    """Write one shard and, beside it, what happened to its images; the shard's name appears when it is whole."""
+    name, items = job
+    part = destination / f".{name}.{os.getpid()}.part"
+    facts: dict[str, Any] = {"images": 0, "kept": 0, "enlarged": 0, "skipped": []}
+    work = functools.partial(convert, resolution=resolution, channels=channels, quality=quality)
+    try:
+        with part.open("wb") as file, pixel_limit():
+            # nothing of this machine or hour in it, so that the same source gives the same bytes
+            with webdataset.TarWriter(file, user="0", group="0", mode=0o644, mtime=0, encoder=False) as shard:
+                for place, item in items:
+                    try:
+                        converted = use(item, work)
+                    except Unusable as error:
+                        facts["skipped"].append((item.name, str(error)))
+                        continue
+                    sample = {"__key__": f"{place:08d}", converted.extension: converted.content}
+                    if item.label is not None:
+                        sample["cls"] = str(item.label).encode()
+                    shard.write(sample)
+                    facts["images"] += 1
+                    facts["kept"] += converted.kept
+                    facts["enlarged"] += converted.enlarged
+            file.flush()
+            os.fsync(file.fileno())
+        facts["bytes"] = part.stat().st_size
+        files.write_json(destination / f".{name}.json", facts)
+        part.replace(destination / f"{name}.tar")
+        files.sync_directory(destination)
+    except OSError as error:
+        raise InputError(
+            f"{destination} cannot be written ({error.strerror}); make room there and start again, whole shards are kept"
+        ) from None
+    finally:
+        part.unlink(missing_ok=True)
+    return len(items)
+
+
+class Unusable(Exception):
+    """An image that is left out; the message says why."""
+
+
+def use(item: Item, work: Callable[[bytes | np.ndarray], _T]) -> _T:
+    """`work` on what an item holds.
+
+    Raises Unusable for what is no whole image, and InputError where the source itself fails.
+    """
+    try:
+        content = read(item.place)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: a zip with a password
+        raise Unusable(_reason(error)) from error
+    except OSError as error:
+        if error.errno in (None, errno.EACCES, errno.EPERM):
+            raise Unusable(_reason(error)) from error
+        raise InputError(
+            f"{item.name} of the source cannot be read any more ({error.strerror}); "
+            "see to it and start again, whole shards are kept"
+        ) from None
+    try:
+        return work(content)
+    except Exception as error:  # Pillow's decoders raise anything on damaged files, no class covers it
+        raise Unusable(_reason(error)) from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return "not an image" if text.startswith("cannot identify image file") else text
+
+
+@contextlib.contextmanager
+def pixel_limit() -> Iterator[None]:
+    """The same limit in every process: Pillow's is global, and data/index.py lifts it to read headers."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = _MOST_PIXELS // 2  # Pillow warns from there, and refuses from the double
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before

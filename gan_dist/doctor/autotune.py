@@ -1,0 +1,112 @@
+"""How many micro-batches go through the networks in one pass: what fits and is fastest here, found by trying.
+
+Kernels of a small micro-batch leave a GPU idle, and those of a large one may not fit. The results differ by rounding
+alone, so the choice is kept in the run directory: the same launch of a run goes on to the same bits.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import torch
+
+from gan_dist import footprint, rng
+from gan_dist.config import Config
+from gan_dist.data import loader
+from gan_dist.data.loader import MicroBatch
+from gan_dist.engine import Engine, memory
+from gan_dist.games.base import Game
+from gan_dist.networks.statistics import batch_norms
+
+_GAIN = 1.05  # a larger pass must be so much faster
+_ROUNDS = 3
+_ROOM = 0.8  # of the memory that there is: fragments, and what libraries take for themselves, come on top
+
+
+def candidates(parts: int) -> Iterator[int]:
+    """1, 2, 4, ... up to all micro-batches of a process, which comes last."""
+    size = 1
+    while size < parts:
+        yield size
+        size *= 2
+    yield parts
+
+
+def choose(config: Config, engine: Engine, game: Game) -> int:
+    """The best size on this process, for players that are settled and not wrapped yet. Leaves no trace in them."""
+    parts = len(engine.slots) // config.training.micro_batch
+    best, fastest = 1, float("inf")
+    for size in candidates(parts):
+        seconds, share = _try(config, engine, game, size)
+        if size > 1 and (share > _ROOM or seconds > fastest):
+            break
+        if seconds * _GAIN < fastest:
+            best, fastest = size, seconds
+        if engine.device.type == "cpu" and 2 * share > 1:  # there nothing is raised: the system ends the process
+            break
+    return best
+
+
+def _try(config: Config, engine: Engine, game: Game, size: int) -> tuple[float, float]:
+    """Seconds a micro-batch for all phases of a step, and which part of the memory training would then take."""
+    times = []
+    try:
+        with memory.Peak(engine.device) as peak:
+            for _ in range(1 + _ROUNDS):  # the first finds algorithms and memory
+                (micro,) = loader.join([_random(config, engine, number) for number in range(size)], size)
+                began = time.perf_counter()
+                _play(engine, game, micro)
+                if engine.device.type == "cuda":
+                    torch.cuda.synchronize()
+                times.append(time.perf_counter() - began)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return float("inf"), float("inf")
+    finally:
+        for player in game.players:
+            player.network.requires_grad_(True).zero_grad(set_to_none=True)
+            for norm in batch_norms(player.network):
+                norm.parts = 1
+        engine.metrics.clear()
+    return min(times[1:]) / size, (peak.bytes + _later(config, engine, game)) / memory.room(engine.device)
+
+
+def _play(engine: Engine, game: Game, micro: MicroBatch) -> None:
+    for player in game.players:
+        for norm in batch_norms(player.network):
+            norm.parts, norm.tracking = micro.parts, False
+    for phase in game.phases:
+        for player in game.players:
+            player.network.requires_grad_(player is phase.player)
+        for loss in (phase.loss, phase.penalty):
+            if loss is not None:
+                with engine.penalising(phase) if loss is phase.penalty else contextlib.nullcontext():
+                    loss(micro).backward()  # type: ignore[no-untyped-call]
+
+
+def _later(config: Config, engine: Engine, game: Game) -> float:
+    """Bytes that training holds beside what a trial does: what a strategy keeps, and the samples of the other passes."""
+    strategy, count = config.training.strategy, engine.world_size
+    total = 0.0
+    for player in game.players:
+        sizes = [weight.numel() for weight in player.network.parameters()]
+        held = footprint.memory(strategy, sizes, count, False, engine.rank)
+        total += held.moments + held.masters + held.buffers
+        if strategy == "ddp" and count > 1:
+            total += held.gradients  # DDP's buckets, which stay
+        gathers = any(phase.twice for phase in game.phases if phase.player is player)
+        total += footprint.transient(strategy, sum(sizes), len(engine.slots) // config.training.micro_batch, gathers)
+    data = config.data
+    total += 2 * 4 * len(engine.slots) * data.channels * data.resolution**2  # and the generator's images for them
+    return total * (2 if config.training.precision == "fp64" else 1)
+
+
+def _random(config: Config, engine: Engine, number: int) -> MicroBatch:
+    data, size = config.data, config.training.micro_batch
+    positions = torch.arange(number * size, (number + 1) * size, device=engine.device)
+    pixels = 2 * rng.uniform(rng.key(0, "passes"), positions, data.channels * data.resolution**2) - 1
+    dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
+    images = pixels.to(dtype).view(-1, data.channels, data.resolution, data.resolution)
+    labels = rng.integers(rng.key(0, "labels"), positions, data.classes) if data.classes else None
+    layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
+    return MicroBatch(images.contiguous(memory_format=layout), labels, positions)

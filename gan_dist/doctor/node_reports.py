@@ -1,0 +1,257 @@
+"""Health before hours: what each node, and each rank on it, finds out about itself at the start of a job.
+
+slurm/lib.sh starts `python -m gan_dist.doctor.node_reports CONFIG ...` once a node. It looks at what a node has by itself, starts
+the node's ranks, and prints reports, which `gan_dist.slurm_jobs.batch nodes` judges (nodes.py). `gan-dist doctor` takes
+the same looks on the processes that it tries.
+"""
+
+import contextlib
+import hashlib
+import os
+import platform
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gan_dist import config as config_module
+from gan_dist.config import Config
+from gan_dist.data import shards
+from gan_dist.doctor.nodes import NodeReport
+from gan_dist.errors import InputError
+from gan_dist.run_directory import is_foreign
+from gan_dist.slurm_jobs import records
+
+if TYPE_CHECKING:
+    import torch
+
+    from gan_dist.engine import Engine
+
+_PATIENCE = 10.0  # seconds until what one node wrote must be seen by another
+_ROOM = 256 << 20  # bytes that must be free, where no checkpoint says how many
+_PROBED = 8  # shards that a node opens
+_SIZE = 1 << 25  # bytes of a message that is timed
+_REACH = 2 / 3  # of the check's time, for a rank to reach the first one: it may still be loading torch from a cold disk
+
+
+def node_name() -> str:
+    """As Slurm knows it."""
+    return os.environ.get("SLURMD_NODENAME") or platform.node()
+
+
+def of_node(config: Config, job: str = "") -> Iterator[NodeReport]:
+    """What a node has by itself: the run directory, room on disks, the data. `job`: whose start others have recorded."""
+    node, run = node_name(), config.directory
+    yield NodeReport(node, "run directory", problem=_run_directory(run, job))
+    yield _disk(node, run)
+    yield NodeReport(node, "data", problem=data_problem(config, int(os.environ.get("SLURM_NODEID", "0"))))
+
+
+def _run_directory(run: Path, job: str) -> str:
+    """Whether the run directory is the one that the job's first node wrote to, and can be written."""
+    if is_foreign(run):  # no start is recorded there: training says it
+        return ""
+    end = time.monotonic() + _PATIENCE  # network file systems show what others wrote after a while
+    while job and not any(start.job == job for start in records.read_starts(run)):
+        if time.monotonic() > end:
+            return f"{run} is not the folder that the first node sees: it must lie on a shared disk"
+        time.sleep(0.2)
+    place = _existing(run)
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".check-", dir=place) as file:
+            file.write(b"0" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return f"{place} cannot be written ({error.strerror})"
+    return ""
+
+
+def _disk(node: str, run: Path) -> NodeReport:
+    needed = 2 * max((_size(path) for path in (run / "checkpoints").glob("images-*")), default=_ROOM // 2)
+    free = _free(run)
+    for place, wanted in ((run, needed), (Path(tempfile.gettempdir()), _ROOM)):
+        if (found := _free(place)) < wanted:
+            problem = f"{_existing(place)} has {found / 2**20:,.0f} MiB free, {wanted / 2**20:,.0f} are needed"
+            return NodeReport(node, "disk", problem=problem, value=found)
+    return NodeReport(node, "disk", value=free)
+
+
+def data_problem(config: Config, number: int = 0) -> str:
+    """Why this machine, the `number`th, cannot read the shards: it tries a few, other ones than its neighbour."""
+    try:
+        found = shards.expand(config.data.shards)
+    except InputError as error:
+        return "" if config.data.source else str(error)  # the first rank will pack the source
+    step = max(1, len(found) // _PROBED)
+    for shard in found[number % step :: step][:_PROBED]:
+        try:
+            shards.probe(shard)
+        except (OSError, ValueError) as error:
+            return f"data.shards: {shard} cannot be read: {error}"
+    return ""
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _free(path: Path) -> int:
+    state = os.statvfs(_existing(path))
+    return state.f_bavail * state.f_frsize
+
+
+def _size(checkpoint: Path) -> int:
+    total = 0
+    for path in checkpoint.glob("*"):
+        with contextlib.suppress(OSError):  # deleted just now
+            total += path.stat().st_size
+    return total
+
+
+def of_device(device: "torch.device", rank: int) -> NodeReport:
+    """Whether the device computes, what it should and the same twice; its digest is the same on all of its kind."""
+    import torch
+
+    node = node_name()
+    try:
+        generator = torch.Generator().manual_seed(0)
+        matrix = torch.randn(512, 512, generator=generator)
+        images = torch.randn(8, 16, 32, 32, generator=generator)
+        kernel = torch.randn(32, 16, 3, 3, generator=generator)
+        found = []
+        for _ in range(2):
+            product = matrix.to(device) @ matrix.to(device)
+            convolved = torch.nn.functional.conv2d(images.to(device), kernel.to(device))
+            found.append((product.cpu(), convolved.cpu()))
+        exact = (matrix.double() @ matrix.double()).float()
+        if not torch.allclose(found[0][0], exact, rtol=1e-2, atol=0.5):  # room for TF32
+            return NodeReport(node, "device", rank, f"{device} multiplies wrongly")
+        if not all(torch.equal(first, second) for first, second in zip(*found, strict=True)):
+            return NodeReport(node, "device", rank, f"{device} computes another result each time")
+        digest = hashlib.sha256(b"".join(numbers.numpy().tobytes() for numbers in found[0])).hexdigest()
+    except (RuntimeError, AssertionError) as error:  # torch's, CUDA's and out of memory
+        return NodeReport(node, "device", rank, f"{device}: {str(error).splitlines()[0]}")
+    return NodeReport(node, "device", rank, kind=_kind(device), digest=digest)
+
+
+def _kind(device: "torch.device") -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.machine()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        name = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), name)
+    return f"{name} ({torch.get_num_threads()} threads)"
+
+
+def of_links(engine: "Engine") -> Iterator[NodeReport]:
+    """Whether all ranks agree on a sum, how fast, how far their clocks are apart, and each node's better link."""
+    from gan_dist.engine import links
+
+    node, rank = node_name(), engine.rank
+    engine.wait()
+    clock = time.time()
+    right = engine.world_size == 1 or links.sum_is_right(engine)
+    problem = "" if right else "a sum over all processes came out wrong here"
+    rate = links.rate_of_all_reduce(engine, _SIZE) if engine.world_size > 1 else 0.0
+    yield NodeReport(node, "network", rank, problem, rate if rank == 0 else 0.0)
+    yield NodeReport(node, "clock", rank, value=clock)
+    names = engine.gather(node)
+    leaders = [names.index(name) for name in dict.fromkeys(names)]  # one rank of each node
+    if len(leaders) > 1:
+        rates = links.rates_in_a_ring(engine, leaders, _SIZE)
+        if rank in leaders:
+            yield NodeReport(node, "link", rank, value=rates[leaders.index(rank)])
+
+
+def _rank(config: Config) -> None:
+    """A rank's reports: of its device, then of how it reaches the others."""
+    import torch
+
+    rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    on_gpu = config.training.device != "cpu" and torch.cuda.is_available()
+    if config.training.threads:
+        torch.set_num_threads(config.training.threads)
+    _print(of_device(torch.device("cuda", local) if on_gpu else torch.device("cpu"), rank))
+    if rank and (problem := _unreachable(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))):
+        _print(NodeReport(node_name(), "network", rank, problem))
+        return
+    from gan_dist.engine import Engine
+
+    try:
+        engine = Engine(config)
+    except InputError as error:  # training says it, where a person looks for it
+        _print(NodeReport(node_name(), "input", rank, str(error)))
+        return
+    for report in of_links(engine):
+        _print(report)
+    engine.wait()
+
+
+def _unreachable(host: str, port: int) -> str:
+    """Why the first rank cannot be reached; empty if it can."""
+    end = time.monotonic() + _REACH * float(os.environ.get("GAN_DIST_CHECK") or 120)
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            return ""
+        except OSError as error:
+            if time.monotonic() > end:
+                return f"cannot reach {host}:{port} ({error})"
+            time.sleep(0.2)
+
+
+def _print(report: NodeReport) -> None:
+    sys.stdout.write(report.line() + "\n")
+    sys.stdout.flush()
+
+
+def main(arguments: Sequence[str]) -> int:
+    warnings.simplefilter("ignore")
+    try:
+        config = config_module.load(arguments)
+    except InputError as error:
+        _print(NodeReport(node_name(), "input", problem=str(error)))
+        return 0
+    if "RANK" in os.environ:
+        try:
+            _rank(config)
+        except Exception as error:
+            _print(NodeReport(node_name(), "network", int(os.environ["RANK"]), f"{type(error).__name__}: {error}"))
+        return 0
+    recorded = "GAN_DIST_UNRECORDED" not in os.environ  # the job's start, in the run directory: slurm/lib.sh
+    for report in of_node(config, os.environ.get("SLURM_JOB_ID", "") if recorded else ""):
+        _print(report)
+    number, nodes = int(os.environ["SLURM_NODEID"]), int(os.environ["GAN_DIST_NODES"])
+    each = int(os.environ["PROCESSES"])
+    ranks = []
+    for local in range(each):
+        facts = {
+            "RANK": number * each + local,
+            "WORLD_SIZE": nodes * each,
+            "LOCAL_RANK": local,
+            "LOCAL_WORLD_SIZE": each,
+            "MASTER_ADDR": os.environ["GAN_DIST_HEAD"],
+            "MASTER_PORT": os.environ["GAN_DIST_PORT"],
+        }
+        environment = {**os.environ, **{name: str(value) for name, value in facts.items()}}
+        words = [sys.executable, "-P", "-m", "gan_dist.doctor.node_reports", *arguments]
+        ranks.append(subprocess.Popen(words, env=environment))
+    for rank in ranks:
+        rank.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)  # not in order: gloo aborts where another rank is gone already

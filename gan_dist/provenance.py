@@ -1,0 +1,97 @@
+"""What a run ran on, for whoever asks months later: code, packages, devices and settings of each start."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gan_dist.engine import Engine
+from gan_dist.slurm_jobs import code
+
+_PREFIXES = (
+    "ACCELERATE_", "CUDA_", "CUBLAS_", "CUDNN_", "DS_", "FI_", "GAN_DIST_", "GLOO_", "LOCAL_", "MALLOC_", "MASTER_",
+    "MKL_", "NCCL_", "NVIDIA_", "OMP_", "PYTHONHASHSEED", "PYTORCH_", "SLURM_", "TORCH", "UCX_", "WORLD_SIZE",
+)  # fmt: skip
+_SECRET = ("CREDENTIAL", "JWT", "KEY", "PASS", "SECRET", "TOKEN")
+_LONGEST = 1000  # characters of a variable
+
+
+def describe(engine: Engine, logs: Path) -> dict[str, Any] | None:
+    """One start, on rank 0; None on the others. Every process calls it: each says its node and its device.
+
+    Changes to the code that no commit has are kept as a patch in `logs`.
+    """
+    gpu = engine.device.type == "cuda"
+    device = torch.cuda.get_device_name(engine.device) if gpu else f"cpu ({torch.get_num_threads()} threads)"
+    ranks = engine.gather((os.environ.get("SLURMD_NODENAME") or platform.node(), device))
+    if not engine.is_main:
+        return None
+    build: dict[str, Any] = {"threads": torch.get_num_threads()}
+    if gpu:
+        build |= {
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+            "nccl": torch.cuda.nccl.version(),  # type: ignore[no-untyped-call]
+        }
+    root = Path(__file__).resolve().parents[1]
+    return {
+        "commit": code.commit(root),
+        "changes": _keep(code.changes(root), logs),
+        "ranks": [f"{node} {kind}" for node, kind in ranks],
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "torch": build,
+        "packages": _packages(),
+        "variables": variables(os.environ),
+    }
+
+
+def _keep(patch: str, logs: Path) -> str:
+    """The name of the patch; empty where there is none, or no room for it."""
+    name = f"changes-{hashlib.sha256(patch.encode()).hexdigest()[:8]}.patch"
+    try:
+        if patch:
+            (logs / name).write_text(patch)
+    except OSError:
+        return ""
+    return name if patch else ""
+
+
+def machine(device: torch.device) -> str:
+    """What of this process's machine and packages decides how numbers are rounded, in words."""
+    if device.type == "cuda":
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        kind = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}, cuDNN {cudnn}"
+    else:
+        kind = f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{kind}, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    """The CPU's name, and the instructions beyond torch's own levels by which oneDNN chooses kernels."""
+    try:
+        rows = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    except OSError:  # no Linux
+        rows = []
+    facts = {name.strip(): value.strip() for name, _, value in reversed(rows)}
+    more = sorted({"avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16"} & set(facts.get("flags", "").split()))
+    return " ".join([facts.get("model name") or platform.processor() or platform.machine(), *more])
+
+
+def variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Those that change how a run computes or talks, and Slurm's; none that may hold a secret."""
+    return {
+        name: value[:_LONGEST]
+        for name, value in sorted(environment.items())
+        if name.startswith(_PREFIXES) and not any(word in name for word in _SECRET)
+    }
+
+
+def _packages() -> dict[str, str]:
+    found = {each.metadata["Name"] or "": each.version for each in importlib.metadata.distributions()}
+    return dict(sorted((name, version) for name, version in found.items() if name))

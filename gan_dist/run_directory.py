@@ -1,0 +1,195 @@
+"""The run directory: made for a new run, recognised for one that goes on, and refused for anything else."""
+
+import contextlib
+import dataclasses
+import datetime
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gan_dist import __version__, config as config_module, files
+from gan_dist.config import Config
+from gan_dist.errors import InputError, RunError
+
+LOCK = ".lock"
+STARTS = "slurm.jsonl"
+"""Which Slurm jobs started the run, and where it stood (gan_dist/slurm_jobs/records.py); it may be there before the run is."""
+CHOICES = "choices.json"
+"""What the run measured and chose by itself."""
+_PATIENCE = 5.0  # seconds for a run that is just ending
+_PATIENCE_WITH_OWN = 60.0  # for an earlier start of the same submission, which may hang on a node that Slurm gave up
+_held: list[int] = []
+"""Descriptors of the locks that this process holds until it ends, however it does."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Where a run is kept, and the name under which W&B knows it over all resumes."""
+
+    directory: Path
+    wandb_id: str
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.directory / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        return self.directory / "samples"
+
+    def choose(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep what this start chose for later ones, which go on to the same bits; returns what the first to choose kept."""
+        known = chosen(self.directory)
+        if not own.keys() <= known.keys():
+            files.write_json(self.directory / CHOICES, {**own, **known})
+        return {**own, **known}
+
+
+def chosen(directory: Path) -> dict[str, Any]:
+    """What earlier starts of a run chose by themselves. Raises InputError where that cannot be read."""
+    path = directory / CHOICES
+    try:
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+    except (OSError, ValueError, TypeError):
+        raise InputError(
+            f"{path}, which says how the run began, cannot be read; put it back, or remove it to choose anew: bits may change"
+        ) from None
+
+
+def open_run(config: Config, data_digest: str) -> Run:
+    """Make or take up the run directory of `config`, and record the resolved config in it.
+
+    Raises InputError, with nothing overwritten, where the directory holds another run or other files, where
+    the data is not the run's, or where it cannot be written.
+    """
+    directory = config.directory
+    recorded: dict[str, str] = {}
+    if directory.exists() and (not directory.is_dir() or is_foreign(directory)):
+        raise InputError(f"{directory} holds files that are no run; give --run.directory another folder")
+    if directory.is_dir():
+        _lock(directory)
+        if begins_anew(config):
+            _move_aside(directory)
+    if (directory / "config.yaml").exists():
+        before, recorded = config_module.read_run(directory)
+        if changed := config_module.differences(before, config):
+            raise InputError(
+                f"{directory} holds a run of another config; give --run.directory another folder, "
+                "or undo:\n  " + "\n  ".join(changed)
+            )
+        if recorded.get("data", data_digest) != data_digest:
+            raise InputError(
+                f"{directory} was trained on other data (digest {recorded['data'][:12]}, data.shards has "
+                f"{data_digest[:12]}); give the old shards, or --run.directory another folder"
+            )
+        if refused := config_module.other_bits(chosen(directory), config):
+            raise InputError(f"{directory}: {refused}")
+    files.make_directory(directory, "the run directory")
+    _lock(directory)
+    for folder in ("checkpoints", "samples", "logs"):
+        files.make_directory(directory / folder, "the run's folder")
+    recorded = {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "wandb_id": uuid.uuid4().hex[:8],
+        "submission": _submission(os.environ)[0],
+        **recorded,
+        "version": __version__,
+        "fingerprint": config.fingerprint(),
+        "data": data_digest,
+    }
+    kept = config.model_copy(update={"run": config.run.model_copy(update={"fresh": False})})
+    files.write_atomic(directory / "config.yaml", config_module.to_yaml(kept, recorded))
+    return Run(directory, recorded["wandb_id"])
+
+
+def is_foreign(directory: Path) -> bool:
+    """Whether a directory holds something else than a run."""
+    if not directory.is_dir() or (directory / "config.yaml").exists():
+        return False
+    return any(path.name not in (LOCK, STARTS) for path in directory.iterdir())
+
+
+def _lock(directory: Path) -> None:
+    """Keep other runs out of the directory until this process ends.
+
+    Raises InputError where another one is in it; RunError where that is an earlier start of the same submission to Slurm:
+    nobody's input is wrong then.
+    """
+    path = directory / LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError:
+        return  # not writable: said where the directory is made
+    for held in _held:
+        if os.path.samestat(os.fstat(held), os.fstat(descriptor)):
+            os.close(descriptor)
+            return
+    submission, began = _submission(os.environ)[0], time.monotonic()
+    mark = f" of submission {submission}" if submission else ""
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                warnings.warn(f"{directory}: no file locks here; start only one run in it", stacklevel=2)
+                break
+            owner = os.pread(descriptor, 500, 0).decode(errors="replace").strip() or "another process"
+            own = bool(mark) and owner.endswith(mark)
+            if time.monotonic() > began + (_PATIENCE_WITH_OWN if own else _PATIENCE):
+                os.close(descriptor)
+                if own:
+                    raise RunError(f"{directory} is still held by an earlier start: {owner}") from None
+                raise InputError(
+                    f"{directory} is in use by {owner}; wait for it, stop it (touch {directory}/STOP), "
+                    "or give --run.directory another folder"
+                ) from None
+            time.sleep(0.2)
+    with contextlib.suppress(OSError):  # a full disk takes the name of the owner, and not the lock
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}{mark}\n".encode(), 0)
+    _held.append(descriptor)
+
+
+def begins_anew(config: Config, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether `run.fresh` moves aside what the run directory holds: not where it is a start of the same submission that did.
+
+    Raises InputError where the directory's config.yaml cannot be read.
+    """
+    if not config.run.fresh or not (config.directory / "config.yaml").exists():
+        return False
+    if environment.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0"):
+        return False
+    submission, again = _submission(environment)
+    return not again or config_module.read_run(config.directory)[1].get("submission") != submission
+
+
+def _submission(environment: Mapping[str, str]) -> tuple[str, bool]:
+    """What a person submitted to Slurm once, and whether this may be a later start of it. slurm/lib.sh tells."""
+    name = environment.get("GAN_DIST_SUBMISSION", "")
+    restarted = environment.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+    return name or environment.get("SLURM_JOB_ID", ""), bool(name) or restarted
+
+
+def _move_aside(directory: Path) -> None:
+    if not (directory / "config.yaml").exists():
+        return
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    aside = directory.with_name(f"{directory.name}.before-{stamp}")
+    try:
+        directory.rename(aside)
+    except OSError as error:
+        raise InputError(f"{directory} cannot be moved to {aside} ({error.strerror}); move it yourself") from None
+    with contextlib.suppress(OSError):  # the start that moves it is one of the new run
+        directory.mkdir()
+        shutil.copy2(aside / STARTS, directory / STARTS)
+    print(f"{directory} was moved to {aside}", flush=True)

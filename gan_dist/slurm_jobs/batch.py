@@ -1,0 +1,144 @@
+"""What slurm/lib.sh asks: `python -m gan_dist.slurm_jobs.batch look|begin|nodes|after|why ...`.
+
+Every answer is one line that begins with the decision. It loads no torch, so that a batch shell has it in a moment.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gan_dist import config as config_module
+from gan_dist.doctor import nodes
+from gan_dist.errors import EXIT_INPUT, InputError
+from gan_dist.run_directory import begins_anew, is_foreign
+from gan_dist.slurm_jobs import code as copies, records, requeue
+from gan_dist.slurm_jobs.records import Start
+from gan_dist.slurm_jobs.requeue import Decision, End
+
+_QUOTED = 10  # lines of nodes that reported nothing
+
+
+def main(arguments: Sequence[str]) -> int:
+    if arguments[0] == "look":
+        return _look(arguments[1:])
+    parser = argparse.ArgumentParser(prog="gan_dist.slurm_jobs.batch")
+    parser.add_argument("when", choices=("begin", "nodes", "after", "why"))
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--code", type=int, default=0)
+    parser.add_argument("--code-folder", type=Path, default=Path(), help="the copy of the code that is run")
+    parser.add_argument("--wanted", type=int, default=0, help="images at which the run is finished")
+    parser.add_argument("--anew", action="store_true", help="what the run directory holds will be moved aside")
+    parser.add_argument("--told", action="store_true", help="the job was warned, or told to end")
+    parser.add_argument("--facts", default="", help="what scontrol says of the job")
+    parser.add_argument("--instead", default="", help="why training was not started")
+    parser.add_argument("--reasons", type=Path, help="what ranks died of before the run had a log")
+    parser.add_argument("--reports", type=Path, help="what the nodes printed (check.py)")
+    parser.add_argument("--names", default="", help="the job's nodes, a line each")
+    parser.add_argument("--processes", type=int, default=1, help="a node")
+    parser.add_argument("--max-restarts", type=int, default=100)
+    options = parser.parse_args(arguments)
+    answers: dict[str, Callable[[argparse.Namespace], object]] = {
+        "begin": _begin, "nodes": _nodes, "after": _after, "why": _why,
+    }  # fmt: skip
+    print(answers[options.when](options))
+    return 0
+
+
+def _look(arguments: Sequence[str]) -> int:
+    """Three lines: the config's images and whether the run begins anew; the copy of the config; the run directory."""
+    kept = copies.keep(Path(__file__).resolve().parents[2], arguments[0])
+    try:
+        config = config_module.load([kept, *arguments[1:]], "train.sbatch")
+        anew = begins_anew(config)
+    except InputError as error:
+        print(f"error: {str(error).replace(kept, arguments[0])}", file=sys.stderr)
+        return EXIT_INPUT
+    print(config.training.images, int(anew))
+    print(kept, config.directory, sep="\n")
+    return 0
+
+
+def _own_starts(run: Path) -> list[Start]:
+    """Tries are counted within a submission: who submits another job has done something about it."""
+    submission = os.environ.get("GAN_DIST_SUBMISSION", "")
+    return [start for start in records.read_starts(run) if start.submission == submission]
+
+
+def _begin(options: argparse.Namespace) -> Decision:
+    run: Path = options.run
+    status = None if options.anew else records.read_status(run)
+    decision = requeue.begin(status, _own_starts(run), options.max_restarts, options.wanted)
+    if decision.action != "go" or is_foreign(run):  # no start is recorded among foreign files: training says it
+        return decision
+    environment, folder = os.environ, options.code_folder
+    job = environment.get("SLURM_JOB_ID", "")
+    start = Start(
+        job=job,
+        restart=int(environment.get("SLURM_RESTART_COUNT", "0") or 0),
+        images=records.images_of(status),
+        time=time.time(),
+        nodes=environment.get("SLURM_JOB_NODELIST", ""),
+        commit=copies.commit(folder),
+        code=str(folder),
+        submission=environment.get("GAN_DIST_SUBMISSION", ""),
+    )
+    try:
+        records.record(run, start)
+    except OSError as error:
+        words = f"error: {run} cannot be written ({error.strerror}); mend that, or choose another --run.directory"
+        return Decision("stop", words)
+    return decision
+
+
+def _nodes(options: argparse.Namespace) -> Decision:
+    """After the check of the nodes: whether to train on them. What was found goes to the job's log."""
+    reports, names = options.reports.read_text(errors="replace").splitlines(), options.names.split()
+    found = nodes.parse(reports)
+    verdicts = nodes.judge(found, names, options.processes)
+    if not found:  # no python there, a wrong GAN_DIST_WRAP, a step that Slurm does not start: who knows is quoted
+        print("\n".join(reports[-_QUOTED:]), file=sys.stderr)
+    for verdict in verdicts:
+        print(f"{'ok     ' if verdict.good else 'PROBLEM'}  {verdict.what:13s}  {verdict.text}", file=sys.stderr)
+    left_out, fatal = nodes.exclude(verdicts), [verdict for verdict in verdicts if verdict.fatal]
+    if not fatal:
+        return Decision("go", "the nodes are fit" + (f"; better without them: {left_out}" if left_out else ""))
+    what = "; ".join(f"{verdict.what}: {verdict.text}" for verdict in fatal)
+    what += f". Better without: {left_out}" if left_out else ""
+    if all(verdict.passing for verdict in fatal):
+        return Decision("again", f"the nodes could not be checked: {what}")
+    return Decision("stop", f"not fit to train: {what.replace('Better without:', 'Submit again with')}")
+
+
+def _after(options: argparse.Namespace) -> Decision:
+    run: Path = options.run
+    status, starts = records.read_status(run), _own_starts(run)
+    facts = requeue.facts_of(options.facts, os.environ.get("SLURM_JOB_ID", ""))
+    end = End(options.code, options.told, "", _reasons(options.reasons), options.instead)
+    if starts:
+        done = requeue.by_slurm(facts, starts[-1])
+        told = options.told or bool(done) or requeue.preempted(facts, starts[-1])
+        end = dataclasses.replace(end, told=told, done=done)
+    decision = requeue.after(status, starts, options.max_restarts, end)
+    if starts and end.told and status != {} and not requeue.began(status, starts[-1]):
+        with contextlib.suppress(OSError):
+            records.record(run, dataclasses.replace(starts[-1], told=True))
+    return decision
+
+
+def _why(options: argparse.Namespace) -> str:
+    return "\n".join(records.first_failure(options.run, _reasons(options.reasons)))
+
+
+def _reasons(path: Path | None) -> list[str]:
+    with contextlib.suppress(OSError):
+        return path.read_text(errors="replace").splitlines() if path else []
+    return []
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

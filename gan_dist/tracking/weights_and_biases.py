@@ -1,0 +1,155 @@
+"""Weights & Biases: one run over all resumes, everything drawn against `images`. It can never fail the run."""
+
+import os
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gan_dist.config import Config
+
+_INIT_SECONDS = 30  # without network W&B gives up after this long
+_FINISH_SECONDS = 60  # an upload that takes longer at the end is left to `wandb sync`
+_MOMENT = 5.0  # seconds
+_WAITING = 1000  # reports that may wait for W&B; more are dropped, metrics.jsonl has them
+
+
+class WeightsAndBiases:
+    """A W&B run, or nothing where it is disabled or has failed. W&B has a thread: it may hang, and training goes on.
+
+    `failed` is told once what went wrong, `ready` where the run is seen when it is known.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: Config,
+        wandb_id: str,
+        failed: Callable[[str], None],
+        ready: Callable[[str], None] = lambda place: None,
+        work: "queue.Queue[Callable[[], Any] | None] | None" = None,
+    ) -> None:
+        self._directory = directory
+        self._failed, self._ready = failed, ready
+        self._run: Any = None
+        self._given_up = False
+        self._giving_up = threading.Lock()
+        self._started = threading.Event()
+        self._work = work if work is not None else queue.Queue(_WAITING)
+        self._thread: threading.Thread | None = None
+        if config.track.wandb != "disabled":
+            self._thread = threading.Thread(target=self._serve, name="wandb", daemon=True)
+            self._thread.start()
+            self._put(lambda: self._start(config, wandb_id))
+
+    @property
+    def place(self) -> str:
+        """Where the run is seen: its page, or the command that shows it from the files; empty where there is no run.
+
+        Waits a moment for a W&B that is just starting.
+        """
+        self._started.wait(_MOMENT if self._thread is not None else 0)
+        if self._run is None:
+            return ""
+        return leet(self._directory) if self._run.offline else str(self._run.url)
+
+    def _start(self, config: Config, wandb_id: str) -> None:
+        import wandb
+
+        mode = _mode(config.track.wandb)
+        if mode == "disabled":
+            self._started.set()
+            return
+        self._run = wandb.init(
+            project=config.track.project,
+            name=config.run.name,
+            id=wandb_id,
+            resume="allow",
+            dir=self._directory,
+            mode=mode,  # type: ignore[arg-type]
+            config=config.flat(),
+            settings=wandb.Settings(  # silent: the console is ours, and Tracker says where the run is seen
+                init_timeout=_INIT_SECONDS, finish_timeout=_FINISH_SECONDS, silent=True, console="off"
+            ),
+        )
+        self._run.define_metric("images")
+        self._run.define_metric("*", step_metric="images")
+        self._started.set()
+        self._ready(self.place)
+
+    def metrics(self, images: int, values: dict[str, float]) -> None:
+        # step= because an offline run that is resumed counts from 0 again
+        self._log(lambda: {"images": images, **values}, images)
+
+    def picture(self, images: int, path: Path) -> None:
+        def content() -> dict[str, Any]:
+            import wandb
+
+            return {"images": images, "samples/grid": wandb.Image(str(path))}
+
+        self._log(content, images)
+
+    def close(self, patience: float = _INIT_SECONDS + _FINISH_SECONDS) -> None:
+        """Let W&B finish, for at most so many seconds; what was given up is not waited for."""
+        with self._giving_up:  # a reason that is just being reported is reported before this ends
+            if self._thread is None or self._given_up:
+                return
+        self._put(None)
+        self._thread.join(patience)
+        if self._thread.is_alive():
+            self._give_up(f"does not finish in {patience:g} s")
+
+    def _log(self, content: Callable[[], dict[str, Any]], images: int) -> None:
+        if self._thread is not None and not self._given_up:
+            self._put(lambda: self._run is not None and self._run.log(content(), step=images))
+
+    def _put(self, work: Callable[[], Any] | None) -> None:
+        try:
+            self._work.put_nowait(work)
+        except queue.Full:
+            self._give_up("does not answer")
+
+    def _serve(self) -> None:
+        while not self._given_up:
+            work = self._work.get()
+            try:
+                if work is None:
+                    if self._run is not None:
+                        self._run.finish()
+                    return
+                work()
+            except Exception as error:  # whatever a tracker raises, training is worth more
+                self._give_up(f"{type(error).__name__}: {error}")
+
+    def _give_up(self, reason: str) -> None:
+        with self._giving_up:
+            if not self._given_up:
+                self._given_up, self._run = True, None
+                self._started.set()
+                self._failed(f"W&B: {reason}; `gan-dist track {self._directory}` brings it up to date later")
+
+
+def leet(directory: Path) -> str:
+    """The command that shows what W&B wrote into a run directory, in the terminal."""
+    return f"wandb leet {directory / 'wandb'}"
+
+
+def _mode(wanted: str) -> str:
+    """W&B's mode: `track.wandb` as it is; for `auto` WANDB_MODE, else online where W&B has a key, else offline.
+
+    Raises RuntimeError for online without a key: on a terminal W&B would ask for one, and wait for ever.
+    """
+    import wandb
+
+    if wanted == "auto":
+        wanted = os.environ.get("WANDB_MODE") or "auto"
+    if wanted not in ("auto", "online"):
+        return wanted
+    wandb.setup(wandb.Settings(silent=True, mode="online"))
+    # looks wherever W&B does (WANDB_API_KEY, netrc, its settings; hosts change), and asks neither user nor server
+    if wandb.login(prompt=False, verify=False):
+        return "online"
+    if wanted == "online":
+        raise RuntimeError("track.wandb is online and W&B has no key: run `wandb login`, or set track.wandb: offline")
+    return "offline"

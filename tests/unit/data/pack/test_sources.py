@@ -1,0 +1,281 @@
+"""Every kind of source gives the images and labels that are in it, says what it leaves out, and refuses damage."""
+
+import gzip
+import io
+import os
+import pickle
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gan_dist.data.pack.sources import Source, open_source, read
+from gan_dist.errors import InputError
+
+
+def png(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def tree(path: Path, *names: str) -> Path:
+    for seed, name in enumerate(names):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(png(seed))
+    return path
+
+
+def tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as archive:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def idx(pixels: np.ndarray) -> bytes:
+    return bytes((0, 0, 8, pixels.ndim)) + b"".join(n.to_bytes(4, "big") for n in pixels.shape) + pixels.tobytes()
+
+
+def contents(source: Source) -> dict[str, bytes]:
+    return {item.name: np.asarray(read(item.place)).tobytes() for item in source.items}
+
+
+def labels(source: Source) -> list[int | None]:
+    return [item.label for item in source.items]
+
+
+def opened(source: Path | str, tmp_path: Path) -> Source:
+    return open_source(str(source), tmp_path / "scratch")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("cat/1.png", "dog/1.png"), [0, 1]),
+        (("data/train/cat/1.png", "data/train/dog/1.png"), [0, 1]),
+        (("cat/tabby/1.png", "cat/tom/2.png", "dog/3.png"), [0, 0, 1]),
+        (("1.png", "2.png"), [None, None]),
+        (("photos/1.png", "photos/2.png"), [None, None]),
+        (("cat/1.png", "dog/2.png", "stray.png"), [None, None, None]),
+    ],
+)
+def test_the_first_folder_below_what_all_share_is_the_class(
+    tmp_path: Path, names: tuple[str, ...], expected: list[int | None]
+) -> None:
+    assert labels(opened(tree(tmp_path / "in", *names), tmp_path)) == expected
+
+
+def test_a_folder_its_zip_and_its_tar_are_the_same_images_and_labels(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "in", "b/1.png", "a/2.JPEG", "a/deep/3.webp")
+    (folder / ".hidden.png").write_bytes(b"x")
+    with zipfile.ZipFile(tmp_path / "in.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in folder.rglob("*"):
+            archive.write(file, file.relative_to(folder))
+    with tarfile.open(tmp_path / "in.tar", "w") as archive_tar:
+        archive_tar.add(folder, arcname=".")
+    found = [opened(path, tmp_path) for path in (folder, tmp_path / "in.zip", tmp_path / "in.tar")]
+    assert [labels(source) for source in found] == [[0, 0, 1]] * 3
+    assert [source.classes for source in found] == [{"a": 0, "b": 1}] * 3
+    listed = [sorted(content for content in contents(source).values()) for source in found]
+    assert listed[0] == listed[1] == listed[2] == sorted(png(seed) for seed in range(3))
+
+
+def test_linked_class_folders_are_followed_and_circles_end(tmp_path: Path) -> None:
+    real = tree(tmp_path / "real", "a/1.png", "b/2.png")
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        (tmp_path / "in" / name).symlink_to(real / name)
+    (real / "a/up").symlink_to(real)
+    assert labels(opened(tmp_path / "in", tmp_path)) == [0, 1]
+    assert len(opened(real, tmp_path).items) == 2
+
+
+def test_what_is_no_image_is_named_with_a_reason(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "in", "1.png")
+    (folder / "notes.txt").write_text("x")
+    (folder / "gone.png").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.png")
+    assert dict(opened(folder, tmp_path).skipped) == {
+        "notes.txt": "no image by its name",
+        "gone.png": "No such file or directory",
+        "pipe.png": "no regular file",
+    }
+
+
+@pytest.mark.parametrize("kind", ["", "gz", "bz2", "xz"])
+def test_tars_of_samples_keep_their_labels(tmp_path: Path, kind: str) -> None:
+    members = {
+        name: content
+        for number in range(4)
+        for name, content in ((f"x/{number}.png", png(number)), (f"x/{number}.cls", str(number % 2 * 7).encode()))
+    }
+    source = opened(tar(tmp_path / "in.tar", members, f"w:{kind}"), tmp_path)
+    assert (labels(source), source.classes, source.skipped) == ([0, 7, 0, 7], {"0": 0, "7": 7}, [])
+    assert contents(source) == {f"x/{number}.png": png(number) for number in range(4)}
+
+
+def test_a_label_in_json_is_read(tmp_path: Path) -> None:
+    source = opened(tar(tmp_path / "in.tar", {"1.png": png(1), "1.json": b'{"label": 3, "by": "me"}'}), tmp_path)
+    assert (labels(source), source.skipped) == ([3], [])
+
+
+def test_links_in_a_tar_are_not_lost_in_silence(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "in.tar", "w") as archive:
+        archive.add(tree(tmp_path / "in", "1.png") / "1.png", arcname="1.png")
+        entry = tarfile.TarInfo("2.png")
+        entry.type, entry.linkname = tarfile.LNKTYPE, "1.png"
+        archive.addfile(entry)
+    assert opened(tmp_path / "in.tar", tmp_path).skipped == [("2.png", "a link or a device")]
+
+
+@pytest.mark.parametrize("images", ["train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"])
+@pytest.mark.parametrize("beside", ["train-labels-idx1-ubyte", "train-labels-idx1-ubyte.gz"])
+def test_idx_images_find_their_labels_compressed_or_not(tmp_path: Path, images: str, beside: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 6), dtype=np.uint8)
+    for name, array in ((images, pixels), (beside, np.array([7, 2, 1, 0, 4], np.uint8))):
+        (tmp_path / name).write_bytes(gzip.compress(idx(array)) if name.endswith("gz") else idx(array))
+    for source in (opened(tmp_path, tmp_path), opened(tmp_path / images, tmp_path)):
+        assert labels(source) == [7, 2, 1, 0, 4]
+        assert all((read(item.place) == pixels[i]).all() for i, item in enumerate(source.items))
+
+
+def test_a_folder_with_idx_files_both_compressed_and_not_is_one_source(tmp_path: Path) -> None:
+    for name, array in (("images-idx3", np.zeros((3, 4, 4), np.uint8)), ("labels-idx1", np.arange(3, dtype=np.uint8))):
+        (tmp_path / f"train-{name}-ubyte").write_bytes(idx(array))
+        (tmp_path / f"train-{name}-ubyte.gz").write_bytes(gzip.compress(idx(array)))
+        (tmp_path / f"t10k-{name}-ubyte").write_bytes(idx(array))
+    assert labels(opened(tmp_path, tmp_path)) == [0, 1, 2]
+
+
+def test_idx_labels_of_another_count_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(np.zeros((3, 4, 4), np.uint8)))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(np.arange(2, dtype=np.uint8)))
+    with pytest.raises(InputError, match="2 labels for 3 images"):
+        opened(tmp_path, tmp_path)
+
+
+def cifar(path: Path, batches: dict[str, object]) -> Path:
+    return tar(path, {f"c/{name}": pickle.dumps(batch, protocol=2) for name, batch in batches.items()}, "w:gz")
+
+
+@pytest.mark.parametrize(
+    ("batches", "key"), [(("data_batch_2", "data_batch_1"), b"labels"), (("train",), b"fine_labels")]
+)
+def test_the_original_cifar_archives(tmp_path: Path, batches: tuple[str, ...], key: bytes) -> None:
+    data = {
+        name: np.random.default_rng(i).integers(0, 256, (3, 3072), dtype=np.uint8) for i, name in enumerate(batches)
+    }
+    names = {key[:-6] + b"label_names" if key[0] == 102 else b"label_names": [b"cat", b"dog"]}
+    about = {"batches.meta" if key == b"labels" else "meta": names, "test_batch": {b"data": 0}}
+    source = opened(
+        cifar(tmp_path / "c.gz", {n: {b"data": data[n], key: [1, 0, 1]} for n in batches} | about), tmp_path
+    )
+    assert source.classes == {"cat": 0, "dog": 1}
+    assert labels(source) == [1, 0, 1] * len(batches)
+    for item in source.items:
+        name, _, number = item.name.partition("/")
+        assert (read(item.place) == data[name][int(number)].reshape(3, 32, 32).transpose(1, 2, 0)).all()
+
+
+def test_all_cifar_batches_stay_loaded_as_shuffled_images_come_from_each(tmp_path: Path) -> None:
+    batch = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 1]}
+    source = opened(cifar(tmp_path / "c.gz", {f"data_batch_{number}": batch for number in range(1, 6)}), tmp_path)
+    shown = [read(item.place).base for item in source.items]  # type: ignore[union-attr]
+    again = [read(item.place).base for item in source.items]  # type: ignore[union-attr]
+    assert all(one is other for one, other in zip(shown, again, strict=True))
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {b"data": 1, b"labels": [os.system]},
+        {b"data": np.zeros((2, 10), np.uint8), b"labels": [0, 1]},
+        {b"labels": [0]},
+        [1, 2],
+    ],
+)
+def test_a_pickle_with_anything_but_images_is_refused(tmp_path: Path, batch: object) -> None:
+    with pytest.raises(InputError, match="CIFAR"):
+        opened(cifar(tmp_path / "c.tar.gz", {"data_batch_1": batch}), tmp_path)
+
+
+def test_no_code_in_a_pickle_is_run(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(tmp_path / "run"),)
+
+    with pytest.raises(InputError, match="mkdir"):
+        opened(cifar(tmp_path / "c.tar.gz", {"data_batch_1": Evil()}), tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_digits_fill_the_range_of_eight_bits(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    source = opened("digits", tmp_path)
+    assert (len(source.items), source.classes) == (1797, {str(digit): digit for digit in range(10)})
+    for number in (0, 1, 1796):
+        expected = np.rint(datasets.load_digits().images[number] * 255 / 16)
+        assert (read(source.items[number].place) == expected).all()
+    assert max(int(np.max(read(item.place))) for item in source.items) == 255
+
+
+def test_a_folder_named_digits_is_that_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path / "digits", "1.png")
+    monkeypatch.chdir(tmp_path)
+    assert len(opened("digits", tmp_path).items) == 1
+
+
+@pytest.mark.parametrize("kind", ["", "gz", "bz2", "xz"])
+@pytest.mark.parametrize("damage", ["cut between files", "cut", "flipped"])
+def test_a_damaged_archive_is_refused_and_never_read_in_part(tmp_path: Path, kind: str, damage: str) -> None:
+    path = tar(tmp_path / "in.tar", {f"{number}.png": png(number) for number in range(50)}, f"w:{kind}")
+    data = bytearray(path.read_bytes())
+    if damage.startswith("cut"):
+        assert len(data) > 20 * 1024 or kind
+        del data[20 * 1024 + 700 * (damage == "cut") if not kind else len(data) // 3 :]
+    else:  # of the uncompressed: in the header of the 21st file
+        place = 20 * 1024 + 5 if not kind else len(data) // 2
+        data[place] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"in\.tar cannot be read"):
+        opened(path, tmp_path)
+
+
+def test_a_tar_that_shrinks_while_it_is_packed_is_noticed(tmp_path: Path) -> None:
+    path = tar(tmp_path / "in.tar", {"1.png": png(1)})
+    (item,) = opened(path, tmp_path).items
+    os.truncate(path, 530)
+    with pytest.raises(InputError, match="became shorter"):
+        read(item.place)
+
+
+def test_a_changed_source_has_other_items(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "in", "1.png", "2.png")
+    before = opened(folder, tmp_path).items
+    assert opened(folder, tmp_path).items == before
+    state = (folder / "1.png").stat()
+    (folder / "1.png").write_bytes(bytes(state.st_size))
+    os.utime(folder / "1.png", (state.st_atime, state.st_mtime + 2))
+    assert opened(folder, tmp_path).items != before
+    images = tmp_path / "images-idx3-ubyte"
+    images.write_bytes(idx(np.zeros((3, 4, 4), np.uint8)))
+    before = opened(images, tmp_path).items
+    images.write_bytes(idx(np.ones((3, 4, 4), np.uint8)))
+    assert opened(images, tmp_path).items != before
+
+
+def test_real_sources_have_the_counts_that_their_readme_names(tmp_path: Path, shared: Path) -> None:
+    mnist = opened(shared / "data/mnist", tmp_path)
+    assert np.bincount(np.array(labels(mnist), int)).tolist() == [
+        5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949,
+    ]  # fmt: skip
+    cifar10 = opened(shared / "data/cifar10/cifar10-test.tar.gz", tmp_path)
+    assert np.bincount(np.array(labels(cifar10), int)).tolist() == [1000] * 10
+    horses = opened(shared / "data/horse2zebra/horse2zebra-256-testA.tar", tmp_path)
+    assert (len(horses.items), set(labels(horses))) == (50, {None})

@@ -34,9 +34,8 @@ from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_flatten  # noqa: E402
 
-from gan_dist import config as config_module, footprint, games, penalties  # noqa: E402
+from gan_dist import config as config_module, footprint, games, interfaces, penalties  # noqa: E402
 from gan_dist.config import Config  # noqa: E402
-from gan_dist.data import loader  # noqa: E402
 from gan_dist.doctor import numerics, ranks  # noqa: E402
 from gan_dist.engine import Engine  # noqa: E402
 from gan_dist.networks.statistics import BatchNorm, batch_norms  # noqa: E402
@@ -87,13 +86,15 @@ class Variant:
         self.number = 0
         self.images = numerics.images_of(self.config, 0, self.engine.slots)
         for micro in self.images:
-            micro.images = micro.images.float().to(self.engine.device).contiguous(memory_format=torch.channels_last)
+            micro.fields["image"] = (
+                micro["image"].float().to(self.engine.device).contiguous(memory_format=torch.channels_last)
+            )
             micro.positions = micro.positions.to(self.engine.device)
 
     def step(self, began=lambda player: None, computed=lambda player: None) -> None:
         # exact's engine switches them on for the whole process, where the others take turns with it
         torch.use_deterministic_algorithms(self.config.training.strategy == "exact")
-        micros = [loader.MicroBatch(micro.images, micro.labels, micro.positions) for micro in self.images]
+        micros = [interfaces.Batch(dict(micro.fields), micro.positions) for micro in self.images]
         for phase in self.game.due(self.number):
             with self.engine.turn(phase):
                 began(phase.player)
@@ -289,7 +290,7 @@ def held(variant: Variant, before: int) -> tuple[dict[str, float], dict[str, flo
     variant.step()
     variant.step(remember, compute)
     gc.collect()
-    kept = live() - before - sum(micro.images.nbytes for micro in variant.images)
+    kept = live() - before - sum(micro["image"].nbytes for micro in variant.images)
     # gradients stay between steps, until the player's next turn or in a buffer, but for those of ZeRO-1 and 2
     expected = sum(part.kept if strategy in ("zero1", "zero2") else part.total for part in formula.values())
     return (

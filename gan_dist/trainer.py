@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import torch
 
-from gan_dist import games, provenance
+from gan_dist import games, interfaces, provenance
 from gan_dist.checkpoint import tensors
 from gan_dist.checkpointing import Checkpointer
 from gan_dist.config import Config
@@ -17,11 +17,11 @@ from gan_dist.control.watchdog import Watchdog
 from gan_dist.data import loader
 from gan_dist.data.decode import Note
 from gan_dist.data.index import Index
-from gan_dist.data.loader import MicroBatch
 from gan_dist.data.quarantine import Quarantine
 from gan_dist.doctor import autotune
 from gan_dist.engine import AgreedError, Engine, lost_contact
 from gan_dist.errors import EXIT_FINISHED, EXIT_STOPPED, InputError, RunError
+from gan_dist.interfaces import Batch
 from gan_dist.run_directory import Run, chosen, open_run
 from gan_dist.tracking import Tracker, save_grid
 
@@ -165,7 +165,7 @@ class Trainer:
             self.watchdog.beat("waiting for data", self.images)
         return Reason.NONE
 
-    def advance(self, batch: list[MicroBatch]) -> None:
+    def advance(self, batch: list[Batch]) -> None:
         """One step, and what is due after it."""
         self.step(batch)
         self.tracker.progress(self.images)
@@ -180,10 +180,10 @@ class Trainer:
             self._compare_processes()
         self.checkpointer.note(self.tracker)
 
-    def step(self, batch: list[MicroBatch]) -> None:
+    def step(self, batch: list[Batch]) -> None:
         """One batch through every phase that is due; `batch` is this process's share of it."""
         engine, game, size = self.engine, self.game, self.config.training.batch
-        joined = loader.join(batch, engine.passes)
+        joined = interfaces.join(batch, engine.passes)
         for phase in game.due(self.images // size):
             with engine.turn(phase):  # only its player's weights take gradients
                 for loss, micro in engine.share(joined):
@@ -200,7 +200,7 @@ class Trainer:
         before = self.images - self.config.training.batch
         return self.images // every > before // every or self.images >= self.config.training.images
 
-    def _agreed_reason(self, batch: list[MicroBatch]) -> Reason:
+    def _agreed_reason(self, batch: list[Batch]) -> Reason:
         """Why all processes stop after this step; Reason.NONE where they do not. `batch` is the step's."""
         agreement, reason = self.agreement, Reason.NONE
         if agreement.due():

@@ -1,11 +1,10 @@
 """From the data set to this process's micro-batches on its device, in the order of the run."""
 
-import dataclasses
 import functools
 import itertools
 import multiprocessing
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,48 +19,10 @@ from gan_dist.data.decode import Decoder, Note
 from gan_dist.data.index import Index
 from gan_dist.data.workers import end_with_parent
 from gan_dist.errors import InputError
+from gan_dist.interfaces import Batch
 
 _PREFETCH = 2  # groups a worker keeps ready
 _GROUP = 256  # images of a group: what crosses from a worker at a time
-
-
-@dataclasses.dataclass
-class MicroBatch:
-    """Samples that pass the networks together."""
-
-    images: torch.Tensor
-    """(M, C, H, W) in [-1, 1], on the device."""
-    labels: torch.Tensor | None
-    """(M,) int64 classes, where the run has labels."""
-    positions: torch.Tensor
-    """(M,) int64: each sample's position in the run, the key of its random numbers."""
-    parts: int = 1
-    """Micro-batches that are joined in this one (`join`); layers that look across samples work on each by itself."""
-    cache: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
-    """What one phase computes and a later phase of the same step takes up again."""
-
-
-def join(step: Sequence[MicroBatch], size: int) -> list[MicroBatch]:
-    """The micro-batches of a step, `size` at a time, to go through the networks in fewer passes.
-
-    The images are then in memory once: those of `step` become views.
-    """
-    if size == 1:
-        return list(step)
-    joined = []
-    for group in (step[start : start + size] for start in range(0, len(step), size)):
-        images = torch.cat([micro.images for micro in group])
-        for micro, part in zip(group, torch.split(images, [len(micro.images) for micro in group]), strict=True):
-            micro.images = part
-        labels = None if group[0].labels is None else torch.cat([_known(micro.labels) for micro in group])
-        positions = torch.cat([micro.positions for micro in group])
-        joined.append(MicroBatch(images=images, labels=labels, positions=positions, parts=len(group)))
-    return joined
-
-
-def _known(labels: torch.Tensor | None) -> torch.Tensor:
-    assert labels is not None
-    return labels
 
 
 def prepare(config: Config, progress: bool = True) -> None:
@@ -206,7 +167,7 @@ def micro_batches(
     slots: range,
     device: torch.device,
     note: Callable[[Note], None] = lambda note: None,
-) -> Iterator[list[MicroBatch]]:
+) -> Iterator[list[Batch]]:
     """This process's share of every step from position `start` on: a list of micro-batches a step.
 
     `slots` are the places of the global batch that this process serves. `note` is told of samples that others stand
@@ -231,7 +192,7 @@ def micro_batches(
             worker_init_fn=end_with_parent,
         )
         groups = iter(loader)
-    step: list[MicroBatch] = []
+    step: list[Batch] = []
     for item in itertools.chain.from_iterable(groups):
         if "error" in item:
             raise InputError(item["error"])
@@ -247,7 +208,7 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
-def _to_device(item: dict[str, Any], ring: torch.Tensor, config: Config, device: torch.device) -> MicroBatch:
+def _to_device(item: dict[str, Any], ring: torch.Tensor, config: Config, device: torch.device) -> Batch:
     """Copy a row out of the ring, normalised; when this returns the row may be written again."""
     pixels = ring[item["row"]]
     if device.type == "cuda":  # to pinned memory at once, from there to the GPU while this process goes on
@@ -262,4 +223,4 @@ def _to_device(item: dict[str, Any], ring: torch.Tensor, config: Config, device:
     if not config.training.channels_last:
         images = images.contiguous()
     labels = None if item["labels"] is None else torch.from_numpy(item["labels"]).to(device)
-    return MicroBatch(images=images, labels=labels, positions=positions)
+    return Batch({"image": images} | ({} if labels is None else {"class": labels}), positions)

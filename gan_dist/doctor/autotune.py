@@ -10,12 +10,11 @@ from collections.abc import Iterator
 
 import torch
 
-from gan_dist import footprint, rng
+from gan_dist import footprint, interfaces, rng
 from gan_dist.config import Config
-from gan_dist.data import loader
-from gan_dist.data.loader import MicroBatch
 from gan_dist.engine import Engine, memory
 from gan_dist.games.base import Game
+from gan_dist.interfaces import Batch
 from gan_dist.networks.statistics import batch_norms
 
 _GAIN = 1.05  # a larger pass must be so much faster
@@ -53,7 +52,7 @@ def _try(config: Config, engine: Engine, game: Game, size: int) -> tuple[float, 
     try:
         with memory.Peak(engine.device) as peak:
             for _ in range(1 + _ROUNDS):  # the first finds algorithms and memory
-                (micro,) = loader.join([_random(config, engine, number) for number in range(size)], size)
+                (micro,) = interfaces.join([_random(config, engine, number) for number in range(size)], size)
                 began = time.perf_counter()
                 _play(engine, game, micro)
                 if engine.device.type == "cuda":
@@ -71,7 +70,7 @@ def _try(config: Config, engine: Engine, game: Game, size: int) -> tuple[float, 
     return min(times[1:]) / size, (peak.bytes + _later(config, engine, game)) / memory.room(engine.device)
 
 
-def _play(engine: Engine, game: Game, micro: MicroBatch) -> None:
+def _play(engine: Engine, game: Game, micro: Batch) -> None:
     for player in game.players:
         for norm in batch_norms(player.network):
             norm.parts, norm.tracking = micro.parts, False
@@ -101,7 +100,7 @@ def _later(config: Config, engine: Engine, game: Game) -> float:
     return total * (2 if config.training.precision == "fp64" else 1)
 
 
-def _random(config: Config, engine: Engine, number: int) -> MicroBatch:
+def _random(config: Config, engine: Engine, number: int) -> Batch:
     data, size = config.data, config.training.micro_batch
     positions = torch.arange(number * size, (number + 1) * size, device=engine.device)
     pixels = 2 * rng.uniform(rng.key(0, "passes"), positions, data.channels * data.resolution**2) - 1
@@ -109,4 +108,5 @@ def _random(config: Config, engine: Engine, number: int) -> MicroBatch:
     images = pixels.to(dtype).view(-1, data.channels, data.resolution, data.resolution)
     labels = rng.integers(rng.key(0, "labels"), positions, data.classes) if data.classes else None
     layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
-    return MicroBatch(images.contiguous(memory_format=layout), labels, positions)
+    fields = {"image": images.contiguous(memory_format=layout)} | ({} if labels is None else {"class": labels})
+    return Batch(fields, positions)

@@ -12,15 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from gan_dist import games, penalties, rng
+from gan_dist import games, interfaces, penalties, rng
 from gan_dist.checkpoint import tensors
 from gan_dist.config import Config
-from gan_dist.data import loader
-from gan_dist.data.loader import MicroBatch
 from gan_dist.ema import decay
 from gan_dist.engine import Engine
 from gan_dist.engine.precision import Lowered
 from gan_dist.games import generation
+from gan_dist.interfaces import Batch
 from gan_dist.networks.statistics import batch_norms
 
 State = dict[str, Tensor]
@@ -29,7 +28,7 @@ States = tuple[State, State]
 """After the first step, and after all."""
 
 
-def images_of(config: Config, step: int, slots: range) -> list[MicroBatch]:
+def images_of(config: Config, step: int, slots: range) -> list[Batch]:
     """Random micro-batches for some slots of a step's global batch: (M, C, H, W) in [-1, 1], in float64."""
     data, found = config.data, []
     for slot in slots[:: config.training.micro_batch]:
@@ -39,7 +38,7 @@ def images_of(config: Config, step: int, slots: range) -> list[MicroBatch]:
         pixels = 2 * rng.uniform(rng.key(config.run.seed, "numerics"), positions, count) - 1
         labels = rng.integers(rng.key(config.run.seed, "label"), positions, data.classes) if data.classes else None
         images = pixels.view(-1, data.channels, data.resolution, data.resolution)
-        found.append(MicroBatch(images=images, labels=labels, positions=positions))
+        found.append(Batch({"image": images} | ({} if labels is None else {"class": labels}), positions))
     return found
 
 
@@ -62,10 +61,10 @@ def by_engine(config: Config, steps: int) -> States:
     for step in range(steps):
         micros = images_of(config, step, engine.slots)
         for micro in micros:
-            micro.images = micro.images.to(engine.device, dtype)
+            micro.fields["image"] = micro["image"].to(engine.device, dtype)
             micro.positions = micro.positions.to(engine.device)
-            micro.labels = None if micro.labels is None else micro.labels.to(engine.device)
-        joined = loader.join(micros, engine.passes)
+            micro.fields = {name: tensor.to(engine.device) for name, tensor in micro.fields.items()}
+        joined = interfaces.join(micros, engine.passes)
         for phase in game.due(step):
             with engine.turn(phase):
                 for loss, samples in engine.share(joined):
@@ -116,7 +115,7 @@ def gather(engine: Engine, game: games.Game) -> State:
 def by_hand(
     config: Config,
     steps: int,
-    samples: Callable[[int], Sequence[MicroBatch]] | None = None,
+    samples: Callable[[int], Sequence[Batch]] | None = None,
     dtype: torch.dtype = torch.float64,
     lively: bool = True,
     half: bool = False,
@@ -154,37 +153,37 @@ def by_hand(
             torch.nn.utils.clip_grad_norm_(weights, clip)
         adams[turn].step()
 
-    def penalty(micro: MicroBatch, fake: Tensor) -> Tensor:
+    def penalty(micro: Batch, fake: Tensor) -> Tensor:
         lowered.on = not rule.full_precision
         value = penalties_of(micro, fake)
         lowered.on = True
         return value
 
-    def penalties_of(micro: MicroBatch, fake: Tensor) -> Tensor:
+    def penalties_of(micro: Batch, fake: Tensor) -> Tensor:
         def gradient(x: Tensor) -> Tensor:
             x = x.detach().requires_grad_()
-            (found,) = torch.autograd.grad(discriminator(x, micro.labels).sum(), x, create_graph=True)
+            (found,) = torch.autograd.grad(discriminator(x, micro.get("class")).sum(), x, create_graph=True)
             return found.square().sum((1, 2, 3))
 
         total = torch.zeros((), dtype=dtype)
-        for name, x in (("r1", micro.images), ("r2", fake)):
+        for name, x in (("r1", micro["image"]), ("r2", fake)):
             if rule.method == "exact" and getattr(rule, name):
                 total = total + getattr(rule, name) / 2 * gradient(x).mean()
             elif getattr(rule, name):
                 noise = rng.normal(rng.key(config.run.seed, f"noise of {name}"), micro.positions, x[0].numel())
-                shifted = discriminator(x + kink * noise.to(dtype).view_as(x), micro.labels)
-                slope = (shifted - discriminator(x, micro.labels)) / kink
+                shifted = discriminator(x + kink * noise.to(dtype).view_as(x), micro.get("class"))
+                slope = (shifted - discriminator(x, micro.get("class"))) / kink
                 total = total + getattr(rule, name) / 2 * slope.square().mean()
         if rule.wgan_gp:
             share = rng.uniform(rng.key(config.run.seed, "between"), micro.positions, 1).to(dtype)[:, :, None, None]
-            length = (gradient(micro.images + share * (fake - micro.images)) + 1e-12).sqrt()
+            length = (gradient(micro["image"] + share * (fake - micro["image"])) + 1e-12).sqrt()
             total = total + rule.wgan_gp * (length - 1).square().mean()
         return rule.every * total
 
     for step in range(steps):
         micros = samples(step) if samples else images_of(config, step, range(config.training.batch))
         for micro in micros:
-            micro.images = micro.images.to(dtype)
+            micro.fields["image"] = micro["image"].to(dtype)
         draws = [
             rng.normal(rng.key(config.run.seed, "latent"), micro.positions, play.latent).to(dtype) for micro in micros
         ]
@@ -194,19 +193,19 @@ def by_hand(
         if (step + 1) % play.discriminator_steps == 0:
             losses = []
             for micro, draw in zip(micros, draws, strict=True):
-                fakes.append(generator(draw, micro.labels))
-                logits = discriminator(fakes[-1], micro.labels)
+                fakes.append(generator(draw, micro.get("class")))
+                logits = discriminator(fakes[-1], micro.get("class"))
                 losses.append((-softplus(logits) if play.loss == "minimax" else softplus(-logits)).mean())
             descend(0, losses, play.generator.clip_norm)
             for norm in batch_norms(generator):
                 norm.commit()
         for norm in every:
             norm.tracking = norm in batch_norms(discriminator)
-        fakes = fakes or [generator(draw, micro.labels) for micro, draw in zip(micros, draws, strict=True)]
+        fakes = fakes or [generator(draw, micro.get("class")) for micro, draw in zip(micros, draws, strict=True)]
         fakes = [fake.detach() for fake in fakes]
         losses = []
         for micro, fake in zip(micros, fakes, strict=True):
-            real, made = discriminator(micro.images, micro.labels), discriminator(fake, micro.labels)
+            real, made = discriminator(micro["image"], micro.get("class")), discriminator(fake, micro.get("class"))
             losses.append((softplus(-real) + softplus(made)).mean())
         for norm in every:
             norm.tracking = False

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from gan_dist import config as config_module, footprint, games
+from gan_dist import config as config_module, footprint, games, interfaces
 from gan_dist.checkpoint import Store, Writer, tensors
 from gan_dist.config import Config
 from gan_dist.data import loader, order
@@ -30,7 +30,7 @@ from gan_dist.doctor import autotune, comparison, node_reports, nodes, numerics
 from gan_dist.doctor.findings import MARK, Finding
 from gan_dist.engine import Engine, launch, links, memory
 from gan_dist.errors import AgreedError, InputError
-from gan_dist.games.base import Phase
+from gan_dist.interfaces import Phase
 
 _ROUNDS = 5  # the first finds algorithms and memory, the last is looked at for what it takes
 _FULL = 0.9  # of a memory
@@ -167,10 +167,10 @@ def play(config: Config, engine: Engine, game: games.Game) -> tuple[list[float],
     for step, played in itertools.product(sorted({*first, together}), range(_ROUNDS)):
         micros = numerics.images_of(config, step, engine.slots)
         for micro in micros:
-            micro.images = micro.images.to(engine.device, dtype)
+            micro.fields["image"] = micro["image"].to(engine.device, dtype)
             micro.positions = micro.positions.to(engine.device)
-            micro.labels = None if micro.labels is None else micro.labels.to(engine.device)
-        joined = loader.join(micros, engine.passes)
+            micro.fields = {name: tensor.to(engine.device) for name, tensor in micro.fields.items()}
+        joined = interfaces.join(micros, engine.passes)
         last = played == _ROUNDS - 1
         for phase in game.due(step):
             number, name = game.phases.index(phase), called(phase)

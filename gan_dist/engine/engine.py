@@ -18,35 +18,12 @@ from gan_dist.engine.exact import Exact
 from gan_dist.engine.health import Health, Skipped
 from gan_dist.engine.precision import HALF, LossScale, Lowered
 from gan_dist.errors import AgreedError, InputError, RunError
+from gan_dist.interfaces import Batch, Phase
 from gan_dist.metrics import Metrics
 from gan_dist.networks.statistics import batch_norms
 from gan_dist.player import Player
 
 T = TypeVar("T")
-
-
-class Micro(Protocol):
-    """Samples that pass the networks together: one micro-batch or several."""
-
-    parts: int
-
-
-AnyMicro = TypeVar("AnyMicro", bound=Micro)
-
-
-class Phase(Protocol):
-    """What is played in a turn (games/base.py)."""
-
-    @property
-    def player(self) -> Player: ...
-    @property
-    def loss(self) -> Callable[[Any], Tensor] | None: ...
-    @property
-    def penalty(self) -> Callable[[Any], Tensor] | None: ...
-    @property
-    def twice(self) -> bool: ...
-    @property
-    def full_precision(self) -> bool: ...
 
 
 class Strategy(Protocol):
@@ -156,7 +133,7 @@ class Engine:
         finally:
             self._turn, player.has_turn = None, False
 
-    def share(self, batch: Sequence[AnyMicro]) -> Iterator[tuple[Callable[[AnyMicro], Tensor], AnyMicro]]:
+    def share(self, batch: Sequence[Batch]) -> Iterator[tuple[Callable[[Batch], Tensor], Batch]]:
         """This process's part of an update: (loss, samples) whose loss is to be handed to `backward` at once.
 
         Gradients are exchanged in the last one's backward.

@@ -1,45 +1,14 @@
 """What a game is: players and phases. A new game is one file with these two."""
 
 import abc
-import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from gan_dist.interfaces import Phase
 from gan_dist.metrics import Metrics
 from gan_dist.player import Player
-
-
-class MicroBatch(Protocol):
-    """Samples that pass the networks together (data/loader.py makes them)."""
-
-    parts: int
-    """Micro-batches among them; layers that look across samples work on each by itself."""
-
-    images: Tensor
-    labels: Tensor | None
-    positions: Tensor
-    cache: dict[str, Tensor]
-
-
-@dataclasses.dataclass(frozen=True)
-class Phase:
-    """One update: of which player, every how many steps, by which loss of some samples (a scalar, their mean).
-
-    A `penalty` is added to the loss, or is all there is; it is computed apart, as it may need another precision and
-    the weights whole.
-    """
-
-    player: Player
-    loss: Callable[[MicroBatch], Tensor] | None = None
-    penalty: Callable[[MicroBatch], Tensor] | None = None
-    twice: bool = False
-    """Whether the penalty differentiates a gradient."""
-    full_precision: bool = True
-    """Whether the penalty is computed in fp32 (or fp64) all the same."""
-    every: int = 1
 
 
 class Game(abc.ABC):

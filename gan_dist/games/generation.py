@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from gan_dist import losses, penalties, rng
 from gan_dist.config import Adam, Config, Penalty
-from gan_dist.games.base import Game, MicroBatch, Phase, adam
+from gan_dist.games.base import Game, adam
+from gan_dist.interfaces import Batch, Phase
 from gan_dist.networks import article, dcgan
 from gan_dist.player import Player
 
@@ -52,22 +53,22 @@ class Generation(Game):
         lazy = Phase(discriminator, None, self.keep_gradients_small, every=penalty.every, **how)
         return [Phase(discriminator, loss), lazy]
 
-    def fool_discriminator(self, micro: MicroBatch) -> Tensor:
-        fake = self.generator(self._latents(micro), micro.labels)
+    def fool_discriminator(self, micro: Batch) -> Tensor:
+        fake = self.generator(self._latents(micro), micro.get("class"))
         micro.cache["fake"] = fake.detach()
-        return self.generator_loss(self.discriminator(fake, micro.labels))
+        return self.generator_loss(self.discriminator(fake, micro.get("class")))
 
-    def tell_apart(self, micro: MicroBatch) -> Tensor:
-        real = self.discriminator(micro.images, micro.labels)
-        fake = self.discriminator(self._fakes(micro), micro.labels)
+    def tell_apart(self, micro: Batch) -> Tensor:
+        real = self.discriminator(micro["image"], micro.get("class"))
+        fake = self.discriminator(self._fakes(micro), micro.get("class"))
         self.metrics.add("score/real", real)
         self.metrics.add("score/fake", fake)
         return losses.discriminator(real, fake)
 
-    def keep_gradients_small(self, micro: MicroBatch) -> Tensor:
+    def keep_gradients_small(self, micro: Batch) -> Tensor:
         """The penalties that the config weighs, times the steps between them."""
-        weights, real = self.penalty.weights, micro.images
-        logits_of = functools.partial(self._logits, labels=micro.labels)
+        weights, real = self.penalty.weights, micro["image"]
+        logits_of = functools.partial(self._logits, labels=micro.get("class"))
         total = torch.zeros((), dtype=real.dtype, device=real.device)
         for name, weight in weights.items():
             if name == "wgan_gp":
@@ -89,17 +90,17 @@ class Generation(Game):
     def _logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
         return self.discriminator(images, labels)
 
-    def _fakes(self, micro: MicroBatch) -> Tensor:
+    def _fakes(self, micro: Batch) -> Tensor:
         """The images that the generator of this step makes of the samples' latents, made once."""
         if "fake" not in micro.cache:
             with torch.no_grad():
-                micro.cache["fake"] = self.generator(self._latents(micro), micro.labels)
+                micro.cache["fake"] = self.generator(self._latents(micro), micro.get("class"))
         return micro.cache["fake"]
 
-    def _latents(self, micro: MicroBatch) -> Tensor:
+    def _latents(self, micro: Batch) -> Tensor:
         """One latent for each position of the run: (M, latent)."""
         latents = rng.normal(rng.key(self.seed, "latent"), micro.positions, self.latent)
-        return latents.to(micro.images.dtype)
+        return latents.to(micro["image"].dtype)
 
     @torch.no_grad()
     def samples(self, seed: int, first: int, count: int, label: int | None = None) -> Tensor:

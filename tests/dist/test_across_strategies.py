@@ -32,7 +32,7 @@ def play(engine: Engine, game: games.Game, config: Config, first: int, last: int
     for step in range(first, last):
         micros = numerics.images_of(config, step, engine.slots)
         for micro in micros:
-            micro.images = micro.images.float()
+            micro.fields["image"] = micro["image"].float()
         for phase in game.due(step):
             with engine.turn(phase):
                 for loss, samples in engine.share(micros):

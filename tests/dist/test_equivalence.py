@@ -55,7 +55,7 @@ def play(config: Config, steps: int) -> dict[str, Any]:
     figures, seen = [], []
     batches = loader.micro_batches(index, config, 0, engine.slots, engine.device)
     for number, batch in enumerate(islice(batches, steps)):
-        seen.append([hashlib.sha1(image.numpy().tobytes()).hexdigest() for micro in batch for image in micro.images])
+        seen.append([hashlib.sha1(image.numpy().tobytes()).hexdigest() for micro in batch for image in micro["image"]])
         for phase in game.due(number):
             with engine.turn(phase):
                 for loss, micro in engine.share(batch):

@@ -17,7 +17,7 @@ from gan_dist import config as config_module, ema, games, rng
 from gan_dist.doctor import numerics
 from gan_dist.checkpoint.format import read_manifest
 from gan_dist.config import Config
-from gan_dist.data.loader import MicroBatch
+from gan_dist.interfaces import Batch
 from gan_dist.engine import Engine
 from gan_dist.engine.precision import HALF, LossScale, Lowered
 from gan_dist.errors import InputError
@@ -79,9 +79,9 @@ SEEN = 160
 """Images before a step in 16 bits, so that the average keeps a part of what it was."""
 
 
-def samples(config: Config, slots: range, device: torch.device) -> list[MicroBatch]:
+def samples(config: Config, slots: range, device: torch.device) -> list[Batch]:
     return [
-        MicroBatch(micro.images.float().to(device), micro.labels, micro.positions.to(device))
+        micro.to(device, torch.float32, torch.contiguous_format)
         for micro in numerics.images_of(config, 0, slots)
     ]
 
@@ -124,23 +124,23 @@ def by_autocast(config: Config, device: torch.device, scale: float = 1.0) -> num
             output: Tensor = network(inputs)
         return output.float()
 
-    def penalty(micro: MicroBatch) -> Tensor:
-        images = micro.images.requires_grad_()
+    def penalty(micro: Batch) -> Tensor:
+        images = micro["image"].requires_grad_()
         (slope,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
         return play.penalty.every * play.penalty.r1 / 2 * slope.square().sum((1, 2, 3)).mean()
 
-    def fool(micro: MicroBatch) -> Tensor:
+    def fool(micro: Batch) -> Tensor:
         latents = rng.normal(rng.key(config.run.seed, "latent"), micro.positions, play.latent)
         fake = low(generator, latents)
         micro.cache["fake"] = fake.detach()
         return softplus(-low(discriminator, fake)).mean()
 
-    def tell_apart(micro: MicroBatch) -> Tensor:
-        return (softplus(-low(discriminator, micro.images)) + softplus(low(discriminator, micro.cache["fake"]))).mean()
+    def tell_apart(micro: Batch) -> Tensor:
+        return (softplus(-low(discriminator, micro["image"])) + softplus(low(discriminator, micro.cache["fake"]))).mean()
 
     found: numerics.State = {}
 
-    def turn(player: str, network: nn.Module, losses: list[Callable[[MicroBatch], Tensor]], part: float = 1.0) -> None:
+    def turn(player: str, network: nn.Module, losses: list[Callable[[Batch], Tensor]], part: float = 1.0) -> None:
         for norm in batch_norms(generator) + batch_norms(discriminator):
             norm.tracking = False
         seen = []
@@ -292,7 +292,7 @@ def with_scales(strategy: str, shared: bool = False) -> dict[str, Any]:
     for step in range(4):
         micros = numerics.images_of(config, step, engine.slots)
         for micro in micros:
-            micro.images = micro.images.float()
+            micro.fields["image"] = micro["image"].float()
         for phase in game.due(step):
             with engine.turn(phase):
                 for loss, samples in engine.share(micros):

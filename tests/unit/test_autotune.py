@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gan_dist import config as config_module, games, penalties
-from gan_dist.data import loader
+from gan_dist import config as config_module, games, interfaces, penalties
 from gan_dist.doctor import autotune, numerics
 from gan_dist.engine import Engine, memory
 from gan_dist.networks.statistics import batch_norms
@@ -90,8 +89,8 @@ def peak(micro_batches: int, size: int) -> int:
     engine.wrap(game)
     micros = numerics.images_of(config, 0, engine.slots)
     for micro in micros:
-        micro.images = micro.images.float()
-    joined = loader.join(micros, size)
+        micro.fields["image"] = micro["image"].float()
+    joined = interfaces.join(micros, size)
     with memory.Peak(engine.device) as before:
         pass
     with memory.Peak(engine.device) as found:
@@ -117,13 +116,14 @@ def test_memory_is_bounded_by_one_pass() -> None:
 
 def test_joined_micro_batches_keep_their_order() -> None:
     micros = [
-        loader.MicroBatch(torch.full((2, 1, 1, 1), float(n)), None, torch.arange(2 * n, 2 * n + 2)) for n in range(5)
+        interfaces.Batch({"image": torch.full((2, 1, 1, 1), float(n))}, torch.arange(2 * n, 2 * n + 2))
+        for n in range(5)
     ]
-    joined = loader.join(micros, 2)
+    joined = interfaces.join(micros, 2)
     assert [micro.parts for micro in joined] == [2, 2, 1]
     assert torch.cat([micro.positions for micro in joined]).tolist() == list(range(10))
-    assert all(micro.images._base is joined[number // 2].images for number, micro in enumerate(micros))
-    assert loader.join(micros, 1) == micros
+    assert all(micro["image"]._base is joined[number // 2]["image"] for number, micro in enumerate(micros))
+    assert interfaces.join(micros, 1) == micros
 
 
 def test_the_choice_is_kept_with_the_run(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from gan_dist.config import Config
 from gan_dist.data import loader
 from gan_dist.doctor import comparison, local, ranks
 from gan_dist.engine import Engine
-from gan_dist.games.base import MicroBatch
 from gan_dist.games.generation import Generation
+from gan_dist.interfaces import Batch
 from tests import making
 from tests.launching import REPOSITORY, train
 
@@ -193,7 +193,7 @@ def test_numerics_sees_a_mistake_in_a_seldom_phase_and_in_a_wide_pass(
     config, engine, _ = at_work(**SELDOM, training__precision=precision)
     plain = Generation.keep_gradients_small
 
-    def weaker(game: Generation, micro: MicroBatch) -> torch.Tensor:
+    def weaker(game: Generation, micro: Batch) -> torch.Tensor:
         return plain(game, micro) / 2
 
     if fault == "a lazy penalty is too weak":

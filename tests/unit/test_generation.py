@@ -29,7 +29,7 @@ def test_the_generator_makes_a_steps_images_once(step: int, every: int, turns: i
     game.players[0].network.register_forward_hook(lambda network, given, made: called.append(made.shape))
     micros = numerics.images_of(config, step, engine.slots)
     for micro in micros:
-        micro.images = micro.images.float()
+        micro.fields["image"] = micro["image"].float()
     played = 0
     for phase in game.due(step):
         with engine.turn(phase):

@@ -19,6 +19,7 @@ LEVELS = {
     "metrics": 1,
     "player": 1,
     "penalties": 1,
+    "interfaces": 1,
     "footprint": 1,
     "networks": 1,
     "data": 2,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from gan_dist.doctor.nodes import NodeReport
 from gan_dist.doctor import nodes
+from gan_dist.doctor.nodes import NodeReport
 
 NAMES = ("node1", "node2", "node3")
 

@@ -11,7 +11,7 @@ import torch
 from gan_dist import config as config_module
 from gan_dist.config import Config
 from gan_dist.data import loader
-from gan_dist.data.loader import MicroBatch
+from gan_dist.interfaces import Batch
 from tests import making
 from tests.launching import REPOSITORY
 
@@ -27,7 +27,7 @@ def load(shards: Path, **keys: object) -> Config:
     )
 
 
-def steps(config: Config, count: int, start: int = 0, slots: range | None = None) -> list[list[MicroBatch]]:
+def steps(config: Config, count: int, start: int = 0, slots: range | None = None) -> list[list[Batch]]:
     loader.prepare(config, progress=False)
     index = loader.open_index(config)
     batches = loader.micro_batches(index, config, start, slots or range(config.training.batch), torch.device("cpu"))
@@ -36,12 +36,12 @@ def steps(config: Config, count: int, start: int = 0, slots: range | None = None
     return found
 
 
-def hashes(batches: list[list[MicroBatch]]) -> list[str]:
+def hashes(batches: list[list[Batch]]) -> list[str]:
     return [
         hashlib.sha1(image.numpy().tobytes()).hexdigest()
         for batch in batches
         for micro in batch
-        for image in micro.images
+        for image in micro["image"]
     ]
 
 
@@ -49,20 +49,20 @@ def test_images_are_those_of_the_order_with_their_labels_and_positions(shards: P
     config = load(shards, data__labels=True, training__images=1000)
     for step, batch in enumerate(steps(config, 12)):
         samples = loader.order.samples(0, 96, 16, 1, step * 16, np.arange(16))
-        images = torch.cat([micro.images for micro in batch])
+        images = torch.cat([micro["image"] for micro in batch])
         expected = np.stack([making.picture(sample) for sample in samples.tolist()])
         assert torch.equal(((images[:, 0] + 1) * 127.5).round(), torch.from_numpy(expected).float())
-        assert torch.cat([micro.labels for micro in batch]).tolist() == (samples % 3).tolist()
+        assert torch.cat([micro.get("class") for micro in batch]).tolist() == (samples % 3).tolist()
         assert torch.cat([micro.positions for micro in batch]).tolist() == list(range(step * 16, step * 16 + 16))
-        assert [len(micro.images) for micro in batch] == [4, 4, 4, 4]
+        assert [len(micro["image"]) for micro in batch] == [4, 4, 4, 4]
 
 
 @pytest.mark.parametrize("dense", [True, False])
 def test_images_lie_in_memory_as_the_weights_do(tmp_path: Path, dense: bool) -> None:
     colours = making.data_set(tmp_path, 48, channels=3)
     ((first, *_),) = steps(load(colours, data__channels=3, training__channels_last=dense), 1)
-    assert first.images.is_contiguous(memory_format=torch.channels_last) == dense
-    assert first.images.is_contiguous() != dense
+    assert first["image"].is_contiguous(memory_format=torch.channels_last) == dense
+    assert first["image"].is_contiguous() != dense
 
 
 @pytest.mark.slow
@@ -97,7 +97,7 @@ def test_mirroring_is_by_position(shards: Path) -> None:
     turned = 0
     for one, other in zip(plain, mirrored, strict=True):
         for a, b in zip(one, other, strict=True):
-            for image, new in zip(a.images, b.images, strict=True):
+            for image, new in zip(a["image"], b["image"], strict=True):
                 assert torch.equal(new, image) or torch.equal(new, image.flip(-1))
                 turned += not torch.equal(new, image)
     assert 700 < turned < 900
@@ -107,5 +107,5 @@ def test_mirroring_is_by_position(shards: Path) -> None:
 def test_images_are_channels_last(tmp_path: Path) -> None:
     folder = making.data_set(tmp_path / "data", 24, channels=3)
     micro = steps(load(folder, data__channels=3), 1)[0][0]
-    assert micro.images.is_contiguous(memory_format=torch.channels_last)
-    assert micro.images.shape == (4, 3, 16, 16)
+    assert micro["image"].is_contiguous(memory_format=torch.channels_last)
+    assert micro["image"].shape == (4, 3, 16, 16)

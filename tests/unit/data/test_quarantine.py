@@ -42,9 +42,9 @@ def read(
     found = {}
     for step in loader.micro_batches(index, config, 0, slots, torch.device("cpu"), notes.append):
         for micro in step:
-            assert micro.labels is not None
+            assert micro.get("class") is not None
             for place, position in enumerate(micro.positions.tolist()):
-                found[position] = int(micro.labels[place]), micro.images[place].numpy().tobytes()
+                found[position] = int(micro.get("class")[place]), micro["image"][place].numpy().tobytes()
     return found, notes
 
 

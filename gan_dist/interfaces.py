@@ -1,0 +1,115 @@
+"""Define what modules pass to each other: samples of a batch, what a game wants of a sample, and one update of a player."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gan_dist import rng
+from gan_dist.player import Player
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """What a game wants of each sample under one name: an image, or a class.
+
+    Fields of one sample are cropped and mirrored alike.
+    """
+
+    kind: Literal["image", "class"] = "image"
+    channels: int = 0
+    """Of an image."""
+    resolution: int = 0
+    """Height and width of an image."""
+    classes: int = 0
+    """Of a class: numbers 0..classes-1."""
+
+
+@dataclasses.dataclass
+class Batch:
+    """Samples that pass the networks together: one micro-batch, or `parts` micro-batches of the same size joined."""
+
+    fields: dict[str, Tensor]
+    """Images (N, C, H, W) in [-1, 1] and classes (N,) int64 by field name, on the device."""
+    positions: Tensor
+    """(N,) int64: each sample's position in the run, the key of its random numbers."""
+    parts: int = 1
+    """Micro-batches in it; layers and losses that look across samples work on each micro-batch by itself."""
+    cache: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    """What one phase computes and a later phase of the same step uses again."""
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.fields[name]
+
+    def get(self, name: str) -> Tensor | None:
+        """The field, or None where the samples have none of this name."""
+        return self.fields.get(name)
+
+    def to(self, device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format) -> "Batch":
+        """The same samples on a device; images in a type and a memory format."""
+        fields = {
+            name: tensor.to(device=device, dtype=dtype, memory_format=memory_format)
+            if tensor.is_floating_point()
+            else tensor.to(device)
+            for name, tensor in self.fields.items()
+        }
+        return Batch(fields, self.positions.to(device), self.parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One update: of which player, every how many steps, by which loss of some samples (a scalar, their mean).
+
+    A `penalty` is added to the loss, or is all there is; it is computed apart, as it may need another precision and
+    the weights whole.
+    """
+
+    player: Player
+    loss: Callable[[Batch], Tensor] | None = None
+    penalty: Callable[[Batch], Tensor] | None = None
+    twice: bool = False
+    """Whether the penalty differentiates a gradient."""
+    full_precision: bool = True
+    """Whether the penalty is computed in fp32 (or fp64) all the same."""
+    every: int = 1
+    begin: int = 0
+    """Position in images from which on the phase is played."""
+    end: int | None = None
+    """Position in images from which on it is played no more."""
+
+
+def join(batches: Sequence[Batch], size: int) -> list[Batch]:
+    """The micro-batches of a step, `size` at a time, to go through the networks in fewer passes.
+
+    Images are then in memory once: those of `batches` become views.
+    """
+    if size == 1:
+        return list(batches)
+    joined = []
+    for group in (batches[start : start + size] for start in range(0, len(batches), size)):
+        lengths = [len(batch) for batch in group]
+        fields = {name: torch.cat([batch.fields[name] for batch in group]) for name in group[0].fields}
+        for name, tensor in fields.items():
+            for batch, part in zip(group, torch.split(tensor, lengths), strict=True):
+                batch.fields[name] = part
+        positions = torch.cat([batch.positions for batch in group])
+        joined.append(Batch(fields, positions, parts=len(group)))
+    return joined
+
+
+def random_batch(fields: Mapping[str, Field], seed: int, positions: Tensor) -> Batch:
+    """Random samples for some positions, in float64 where the positions are: uniform images, uniform classes."""
+    made: dict[str, Tensor] = {}
+    for name, field in fields.items():
+        key = rng.key(seed, f"random {name}")
+        if field.kind == "class":
+            made[name] = rng.integers(key, positions, field.classes)
+            continue
+        pixels = 2 * rng.uniform(key, positions, field.channels * field.resolution**2) - 1
+        made[name] = pixels.view(-1, field.channels, field.resolution, field.resolution)
+    return Batch(made, positions)

@@ -49,10 +49,14 @@ class Player:
     name: str
     network: nn.Module
     make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-    average_half_life: int | None = None
-    """In images; None: no moving average."""
+    average_half_life: int | Callable[[int], float] | None = None
+    """In images, or as a function of the images seen; None: no moving average."""
     clip_norm: float = 0.0
     """Longest gradient; 0: any."""
+    settings: Callable[[int], dict[str, Any]] | None = None
+    """Images seen -> what each parameter group of the optimizer has in an update."""
+    attached: Sequence[Any] = ()
+    """Statistics that belong to the player and lie outside of its network."""
     optimizer: torch.optim.Optimizer = dataclasses.field(init=False)
     average: Average | None = dataclasses.field(init=False, default=None)
     shards: Shards | None = dataclasses.field(init=False, default=None)
@@ -60,6 +64,8 @@ class Player:
     trained: Callable[..., Tensor] = dataclasses.field(init=False)
     """What an engine trains the network through (DDP, DeepSpeed); the network itself where there is one process."""
     has_turn: bool = dataclasses.field(init=False, default=False)
+    observer: "Callable[[Player, bool], None] | None" = dataclasses.field(init=False, default=None)
+    """Told of each call, and whether gradients flow back through it: for counting."""
 
     def __post_init__(self) -> None:
         """Raises AgreedError for a network with layers whose statistics no engine governs."""
@@ -80,6 +86,8 @@ class Player:
             self.average = Average(self.network, self.average_half_life)
 
     def __call__(self, *inputs: Any) -> Tensor:
+        if self.observer is not None:
+            self.observer(self, torch.is_grad_enabled())
         # only a player whose turn it is goes through the engine's wrapper: a frozen one has no gradients to share
         output: Tensor = (self.trained if self.has_turn else self.network)(*inputs)
         return output

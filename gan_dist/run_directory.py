@@ -106,7 +106,7 @@ def open_run(config: Config, data_digest: str) -> Run:
         "fingerprint": config.fingerprint(),
         "data": data_digest,
     }
-    kept = config.model_copy(update={"run": config.run.model_copy(update={"fresh": False})})
+    kept = config.with_({"run.fresh": False})
     files.write_atomic(directory / "config.yaml", config_module.to_yaml(kept, recorded))
     return Run(directory, recorded["wandb_id"])
 

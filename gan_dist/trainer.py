@@ -2,12 +2,13 @@
 
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import psutil
 import torch
 
-from gan_dist import games, interfaces, provenance
+from gan_dist import games, provenance
 from gan_dist.checkpoint import tensors
 from gan_dist.checkpointing import Checkpointer
 from gan_dist.config import Config
@@ -21,8 +22,9 @@ from gan_dist.data.quarantine import Quarantine
 from gan_dist.doctor import autotune
 from gan_dist.engine import AgreedError, Engine, lost_contact
 from gan_dist.errors import EXIT_FINISHED, EXIT_STOPPED, InputError, RunError
-from gan_dist.interfaces import Batch
+from gan_dist.interfaces import Batch, Phase
 from gan_dist.run_directory import Run, chosen, open_run
+from gan_dist.step import play_step
 from gan_dist.tracking import Tracker, save_grid
 
 
@@ -128,11 +130,6 @@ class Trainer:
             tracker.event(begun, self.images, processes=self.engine.world_size, commit=facts["commit"])
             tracker.environment(self.images, facts)
         tracker.status("running", self.images, "", self.checkpointer.newest_name)
-        if self.config.game.penalty.method == "finite_difference":
-            tracker.say(
-                "game.penalty.method = finite_difference is noisy, and for a discriminator with LeakyReLU or BatchNorm another "
-                "regulariser than the exact penalty, which every strategy can compute (docs/engines.md)"
-            )
         with self.watchdog:
             try:
                 tracker.begin()
@@ -181,19 +178,13 @@ class Trainer:
         self.checkpointer.note(self.tracker)
 
     def step(self, batch: list[Batch]) -> None:
-        """One batch through every phase that is due; `batch` is this process's share of it."""
-        engine, game, size = self.engine, self.game, self.config.training.batch
-        joined = interfaces.join(batch, engine.passes)
-        for phase in game.due(self.images // size):
-            with engine.turn(phase):  # only its player's weights take gradients
-                for loss, micro in engine.share(joined):
-                    self.watchdog.beat(f"turn of {phase.player.name}", self.images)
-                    engine.backward(loss(micro))
-                engine.update(self.images)  # sync, finite gate, clip, optimizer
-        for micro in joined:
-            micro.cache.clear()  # the images of the generator as it was
-        game.average(self.images, size)
+        """One batch through every phase that is due; `batch` is this rank's part of it."""
+        size = self.config.training.batch
+        play_step(self.engine, self.game, batch, self.images, size, self._beat)
         self.images += size
+
+    def _beat(self, phase: Phase) -> None:
+        self.watchdog.beat(f"turn of {phase.player.name}", self.images)
 
     def _due(self, every: int) -> bool:
         """Whether the step just done crossed a multiple of `every` images, or was the last."""
@@ -350,7 +341,7 @@ class Trainer:
             micro = self._batch[0]
             found = diagnose.first_bad(networks, lambda loss=loss, micro=micro: loss(micro), together=cut)  # type: ignore[misc]
             if any(self.engine.gather(bool(found))):
-                found = found and f"{found}, in {loss.__name__} (the turn of {phase.player.name})"
+                found = found and f"{found}, in {_name(loss)} (the turn of {phase.player.name})"
                 break
         everyone = [f"{text}, on rank {rank}" for rank, text in enumerate(self.engine.gather(found)) if text]
         return everyone[0] if everyone else "nothing any more in the last batch: look at the machine's memory"
@@ -363,6 +354,10 @@ class Trainer:
         return problems
 
 
+def _name(loss: Callable[..., Any]) -> str:
+    return str(getattr(loss, "__name__", None) or getattr(loss, "func", loss).__name__)
+
+
 def _prepare_data(config: Config, progress: bool) -> None:
     loader.prepare(config, progress)
     loader.open_index(config)
@@ -372,5 +367,4 @@ def _resolve(config: Config, index: Index) -> Config:
     """The config with what only the data knows: how many classes there are."""
     if not config.data.labels or config.data.classes:
         return config
-    classes = int(index.label.max()) + 1
-    return config.model_copy(update={"data": config.data.model_copy(update={"classes": classes})})
+    return config.with_({"data.classes": int(index.label.max()) + 1})

@@ -156,6 +156,11 @@ class Engine:
         self._see_parts(1)
         strategy.shared(phase.player)
 
+    @property
+    def is_in_penalty(self) -> bool:
+        """Whether what is computed now is a phase's penalty."""
+        return self._turn is not None and self._turn.penalty
+
     @contextlib.contextmanager
     def penalising(self, phase: Phase) -> Iterator[None]:
         """A penalty leaves no trace in BatchNorm's statistics, and may be computed in full precision."""

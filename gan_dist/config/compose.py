@@ -142,7 +142,9 @@ def _name(kind: str) -> str:
 def _with_kind(found: type[Part], usual: str) -> type[Part]:
     """The part's section with the kind that a config has when it names none."""
     described = Field(usual, description=Part.model_fields["kind"].description)
-    chosen: type[Part] = create_model(found.__name__, __base__=found, __module__=found.__module__, kind=(str, described))
+    chosen: type[Part] = create_model(
+        found.__name__, __base__=found, __module__=found.__module__, kind=(str, described)
+    )
     return chosen
 
 

@@ -1,6 +1,6 @@
 """Read a YAML file of keys, and where each key stands.
 
-Numbers and words are read as YAML 1.2 has them: 010 and 3:50:00 are no numbers here. yes, no, on and off stay truth values,
+Numbers and words are read as YAML 1.2 has them: 010 is ten, and 3:50:00 is a word. yes, no, on and off stay truth values,
 so that they are refused where they are meant as words.
 """
 
@@ -36,23 +36,19 @@ _Loader.yaml_implicit_resolvers = {
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9][0-9_]*|[0-9][0-9_]*\.?)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan"),
+    re.compile(r"(?:[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9][0-9_]*|[0-9][0-9_]*\.?)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan)\Z"),
     list("-+.0123456789"),
 )
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9_]*)"), list("-+0123456789"))
 
 
 def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
     text = str(loader.construct_scalar(node)).replace("_", "")
-    if re.fullmatch(r"[-+]?(0|[1-9][0-9]*)", text):
+    if re.fullmatch(r"[-+]?[0-9]+", text):
         return int(text)
-    if re.fullmatch(r"[-+]?0[0-9]+", text):
-        return str(node.value)  # 010: eight or ten? no number then, and refused where one is needed
     return float(text.replace(".inf", "inf").replace(".nan", "nan"))
 
 
 _Loader.add_constructor("tag:yaml.org,2002:float", _number)
-_Loader.add_constructor("tag:yaml.org,2002:int", _number)
 
 
 def parse_value(text: str) -> Any:

@@ -101,8 +101,8 @@ def test_every_key_of_a_yaml_file_is_found_with_its_line(tmp_path: Path) -> None
             "data.shards": 3,
             "game": 5,
             "game.generator": 6,
-            "game.generator.learning_rate": 6,
-            "game.generator.beta1": 6,
+            "optimizers.generator.learning_rate": 6,
+            "optimizers.generator.beta1": 6,
             "game.latent": 7,
         }.items()
     }

@@ -25,7 +25,7 @@ from gan_dist.errors import EXIT_FINISHED, EXIT_STOPPED, InputError, RunError
 from gan_dist.interfaces import Batch, Phase
 from gan_dist.run_directory import Run, chosen, open_run
 from gan_dist.step import play_step
-from gan_dist.tracking import Tracker, save_grid
+from gan_dist.tracking import Tracker, save_columns
 
 
 class Trainer:
@@ -237,12 +237,13 @@ class Trainer:
 
     def _sample(self) -> None:
         self.watchdog.beat("drawing samples", self.images)
+        count = self.config.sample.count
         with self.engine.averages():
             if not self.engine.is_main:
                 return
-            samples = self.game.samples(self.config.run.seed, 0, self.config.sample.count)
+            pictures = self.game.pictures(self.config.run.seed, count, self._shown(count))
         path = self.run_directory.samples / f"images-{self.images:09d}.png"
-        if self.tracker.guard("samples", lambda: save_grid(samples, path)):
+        if self.tracker.guard("samples", lambda: save_columns(pictures, path)):
             self.tracker.picture(path, self.images)
 
     def _save(self) -> None:

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,15 @@ def save_grid(images: torch.Tensor | Sequence[torch.Tensor], path: Path, columns
         top, left = _GAP + row * (height + _GAP), _GAP + column * (width + _GAP)
         sheet[top : top + height, left : left + width] = cell
     _write(sheet, path)
+
+
+def save_columns(columns: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write named columns of (N, C, H, W) images in [-1, 1] as one picture: what belongs together stands side by side."""
+    most = max(images.shape[1] for images in columns.values())
+    wide = [images.expand(-1, most, -1, -1) for images in columns.values()]
+    together = torch.stack(wide, dim=1).flatten(0, 1)
+    rows = math.sqrt(len(together))
+    save_grid(together, path, 0 if len(wide) == 1 else len(wide) * max(1, round(rows / len(wide))))
 
 
 def _write(pixels: np.ndarray, path: Path) -> None:

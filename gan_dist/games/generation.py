@@ -88,7 +88,8 @@ class Generation(Game):
         return penalties.squared_difference(logits_of, images, noise.to(images.dtype).view_as(images), self.step)
 
     def _logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        return self.discriminator(images, labels)
+        logits: Tensor = self.discriminator(images, labels)
+        return logits
 
     def _fakes(self, micro: Batch) -> Tensor:
         """The images that the generator of this step makes of the samples' latents, made once."""

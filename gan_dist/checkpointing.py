@@ -47,7 +47,7 @@ class Checkpointer:
             "processes": self._engine.world_size,
             "wandb_id": self._run.wandb_id,
         }
-        self._writer.save(images, tensors.collect(self._game.players), state)
+        self._writer.save(images, tensors.collect(self._game.players, self._game.state()), state)
 
     def note(self, tracker: Tracker) -> None:
         """Report the saves that have ended."""
@@ -98,7 +98,7 @@ class Checkpointer:
         if set(engine.gather(format.find(directory))) != {manifest["sha256"]}:
             raise InputError(f"{directory} is not the same on all machines; run.directory must be on a shared disk")
         with format.Reader(directory, manifest) as read:
-            tensors.restore(self._game.players, read, manifest["steps"])
+            tensors.restore(self._game.players, read, manifest["steps"], self._game.state())
         # the sums so far belong to all processes together: one of them takes them up
         own = manifest["figures"] if engine.is_main else dict.fromkeys(manifest["figures"], (0.0, 0))
         engine.metrics.clear()

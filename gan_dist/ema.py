@@ -27,26 +27,33 @@ def decay(images: int, batch: int, half_life: float) -> float:
 
 
 class Average:
-    """A copy of `network` in evaluation mode that follows it. BatchNorm's statistics are averaged alike."""
+    """A copy of `network` in evaluation mode that follows it. Statistics are averaged alike, integers and flags copied."""
 
-    def __init__(self, network: nn.Module, half_life: int | Callable[[int], float]) -> None:
+    def __init__(self, network: nn.Module, half_life: float | Callable[[int], float]) -> None:
+        """`half_life` is in images, or a function of the images seen."""
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.half_life = half_life
         self._leader = network
-        self._pairs: tuple[list[Tensor], list[Tensor]] | None = None
-
-    def _half_life(self, images: int) -> float:
-        return self.half_life(images) if callable(self.half_life) else self.half_life
+        self._pairs: list[tuple[Tensor, Tensor]] | None = None
 
     def follow(self, own: Iterable[Tensor], leaders: Iterable[Tensor]) -> None:
-        """From now on each tensor of `own` follows one of `leaders`: where a process keeps parts of both."""
-        self._pairs = list(own), list(leaders)
+        """From now on each tensor of `own` follows one of `leaders`: where a rank keeps parts of both."""
+        self._pairs = list(zip(own, leaders, strict=True))
 
     @torch.no_grad()
     def update(self, images: int, batch: int) -> None:
         """Follow by one step of `batch` images, the first `images` of the run being seen before."""
-        own, leaders = self._pairs or (_tensors(self.network), _tensors(self._leader))
-        torch._foreach_lerp_(own, leaders, 1 - decay(images, batch, self._half_life(images)))
+        if self._pairs is None:
+            self.follow(_tensors(self.network), _tensors(self._leader))
+        pairs = self._pairs or []
+        half_life = self.half_life(images) if callable(self.half_life) else self.half_life
+        averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_(
+            [own for own, _ in averaged], [leader for _, leader in averaged], 1 - decay(images, batch, half_life)
+        )
+        for own, leader in pairs:
+            if not own.is_floating_point():
+                own.copy_(leader)
 
 
 def _tensors(network: nn.Module) -> list[Tensor]:

@@ -6,7 +6,7 @@ has none by a penalty alone, and DDP would wait for it.
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from gan_dist import rng, schedules
 from gan_dist.config.common import Config
 from gan_dist.config.section import Part, Positive
 from gan_dist.interfaces import Batch
+from gan_dist.networks.statistics import Statistics
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -51,15 +52,15 @@ class Penalty(Part):
     twice: ClassVar[bool] = True
     """Whether it differentiates a gradient."""
 
-    def value(self, game: Adversarial, batch: Batch) -> Tensor:
-        """The penalty without its weight: a scalar, the mean over the batch."""
+    def value(self, game: Adversarial, batch: Batch, kept: Statistics | None) -> Tensor:
+        """The penalty without its weight: a scalar, the mean over the batch. `kept` is what `statistics` made."""
         raise NotImplementedError
 
     def factor(self, images: int) -> float:
         """What the value is multiplied by when so many images have been seen."""
         return schedules.at(self.weight, images)
 
-    def statistics(self) -> Any:
+    def statistics(self) -> Statistics | None:
         """What the penalty keeps from step to step, if anything; the game attaches it to the player and saves it."""
         return None
 
@@ -79,7 +80,7 @@ class Penalty(Part):
 class R1(Penalty):
     """weight/2 E ||grad D(x)||^2 on real images (Mescheder et al., 2018, eq. 9)."""
 
-    def value(self, game: Adversarial, batch: Batch) -> Tensor:
+    def value(self, game: Adversarial, batch: Batch, kept: Statistics | None) -> Tensor:
         return squared_gradient(game.logits_of(batch), game.real(batch))
 
     def factor(self, images: int) -> float:
@@ -89,14 +90,14 @@ class R1(Penalty):
 class R2(R1):
     """weight/2 E ||grad D(x)||^2 on generated images (Mescheder et al., 2018)."""
 
-    def value(self, game: Adversarial, batch: Batch) -> Tensor:
+    def value(self, game: Adversarial, batch: Batch, kept: Statistics | None) -> Tensor:
         return squared_gradient(game.logits_of(batch, "fake"), game.fakes(batch))
 
 
 class WganGp(Penalty):
     """weight E (||grad D(x)|| - 1)^2 between real and generated images (Gulrajani et al., 2017, eq. 3)."""
 
-    def value(self, game: Adversarial, batch: Batch) -> Tensor:
+    def value(self, game: Adversarial, batch: Batch, kept: Statistics | None) -> Tensor:
         between = rng.uniform(rng.key(game.seed, "between"), batch.positions, 1)[:, 0]
         return gradient_length(game.logits_of(batch), game.real(batch), game.fakes(batch), between)
 

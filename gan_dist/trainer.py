@@ -241,7 +241,7 @@ class Trainer:
         with self.engine.averages():
             if not self.engine.is_main:
                 return
-            pictures = self.game.pictures(self.config.run.seed, count, self._shown(count))
+            pictures = self.game.pictures(self.config.run.seed, count, Batch({}, torch.arange(0)))
         path = self.run_directory.samples / f"images-{self.images:09d}.png"
         if self.tracker.guard("samples", lambda: save_columns(pictures, path)):
             self.tracker.picture(path, self.images)
@@ -256,7 +256,7 @@ class Trainer:
         """Whether all processes hold the same weights. Raises RunError: nothing of such a state is saved as good."""
         if self.engine.world_size == 1:
             return
-        named = tensors.weights(self.game.players)
+        named = tensors.weights(self.game.players, self.game.state())
         if problem := desync.compare(list(named), self.engine.gather(desync.hashes(named))):
             if self.engine.is_main:
                 self.tracker.event("desync", self.images, problem=problem)

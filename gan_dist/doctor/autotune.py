@@ -16,7 +16,6 @@ from gan_dist.doctor import numerics
 from gan_dist.engine import Engine, memory
 from gan_dist.games.base import Game
 from gan_dist.interfaces import Batch, random_batch
-from gan_dist.networks.statistics import batch_norms
 
 _GAIN = 1.05  # a larger pass must be so much faster
 _ROUNDS = 3
@@ -65,16 +64,15 @@ def _try(config: Config, engine: Engine, game: Game, size: int) -> tuple[float, 
     finally:
         for player in game.players:
             player.network.requires_grad_(True).zero_grad(set_to_none=True)
-            for norm in batch_norms(player.network):
-                norm.parts = 1
+        engine.see_parts(1)
         engine.metrics.clear()
     return min(times[1:]) / size, (peak.bytes + _later(config, engine, game)) / memory.room(engine.device)
 
 
 def _play(engine: Engine, game: Game, micro: Batch) -> None:
-    for player in game.players:
-        for norm in batch_norms(player.network):
-            norm.parts, norm.tracking = micro.parts, False
+    engine.see_parts(micro.parts)
+    for each in (each for player in game.players for each in player.statistics):
+        each.tracking = False
     for phase in game.phases:
         for player in game.players:
             player.network.requires_grad_(player is phase.player)

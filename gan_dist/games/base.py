@@ -4,7 +4,7 @@ import abc
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from gan_dist.config.section import Many, One, Part, Section
 from gan_dist.errors import InputError
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.metrics import Metrics
+from gan_dist.networks.statistics import Statistics
 from gan_dist.optimizers import Optimizer
 from gan_dist.player import Player
 
@@ -39,6 +40,8 @@ class Game(abc.ABC):
     phases: tuple[Phase, ...]
     metrics: Metrics
     """Where losses record what a person wants to see; the engine sets it."""
+    modules: Sequence[nn.Module] = ()
+    """What belongs to no player and computes on the device: an augmentation, fixed features of a perceptual loss."""
     images: int = 0
     """Position of the step that is being played, for what changes over the run."""
 
@@ -93,7 +96,7 @@ def make_player(
     optimizer: Optimizer,
     slow: float = 1.0,
     half_life: "int | schedules.Schedule | None" = None,
-    attached: Sequence[Any] = (),
+    attached: Sequence[Statistics] = (),
 ) -> Player:
     """A player with the optimizer of its section of the config, and a moving average where `half_life` says so."""
     ahead: int | Callable[[int], float] | None = (

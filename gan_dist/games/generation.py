@@ -15,6 +15,7 @@ from gan_dist.ema import AverageKeys
 from gan_dist.games.base import Game, GameKeys, buffers_of, initial_weights, make_player
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape
+from gan_dist.networks.statistics import statistics_of
 from gan_dist.optimizers import OPTIMIZERS, Optimizer
 from gan_dist.penalties import PENALTIES, Penalty
 
@@ -59,13 +60,17 @@ class GenerationGame(Game):
         )
         names = type(config.augment).model_fields
         self.augments: dict[str, Augment] = {name: getattr(config.augment, name).build(self.seed) for name in names}
+        self.modules = tuple(self.augments.values())
+        self.kept_by = {name: penalty.statistics() for name, penalty in self.penalties}
+        self.kept = {**self.augments, **{name: kept for name, kept in self.kept_by.items() if kept is not None}}
         generator, discriminator = build_networks(config)
         seldom = sorted({penalty.every for _, penalty in self.penalties if penalty.every > 1})
         # an update of its own every n steps makes n + 1 of n: Adam as if there were n (Karras et al., StyleGAN2, 2020)
         slow = 1 / (1 + sum(1 / every for every in seldom)) if len(seldom) != 1 else seldom[0] / (seldom[0] + 1)
         optimizers = config.optimizers
         self.generator = make_player("G", generator, optimizers.generator, half_life=config.average.half_life)
-        self.discriminator = make_player("D", discriminator, optimizers.discriminator, slow)
+        attached = [each for module in self.kept.values() for each in statistics_of(module)]
+        self.discriminator = make_player("D", discriminator, optimizers.discriminator, slow, attached=attached)
         self.players = (self.generator, self.discriminator)
         # the generator first: its images are then the discriminator's fakes, and are made only once
         self.phases = (
@@ -117,7 +122,7 @@ class GenerationGame(Game):
         """Some penalties by their weights, times the steps between them."""
         total = torch.zeros((), dtype=self.real(batch).dtype, device=batch.positions.device)
         for name, penalty in named:
-            value = penalty.value(self, batch)
+            value = penalty.value(self, batch, self.kept_by[name])
             self.metrics.add(f"penalty/{name}", value)
             total = total + penalty.factor(self.images) * value
         return every * total
@@ -147,11 +152,7 @@ class GenerationGame(Game):
         return latents.to(self.real(batch).dtype)
 
     def state(self) -> dict[str, Tensor]:
-        return {
-            key: tensor
-            for name, augment in self.augments.items()
-            for key, tensor in buffers_of(augment, f"augment/{name}").items()
-        }
+        return {key: each for name, module in self.kept.items() for key, each in buffers_of(module, name).items()}
 
     @torch.no_grad()
     def samples(self, seed: int, first: int, count: int, label: int | None = None) -> Tensor:

@@ -277,7 +277,7 @@ def spoil(fault: str, patch: pytest.MonkeyPatch) -> None:
 
         patch.setattr(core.Engine, "wrap", wrap_alike)
     elif fault == "BatchNorm sees all micro-batches of a pass":
-        patch.setattr(core.Engine, "_see_parts", lambda engine, parts: None)
+        patch.setattr(core.Engine, "see_parts", lambda engine, parts: None)
     else:
         assert fault == "a lazy penalty is not made stronger"
         penalty = generation.Generation.keep_gradients_small

@@ -1,5 +1,6 @@
 """A game of one's own: pix2pix in small (Isola et al., 2017), an image of one kind into its counterpart of another."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
@@ -23,9 +24,7 @@ class Translator(Network):
 
     def generator(self, shape: Shape) -> nn.Module:
         sizes = [shape.inputs, self.width, self.width]
-        layers = [
-            layer for i, o in zip(sizes, sizes[1:], strict=False) for layer in (nn.Conv2d(i, o, 3, padding=1), nn.ReLU())
-        ]
+        layers = [layer for i, o in itertools.pairwise(sizes) for layer in (nn.Conv2d(i, o, 3, padding=1), nn.ReLU())]
         return nn.Sequential(*layers, nn.Conv2d(self.width, shape.channels, 3, padding=1), nn.Tanh())
 
 

@@ -3,9 +3,8 @@
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
-
 from gan_dist.evaluation import Metric
+from torch import Tensor
 
 
 class Brightness(Metric):

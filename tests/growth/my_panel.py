@@ -1,10 +1,10 @@
 """A panel of one's own: a walk between two latents, and how bright its images are."""
 
 import torch
-
-from gan_dist.games.base import Game
 from gan_dist.tracking.media import Histogram, Image, Media
 from gan_dist.tracking.panels import Panel
+
+from gan_dist.games.base import Game
 
 
 class Walk(Panel):

@@ -205,7 +205,7 @@ def test_numerics_sees_a_mistake_in_a_seldom_phase_and_in_a_wide_pass(
     if fault == "a lazy penalty is too weak":
         monkeypatch.setattr(Generation, "keep_gradients_small", weaker)
     elif fault != "none":
-        monkeypatch.setattr(Engine, "_see_parts", lambda engine, parts: None)
+        monkeypatch.setattr(Engine, "see_parts", lambda engine, parts: None)
     found = list(numerics.findings(config, engine))
     assert [finding.text.split(":")[0] for finding in found] == ["ddp in fp64", f"ddp in {precision}"]
     assert [finding.good for finding in found] == [fault == "none"] * 2, found

@@ -18,6 +18,7 @@ LEVELS = {
     "ema": 1,
     "metrics": 1,
     "player": 1,
+    "optimizer_probe": 1,
     "penalties": 1,
     "interfaces": 1,
     "schedules": 1,

@@ -72,7 +72,8 @@ class Trainer:
             engine.rank,
             engine.world_size,
             config.control.hang_seconds,
-            look=self.requests.look,
+            tick=self.requests.look_at_clock,
+            look=self.requests.look_for_file,
             report=self.tracker.failed,
         )
         for problem in problems if engine.is_main else ():
@@ -118,6 +119,7 @@ class Trainer:
     def train(self) -> int:
         """Go on to `training.images`, or to a reason to stop; the exit code."""
         if self.images >= self.config.training.images:
+            self.requests.clear_file()
             self._finish("was already finished")
             return EXIT_FINISHED
         self.requests.listen()
@@ -286,6 +288,7 @@ class Trainer:
                 f"the last checkpoint, at {self.images:,} images, could not be saved (RUN/events.jsonl says why); the "
                 f"newest one is {self.checkpointer.newest_name}: start the same command again"
             )
+        self.requests.clear_file()  # however the run ends: the next start must not obey it
         if reason == Reason.BAD_DATA:
             worst = max(self.engine.gather(self.quarantine.worst()), key=lambda found: found[0])
             raise AgreedError(
@@ -299,7 +302,6 @@ class Trainer:
             return EXIT_FINISHED
         why = stop.WORDS[reason]
         if self.engine.is_main:
-            self.requests.clear_file()
             self.tracker.event("stopped", self.images, reason=why)
         self.tracker.status("stopped", self.images, why, self.checkpointer.newest_name)
         self.tracker.say(
@@ -333,7 +335,7 @@ class Trainer:
         self._resume()
         self.engine.forgive()
         self._owed = False
-        self.requests.reason = Reason.NONE
+        self.requests.discard(Reason.BAD_STEPS)  # a signal that came meanwhile still holds
         self.tracker.rewind(self.images)
 
     def _first_bad(self) -> str:

@@ -61,13 +61,14 @@ class Watchdog:
         rank: int,
         world_size: int,
         hang_seconds: float,
+        tick: Callable[[], None],
         look: Callable[[], None],
         report: Callable[..., None],
     ) -> None:
         self.rank, self.world_size = rank, world_size
         self._logs, self._files = directory / "logs", directory / "logs" / "processes"
         self._hang_seconds = hang_seconds
-        self._look, self._report = look, report
+        self._tick, self._look, self._report = tick, look, report
         self._own = Progress(
             launch=launch, rank=rank, host=socket.gethostname(), pid=os.getpid(), born=_born(os.getpid())
         )
@@ -124,6 +125,7 @@ class Watchdog:
         heartbeat = max(1.0, min(self._hang_seconds / 8, 10.0))
         while not self._ending.wait(_LOOK):
             now = time.monotonic()
+            self._tick()
             self._look()
             with contextlib.suppress(OSError):
                 if now - written_at >= heartbeat:

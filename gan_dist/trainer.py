@@ -20,7 +20,7 @@ from gan_dist.data.index import Index
 from gan_dist.data.quarantine import Quarantine
 from gan_dist.doctor import autotune
 from gan_dist.engine import AgreedError, Engine, lost_contact
-from gan_dist.errors import EXIT_FINISHED, EXIT_STOPPED, InputError, RunError
+from gan_dist.errors import EXIT_FINISHED, EXIT_STOPPED, RunError
 from gan_dist.interfaces import Batch
 from gan_dist.run_directory import Run, chosen, open_run
 from gan_dist.tracking import Tracker, save_grid
@@ -35,8 +35,8 @@ class Trainer:
         deadline = stop.deadline(config.run.deadline, config.control.margin_seconds)
         engine.on_main(lambda: _prepare_data(config, engine.is_main), where="machine")
         self.index = loader.open_index(config)
-        if len(set(engine.gather(self.index.digest))) > 1:
-            raise InputError("data.shards has other contents on some machine; give all of them the same shards")
+        if where := engine.who_differs(self.index.digest):
+            raise AgreedError(f"data.shards has other contents {where}; give all machines the same shards")
         self.config = config = _resolve(config, self.index)
         run = engine.on_main(lambda: open_run(config, self.index.digest))
         assert run is not None

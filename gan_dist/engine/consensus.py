@@ -2,7 +2,8 @@
 
 import datetime
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +24,26 @@ def channel(world_size: int, timeout: datetime.timedelta) -> Callable[[Any], lis
         return found
 
     return gather
+
+
+def who_differs(machines: Sequence[str], values: Sequence[Any]) -> str:
+    """Return whose value is not the usual one, in words: "on node2 (rank 4) unlike node1 (rank 0)"; "" where all are equal.
+
+    Both arguments are in order of rank. Where no value has a majority, rank 0's is taken as the usual one.
+    """
+    usual, count = Counter(values).most_common(1)[0]
+    if count * 2 <= len(values):
+        usual = values[0]
+    differing: dict[str, str] = {}
+    for rank, (machine, value) in enumerate(zip(machines, values, strict=True)):
+        if value != usual:
+            differing.setdefault(machine, f"{machine} (rank {rank})")
+    if not differing:
+        return ""
+    rank = list(values).index(usual)
+    names = list(differing.values())
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return f"on {', '.join(names[:4])}{more} unlike {machines[rank]} (rank {rank})"
 
 
 class Agreement:

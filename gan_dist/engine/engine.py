@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import platform
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from gan_dist.config import Config
 from gan_dist.engine import exact, launch
-from gan_dist.engine.consensus import Agreement, channel
+from gan_dist.engine.consensus import Agreement, channel, who_differs
 from gan_dist.engine.ddp import Ddp
 from gan_dist.engine.exact import Exact
 from gan_dist.engine.health import Health, Skipped
@@ -283,6 +284,11 @@ class Engine:
     def gather(self, value: T) -> list[T]:
         """The value of every process, in order of rank, on every process."""
         return list(gather_object([value])) if self.world_size > 1 else [value]
+
+    def who_differs(self, value: Hashable) -> str:
+        """Return on which machines `value` is another than on most, in words; "" where it is the same. All ranks call it."""
+        everyone = self.gather((platform.node(), value))
+        return who_differs([machine for machine, _ in everyone], [found for _, found in everyone])
 
     def release(self) -> None:
         """Give up what the strategy keeps of the players (DeepSpeed's hooks and buffers)."""

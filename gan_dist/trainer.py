@@ -11,7 +11,7 @@ from gan_dist import games, interfaces, provenance
 from gan_dist.checkpoint import tensors
 from gan_dist.checkpointing import Checkpointer
 from gan_dist.config import Config
-from gan_dist.control import desync, diagnose, stop
+from gan_dist.control import desync, diagnose, peers, stop
 from gan_dist.control.stop import Reason, Requests
 from gan_dist.control.watchdog import Watchdog
 from gan_dist.data import loader
@@ -75,6 +75,7 @@ class Trainer:
             tick=self.requests.look_at_clock,
             look=self.requests.look_for_file,
             report=self.tracker.failed,
+            board=engine.board(peers.names(engine.world_size)),
         )
         for problem in problems if engine.is_main else ():
             self.tracker.event("fell back", self.images, problem=problem)
@@ -149,7 +150,7 @@ class Trainer:
                     raise
                 if first := self.watchdog.first_failure():
                     raise RunError(f"ended because rank {first.rank} {first.error}") from error
-                if far := self.watchdog.out_of_reach():
+                if far := self.watchdog.out_of_reach(error):
                     who = ", ".join(far[:4]) + (f" or {len(far) - 4} more" if len(far) > 4 else "")
                     raise RunError(
                         f"ended because {who} cannot be reached (killed, or the node or link is lost)"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gan_dist.config import Config
 from gan_dist.engine import exact, launch
-from gan_dist.engine.consensus import Agreement, channel, who_differs
+from gan_dist.engine.consensus import Agreement, Board, board, channel, who_differs
 from gan_dist.engine.ddp import Ddp
 from gan_dist.engine.exact import Exact
 from gan_dist.engine.health import Health, Skipped
@@ -240,6 +240,10 @@ class Engine:
     def channel(self) -> Callable[[Any], list[Any]]:
         """A `gather` of its own, for another thread. Every process calls it."""
         return channel(self.world_size, launch.TIMEOUT)
+
+    def board(self, names: Sequence[str]) -> Board | None:
+        """Return short texts by name that ranks tell each other from any thread; None for one rank. All ranks call it."""
+        return board(self.rank, self.world_size, names)
 
     def agreement(self, count: int) -> Agreement:
         """`count` integers of every process, exchanged now and then in the background. Every process calls it."""

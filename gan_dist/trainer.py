@@ -12,7 +12,7 @@ from gan_dist import games, provenance
 from gan_dist.checkpoint import tensors
 from gan_dist.checkpointing import Checkpointer
 from gan_dist.config import Config
-from gan_dist.control import desync, diagnose, stop
+from gan_dist.control import desync, diagnose, peers, stop
 from gan_dist.control.stop import Reason, Requests
 from gan_dist.control.watchdog import Watchdog
 from gan_dist.data import loader
@@ -21,7 +21,7 @@ from gan_dist.data.index import Index
 from gan_dist.data.quarantine import Quarantine
 from gan_dist.doctor import autotune
 from gan_dist.engine import AgreedError, Engine, lost_contact
-from gan_dist.errors import EXIT_FINISHED, EXIT_STOPPED, InputError, RunError
+from gan_dist.errors import EXIT_FINISHED, EXIT_STOPPED, RunError
 from gan_dist.interfaces import Batch, Phase
 from gan_dist.run_directory import Run, chosen, open_run
 from gan_dist.step import play_step
@@ -37,8 +37,8 @@ class Trainer:
         deadline = stop.deadline(config.run.deadline, config.control.margin_seconds)
         engine.on_main(lambda: _prepare_data(config, engine.is_main), where="machine")
         self.index = loader.open_index(config)
-        if len(set(engine.gather(self.index.digest))) > 1:
-            raise InputError("data.shards has other contents on some machine; give all of them the same shards")
+        if where := engine.who_differs(self.index.digest):
+            raise AgreedError(f"data.shards has other contents {where}; give all machines the same shards")
         self.config = config = _resolve(config, self.index)
         run = engine.on_main(lambda: open_run(config, self.index.digest))
         assert run is not None
@@ -74,8 +74,10 @@ class Trainer:
             engine.rank,
             engine.world_size,
             config.control.hang_seconds,
-            look=self.requests.look,
+            tick=self.requests.look_at_clock,
+            look=self.requests.look_for_file,
             report=self.tracker.failed,
+            board=engine.board(peers.names(engine.world_size)),
         )
         for problem in problems if engine.is_main else ():
             self.tracker.event("fell back", self.images, problem=problem)
@@ -120,6 +122,7 @@ class Trainer:
     def train(self) -> int:
         """Go on to `training.images`, or to a reason to stop; the exit code."""
         if self.images >= self.config.training.images:
+            self.requests.clear_file()
             self._finish("was already finished")
             return EXIT_FINISHED
         self.requests.listen()
@@ -144,7 +147,7 @@ class Trainer:
                     raise
                 if first := self.watchdog.first_failure():
                     raise RunError(f"ended because rank {first.rank} {first.error}") from error
-                if far := self.watchdog.out_of_reach():
+                if far := self.watchdog.out_of_reach(error):
                     who = ", ".join(far[:4]) + (f" or {len(far) - 4} more" if len(far) > 4 else "")
                     raise RunError(
                         f"ended because {who} cannot be reached (killed, or the node or link is lost)"
@@ -278,6 +281,7 @@ class Trainer:
                 f"the last checkpoint, at {self.images:,} images, could not be saved (RUN/events.jsonl says why); the "
                 f"newest one is {self.checkpointer.newest_name}: start the same command again"
             )
+        self.requests.clear_file()  # however the run ends: the next start must not obey it
         if reason == Reason.BAD_DATA:
             worst = max(self.engine.gather(self.quarantine.worst()), key=lambda found: found[0])
             raise AgreedError(
@@ -291,7 +295,6 @@ class Trainer:
             return EXIT_FINISHED
         why = stop.WORDS[reason]
         if self.engine.is_main:
-            self.requests.clear_file()
             self.tracker.event("stopped", self.images, reason=why)
         self.tracker.status("stopped", self.images, why, self.checkpointer.newest_name)
         self.tracker.say(
@@ -325,7 +328,7 @@ class Trainer:
         self._resume()
         self.engine.forgive()
         self._owed = False
-        self.requests.reason = Reason.NONE
+        self.requests.discard(Reason.BAD_STEPS)  # a signal that came meanwhile still holds
         self.tracker.rewind(self.images)
 
     def _first_bad(self) -> str:

@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import platform
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from gan_dist.config import Config
 from gan_dist.engine import exact, launch
-from gan_dist.engine.consensus import Agreement, channel
+from gan_dist.engine.consensus import Agreement, Board, board, channel, who_differs
 from gan_dist.engine.ddp import Ddp
 from gan_dist.engine.exact import Exact
 from gan_dist.engine.health import Health, Skipped
@@ -287,6 +288,10 @@ class Engine:
         """Make a `gather` for another thread. Every rank calls it."""
         return channel(self.world_size, launch.TIMEOUT)
 
+    def board(self, names: Sequence[str]) -> Board | None:
+        """Return short texts by name that ranks tell each other from any thread; None for one rank. All ranks call it."""
+        return board(self.rank, self.world_size, names)
+
     def agreement(self, count: int) -> Agreement:
         """Exchange `count` integers of every rank from time to time, in the background. Every rank calls it."""
         return Agreement(self.world_size, count)
@@ -333,6 +338,11 @@ class Engine:
     def gather(self, value: T) -> list[T]:
         """Return the value of every rank, in order, on every rank."""
         return list(gather_object([value])) if self.world_size > 1 else [value]
+
+    def who_differs(self, value: Hashable) -> str:
+        """Return on which machines `value` is another than on most, in words; "" where it is the same. All ranks call it."""
+        everyone = self.gather((platform.node(), value))
+        return who_differs([machine for machine, _ in everyone], [found for _, found in everyone])
 
     def release(self) -> None:
         """Remove what the strategy keeps of the players (DeepSpeed's hooks and buffers)."""

@@ -54,7 +54,7 @@ def start(config: Config) -> Accelerator:
     )
     launched = int(environment.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
-        raise InputError(
+        raise AgreedError(
             f"the launcher started {launched} processes (WORLD_SIZE), but they did not join: each believes to be one of "
             f"{accelerator.num_processes}, and would train alone; start them by torchrun, without accelerate's own settings"
         )

@@ -5,12 +5,12 @@
 
 import contextlib
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from gan_dist import files
 from gan_dist.config import find
 
 _COPIED = ("gan_dist", "configs", "launch", "slurm")
@@ -22,7 +22,7 @@ def copy(root: Path, code: Path) -> None:
     """Copy what runs to `code`, with the commit and what differs from it; whole or not at all, once."""
     if code.exists():
         return
-    part = code.with_name(f"{code.name}.{os.getpid()}.part")
+    part = files.temporary(code)
     part.mkdir(parents=True)
     for name in _COPIED:
         shutil.copytree(root / name, part / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -42,7 +42,7 @@ def keep(code: Path, config: str) -> str:
     kept = code.parent / "configs" / hashlib.sha256(config.encode()).hexdigest()[:8] / Path(config).name
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        part = kept.with_name(f"{kept.name}.{os.getpid()}.part")
+        part = files.temporary(kept)
         try:
             part.write_bytes(find(config).read_bytes())
         except OSError:  # training says what is wrong with it

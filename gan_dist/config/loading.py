@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from gan_dist import files
 from gan_dist.config.common import Config, fields
 from gan_dist.errors import InputError
+from gan_dist.redaction import redact_all
 
 
 def load(arguments: Sequence[str], program: str = "train.py") -> Config:
@@ -67,7 +68,9 @@ def read_run(directory: Path) -> tuple[Config, dict[str, Any]]:
 
 
 def to_yaml(config: Config, recorded: dict[str, Any]) -> str:
-    return yaml.safe_dump({"gan_dist": recorded, **config.model_dump(mode="json")}, sort_keys=False, width=120)
+    """The text of RUN/config.yaml, without the secrets that addresses may hold: a copy of it must not give them away."""
+    keys = redact_all(config.model_dump(mode="json"))
+    return yaml.safe_dump({"gan_dist": recorded, **keys}, sort_keys=False, width=120)
 
 
 def _parser(program: str) -> argparse.ArgumentParser:

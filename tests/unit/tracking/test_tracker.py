@@ -21,6 +21,7 @@ from gan_dist import cli, config as config_module
 from gan_dist.config import Config
 from gan_dist.tracking import Tracker, save_grid, weights_and_biases
 from gan_dist.tracking.console import ProgressConsole, duration
+from gan_dist.tracking.media import Histogram, Image, Scalar, Table
 
 KEYS = {
     "run": {"name": "test"},
@@ -250,6 +251,59 @@ def test_wandb_is_rebuilt_from_the_files_of_a_run(tmp_path: Path, capsys: pytest
     assert "is no run directory" in capsys.readouterr().err
 
 
+PANELS = {
+    "pairs": Image(torch.zeros(2, 1, 8, 8), "two"),
+    "weights/G": Histogram([1, 2], [0.0, 0.5, 1.0]),
+    "classes": Table(["class", "samples"], [["cat", 3], [None, 4]]),
+    "score/pixels": Scalar(0.5),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_wandb_shows_panels_and_the_same_again_when_rebuilt_from_the_files(tmp_path: Path, rebuilt: bool) -> None:
+    secret = {"shards": "https://me:pw1@host/x.tar?signature=s1", "resolution": 8, "channels": 1}
+    keys = config_module.validate(
+        {**KEYS, "data": secret, "track": {"wandb": "disabled" if rebuilt else "offline"}}, "x"
+    )
+    (tmp_path / "logs").mkdir()
+    with Tracker(tmp_path, keys, samples=50, start=0, wandb_id="abc12345") as run:
+        run.begin()
+        for images, better in ((10, 0.0), (20, -0.25), (30, 0.25)):
+            run.metrics(images, images // 10, {"loss/G": images / 2, "score/real": images / 1})
+            run.log(images, {**PANELS, "score/pixels": Scalar(0.5 + better)})
+        run.log(35, {"score/pixels": Scalar(0.6)})
+    (tmp_path / "config.yaml").write_text(config_module.to_yaml(keys, {"wandb_id": "abc12345"}))
+    if rebuilt:
+        command = ["gan_dist/train.py", "x.yaml", "--data.shards", "https://host/x.tar?signature=s1"]
+        (tmp_path / "environment.jsonl").write_text(json.dumps({"images": 0, "command": command}) + "\n")
+        assert cli.main(["track", str(tmp_path), "--wandb", "offline"]) == 0
+    (records,) = offline_records(tmp_path)
+    rows = history(records)
+    assert [(row["_step"], row["images"], row.get("loss/G"), row["score/pixels"]) for row in rows] == [
+        (10, 10, 5.0, 0.5),
+        (20, 20, 10.0, 0.25),
+        (30, 30, 15.0, 0.75),
+        (35, 35, None, 0.6),
+    ]
+    for row in rows[:3]:
+        assert row["pairs._type"] == "image-file"
+        assert row["pairs.caption"] == "two"
+        assert row["weights/G._type"] == "histogram"
+        assert row["classes._type"] == "table-file"
+    metrics = {entry.get("name") or entry.get("glob_name"): entry for entry in of("metric", records)}
+    assert metrics["images"]["options"].get("hidden")
+    text = json.dumps(records)
+    assert "s1" not in text
+    assert "pw1" not in text
+    raw = b"".join(path.read_bytes() for path in tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert b"signature" not in raw
+    summary = {}
+    for update in of("summary", records):
+        summary |= update
+    print(json.dumps(summary), json.dumps(records[:3])[:3000])
+
+
 def test_without_the_wandb_package_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with tracker(tmp_path, wandb="offline") as run:
@@ -326,7 +380,7 @@ def test_an_error_in_the_run_is_recorded(tmp_path: Path) -> None:
     assert (status["state"], status["images"]) == ("failed", 30)
     assert status["checkpoint"] == "images-000000020"  # still there to go on from
     log = (tmp_path / "logs/rank-0.txt").read_text()
-    assert f" {platform.node()} rank 0 ERROR the way there:" in log
+    assert f" {platform.node()} rank 0 ERROR traceback:" in log
     assert "1 / 0" in log
     assert "ZeroDivisionError" in log.splitlines()[-1]  # slurm/lib.sh shows the end
 
@@ -391,6 +445,32 @@ def test_the_time_left_counts_only_images_since_the_resume(monkeypatch: pytest.M
     report.begin()
     report.metrics(5_100, {})
     assert out.getvalue() == "images 5,100/6,000  epoch 5.1  10 images/s  ETA 0:01:30\n"
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, positions: list[tuple[float, int]], total: int) -> str:
+    """The last line of a console that was told these (seconds, images)."""
+    clock = iter([0.0, 0.0, *(seconds for seconds, _ in positions)])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    out = io.StringIO()
+    report = ProgressConsole(0, total, 1_000, unexpected, Console(file=out, soft_wrap=True, highlight=False))
+    report.begin()
+    for _, images in positions:
+        report.metrics(images, {})
+    return out.getvalue().splitlines()[-1]
+
+
+def test_the_time_left_comes_from_the_recent_rate_and_not_from_a_slow_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = [(600.0, 100)]  # ten minutes of compiling
+    fast = [(600.0 + seconds, 100 + 10 * seconds) for seconds in range(10, 130, 10)]
+    line = shown(monkeypatch, slow + fast, 2_300)
+    assert line == "images 1,300/2,300  epoch 1.3  10 images/s  ETA 0:01:40"
+
+
+def test_a_run_that_went_back_has_no_rate_until_it_trains_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "  0 images/s  ETA -" in shown(monkeypatch, [(10.0, 1_000), (20.0, 500)], 2_000)
+    assert "  10 images/s  ETA 0:02:20" in shown(monkeypatch, [(10.0, 1_000), (20.0, 500), (30.0, 600)], 2_000)
 
 
 def test_durations() -> None:

@@ -18,6 +18,7 @@ from gan_dist.tracking import media
 _INIT_SECONDS = 30  # without network W&B gives up after this long
 _FINISH_SECONDS = 60  # an upload that takes longer at the end is left to `wandb sync`
 _MOMENT = 5.0  # seconds
+_LOGITS = ("score/real", "score/fake")  # not scores: what the discriminator says
 _WAITING = 1000  # reports that may wait for W&B; more are dropped, metrics.jsonl has them
 
 
@@ -43,6 +44,8 @@ class WeightsAndBiases:
         self._failed, self._ready = failed, ready
         self._command = command
         self._run: Any = None
+        self._scores: set[str] = set()
+        """Whose summary W&B knows."""
         self._given_up = False
         self._giving_up = threading.Lock()
         self._started = threading.Event()
@@ -75,7 +78,7 @@ class WeightsAndBiases:
             init_timeout=_INIT_SECONDS, finish_timeout=_FINISH_SECONDS, silent=True, console="off"
         )
         if self._command is not None:
-            settings.x_disable_stats = settings.x_disable_machine_info = True
+            settings.x_disable_stats = True
             settings.program = self._command[0] if self._command else "unknown"
         with _arguments(self._command):
             self._run = wandb.init(
@@ -90,15 +93,21 @@ class WeightsAndBiases:
             )
         self._run.define_metric("images", hidden=True)  # the x axis: images against images says nothing
         self._run.define_metric("*", step_metric="images")
-        self._run.define_metric("score/*", step_metric="images", summary="min")  # the best of a run in the runs table
-        for logits in ("score/real", "score/fake"):
-            self._run.define_metric(logits, step_metric="images", summary="last")
         self._started.set()
         self._ready(self.place)
 
     def metrics(self, images: int, values: dict[str, float]) -> None:
-        # step= because an offline run that is resumed counts from 0 again
-        self._log(lambda: {"images": images, **values}, images)
+        """Add figures to the point of a position."""
+
+        def content() -> dict[str, Any]:
+            for name in values.keys() - self._scores:
+                if name.startswith("score/") and name not in _LOGITS:
+                    # the best of a run in the runs table; by name, as of two patterns that fit W&B takes any
+                    self._run.define_metric(name, step_metric="images", summary="min")
+                    self._scores.add(name)
+            return {"images": images, **values}
+
+        self._log(content, images)  # at step=, as an offline run that is resumed counts from 0 again
 
     def picture(self, images: int, path: Path) -> None:
         """Show a sample grid."""

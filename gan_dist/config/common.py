@@ -178,8 +178,8 @@ class Track(Section):
     """Images between two lines of metrics.jsonl, W&B points and console reports."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto: online where a W&B key is set, else offline (read it with `wandb leet`)."""
-    project: str = "gan_dist"
-    """W&B project."""
+    project: str = ""
+    """W&B project. Default: $WANDB_PROJECT, else gan_dist."""
 
 
 class Sample(Section):

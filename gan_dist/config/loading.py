@@ -19,6 +19,7 @@ from gan_dist.config import compose, legacy, parts, yaml_file
 from gan_dist.config.common import Config, fields
 from gan_dist.config.section import Many, One, Section
 from gan_dist.errors import InputError
+from gan_dist.redaction import redact_all
 
 _PATHS = ("run.directory", "data.source", "data.cache", "data.shards")
 """Keys in which ~ and $VARIABLES are expanded."""
@@ -160,10 +161,10 @@ def read_run(directory: Path) -> tuple[Config, dict[str, Any]]:
 
 
 def to_yaml(config: Config, recorded: dict[str, Any]) -> str:
+    """The text of RUN/config.yaml, without the secrets that addresses may hold: a copy of it must not give them away."""
     more = {"sources": config.sources} if config.sources else {}
-    return yaml.safe_dump(
-        {"gan_dist": {**recorded, **more}, **config.model_dump(mode="json")}, sort_keys=False, width=120
-    )
+    keys = redact_all(config.model_dump(mode="json"))
+    return yaml.safe_dump({"gan_dist": {**recorded, **more}, **keys}, sort_keys=False, width=120)
 
 
 def print_help(tree: dict[str, Any], path: Path | None, program: str) -> None:

@@ -1,4 +1,4 @@
-"""Pictures: tensors in [-1, 1] to PNG files."""
+"""Turn tensors in [-1, 1] into PNG files."""
 
 import io
 import math
@@ -28,17 +28,27 @@ def save_png(image: torch.Tensor, path: Path) -> None:
 
 def save_grid(images: torch.Tensor | Sequence[torch.Tensor], path: Path, columns: int = 0) -> None:
     """Write (N, C, H, W) images in [-1, 1] as one picture, row by row; `columns` 0: about a square."""
+    _write(sheet([to_uint8(image) for image in images], columns), path)
+
+
+def sheet(images: Sequence[np.ndarray], columns: int = 0) -> np.ndarray:
+    """Images (H, W, C) uint8 of one size -> one image, row by row, the small ones enlarged; `columns` 0: about a square."""
     columns = columns or math.ceil(math.sqrt(len(images)))
-    scale = max(1, math.ceil(_READABLE / images[0].shape[-1]))
-    cells = [to_uint8(image).repeat(scale, axis=0).repeat(scale, axis=1) for image in images]
+    scale = max(1, math.ceil(_READABLE / images[0].shape[1]))
+    cells = [image.repeat(scale, axis=0).repeat(scale, axis=1) for image in images]
     height, width, channels = cells[0].shape
     rows = math.ceil(len(cells) / columns)
-    sheet = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, channels), 255, dtype=np.uint8)
+    result = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, channels), 255, dtype=np.uint8)
     for number, cell in enumerate(cells):
         row, column = divmod(number, columns)
         top, left = _GAP + row * (height + _GAP), _GAP + column * (width + _GAP)
-        sheet[top : top + height, left : left + width] = cell
-    _write(sheet, path)
+        result[top : top + height, left : left + width] = cell
+    return result
+
+
+def squeezed(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 1) -> (H, W), as PIL wants grey images; others as they are."""
+    return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
 
 
 def save_columns(columns: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -52,5 +62,5 @@ def save_columns(columns: Mapping[str, torch.Tensor], path: Path) -> None:
 
 def _write(pixels: np.ndarray, path: Path) -> None:
     buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
+    Image.fromarray(squeezed(pixels)).save(buffer, "PNG")
     files.write_atomic(path, buffer.getvalue())

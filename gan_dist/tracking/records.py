@@ -1,7 +1,8 @@
-"""What is written about a run, line by line: the truth that every dashboard can be rebuilt from."""
+"""Write what is known about a run, line by line: the truth that every dashboard can be rebuilt from."""
 
 import contextlib
 import datetime
+import errno
 import json
 import math
 import os
@@ -10,9 +11,11 @@ from typing import Any
 
 from gan_dist import files
 
+_LONGEST = 1 << 20  # bytes of a line of metrics.jsonl
+
 
 def open_metrics(path: Path, start: int) -> None:
-    """Make `path` end at position `start`: lines of later positions, and a torn last line, are dropped."""
+    """Drop lines of positions after `start`, and a torn last line."""
     if not path.exists():
         return
     kept, text = [], path.read_text(errors="replace")  # a torn block may hold anything
@@ -25,24 +28,64 @@ def open_metrics(path: Path, start: int) -> None:
 
 
 def write_metrics(path: Path, images: int, step: int, values: dict[str, float]) -> None:
-    """Append one line of figures, rounded to 7 significant digits."""
+    """Write figures of a position, rounded to 7 significant digits: a line of their own, or more figures of the last line.
+
+    A position has one line, whoever reports first. Raises OSError, with the old lines as they were.
+    """
     rounded = {name: float(f"{value:.7g}") for name, value in values.items()}
-    _append(path, {"images": images, "step": step, **rounded})
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)  # no O_APPEND: with it pwrite ignores the offset
+    try:
+        size = os.fstat(descriptor).st_size
+        tail = os.pread(descriptor, _LONGEST, max(0, size - _LONGEST))
+        last = tail[tail.rfind(b"\n", 0, -1) + 1 :]
+        whole = last.endswith(b"\n")
+        record = _parse(last) if whole else {}
+        replaced = last if record.get("images") == images else b""
+        if not replaced:
+            record = {"images": images, "step": step}
+        # a kill or a full disk tore the last line: it stays one bad line, and spoils no other
+        line = (b"" if whole or not last else b"\n") + json.dumps(_plain({**record, **rounded})).encode() + b"\n"
+        _replace_end(descriptor, size - len(replaced), replaced, line)
+    finally:
+        os.close(descriptor)
+
+
+def _replace_end(descriptor: int, offset: int, old: bytes, new: bytes) -> None:
+    """Put `new` where the file ends by `old`; the old end stays where the disk takes no more (OSError)."""
+    try:
+        if os.pwrite(descriptor, new, offset) < len(new):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if len(new) < len(old):
+            os.ftruncate(descriptor, offset + len(new))
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.pwrite(descriptor, old, offset)
+            os.ftruncate(descriptor, offset + len(old))
+        raise
 
 
 def write_event(path: Path, kind: str, images: int, rank: int, details: dict[str, Any]) -> None:
-    """Append what happened. Any rank may: a line is one write to the file's end."""
+    """Append what happened. Every rank may call it: a line is one write to the file's end."""
     _append(path, {"time": _now(), "rank": rank, "images": images, "event": kind, **details})
 
 
 def write_environment(path: Path, images: int, facts: dict[str, Any]) -> None:
-    """Append what a start of the run runs on."""
+    """Append what one start of the run runs on."""
     _append(path, {"time": _now(), "images": images, **facts})
 
 
 def write_status(path: Path, **facts: Any) -> None:
-    """Replace the run's state, whole, for scripts."""
+    """Replace the run's state as a whole, for scripts."""
     files.write_json(path, _plain({**facts, "time": _now(), "host": os.uname().nodename, "pid": os.getpid()}))
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """The record of a line; empty where it is none."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:
@@ -51,16 +94,15 @@ def _append(path: Path, record: dict[str, Any]) -> None:
     try:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            line = (
-                "\n" + line
-            )  # a kill or a full disk tore the last line: it stays one bad line, and takes no other along
+            # a kill or a full disk tore the last line: it stays one bad line, and spoils no other
+            line = "\n" + line
         os.write(descriptor, line.encode())
     finally:
         os.close(descriptor)
 
 
 def _plain(value: Any) -> Any:
-    """The same with null for every number that is not finite, which JSON cannot say."""
+    """The same with None for every number that is not finite, as JSON has no word for it."""
     if isinstance(value, dict):
         return {name: _plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):

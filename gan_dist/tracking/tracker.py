@@ -1,17 +1,19 @@
-"""All reports of a run in one place: files first, W&B second, the console third. None of them can fail a run."""
+"""Report on a run: to files first, W&B second, the console third. None of them can fail a run."""
 
 import logging
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from gan_dist.config import Config
 from gan_dist.errors import EXIT_FAILED, EXIT_INPUT, InputError
-from gan_dist.tracking import records
+from gan_dist.tracking import media, panels as panels_module, records
 from gan_dist.tracking.console import ProgressConsole
+from gan_dist.tracking.media import Media, Scalar
+from gan_dist.tracking.panels import Panel
 from gan_dist.tracking.weights_and_biases import WeightsAndBiases, leet
 
 _log = logging.getLogger("gan_dist")
@@ -35,11 +37,14 @@ class Tracker:
         self.config, self.images, self.wandb_id = config, start, wandb_id
         self._checkpoint: str | None = None
         self._lost: set[str] = set()
+        self._broken: set[str] = set()
+        """Panels that have raised."""
         self._board: WeightsAndBiases | None = None
         self._report: ProgressConsole | None = None
         _open_log(directory / "logs" / f"rank-{rank}.txt", rank)
         if rank == 0:
             records.open_metrics(directory / "metrics.jsonl", start)
+            media.remove_later(directory / "media", start)
             self._report = ProgressConsole(start, config.training.whole_images, samples, self._failed)
 
     def __enter__(self) -> "Tracker":
@@ -50,14 +55,14 @@ class Tracker:
     ) -> None:
         if error is not None:
             if not isinstance(error, InputError):
-                _log.error("the way there:", exc_info=error)
+                _log.error("traceback:", exc_info=error)
             self.event("failed", self.images, reason=f"{type(error).__name__}: {error}")
             code = EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILED
             self.status("failed", self.images, str(error) or type(error).__name__, self._checkpoint, code=code)
         self.close()
 
     def failed(self, reason: str, **details: Any) -> None:
-        """The process is about to end, from whatever thread: the last that can be said."""
+        """Report that the process is about to end. Any thread may call it."""
         self._write(
             "events.jsonl",
             lambda path: records.write_event(path, "failed", self.images, self.rank, {"reason": reason, **details}),
@@ -65,13 +70,14 @@ class Tracker:
         self.status("failed", self.images, reason, self._checkpoint)
 
     def rewind(self, images: int) -> None:
-        """The run went back to a position: figures of later ones are dropped."""
+        """Drop figures and media of later positions: the run went back to this one."""
         self.images = images
         if self._report is not None:
             self._write("metrics.jsonl", lambda path: records.open_metrics(path, images))
+            self._write("media", lambda folder: media.remove_later(folder, images))
 
     def guard(self, name: str, work: Callable[[], object]) -> bool:
-        """Write a picture or the like, and whether it worked; a disk that refuses is reported, and stops nothing."""
+        """Write a picture or the like; return whether it worked. A full disk is reported, and stops nothing."""
         return self._write(name, lambda _: work())
 
     def close(self) -> None:
@@ -91,7 +97,7 @@ class Tracker:
         return place or str(self.directory / "metrics.jsonl")
 
     def begin(self) -> None:
-        """Training begins now: W&B is told, and the rate and the time left count from here."""
+        """Start W&B and the clock: the rate and the time left count from here."""
         if self._report is not None:
             self._report.begin()
             self._board = WeightsAndBiases(self.directory, self.config, self.wandb_id, self._failed, self._announce)
@@ -102,22 +108,61 @@ class Tracker:
         self.say(f"Dashboard: {place}")
 
     def metrics(self, images: int, step: int, values: dict[str, float]) -> None:
-        """One line of figures at a position."""
+        """Report the figures of a position: its line in metrics.jsonl, a point in W&B, a line on the console."""
+        if self._report is not None:
+            self._figures(images, step, values)
+            self._report.metrics(images, values)
+
+    def log(self, images: int, contents: Mapping[str, Media]) -> None:
+        """Show named numbers, images, histograms and tables at a position; other ranks than 0 do nothing.
+
+        Numbers join the line of the position in metrics.jsonl, all else is a file under RUN/media. Raises InputError for a
+        name that leaves that folder or that the line uses itself.
+        """
         if self._report is None:
             return
+        for name in contents:
+            media.check_name(name)
+        numbers = {name: float(content.value) for name, content in contents.items() if isinstance(content, Scalar)}
+        if numbers:
+            self._figures(images, images // self.config.training.batch, numbers)
+        if scores := {name: value for name, value in numbers.items() if name.startswith("score/")}:
+            self.say(f"images {images:,}  " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+        for name, content in contents.items():
+            if not isinstance(content, Scalar):
+                self._medium(images, name, content)
+
+    def _medium(self, images: int, name: str, content: media.Image | media.Histogram | media.Table) -> None:
+        paths: list[Path] = []
+        self._write("media", lambda folder: paths.append(media.write(folder, images, name, content)))
+        if paths and self._board is not None:
+            self._board.media(images, name, paths[0])
+
+    def _figures(self, images: int, step: int, values: dict[str, float]) -> None:
         self._write("metrics.jsonl", lambda path: records.write_metrics(path, images, step, values))
         if self._board is not None:
             self._board.metrics(images, values)
-        self._report.metrics(images, values)
+
+    def draw(self, panels: Mapping[str, Panel], game: Any, images: int) -> None:
+        """Draw panels of the game on rank 0; one that raises is reported, and not drawn again before the next start."""
+        for name, panel in panels.items() if self._report is not None else ():
+            if name in self._broken:
+                continue
+            try:
+                self.log(images, panels_module.draw(name, panel, game, images))
+            except Exception as error:  # it may be a user's: days of training are worth more than a picture
+                self._broken.add(name)
+                _log.error("panel %s:", name, exc_info=error)
+                self.event("panel failed", images, panel=name, reason=f"{type(error).__name__}: {error}")
 
     def progress(self, images: int) -> None:
-        """Called every step; costs about a microsecond."""
+        """Note the position after a step; costs about a microsecond."""
         self.images = images
         if self._report is not None:
             self._report.progress(images)
 
     def event(self, kind: str, images: int, **details: Any) -> None:
-        """Something happened: a line in events.jsonl, in the log, and on rank 0's console."""
+        """Report what happened: a line in events.jsonl, in the log, and on rank 0's console."""
         self._write("events.jsonl", lambda path: records.write_event(path, kind, images, self.rank, details))
         text = f"{kind} at {images:,} images" + "".join(f"  {name} {value}" for name, value in details.items())
         text = " ".join(text.splitlines())
@@ -126,21 +171,21 @@ class Tracker:
             self._report.say(text)
 
     def environment(self, images: int, facts: dict[str, Any]) -> None:
-        """What this start runs on: a line in environment.jsonl."""
+        """Record what this start runs on: a line in environment.jsonl."""
         self._write("environment.jsonl", lambda path: records.write_environment(path, images, facts))
 
     def picture(self, path: Path, images: int) -> None:
-        """A sample grid was written."""
+        """Show a sample grid that was written."""
         if self._board is not None:
             self._board.picture(images, path)
 
     def say(self, text: str) -> None:
-        """A line for the person at the console."""
+        """Print a line for the person at the console."""
         if self._report is not None:
             self._report.say(text)
 
     def status(self, state: str, images: int, reason: str, checkpoint: str | None, **more: Any) -> None:
-        """running, finished, stopped or failed: replaces status.json."""
+        """Replace status.json; `state` is running, finished, stopped or failed."""
         self._checkpoint = checkpoint
         facts = {"state": state, "images": images, "reason": reason, "checkpoint": checkpoint, **more}
         job = os.environ.get("SLURM_JOB_ID", "")
@@ -149,7 +194,7 @@ class Tracker:
             self._write("status.json", lambda path: records.write_status(path, **facts, **launch))
 
     def _write(self, name: str, work: Callable[[Path], object]) -> bool:
-        """Write to a file of the run; where that fails it is said, once for each file, and tried again the next time."""
+        """Write to a file of the run; return whether it worked. A failure is reported once for each file."""
         try:
             work(self.directory / name)
             return True

@@ -1,24 +1,33 @@
-"""Weights & Biases: one run over all resumes, everything drawn against `images`. It can never fail the run."""
+"""Show a run in Weights & Biases: one run over all resumes, everything drawn against `images`. It can never fail the run."""
 
+import contextlib
 import os
 import queue
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gan_dist.config import Config
+from gan_dist.redaction import redact, redact_all
+from gan_dist.tracking import media
 
 _INIT_SECONDS = 30  # without network W&B gives up after this long
 _FINISH_SECONDS = 60  # an upload that takes longer at the end is left to `wandb sync`
 _MOMENT = 5.0  # seconds
+_LOGITS = ("score/real", "score/fake")  # not scores: what the discriminator says
 _WAITING = 1000  # reports that may wait for W&B; more are dropped, metrics.jsonl has them
 
 
 class WeightsAndBiases:
     """A W&B run, or nothing where it is disabled or has failed. W&B has a thread: it may hang, and training goes on.
 
-    `failed` is told once what went wrong, `ready` where the run is seen when it is known.
+    `failed` is told once what went wrong, `ready` where the run is seen when it is known. `command` is given for a run
+    that is rebuilt: the command line that trained it, which W&B shows in place of this process's, as it shows nothing of
+    this process's machine then.
     """
 
     def __init__(
@@ -29,10 +38,14 @@ class WeightsAndBiases:
         failed: Callable[[str], None],
         ready: Callable[[str], None] = lambda place: None,
         work: "queue.Queue[Callable[[], Any] | None] | None" = None,
+        command: Sequence[str] | None = None,
     ) -> None:
         self._directory = directory
         self._failed, self._ready = failed, ready
+        self._command = command
         self._run: Any = None
+        self._scores: set[str] = set()
+        """Whose summary W&B knows."""
         self._given_up = False
         self._giving_up = threading.Lock()
         self._started = threading.Event()
@@ -61,32 +74,53 @@ class WeightsAndBiases:
         if mode == "disabled":
             self._started.set()
             return
-        self._run = wandb.init(
-            project=config.track.project,
-            name=config.run.name,
-            id=wandb_id,
-            resume="allow",
-            dir=self._directory,
-            mode=mode,  # type: ignore[arg-type]
-            config=config.flat(),
-            settings=wandb.Settings(  # silent: the console is ours, and Tracker says where the run is seen
-                init_timeout=_INIT_SECONDS, finish_timeout=_FINISH_SECONDS, silent=True, console="off"
-            ),
+        settings = wandb.Settings(  # silent: the console is ours, and Tracker says where the run is seen
+            init_timeout=_INIT_SECONDS, finish_timeout=_FINISH_SECONDS, silent=True, console="off"
         )
-        self._run.define_metric("images")
+        if self._command is not None:
+            settings.x_disable_stats = True
+            settings.program = self._command[0] if self._command else "unknown"
+        with _arguments(self._command):
+            self._run = wandb.init(
+                project=project(config),
+                name=config.run.name,
+                id=wandb_id,
+                resume="allow",
+                dir=self._directory,
+                mode=mode,  # type: ignore[arg-type]
+                config=redact_all(config.flat()),
+                settings=settings,
+            )
+        self._run.define_metric("images", hidden=True)  # the x axis: images against images says nothing
         self._run.define_metric("*", step_metric="images")
         self._started.set()
         self._ready(self.place)
 
     def metrics(self, images: int, values: dict[str, float]) -> None:
-        # step= because an offline run that is resumed counts from 0 again
-        self._log(lambda: {"images": images, **values}, images)
+        """Add figures to the point of a position."""
+
+        def content() -> dict[str, Any]:
+            for name in values.keys() - self._scores:
+                if name.startswith("score/") and name not in _LOGITS:
+                    # the best of a run in the runs table; by name, as of two patterns that fit W&B takes any
+                    self._run.define_metric(name, step_metric="images", summary="min")
+                    self._scores.add(name)
+            return {"images": images, **values}
+
+        self._log(content, images)  # at step=, as an offline run that is resumed counts from 0 again
 
     def picture(self, images: int, path: Path) -> None:
-        def content() -> dict[str, Any]:
-            import wandb
+        """Show a sample grid."""
+        self.media(images, "samples/grid", path)
 
-            return {"images": images, "samples/grid": wandb.Image(str(path))}
+    def media(self, images: int, name: str, path: Path) -> None:
+        """Show what a file of RUN/media holds."""
+
+        def content() -> dict[str, Any]:
+            try:
+                return {"images": images, name: _shown(path, images)}
+            except FileNotFoundError:  # the run went back meanwhile, and the file with it
+                return {"images": images}
 
         self._log(content, images)
 
@@ -131,14 +165,43 @@ class WeightsAndBiases:
 
 
 def leet(directory: Path) -> str:
-    """The command that shows what W&B wrote into a run directory, in the terminal."""
+    """Return the command that shows, in the terminal, what W&B wrote into a run directory."""
     return f"wandb leet {directory / 'wandb'}"
+
+
+def project(config: Config) -> str:
+    """Return W&B's project: `track.project`, else WANDB_PROJECT, else gan_dist."""
+    return config.track.project or os.environ.get("WANDB_PROJECT") or "gan_dist"
+
+
+def _shown(path: Path, images: int) -> Any:
+    """W&B's object for a file of RUN/media or RUN/samples."""
+    import wandb
+
+    if path.suffix == ".png":
+        return wandb.Image(str(path), caption=media.caption(path) or f"{images:,} images")
+    content = media.read(path)
+    if isinstance(content, media.Table):
+        rows = [list(row) for row in content.rows]
+        return wandb.Table(columns=list(content.columns), data=rows, allow_mixed_types=True)
+    return wandb.Histogram(np_histogram=(np.asarray(content.counts), np.asarray(content.edges)))
+
+
+@contextlib.contextmanager
+def _arguments(command: Sequence[str] | None) -> Iterator[None]:
+    """While it lasts W&B, which records sys.argv and has no setting for it, reads a command line without secrets."""
+    before = sys.argv
+    sys.argv = [redact(word) for word in (before if command is None else command or ["unknown"])]
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def _mode(wanted: str) -> str:
     """W&B's mode: `track.wandb` as it is; for `auto` WANDB_MODE, else online where W&B has a key, else offline.
 
-    Raises RuntimeError for online without a key: on a terminal W&B would ask for one, and wait for ever.
+    Raises RuntimeError for online without a key: on a terminal W&B would ask for one, and wait without end.
     """
     import wandb
 

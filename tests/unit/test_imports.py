@@ -12,6 +12,7 @@ LEVELS = {
     "errors": 0,
     "files": 0,
     "config": 0,
+    "redaction": 0,
     "rng": 0,
     "losses": 1,
     "augment": 1,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,48 @@ def test_a_resume_leaves_no_images_value_twice(tmp_path: Path) -> None:
     records.open_metrics(path, start=20)
     records.write_metrics(path, 30, 3, {"loss/G": 2.0})
     assert [(line["images"], line["loss/G"]) for line in lines(path)] == [(10, 1.0), (20, 1.0), (30, 2.0)]
+
+
+def test_figures_of_one_position_share_its_line(tmp_path: Path) -> None:
+    """Whoever reports first: a score before the regular line, or after it; a line never grows a twin."""
+    path = tmp_path / "metrics.jsonl"
+    records.write_metrics(path, 10, 1, {"score/pixels": 0.5})
+    records.write_metrics(path, 10, 1, {"loss/G": 123456.7, "loss/D": 2.0})
+    records.write_metrics(path, 20, 2, {"loss/G": 3.0})
+    records.write_metrics(path, 20, 2, {"score/pixels": 0.25})
+    records.write_metrics(path, 20, 2, {"loss/G": math.nan, "score/pixels": 1.0})
+    records.write_metrics(path, 10, 2, {"late": 1.0})
+    assert lines(path) == [
+        {"images": 10, "step": 1, "score/pixels": 0.5, "loss/G": 123456.7, "loss/D": 2.0},
+        {"images": 20, "step": 2, "loss/G": None, "score/pixels": 1.0},
+        {"images": 10, "step": 2, "late": 1.0},
+    ]
+
+
+def test_a_torn_metrics_line_spoils_no_later_one(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"images": 10, "lo')
+    records.write_metrics(path, 10, 1, {"loss/G": 1.0})
+    torn, whole = path.read_text().splitlines()
+    assert torn == '{"images": 10, "lo'
+    assert json.loads(whole) == {"images": 10, "step": 1, "loss/G": 1.0}
+
+
+@pytest.mark.parametrize("images", [10, 20])
+def test_a_disk_that_fills_up_within_a_line_takes_no_figure_away(tmp_path: Path, images: int) -> None:
+    path = tmp_path / "metrics.jsonl"
+    records.write_metrics(path, 10, 1, {"loss/G": 1.0})
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, hard))  # five bytes more, then no more
+    try:
+        with pytest.raises(OSError, match=r"No space|too large"):
+            records.write_metrics(path, images, 1, {"score/pixels": 0.5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    records.write_metrics(path, images, 1, {"score/pixels": 0.5})
+    assert [line["images"] for line in lines(path)] == sorted({10, images})
 
 
 def test_figures_have_seven_digits_and_what_is_not_finite_is_null(tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ from rich.console import Console
 import gan_dist
 from gan_dist import cli, config as config_module
 from gan_dist.config import Config
-from gan_dist.tracking import Tracker, save_grid, weights_and_biases
+from gan_dist.tracking import Tracker, media, save_grid, weights_and_biases
 from gan_dist.tracking.console import ProgressConsole, duration
+from gan_dist.tracking.media import Histogram, Image, Scalar, Table
+from gan_dist.tracking.panels import Panel
 
 KEYS = {
     "run": {"name": "test"},
@@ -250,6 +252,109 @@ def test_wandb_is_rebuilt_from_the_files_of_a_run(tmp_path: Path, capsys: pytest
     assert "is no run directory" in capsys.readouterr().err
 
 
+PANELS = {
+    "pairs": Image(torch.zeros(2, 1, 8, 8), "two"),
+    "weights/G": Histogram([1, 2], [0.0, 0.5, 1.0]),
+    "classes": Table(["class", "samples"], [["cat", 3], [None, 4]]),
+    "score/pixels": Scalar(0.5),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_wandb_shows_panels_and_the_same_again_when_rebuilt_from_the_files(tmp_path: Path, rebuilt: bool) -> None:
+    secret = {"shards": "https://me:PASS-9@host/x.tar?signature=SIGN-9", "resolution": 8, "channels": 1}
+    keys = config_module.validate(
+        {**KEYS, "data": secret, "track": {"wandb": "disabled" if rebuilt else "offline"}}, "x"
+    )
+    (tmp_path / "logs").mkdir()
+    with Tracker(tmp_path, keys, samples=50, start=0, wandb_id="abc12345") as run:
+        run.begin()
+        for images, better in ((10, 0.0), (20, -0.25), (30, 0.25)):
+            run.metrics(images, images // 10, {"loss/G": images / 2, "score/real": images / 1})
+            run.log(images, {**PANELS, "score/pixels": Scalar(0.5 + better)})
+        run.log(35, {"score/pixels": Scalar(0.6)})
+    (tmp_path / "config.yaml").write_text(config_module.to_yaml(keys, {"wandb_id": "abc12345"}))
+    if rebuilt:
+        command = ["gan_dist/train.py", "x.yaml", "--data.shards", "https://host/x.tar?signature=SIGN-9"]
+        (tmp_path / "environment.jsonl").write_text(json.dumps({"images": 0, "command": command}) + "\n")
+        assert cli.main(["track", str(tmp_path), "--wandb", "offline"]) == 0
+    (records,) = offline_records(tmp_path)
+    rows = history(records)
+    assert [(row["_step"], row["images"], row.get("loss/G"), row["score/pixels"]) for row in rows] == [
+        (10, 10, 5.0, 0.5),
+        (20, 20, 10.0, 0.25),
+        (30, 30, 15.0, 0.75),
+        (35, 35, None, 0.6),
+    ]
+    for row in rows[:3]:
+        assert row["pairs._type"] == "image-file"
+        assert row["pairs.caption"] == "two"
+        assert row["weights/G._type"] == "histogram"
+        assert row["classes._type"] == "table-file"
+    hidden = [entry["name"] for entry in of("metric", records) if entry["options"].get("hidden")]
+    assert hidden == ["images"]
+    best = [update["update"].get("score/pixels") for update in of("summary", records)]
+    assert best[-1] == {"min": 0.25}
+    logits = [update["update"]["score/real"] for update in of("summary", records) if "score/real" in update["update"]]
+    assert logits == [10, 20, 30]
+    everything = b"".join(
+        path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "environment" not in path.name
+    )
+    assert b"PASS-9" not in everything
+    assert b"SIGN-9" not in everything
+    about = {key: value for environment in of("environment", records) for key, value in environment.items()}
+    if rebuilt:  # says what was trained, and nothing of the machine that rebuilds
+        assert about["args"] == ["x.yaml", "--data.shards", "https://host/x.tar?[removed]"]
+        assert about["program"] == "gan_dist/train.py"
+        assert "memory" not in about
+
+
+def test_the_project_is_the_keys_and_else_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    assert weights_and_biases.project(config()) == "gan_dist"
+    monkeypatch.setenv("WANDB_PROJECT", "ours")
+    assert weights_and_biases.project(config()) == "ours"
+    assert weights_and_biases.project(config(project="mine")) == "mine"
+
+
+def test_numbers_share_the_line_of_their_position_and_a_resume_leaves_none_twice(tmp_path: Path) -> None:
+    for start in (0, 10):
+        with tracker(tmp_path, start) as run:
+            run.begin()
+            for images in range(start + 10, 31, 10):
+                run.log(images, {"score/pixels": Scalar(torch.tensor(images / 100).item())})
+                if images != 20:
+                    run.metrics(images, images // 10, {"loss/G": 1.0})
+                run.log(images, {"panel/number": Scalar(2.0), "panel/table": Table(["x"], [[start]])})
+            if start:
+                run.rewind(20)
+    assert lines(tmp_path / "metrics.jsonl") == [
+        {"images": 10, "step": 1, "score/pixels": 0.1, "loss/G": 1.0, "panel/number": 2.0},
+        {"images": 20, "step": 2, "score/pixels": 0.2, "panel/number": 2.0},
+    ]
+    kept = [(images, media.read(path).rows) for images, _, path in media.listed(tmp_path / "media")]  # type: ignore[union-attr]
+    assert kept == [(10, [[0]]), (20, [[10]])]
+
+
+def test_a_full_disk_is_said_once_and_panels_stop_nothing(tmp_path: Path) -> None:
+    with tracker(tmp_path) as run:
+        (tmp_path / "media").symlink_to("/dev/full")
+        for images in (10, 20):
+            run.log(images, {"a": Table([], []), "b": Table([], []), "n": Scalar(1.0)})
+    (event,) = lines(tmp_path / "events.jsonl")
+    assert event["reason"].startswith("media: ")
+    assert len(lines(tmp_path / "metrics.jsonl")) == 2
+
+
+def test_other_ranks_show_no_panels(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    with Tracker(tmp_path, config(), samples=50, start=0, wandb_id="x", rank=1) as run:
+        run.log(10, {"a": Table([], []), "n": Scalar(1.0)})
+        run.draw({"broken": Panel()}, None, 10)
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["rank-1.txt"]
+
+
 def test_without_the_wandb_package_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with tracker(tmp_path, wandb="offline") as run:
@@ -326,7 +431,7 @@ def test_an_error_in_the_run_is_recorded(tmp_path: Path) -> None:
     assert (status["state"], status["images"]) == ("failed", 30)
     assert status["checkpoint"] == "images-000000020"  # still there to go on from
     log = (tmp_path / "logs/rank-0.txt").read_text()
-    assert f" {platform.node()} rank 0 ERROR the way there:" in log
+    assert f" {platform.node()} rank 0 ERROR traceback:" in log
     assert "1 / 0" in log
     assert "ZeroDivisionError" in log.splitlines()[-1]  # slurm/lib.sh shows the end
 
@@ -391,6 +496,32 @@ def test_the_time_left_counts_only_images_since_the_resume(monkeypatch: pytest.M
     report.begin()
     report.metrics(5_100, {})
     assert out.getvalue() == "images 5,100/6,000  epoch 5.1  10 images/s  ETA 0:01:30\n"
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, positions: list[tuple[float, int]], total: int) -> str:
+    """The last line of a console that was told these (seconds, images)."""
+    clock = iter([0.0, 0.0, *(seconds for seconds, _ in positions)])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    out = io.StringIO()
+    report = ProgressConsole(0, total, 1_000, unexpected, Console(file=out, soft_wrap=True, highlight=False))
+    report.begin()
+    for _, images in positions:
+        report.metrics(images, {})
+    return out.getvalue().splitlines()[-1]
+
+
+def test_the_time_left_comes_from_the_recent_rate_and_not_from_a_slow_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = [(600.0, 100)]  # ten minutes of compiling
+    fast = [(600.0 + seconds, 100 + 10 * seconds) for seconds in range(10, 130, 10)]
+    line = shown(monkeypatch, slow + fast, 2_300)
+    assert line == "images 1,300/2,300  epoch 1.3  10 images/s  ETA 0:01:40"
+
+
+def test_a_run_that_went_back_has_no_rate_until_it_trains_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "  0 images/s  ETA -" in shown(monkeypatch, [(10.0, 1_000), (20.0, 500)], 2_000)
+    assert "  10 images/s  ETA 0:02:20" in shown(monkeypatch, [(10.0, 1_000), (20.0, 500), (30.0, 600)], 2_000)
 
 
 def test_durations() -> None:

@@ -1,0 +1,120 @@
+"""Define what a metric is. A new metric is one class, the user's own included."""
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from gan_dist.config.section import Section
+from gan_dist.errors import InputError
+
+State = dict[str, Tensor]
+"""What a metric accumulates: sums, or features one below the other. Tensors only, as ranks exchange them."""
+
+_NAME = re.compile(r"\w[\w.+-]{0,99}")
+_TAKEN = ("real", "fake")  # score/real and score/fake are the discriminator's logits
+
+
+class Metric(Section):
+    """A score of generated images: its keys are those of `evaluate.scores.NAME` in the config.
+
+    An evaluation cuts the samples into parts. `begin` and `add` accumulate one part on one rank, `merge` puts the parts
+    together in the order of the samples, `value` is computed once. A metric keeps nothing in itself.
+    """
+
+    needs: ClassVar[Literal["features", "samples"]] = "samples"
+    """What `add` is given: images (N, C, H, W) in [-1, 1], or their features (N, F) by the evaluation's network."""
+
+    kind: str = ""
+    """Which metric: a name of METRICS, or FILE.py:CLASS."""
+
+    def begin(self) -> State:
+        """Return the state of a part that has no samples yet."""
+        return {}
+
+    def add(self, state: State, fake: Tensor, real: Tensor | None) -> None:
+        """Take in generated samples and as many real ones; fewer, or None, where the data set is smaller.
+
+        Sums belong in float64.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no add(state, fake, real)")
+
+    def merge(self, states: Sequence[State]) -> State:
+        """Return the state of all parts together; they come in the order of the samples, on the CPU.
+
+        Here each name's tensors are added up in this order. A metric that keeps features overrides it by
+        `return concatenated(states)`.
+        """
+        return added(states)
+
+    def value(self, state: State) -> dict[str, float] | float:
+        """Return the score, or several by name."""
+        raise NotImplementedError(f"{type(self).__name__} has no value(state)")
+
+
+def added(states: Sequence[State]) -> State:
+    """The sums of several parts: each name's tensors, added one after the other."""
+    total: State = {}
+    for state in states:
+        for name, tensor in state.items():
+            total[name] = total[name] + tensor if name in total else tensor
+    return total
+
+
+def concatenated(states: Sequence[State]) -> State:
+    """The rows of several parts: each name's tensors, one below the other."""
+    names = dict.fromkeys(name for state in states for name in state)
+    return {name: torch.cat([state[name] for state in states if name in state]) for name in names}
+
+
+def check_name(name: str) -> str:
+    """The name itself, fit for `score/NAME`. Raises InputError for one that is taken or no name."""
+    if name in _TAKEN:
+        raise InputError(f"evaluate.scores.{name}: score/{name} is the mean logit in metrics.jsonl; give another name")
+    if not _NAME.fullmatch(name):
+        raise InputError(f"evaluate.scores: {name!r} is no name of a score; give letters, digits and -_.+")
+    return name
+
+
+class Pixels(Metric):
+    """The Frechet distance between diagonal Gaussians of pixel values: a smoke signal, not FID.
+
+    The mean over pixels and channels of (difference of means)^2 + (difference of deviations)^2, with values in [-1, 1].
+    It sees brightness, contrast and where they are, and nothing of shapes: noise of the right mean and deviation has
+    the score 0, so compare it within one run only. 0 is best; a young or collapsed generator has a large one.
+    Images are rounded to 8 bits, as they are when saved, so that all sums are exact. NaN where a sample is not finite.
+    """
+
+    def add(self, state: State, fake: Tensor, real: Tensor | None) -> None:
+        """Add up pixels and their squares, (C * H * W,) in float64."""
+        for name, images in (("fake", fake), ("real", real)):
+            if images is None or not len(images):
+                continue
+            # whole numbers below 2^53: no sum is rounded, in whatever order
+            pixels = ((images.double() + 1) * 127.5).round().clamp(0, 255).flatten(1)
+            sums = {"count": pixels.new_tensor([len(pixels)]), "sum": pixels.sum(0), "squares": pixels.square().sum(0)}
+            for part, tensor in sums.items():
+                key = f"{name}_{part}"
+                state[key] = state[key] + tensor if key in state else tensor
+
+    def value(self, state: State) -> float:
+        """Return the distance. Raises InputError where there was no real image to compare with."""
+        if "real_count" not in state:
+            raise InputError("evaluate.scores: pixels compares with real images, and there are none; remove it")
+        (fake_mean, fake_deviation), (real_mean, real_deviation) = _moments(state, "fake"), _moments(state, "real")
+        distance = (fake_mean - real_mean).square() + (fake_deviation - real_deviation).square()
+        return float(distance.mean())
+
+
+def _moments(state: State, name: str) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each pixel, in units of [-1, 1]."""
+    count = state[f"{name}_count"]
+    mean = state[f"{name}_sum"] / count
+    variance = (state[f"{name}_squares"] / count - mean.square()).clamp(min=0)
+    return mean / 127.5, variance.sqrt() / 127.5
+
+
+METRICS: dict[str, type[Metric]] = {"pixels": Pixels}
+"""Built-in metrics by kind."""

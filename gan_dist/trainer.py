@@ -205,10 +205,11 @@ class Trainer:
         agreement, reason = self.agreement, Reason.NONE
         if agreement.due():
             self._note_skipped()
-            agreement.send([self.requests.reason, len(self.quarantine)])
+            agreement.send([self.requests.reason, self.quarantine.count])
         elif rows := agreement.receive():
             reason = Reason(max(row[0] for row in rows))
-            if sum(row[1] for row in rows) > self.config.data.max_bad_fraction * len(self.index):
+            unusable = self.quarantine.over_ranks([row[1] for row in rows], self.engine.gather)
+            if unusable > self.config.data.max_bad_fraction * len(self.index):
                 reason = Reason.BAD_DATA
         self._batch = batch[:1]  # for _first_bad, which needs no more
         return reason
@@ -287,7 +288,7 @@ class Trainer:
                 f"newest one is {self.checkpointer.newest_name}: start the same command again"
             )
         if reason == Reason.BAD_DATA:
-            worst = max(self.engine.gather(self.quarantine.worst()), key=lambda found: found[0])
+            worst = self.quarantine.worst()
             raise AgreedError(
                 f"data.shards: more than {self.config.data.max_bad_fraction:g} of the samples are unusable "
                 f"(data.max_bad_fraction), {worst[0]} of them in {worst[1]}: {worst[2]}; mend that shard and start again"

@@ -38,7 +38,7 @@ class Trainer:
         if len(set(engine.gather(self.index.digest))) > 1:
             raise InputError("data.shards has other contents on some machine; give all of them the same shards")
         self.config = config = _resolve(config, self.index)
-        run = engine.on_main(lambda: open_run(config, self.index.digest))
+        run = engine.on_main(lambda: open_run(config, self.index.digest, self.index.old_digest))
         assert run is not None
         self.run_directory: Run = run
         other_machine = self._keep_bits()

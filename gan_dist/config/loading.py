@@ -30,6 +30,11 @@ def load(arguments: Sequence[str], program: str = "train.py") -> Config:
     for word in unknown:
         raise InputError(f"unknown argument {word}{_nearest(word.split('=')[0], [f'--{key}' for key, _ in fields()])}")
     tree, places = files.read_yaml(path)
+    if "data.allow_pipe" in places:
+        raise InputError(
+            f"{places['data.allow_pipe']}: data.allow_pipe lets data.shards run shell commands, so no file may set it; remove "
+            "it, and give --data.allow_pipe true on the command line where you trust the commands"
+        )
     kinds = {key: field.annotation for key, field in fields()}
     for key, text in given.items():
         _put(tree, key, _parse_value(key, text, kinds[key]), path)
@@ -63,11 +68,15 @@ def read_run(directory: Path) -> tuple[Config, dict[str, Any]]:
     path = directory / "config.yaml"
     tree, places = files.read_yaml(path)
     recorded = tree.pop("gan_dist", {})
+    if isinstance(tree.get("data"), dict):
+        tree["data"].pop("allow_pipe", None)  # for the command line alone
     return validate(tree, str(path), places), recorded
 
 
 def to_yaml(config: Config, recorded: dict[str, Any]) -> str:
-    return yaml.safe_dump({"gan_dist": recorded, **config.model_dump(mode="json")}, sort_keys=False, width=120)
+    tree = config.model_dump(mode="json")
+    del tree["data"]["allow_pipe"]  # for the command line alone: a recorded config may become somebody's CONFIG
+    return yaml.safe_dump({"gan_dist": recorded, **tree}, sort_keys=False, width=120)
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
@@ -102,13 +111,16 @@ def _type_name(kind: Any) -> str:
         return kind.__name__
     if typing.get_origin(kind) is Literal:
         return "{" + ",".join(str(choice) for choice in typing.get_args(kind)) + "}"
+    if typing.get_origin(kind) is dict:
+        return "{NAME: {KEY: VALUE}}"
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return "|".join(_type_name(part) for part in typing.get_args(kind))
     return str(kind)
 
 
 def _parse_value(key: str, text: str, kind: Any) -> Any:
-    if kind is str or (str in typing.get_args(kind) and not text.startswith("[")):
+    several = typing.get_origin(kind) is dict or text.startswith("[")
+    if kind is str or (str in typing.get_args(kind) and not several):
         return text  # 2024, null or {00..09}.tar are fine names
     try:
         return yaml.safe_load(text) if text else text

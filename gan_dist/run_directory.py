@@ -65,8 +65,11 @@ def chosen(directory: Path) -> dict[str, Any]:
         ) from None
 
 
-def open_run(config: Config, data_digest: str) -> Run:
+def open_run(config: Config, data_digest: str, old_data_digest: str = "") -> Run:
     """Make or take up the run directory of `config`, and record the resolved config in it.
+
+    `old_data_digest` is the same data's digest as older versions computed it: a run that recorded it is accepted, and then
+    records `data_digest`.
 
     Raises InputError, with nothing overwritten, where the directory holds another run or other files, where
     the data is not the run's, or where it cannot be written.
@@ -86,7 +89,7 @@ def open_run(config: Config, data_digest: str) -> Run:
                 f"{directory} holds a run of another config; give --run.directory another folder, "
                 "or undo:\n  " + "\n  ".join(changed)
             )
-        if recorded.get("data", data_digest) != data_digest:
+        if recorded.get("data", data_digest) not in (data_digest, old_data_digest):
             raise InputError(
                 f"{directory} was trained on other data (digest {recorded['data'][:12]}, data.shards has "
                 f"{data_digest[:12]}); give the old shards, or --run.directory another folder"

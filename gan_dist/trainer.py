@@ -40,7 +40,7 @@ class Trainer:
         if where := engine.who_differs(self.index.digest):
             raise AgreedError(f"data.shards has other contents {where}; give all machines the same shards")
         self.config = config = _resolve(config, self.index)
-        run = engine.on_main(lambda: open_run(config, self.index.digest))
+        run = engine.on_main(lambda: open_run(config, self.index.digest, self.index.old_digest))
         assert run is not None
         self.run_directory: Run = run
         other_machine = self._keep_bits()
@@ -199,10 +199,11 @@ class Trainer:
         agreement, reason = self.agreement, Reason.NONE
         if agreement.due():
             self._note_skipped()
-            agreement.send([self.requests.reason, len(self.quarantine)])
+            agreement.send([self.requests.reason, self.quarantine.count])
         elif rows := agreement.receive():
             reason = Reason(max(row[0] for row in rows))
-            if sum(row[1] for row in rows) > self.config.data.max_bad_fraction * len(self.index):
+            unusable = self.quarantine.over_ranks([row[1] for row in rows], self.engine.gather)
+            if unusable > self.config.data.max_bad_fraction * len(self.index):
                 reason = Reason.BAD_DATA
         self._batch = batch[:1]  # for _first_bad, which needs no more
         return reason
@@ -283,7 +284,7 @@ class Trainer:
             )
         self.requests.clear_file()  # however the run ends: the next start must not obey it
         if reason == Reason.BAD_DATA:
-            worst = max(self.engine.gather(self.quarantine.worst()), key=lambda found: found[0])
+            worst = self.quarantine.worst()
             raise AgreedError(
                 f"data.shards: more than {self.config.data.max_bad_fraction:g} of the samples are unusable "
                 f"(data.max_bad_fraction), {worst[0]} of them in {worst[1]}: {worst[2]}; mend that shard and start again"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -28,13 +29,29 @@ class Run(Section):
     starts again goes on all the same."""
 
 
+class DataField(Section):
+    """One of several images of a sample."""
+
+    member: str
+    """Ending of the image after the sample's key: b.png."""
+    channels: Literal[0, 1, 3] = 0
+    """1 for grey, 3 for RGB. 0: as data.channels."""
+
+
 class Data(Section):
     shards: Annotated[str | list[str], FREE]
-    """WebDataset shards: a folder of .tar files, a file, a brace pattern (train-{00000..00099}.tar), or a list of these."""
+    """WebDataset shards: a folder of .tar files, a file, a pattern (train-{00000..00099}.tar or train-*.tar), a URL, or a list
+    of these. pipe:COMMAND needs data.allow_pipe."""
+    allow_pipe: Annotated[bool, FREE] = False
+    """Run the shell commands in data.shards (pipe:COMMAND). For the command line alone: a config of another person must not
+    run commands unasked."""
     source: Annotated[str, FREE] = ""
     """What to pack into data.shards when nothing is there yet: a SOURCE of `gan-dist pack`, for example `digits`."""
     image: str = "auto"
     """Which member of a sample is the image, by extension (jpg, or b.jpg where keys share a first dot). auto: the only image there is."""
+    fields: dict[str, DataField] = Field({})
+    """Several images of each sample, by the names under which the game asks for them: {a: {member: a.png}, b: {member:
+    b.png, channels: 1}} where shards hold KEY.a.png and KEY.b.png. Default: one field, `image`, which data.image chooses."""
     resolution: Annotated[int, Field(ge=4)]
     """Height and width of the training images in pixels. Larger stored images are centre-cropped and reduced by area."""
     channels: Literal[1, 3]
@@ -56,6 +73,10 @@ class Data(Section):
     $GAN_DIST_CACHE (the Slurm templates set it to a folder of the node), $XDG_CACHE_HOME/gan_dist or ~/.cache/gan_dist."""
 
     def check(self, config: "Config") -> None:
+        if self.fields and self.image != "auto":
+            raise ValueError(f"data.image = {self.image} has no effect with data.fields; remove one of them")
+        if "class" in self.fields:
+            raise ValueError("data.fields names a field class, which data.labels makes; choose another name")
         if self.classes and not self.labels:
             raise ValueError(
                 f"data.classes = {self.classes} has no effect without data.labels: true; set it or remove data.classes"
@@ -364,4 +385,9 @@ def default_cache() -> Path:
     """The folder for indexes that cannot lie beside their shards, and for copies of remote shards."""
     if own := os.environ.get("GAN_DIST_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gan_dist"
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "gan_dist"
+    try:
+        return Path.home() / ".cache" / "gan_dist"
+    except RuntimeError:  # no HOME, and a user id that nobody knows, as in containers; mostly no cache is needed
+        return Path(tempfile.gettempdir()) / f"gan_dist-{os.getuid()}"

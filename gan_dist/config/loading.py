@@ -35,6 +35,11 @@ def load(arguments: Sequence[str], program: str = "train.py") -> Config:
     path = find(name) if name else None
     document = yaml_file.read(path) if path else yaml_file.Document({}, {}, {})
     tree, places, texts = document
+    if "data.allow_pipe" in places:
+        raise InputError(
+            f"{places['data.allow_pipe']}: data.allow_pipe lets data.shards run shell commands, so no file may set it; remove "
+            "it, and give --data.allow_pipe true on the command line where you trust the commands"
+        )
     for key, text in options.items():
         _put(tree, key, _parse_value(key, text), path)
         places[key], texts[key] = f"--{key}", text
@@ -152,6 +157,8 @@ def read_run(directory: Path) -> tuple[Config, dict[str, Any]]:
     path = directory / "config.yaml"
     tree, places, texts = yaml_file.read(path)
     recorded = tree.pop("gan_dist", {})
+    if isinstance(tree.get("data"), dict):
+        tree["data"].pop("allow_pipe", None)  # for the command line alone
     if legacy.is_old(tree):
         tree, texts = legacy.convert(tree), {}
     config = validate(tree, str(path), places, texts, directory)
@@ -164,6 +171,7 @@ def to_yaml(config: Config, recorded: dict[str, Any]) -> str:
     """The text of RUN/config.yaml, without the secrets that addresses may hold: a copy of it must not give them away."""
     more = {"sources": config.sources} if config.sources else {}
     keys = redact_all(config.model_dump(mode="json"))
+    del keys["data"]["allow_pipe"]  # for the command line alone: a recorded config may become somebody's CONFIG
     return yaml.safe_dump({"gan_dist": {**recorded, **more}, **keys}, sort_keys=False, width=120)
 
 
@@ -212,6 +220,8 @@ def _type_name(kind: Any) -> str:
         return "SCHEDULE" if issubclass(kind, BaseModel) else kind.__name__
     if typing.get_origin(kind) is Literal:
         return "{" + ",".join(str(choice) for choice in typing.get_args(kind)) + "}"
+    if typing.get_origin(kind) is dict:
+        return "{NAME: {KEY: VALUE}}"
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return "|".join(_type_name(part) for part in typing.get_args(kind))
     if typing.get_origin(kind) is typing.Annotated:

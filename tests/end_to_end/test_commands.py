@@ -265,8 +265,8 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
 
 KEYS = """
 run.name run.directory run.seed run.deadline run.fresh
-data.shards data.source data.image data.resolution data.channels data.labels data.classes data.flip data.workers
-data.streams data.max_bad_fraction data.cache
+data.shards data.allow_pipe data.source data.image data.fields data.resolution data.channels data.labels data.classes
+data.flip data.workers data.streams data.max_bad_fraction data.cache
 game.kind game.networks game.latent game.base_channels game.loss game.discriminator_steps game.penalty.r1
 game.penalty.r2 game.penalty.wgan_gp game.penalty.every game.penalty.method game.penalty.step
 game.penalty.full_precision optimizers.generator.learning_rate optimizers.generator.beta1 optimizers.generator.beta2

@@ -1,5 +1,6 @@
 """A config is what file and command line say, or an error that names the place and what to change."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from gan_dist.config import FREE_KEYS, Config, differences, fields, load, read_run, to_yaml
+from gan_dist.config import FREE_KEYS, Config, default_cache, differences, fields, load, read_run, to_yaml
 from gan_dist.errors import InputError
 
 TEXT = """\
@@ -25,6 +26,7 @@ training:
 OTHERS: dict[str, Any] = {
     "data.shards": "elsewhere",
     "data.image": "png",
+    "data.fields": {"a": {"member": "a.png", "channels": 1}},
     "data.resolution": 64,
     "data.channels": 3,
     "data.labels": True,
@@ -105,7 +107,9 @@ def test_every_key_can_be_overridden_on_the_command_line(path: Path, written: st
         if value is None:
             continue
         given = {**NEEDED.get(key, {}), key: value}
-        words = [word for name, each in given.items() for word in written.format(name, each).split(" ")]
+        words = [
+            word for name, each in given.items() for word in written.format(name, str(each).replace(" ", "")).split(" ")
+        ]
         assert load([str(path), *words]).flat()[key] == value
 
 
@@ -334,6 +338,39 @@ def test_a_missing_config_a_folder_and_a_stray_word_are_named(path: Path) -> Non
     assert "unknown argument more" in refusal(path, "more")
 
 
+def test_only_the_command_line_allows_pipes_and_no_record_keeps_it(path: Path, tmp_path: Path) -> None:
+    said = refusal(path, text=TEXT.replace("data:\n", "data:\n  allow_pipe: true\n"))
+    assert f"{path}, line" in said
+    assert "give --data.allow_pipe true on the command line" in said
+    path.write_text(TEXT)
+    config = load([str(path), "--data.allow_pipe", "true"])
+    assert config.data.allow_pipe
+    (tmp_path / "config.yaml").write_text(to_yaml(config, {}))
+    assert not read_run(tmp_path)[0].data.allow_pipe
+
+
+def test_fields_are_named_with_their_members(path: Path) -> None:
+    config = load([str(path), "--data.fields", "{a: {member: a.png}, b: {member: b.png, channels: 3}}"])
+    assert {name: (field.member, field.channels) for name, field in config.data.fields.items()} == {
+        "a": ("a.png", 0),
+        "b": ("b.png", 3),
+    }
+    fields = "{a: {member: a.png}}"
+    assert "data.image = png has no effect" in refusal(path, "--data.fields", fields, "--data.image", "png")
+    assert "choose another name" in refusal(path, "--data.fields", "{class: {member: a.png}}")
+    assert "data.fields.a.size" in refusal(path, "--data.fields", "{a: {member: a.png, size: 3}}")
+
+
+def test_without_a_home_the_cache_is_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("GAN_DIST_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    assert default_cache().parent == Path(tempfile.gettempdir())
+
+
 def test_a_config_is_read_back_equal_from_the_run_directory(path: Path, tmp_path: Path) -> None:
     names = ["--run.name", "2024", "--optimizers.generator.learning_rate", "1.1e-5", "--data.shards", "[a, 'b: c']"]
     config = load([str(path), *names, "--data.labels", "true", "--track.project", "null"])
@@ -379,6 +416,7 @@ def test_the_keys_that_a_running_run_may_change_are_these() -> None:
         "run.deadline",
         "run.fresh",
         "data.shards",
+        "data.allow_pipe",
         "data.source",
         "data.workers",
         "data.max_bad_fraction",

@@ -13,6 +13,8 @@ LEVELS = {
     "files": 0,
     "config": 0,
     "rng": 0,
+    "threads": 0,
+    "redaction": 0,
     "losses": 1,
     "augment": 1,
     "ema": 1,
@@ -36,6 +38,7 @@ LEVELS = {
     "checkpointing": 4,
     "provenance": 4,
     "slurm_jobs": 4,
+    "run_status": 4,
     "train": 5,
     "cli": 5,
 }

@@ -1,0 +1,40 @@
+"""Secrets in text that a run records: recognised by what stands around them, replaced by a mark."""
+
+import re
+
+MARK = "***"
+
+_NAMES = (
+    r"(?:(?:api|access|auth|account|secret|private|client|session|bearer|refresh|sas)?(?:key|token|secret|passw(?:or)?d|auth)"
+    r"(?:id)?|passphrase|pwd|pass|credentials?|signature|sig|jwt|cookie)"
+)
+_VALUE = r"""(?:"[^"]*"|'[^']*'|[^\s"'&;,]+)"""
+_ASSIGNED = re.compile(
+    rf"""(?ix) (?<![\w-])
+    (?P<name> (?: [\w.-]*[_.-] )? AWS{_NAMES} | (?: [\w.-]*[_.-] )? {_NAMES} (?: [_-]id )? )  # WANDB_API_KEY, X-Amz-Signature
+    (?P<sign> \s? = \s? | ["'] \s* : \s* )                                                 # KEY=..., "key": ...
+    (?P<value> {_VALUE} )
+    """
+)
+_OPTION = re.compile(rf"(?i)(?P<name>(?<!\S)--(?:[\w-]*[_-])?{_NAMES})(?P<sign>\s+)(?P<value>[^\s-]\S*)")
+_USER = re.compile(
+    r"(?P<before>[a-zA-Z][a-zA-Z0-9+.-]*://(?:[^\s/:@]*:(?=[^\s/@]+@)|(?=[^\s/:@]{20,}@)))(?P<value>[^\s/@]+)"
+)
+_BEARER = re.compile(r"(?i)(?P<before>\b(?:bearer|basic)\s+)(?P<value>[A-Za-z0-9._~+/=-]{8,})")
+_KNOWN = re.compile(
+    r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}|hf_[A-Za-z0-9]{20,}"
+    r"|sk-[\w-]{20,}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*)"
+)
+
+
+def redact(text: str) -> str:
+    """Return `text` with the values of secrets replaced by ***.
+
+    Recognised: KEY=value and "token": "value" by the end of the name, `--password value`, signatures in query strings,
+    the password of user:password@host, Bearer and Basic credentials, and keys of well-known services.
+    """
+    text = _USER.sub(rf"\g<before>{MARK}", text)
+    text = _BEARER.sub(rf"\g<before>{MARK}", text)
+    text = _ASSIGNED.sub(rf"\g<name>\g<sign>{MARK}", text)
+    text = _OPTION.sub(rf"\g<name>\g<sign>{MARK}", text)
+    return _KNOWN.sub(MARK, text)

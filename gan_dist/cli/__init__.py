@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `gan-dist ... | head`
         _close_stdout()
     except OSError as error:
-        if not _stdout_fails():
+        if error.filename is not None or not _stdout_fails():
             raise
         print(f"error: standard output cannot be written: {error.strerror}", file=sys.stderr)
         _close_stdout()
@@ -97,9 +97,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _stdout_fails() -> bool:
-    """Say whether standard output refuses what is still to be written to it."""
+    """Say whether standard output refuses one more line."""
     try:
-        sys.stdout.flush()
+        print(flush=True)
     except OSError:
         return True
     return False

@@ -14,6 +14,7 @@ LEVELS = {
     "config": 0,
     "redaction": 0,
     "rng": 0,
+    "threads": 0,
     "losses": 1,
     "augment": 1,
     "ema": 1,
@@ -41,6 +42,7 @@ LEVELS = {
     "checkpointing": 4,
     "provenance": 4,
     "slurm_jobs": 4,
+    "run_status": 4,
     "train": 5,
     "cli": 5,
 }

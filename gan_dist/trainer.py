@@ -1,11 +1,9 @@
 """The loop, and when things happen in it: step, report, sample, save, stop."""
 
-import time
 import uuid
 from collections.abc import Callable
 from typing import Any
 
-import psutil
 import torch
 
 from gan_dist import games, provenance
@@ -19,13 +17,15 @@ from gan_dist.data import loader
 from gan_dist.data.decode import Note
 from gan_dist.data.index import Index
 from gan_dist.data.quarantine import Quarantine
-from gan_dist.doctor import autotune
+from gan_dist.doctor import autotune, numerics
 from gan_dist.engine import AgreedError, Engine, lost_contact
 from gan_dist.errors import EXIT_FINISHED, EXIT_STOPPED, RunError
-from gan_dist.interfaces import Batch, Phase
+from gan_dist.games.check import verify
+from gan_dist.interfaces import Batch, Phase, random_batch
+from gan_dist.reporting import Reporter
 from gan_dist.run_directory import Run, chosen, open_run
 from gan_dist.step import play_step
-from gan_dist.tracking import Tracker, save_columns
+from gan_dist.tracking import Tracker
 
 
 class Trainer:
@@ -46,6 +46,7 @@ class Trainer:
         other_machine = self._keep_bits()
         self.game = games.build(config)
         engine.place(self.game)
+        verify(self.game, config, _few_samples(config, engine, self.game))
         self._choose_passes()
         engine.wrap(self.game)
         self.checkpointer = Checkpointer(config, engine, self.game, run)
@@ -53,7 +54,6 @@ class Trainer:
         self.requests = Requests(run.directory if engine.is_main else None, deadline, stop.is_date(config.run.deadline))
         self.quarantine = Quarantine(self.index)
         self.images = 0
-        self._mark = (time.perf_counter(), 0)
         self._owed = False  # a checkpoint that is due
         self._skipped: dict[str, int] = {}
         self._went_back_to = ""
@@ -67,6 +67,7 @@ class Trainer:
             rank=engine.rank,
             world_size=engine.world_size,
         )
+        self.reporter = Reporter(config, engine, self.game, self.index, run, self.tracker)
         launch = engine.on_main(lambda: uuid.uuid4().hex)
         self.watchdog = Watchdog(
             run.directory,
@@ -156,7 +157,7 @@ class Trainer:
 
     def _go_on(self) -> Reason:
         """Steps until the run is finished or all processes agreed on a reason to stop."""
-        self._mark = (time.perf_counter(), self.images)
+        self.reporter.begin(self.images)
         slots, device = self.engine.slots, self.engine.device
         for batch in loader.micro_batches(self.index, self.config, self.images, slots, device, self._quarantined):
             self.advance(batch)
@@ -169,10 +170,15 @@ class Trainer:
         """One step, and what is due after it."""
         self.step(batch)
         self.tracker.progress(self.images)
-        if self._due(self.config.track.every):
-            self._report()
-        if self._due(self.config.sample.every):
-            self._sample()
+        config = self.config
+        if self._due(config.track.every):
+            self.reporter.figures(self.images)
+        self.reporter.panels(self.images, self._due)
+        if config.evaluate.every and self._due(config.evaluate.every):
+            self.reporter.scores(self.images, lambda: self.watchdog.beat("evaluating", self.images))
+        if self._due(config.sample.every):
+            self.watchdog.beat("drawing samples", self.images)
+            self.reporter.pictures(self.images)
         self._owed = self._owed or self._due(self.config.checkpoint.every)
         if self._owed and not self._in_bad_steps():
             self._save()
@@ -226,29 +232,6 @@ class Trainer:
     def _quarantined(self, note: Note) -> None:
         if self.quarantine.add(note):
             self.tracker.event(note.kind, self.images, shard=note.shard, key=note.key, reason=note.reason)
-
-    def _report(self) -> None:
-        totals = self.engine.read_metrics()
-        values = {name: total / count for name, (total, count) in totals.items() if count}
-        now, (then, images) = time.perf_counter(), self._mark
-        values["speed/images_per_second"] = (self.images - images) / (now - then)
-        values["memory/process_gib"] = psutil.Process().memory_info().rss / 2**30
-        if self.engine.device.type == "cuda":
-            values["memory/gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        values |= {f"skipped/{player}": found.total for player, found in self.engine.skipped(wait=True).items()}
-        self._mark = (now, self.images)
-        self.tracker.metrics(self.images, self.images // self.config.training.batch, values)
-
-    def _sample(self) -> None:
-        self.watchdog.beat("drawing samples", self.images)
-        count = self.config.sample.count
-        with self.engine.averages():
-            if not self.engine.is_main:
-                return
-            pictures = self.game.pictures(self.config.run.seed, count, Batch({}, torch.arange(0)))
-        path = self.run_directory.samples / f"images-{self.images:09d}.png"
-        if self.tracker.guard("samples", lambda: save_columns(pictures, path)):
-            self.tracker.picture(path, self.images)
 
     def _save(self) -> None:
         self._owed = False
@@ -361,6 +344,13 @@ class Trainer:
 
 def _name(loss: Callable[..., Any]) -> str:
     return str(getattr(loss, "__name__", None) or getattr(loss, "func", loss).__name__)
+
+
+def _few_samples(config: Config, engine: Engine, game: games.Game) -> Batch:
+    """Random samples to try a game on."""
+    positions = torch.arange(min(4, config.training.micro_batch))
+    (batch,) = numerics.on_device(config, engine, [random_batch(game.fields, config.run.seed, positions)])
+    return batch
 
 
 def _prepare_data(config: Config, progress: bool) -> None:

@@ -212,6 +212,24 @@ class Sample(Section):
     """Samples in a grid; their latents stay the same over the run."""
 
 
+class Evaluate(Section):
+    """Scores while training."""
+
+    all_free = True
+
+    every: Annotated[int, Field(ge=0)] = 0
+    """Images between two evaluations by evaluate.scores; one more is done at the end. 0: none."""
+    samples: Positive = 2048
+    """Generated images of an evaluation, and real ones at most."""
+
+    def check(self, config: "Config") -> None:
+        scores = list(type(dict(self)["scores"]).model_fields)
+        if bool(self.every) != bool(scores):
+            missing = "evaluate.scores" if self.every else "evaluate.every"
+            given = f"evaluate.every = {self.every}" if self.every else f"evaluate.scores = {', '.join(scores)}"
+            raise ValueError(f"{given} has no effect without {missing}; set it too, or remove the other")
+
+
 class Config(Section):
     """The keys of a run. compose.py adds the sections of the game that is played, and of its parts."""
 
@@ -229,6 +247,8 @@ class Config(Section):
     """What is reported."""
     sample: Sample = Sample()
     """Pictures while training."""
+    evaluate: Evaluate = Evaluate()
+    """Scores while training."""
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
     """SHA-256 of the user's file of each kind that lies in one."""
@@ -277,7 +297,7 @@ class Config(Section):
 
         A kind in a user's file is named by its class and by the hash of the file, wherever it lies.
         """
-        free = {key for key, section, name in leaves(self) if section.is_free(name)}
+        free = {key for key, is_free in leaves(self) if is_free}
         found = {key: value for key, value in self.flat().items() if not _is_below(key, free)}
         for key, value in found.items():
             if key.rpartition(".")[2] == "kind" and value in self._sources:
@@ -306,14 +326,15 @@ def sections(section: Section) -> Iterator[Section]:
                 yield from sections(found)
 
 
-def leaves(section: Section, prefix: str = "") -> Iterator[tuple[str, Section, str]]:
-    """Every leaf of a config: (its key, its section, its name there)."""
+def leaves(section: Section, prefix: str = "", free: bool = False) -> Iterator[tuple[str, bool]]:
+    """Every leaf of a config: its key, and whether it is free. Whatever lies in a free section is free."""
+    free = free or section.all_free
     for name in type(section).model_fields:
         value = getattr(section, name)
         if isinstance(value, Section):
-            yield from leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.", free)
         else:
-            yield f"{prefix}{name}", section, name
+            yield f"{prefix}{name}", free or section.is_free(name)
 
 
 def _is_below(key: str, keys: set[str]) -> bool:

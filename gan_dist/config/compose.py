@@ -65,8 +65,12 @@ def _base_of_games() -> type[Part]:
 
 
 def _common_places() -> dict[str, Place]:
-    """The places for parts in the sections that every run has."""
-    return {}
+    """The places for parts in the sections that every run has. Looked up by name, like the games."""
+    evaluation, panels = (importlib.import_module(f"gan_dist.{name}") for name in ("evaluation", "tracking.panels"))
+    return {
+        "evaluate.scores": Many(evaluation.Metric, evaluation.METRICS, "Scores by name, with the keys of each."),
+        "track.panels": Many(panels.Panel, panels.PANELS, "Panels by name, with the keys of each."),
+    }
 
 
 def _by_top(places: Mapping[str, Place]) -> dict[str, Any]:

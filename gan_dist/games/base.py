@@ -77,6 +77,13 @@ class Game(abc.ABC):
         """
         raise InputError(f"{type(self).__name__} turns images into images and draws none from latents")
 
+    judged: ClassVar[str] = "image"
+    """The field that `generated` images are scored against."""
+
+    def generated(self, seed: int, numbers: range, shown: Batch) -> Tensor:
+        """Images for a score, one for each number: (len(numbers), C, H, W). `shown` has as many samples of the data set."""
+        return self.samples(seed, numbers.start, len(numbers))
+
     def infer(self, inputs: Batch, way: str = "") -> Tensor:
         """The averaged network's answer to given images: (N, C, H, W) in [-1, 1].
 
@@ -121,16 +128,11 @@ def initial_weights(seed: int) -> Iterator[None]:
         yield
 
 
-def expect(made: Tensor, shape: tuple[int | None, ...], what: str, kind: str) -> None:
-    """Raise InputError, naming the kind that made it, unless a tensor has a shape; None stands for any number."""
-    found = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
-    if (
-        isinstance(found, str)
-        or len(found) < len(shape)
-        or any(b not in (None, a) for a, b in zip(found, shape, strict=False))
-    ):
-        wanted = ", ".join("any" if size is None else str(size) for size in shape)
-        raise InputError(f"{what} ({kind}) gives {found}; a tensor of ({wanted}) is needed")
+def expect(made: Tensor, shape: tuple[int, ...], what: str) -> None:
+    """Raise InputError, naming what made it, unless a tensor begins with these sizes. Costs no synchronisation."""
+    if not isinstance(made, Tensor) or tuple(made.shape[: len(shape)]) != shape:
+        found = tuple(made.shape) if isinstance(made, Tensor) else f"a {type(made).__name__}"
+        raise InputError(f"{what} gives {found}; a tensor of {', '.join(map(str, shape))} is needed")
 
 
 def buffers_of(module: nn.Module | None, name: str) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from gan_dist.augment import AUGMENTATIONS, Augment, Augmentation
 from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Positive, Section
 from gan_dist.ema import AverageKeys
-from gan_dist.games.base import Game, GameKeys, buffers_of, initial_weights, make_player
+from gan_dist.games.base import Game, GameKeys, buffers_of, expect, initial_weights, make_player
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape
 from gan_dist.networks.statistics import statistics_of
@@ -63,6 +63,7 @@ class GenerationGame(Game):
         self.modules = tuple(self.augments.values())
         self.kept_by = {name: penalty.statistics() for name, penalty in self.penalties}
         self.kept = {**self.augments, **{name: kept for name, kept in self.kept_by.items() if kept is not None}}
+        self.kinds = config.networks.generator.kind, config.networks.discriminator.kind
         generator, discriminator = build_networks(config)
         seldom = sorted({penalty.every for _, penalty in self.penalties if penalty.every > 1})
         # an update of its own every n steps makes n + 1 of n: Adam as if there were n (Karras et al., StyleGAN2, 2020)
@@ -101,6 +102,7 @@ class GenerationGame(Game):
     def fool_discriminator(self, batch: Batch) -> Tensor:
         """The generator's loss; its images become the discriminator's."""
         fake = self.generator(self._latents(batch), batch.get("class"))
+        expect(fake, tuple(self.real(batch).shape), f"networks.generator ({self.kinds[0]})")
         batch.cache["fake"] = fake.detach()
         logits = self._judge(fake, batch, "fake")
         real = self._judge(self.real(batch), batch, "real") if self.loss.uses_real else None
@@ -144,6 +146,7 @@ class GenerationGame(Game):
         for augment in self.augments.values():
             images = augment(images, batch, purpose)
         logits: Tensor = self.discriminator(images, batch.get("class"))
+        expect(logits, (len(batch),), f"networks.discriminator ({self.kinds[1]})")
         return logits
 
     def _latents(self, batch: Batch) -> Tensor:

@@ -81,6 +81,11 @@ class Pix2PixGame(Game):
     def pictures(self, seed: int, count: int, shown: Batch) -> dict[str, Tensor]:
         return {"input": shown["input"], "output": self.infer(shown), "target": shown["target"]}
 
+    judged = "target"
+
+    def generated(self, seed: int, numbers: range, shown: Batch) -> Tensor:
+        return self.infer(shown)
+
     @torch.no_grad()
     def infer(self, inputs: Batch, way: str = "") -> Tensor:
         return self.generator.average.network(inputs["input"])

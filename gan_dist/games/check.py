@@ -10,6 +10,7 @@ from gan_dist.config.common import Config
 from gan_dist.errors import AgreedError, InputError
 from gan_dist.games.base import Game
 from gan_dist.interfaces import Batch, Phase
+from gan_dist.metrics import Metrics
 from gan_dist.networks.statistics import Statistics, unmanaged
 
 
@@ -25,7 +26,8 @@ def verify(game: Game, config: Config, batch: Batch) -> None:
     for player in game.players:
         for each in player.statistics:
             each.tracking, each.parts = False, 1
-    held = dict(_values(game))
+    held, recorded = dict(_values(game)), game.metrics
+    game.metrics = Metrics(recorded.device)
     try:
         problems = unmanaged(
             {**{player.name: player.network for player in game.players}, **modules}, lambda: _play(game, batch)
@@ -43,6 +45,7 @@ def verify(game: Game, config: Config, batch: Batch) -> None:
     except Exception as error:  # whatever a user's part raises
         raise AgreedError(f"{own}{_said(error, config)}") from error
     finally:
+        game.metrics = recorded
         for player in game.players:
             player.network.requires_grad_(True).zero_grad(set_to_none=True)
 

@@ -107,8 +107,8 @@ def deepspeed_config(strategy: str, weights: int) -> dict[str, Any]:
     found = _file().get("zero_optimization", {})
     given = {name: value for name, value in found.items() if value != "auto"}
     zero = {**SETTINGS[strategy], **given, "stage": int(strategy.removeprefix("zero"))}
-    # no more than there is: buffers of this size are made
-    zero |= {name: min(size, weights) for name, size in zero.items() if name.endswith("bucket_size")}
+    # no more than there is: buffers of this size are made; DeepSpeed wants an even number
+    zero |= {name: min(size, weights + weights % 2) for name, size in zero.items() if name.endswith("bucket_size")}
     return {"zero_optimization": zero}
 
 

@@ -29,10 +29,10 @@ class Seen(nn.Linear):
 class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.half, self.full, self.last = Seen(False), Seen(True), Seen(False)
+        self.low, self.full, self.last = Seen(False), Seen(True), Seen(False)
 
     def forward(self, x: Tensor) -> Output:
-        first = self.half(x)
+        first = self.low(x)
         second = self.full(first)
         return Output(self.last(second), {"all": [first, second, torch.arange(3)]})
 
@@ -44,7 +44,7 @@ def test_outputs_are_fp32_in_any_nesting_and_layers_may_ask_for_fp32() -> None:
     output = network(torch.randn(2, 4))
     assert isinstance(output, Output)
     assert [each.dtype for each in (output.logits, *output.features["all"])] == [torch.float32] * 3 + [torch.int64]
-    assert network.half.kinds == network.last.kinds == [(torch.float32, torch.bfloat16)]
+    assert network.low.kinds == network.last.kinds == [(torch.float32, torch.bfloat16)]
     assert network.full.kinds == [(torch.float32, torch.float32)]
     assert torch.equal(
         output.features["all"][1], nn.functional.linear(output.features["all"][0], *network.full.parameters())

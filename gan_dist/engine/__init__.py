@@ -1,4 +1,4 @@
-"""The one room that knows how processes share the work."""
+"""The only package that knows how ranks share the work."""
 
 from gan_dist.engine.consensus import lost_contact
 from gan_dist.engine.engine import Engine

@@ -1,6 +1,6 @@
-"""Which updates are skipped: a loss or gradient that is not finite on any process must not reach weights or moments.
+"""Count skipped updates: a loss or gradient that is not finite on any rank must not reach weights or optimizer state.
 
-All of it happens on the device. The host reads the counts when a copy of them has arrived, some steps later.
+The counts are on the device. The host reads a copy of them when it has arrived, some steps later.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """Updates of a player that were skipped: in all, in a row until now, and the step of the last one."""
+    """Skipped updates of a player: in total, in a row until now, and the position of the last one."""
 
     total: int
     streak: int
@@ -19,7 +19,7 @@ class Skipped:
 
 
 class Health:
-    """Counts skipped updates of `players` players on the device."""
+    """Count skipped updates of `players` players on the device."""
 
     def __init__(self, players: int, device: torch.device) -> None:
         self._device = device
@@ -27,7 +27,7 @@ class Health:
         self.resize(players)
 
     def resize(self, players: int) -> None:
-        """Begin anew with so many players."""
+        """Start with zero counts for this many players."""
         self._counts = torch.zeros(players, 3, dtype=torch.int64, device=self._device)
         self._seen = [Skipped(0, 0, 0)] * players
         on_gpu = self._device.type == "cuda"
@@ -35,21 +35,21 @@ class Health:
         self._copied: torch.cuda.Event | None = None
 
     def add(self, loss: Tensor) -> None:
-        """Take in the loss of a micro-batch (a scalar)."""
+        """Note whether the loss of a micro-batch (a scalar) is finite."""
         self._finite = self._finite & torch.isfinite(loss.detach())
 
     def take(self) -> Tensor:
-        """1 where this process's losses since the last call were finite, else 0: a float32 scalar on the device."""
+        """Return 1 if this rank's losses since the last call were finite, otherwise 0: a float32 scalar on the device."""
         finite, self._finite = self._finite, torch.ones_like(self._finite)
         return finite.float()
 
     def count(self, player: int, good: Tensor, step: int) -> None:
-        """Note whether an update of a player was good: a boolean scalar on the device."""
+        """Count an update of a player; `good` is a boolean scalar on the device."""
         total, streak, last = self._counts[player].unbind()
         self._counts[player] = torch.stack([total + ~good, (streak + 1) * ~good, last * good + step * ~good])
 
     def read(self, wait: bool = False) -> list[Skipped]:
-        """What is known now, of each player: on a GPU it may be some steps old, unless it may `wait`."""
+        """Return the counts of each player; on a GPU they may be some steps old, unless it may `wait`."""
         if self._host is None or wait:
             self._seen = [Skipped(*row) for row in self._counts.tolist()]
             return self._seen
@@ -62,14 +62,14 @@ class Health:
         return self._seen
 
     def restore(self, totals: list[int]) -> None:
-        """Go on from these counts of skipped updates."""
+        """Continue from these counts of skipped updates."""
         self._counts.zero_()
         self._counts[:, 0] = torch.tensor(totals)
         self._copied = None
         self._seen = [Skipped(total, 0, 0) for total in totals]
 
     def forgive(self) -> None:
-        """Begin the streaks anew: the run went back to a checkpoint."""
+        """Set the counts in a row to zero: the run went back to a checkpoint."""
         self._counts[:, 1] = 0
         self._finite = torch.ones_like(self._finite)
         self._copied = None

@@ -1,4 +1,4 @@
-"""What the launcher and the config say of devices, processes and precision: brought together, or refused."""
+"""Join the ranks of a launch; refuse a launcher, machine or config that contradict each other."""
 
 import datetime
 import importlib.metadata
@@ -23,10 +23,10 @@ TIMEOUT = datetime.timedelta(hours=2)
 
 
 def start(config: Config) -> Accelerator:
-    """The processes of this launch, joined. Raises InputError where launcher, machine and config contradict each other.
+    """Join the ranks of this launch. Raises InputError where launcher, machine and config contradict each other.
 
-    DeepSpeed is driven by engine/zero.py and not by Accelerate, whose plugin knows one network, needs `transformers`, and
-    makes every process on a CPU rank 0 of 1; so Accelerate is told nothing of it.
+    engine/zero.py drives DeepSpeed, not Accelerate, whose plugin knows one network, needs `transformers`, and makes every
+    process on a CPU rank 0 of 1. So Accelerate does not know of DeepSpeed.
     """
     training, environment = config.training, os.environ
     # cuBLAS reads it when CUDA starts, and refuses deterministic algorithms without: an engine that is made later in this
@@ -68,7 +68,7 @@ def start(config: Config) -> Accelerator:
 
 
 def start_alone(config: Config) -> torch.device:
-    """Set this process up for an engine of one rank that joins no others; its device. Raises AgreedError."""
+    """Set this process up for an engine of one rank that joins no others; returns its device. Raises AgreedError."""
     on_cpu = _on_cpu(config.training.device)
     _check(config, on_cpu)
     _set_up(config)
@@ -88,13 +88,13 @@ def _set_up(config: Config) -> None:
 
 
 def refuse(problem: str) -> NoReturn:
-    """Raise AgreedError, on all processes of this launch, where this one has no config to start with."""
+    """Raise AgreedError on all ranks of this launch, where this rank has no config to start with."""
     rendezvous.check_ranks(problem, {}, TIMEOUT)
     raise AgreedError(problem)
 
 
 def versions(config: Config, on_cpu: bool) -> dict[str, str]:
-    """What must be the same on all machines of a run: software, devices, and the config but for the places of files."""
+    """Return what must be the same on all machines: software, devices, and the config except where files are."""
     training, places = config.training, ("data.cache", "run.fresh")
     own = software(on_cpu)
     if not training.strategy.startswith("zero"):
@@ -107,7 +107,7 @@ def versions(config: Config, on_cpu: bool) -> dict[str, str]:
 
 
 def software(on_cpu: bool) -> dict[str, str]:
-    """Versions of what computes here: {"torch": "2.11.0", ...}."""
+    """Return versions of what computes here: {"torch": "2.11.0", ...}."""
     found = {"gan_dist": __version__, "Python": platform.python_version(), "torch": str(torch.__version__)}
     for name in ("accelerate", "deepspeed"):
         if _is_module(name):
@@ -172,7 +172,7 @@ def _on_cpu(device: str) -> bool:
 
 
 def prepare_quietly(accelerator: Accelerator, network: torch.nn.Module) -> torch.nn.Module:
-    """The network through DDP, where there is more than one process."""
+    """Return the network in DDP, where there is more than one rank."""
     with warnings.catch_warnings():
         # torch 2.15 renames broadcast_buffers, which Accelerate still passes by its old name
         warnings.simplefilter("ignore", FutureWarning)

@@ -1,4 +1,4 @@
-"""What `accelerate launch` was told, and what of it holds: all that is not understood here is refused by its name."""
+"""Validate ACCELERATE_* variables and DeepSpeed's config file: reject what contradicts the config or has no effect."""
 
 import json
 import os
@@ -27,8 +27,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 SETTINGS["zero2"] = SETTINGS["zero1"]
-"""DeepSpeed's zero_optimization without its stage; launch/deepspeed/*.json say the same to accelerate. A file may give
-these other values, and no others: offloading, for example, would take weights away that checkpoints read."""
+"""DeepSpeed's zero_optimization without its stage; launch/deepspeed/*.json say the same to accelerate. A file may
+change these values and add no others: offloading, for example, would move weights that checkpoints read."""
 
 _TRUE = ("1", "on", "t", "true", "y", "yes")  # as Accelerate reads it
 _NOTHING = ("", "0", "0.0", "auto", "default", "f", "false", "n", "no", "none", "off")
@@ -45,7 +45,7 @@ _HARMLESS = (
     "ENABLE_RICH",
     "LOG_LEVEL",
 )
-"""What Accelerate does by itself with these changes no result: logs, checks of its own, which cores a process takes."""
+"""These change no result: logs, checks, which cores a process uses."""
 _INSTEAD = {
     "GRADIENT_CLIPPING": "game.generator.clip_norm and game.discriminator.clip_norm decide about that",
     "USE_FSDP": "it cannot train here; choose by training.strategy",
@@ -61,7 +61,7 @@ _KEYS = {
     "fp16": "training.precision",
     "bf16": "training.precision",
 }
-"""DeepSpeed's settings that the config has keys for; "auto" says so."""
+"""DeepSpeed's settings that the config has keys for; their value "auto" is accepted."""
 
 
 def to_use_the_cpu() -> bool:
@@ -69,13 +69,13 @@ def to_use_the_cpu() -> bool:
 
 
 def validate(config: Config) -> None:
-    """Raise AgreedError where accelerate was told something else than the config, or something that has no effect."""
+    """Raise AgreedError where a setting of accelerate contradicts the config, or has no effect."""
     training = config.training
     for variable, value in sorted(os.environ.items()):
         name = variable.removeprefix("ACCELERATE_")
         if name == variable or name in _CHECKED + _HARMLESS or value.lower() in _NOTHING:
             continue
-        what = _INSTEAD.get(name, "it has no effect here; leave it away")
+        what = _INSTEAD.get(name, "it has no effect here; remove it")
         raise AgreedError(f"accelerate was told {name.lower()} = {value} ({variable}): {what}")
     if _said("USE_DEEPSPEED") in _TRUE:
         stage = (
@@ -93,22 +93,22 @@ def validate(config: Config) -> None:
             f"give --training.precision {precision}, or --mixed_precision no"
         )
     if _said("DYNAMO_BACKEND", "no") != "no":
-        raise AgreedError("accelerate was told to use a dynamo backend; leave it away, and set training.compile: true")
+        raise AgreedError("accelerate was told to use a dynamo backend; remove that, and set training.compile: true")
     if _said("GRADIENT_ACCUMULATION_STEPS", "1") not in ("", "1", "auto"):
         raise AgreedError(
-            "accelerate was told to accumulate gradients; leave it away: training.micro_batch decides about that"
+            "accelerate was told to accumulate gradients; remove that: training.micro_batch decides about it"
         )
     if to_use_the_cpu() and training.device == "cuda":
         raise AgreedError("accelerate was told to use the CPU, but training.device = cuda; change one of them")
 
 
 def deepspeed_config(strategy: str, weights: int) -> dict[str, Any]:
-    """DeepSpeed's settings for a network of so many weights: the launcher's, where accelerate was given a file."""
+    """Return DeepSpeed's settings for a network of this many weights, with those of the launcher's file."""
     found = _file().get("zero_optimization", {})
     given = {name: value for name, value in found.items() if value != "auto"}
     zero = {**SETTINGS[strategy], **given, "stage": int(strategy.removeprefix("zero"))}
-    # no more than there is: buffers of this size are made
-    zero |= {name: min(size, weights) for name, size in zero.items() if name.endswith("bucket_size")}
+    # no more than there is: buffers of this size are made; DeepSpeed wants an even number
+    zero |= {name: min(size, weights + weights % 2) for name, size in zero.items() if name.endswith("bucket_size")}
     return {"zero_optimization": zero}
 
 
@@ -122,7 +122,7 @@ def _path() -> str:
 
 
 def _file() -> dict[str, Any]:
-    """The settings of DeepSpeed that accelerate was given; {} without a file. Raises AgreedError."""
+    """Return the settings in the launcher's DeepSpeed file; {} without a file. Raises AgreedError."""
     if not (path := _path()):
         return {}
     try:

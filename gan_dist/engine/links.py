@@ -1,4 +1,4 @@
-"""What the connections between processes are like: whether a sum is right on all, and how fast they are."""
+"""Test the connections between ranks: whether a sum is right on all ranks, and how fast it is."""
 
 import time
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from gan_dist.engine.engine import Engine
 
 
 def time_all_reduce(engine: Engine, size: int, rounds: int = 5) -> float:
-    """Seconds that the sum of `size` bytes over all processes takes, the slowest process counting."""
+    """Return the seconds that the sum of `size` bytes over all ranks takes, on the slowest rank."""
     numbers = torch.zeros(size // 4, device=engine.device)
     times = []
     for _ in range(1 + rounds):
@@ -23,13 +23,13 @@ def time_all_reduce(engine: Engine, size: int, rounds: int = 5) -> float:
 
 
 def rate_of_all_reduce(engine: Engine, size: int, rounds: int = 5) -> float:
-    """GB/s that a process sends in the sum of `size` bytes: 2 size (W - 1) / W bytes in a ring of W."""
+    """Return the GB/s that a rank sends in the sum of `size` bytes: 2 size (W - 1) / W bytes in a ring of W."""
     count = engine.world_size
     return 2 * size * (count - 1) / count / time_all_reduce(engine, size, rounds) / 1e9
 
 
 def sum_is_right(engine: Engine, size: int = 1 << 20) -> bool:
-    """Whether this process is given the sum of what all have: whole numbers, which fp64 adds without rounding."""
+    """Return whether this rank gets the right sum: of whole numbers, which fp64 adds without rounding."""
     base = torch.arange(size // 4, device=engine.device) % 1009
     numbers = (base * (engine.rank + 1)).double()
     torch.distributed.all_reduce(numbers)
@@ -38,7 +38,7 @@ def sum_is_right(engine: Engine, size: int = 1 << 20) -> bool:
 
 
 def rates_in_a_ring(engine: Engine, ranks: Sequence[int], size: int, rounds: int = 3) -> list[float]:
-    """GB/s of the better of the two links that each of `ranks` has with its neighbours in a ring; called by all.
+    """Return the GB/s of the better of the two links that each of `ranks` has with its neighbours in a ring; called by all.
 
     No two links with a common end are measured at the same time.
     """

@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes on a process's device, and how much a process may take there."""
+"""Measure the memory that work takes on a rank's device, and how much the rank may take there."""
 
 import contextlib
 import ctypes
@@ -15,7 +15,7 @@ _INTERVAL = 0.001  # seconds between two looks at a process on a CPU
 
 
 class Peak:
-    """`with Peak(device) as peak: ...`: afterwards `peak.bytes` is the most that this process held meanwhile.
+    """`with Peak(device) as peak: ...`: `peak.bytes` is then the most that this process held inside.
 
     On a CPU it is the process's resident memory, libraries and all, looked at once a millisecond.
     """
@@ -54,7 +54,7 @@ class Peak:
 
 
 def room(device: torch.device) -> int:
-    """Bytes that this process could hold: what is free, on a CPU its share of it, and what it holds already."""
+    """Return the bytes that this rank could hold: what is free (on a CPU its share), and what it already holds."""
     if device.type == "cuda":
         free: int = torch.cuda.mem_get_info(device)[0]
         return free + torch.cuda.memory_reserved(device)
@@ -64,7 +64,7 @@ def room(device: torch.device) -> int:
 
 
 def left_by_limits(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """Bytes that the limits of a container or a batch job leave to it (Linux's control groups, versions 1 and 2)."""
+    """Return the bytes below a container's or a batch job's limits (Linux's control groups, versions 1 and 2)."""
     left = math.inf
     try:
         lines = [line.split(":", 2) for line in own.read_text().splitlines()]

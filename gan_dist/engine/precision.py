@@ -1,4 +1,4 @@
-"""Arithmetic in 16 bits, and the scale of a loss whose gradients would vanish in fp16."""
+"""Compute in 16 bits, and scale a loss whose gradients would vanish in fp16."""
 
 import functools
 from typing import Any
@@ -12,7 +12,7 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Lowered:
     """Networks whose forward runs in 16 bits while `on`; weights and outputs stay in 32.
 
-    A layer with the attribute `full_precision = True` computes in 32 bits all the same.
+    A layer with the attribute `full_precision = True` computes in 32 bits nevertheless.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -20,8 +20,8 @@ class Lowered:
         self.on = True
 
     def lower(self, network: nn.Module) -> None:
-        """Change the network's forward: inside it, so that DDP and DeepSpeed need not know (DeepSpeed's engine turns an
-        autocast around it off)."""
+        """Put autocast into the network's forward, where DDP and DeepSpeed do not see it (DeepSpeed's engine turns an
+        autocast around the network off)."""
         for module in network.modules():
             if module is not network and getattr(module, "full_precision", False):
                 self._keep_full(module)
@@ -48,7 +48,7 @@ class Lowered:
 
 
 def in_fp32(values: Any) -> Any:
-    """Tensors, also in tuples, lists and dicts, with each floating one in fp32; other values as they are."""
+    """Return the values with each floating tensor in fp32, also in tuples, lists and dicts."""
     if isinstance(values, Tensor):
         return values.float() if values.is_floating_point() else values
     if isinstance(values, dict):
@@ -63,8 +63,8 @@ def in_fp32(values: Any) -> Any:
 class LossScale:
     """A factor on one player's loss, as large as its gradients allow (Micikevicius et al., 2018, section 3.2).
 
-    Halved when an update is skipped as a gradient overflowed, doubled after `patience` good updates. Each player has its
-    own: with a common one the generator's would be halved for the discriminator's overflow. It lives on the device.
+    It is halved when a gradient overflowed and the update was skipped, and doubled after `patience` good updates. Each
+    player has its own, so that an overflow of the discriminator does not halve the generator's. It is on the device.
     """
 
     def __init__(self, device: torch.device, start: float = 2.0**16, patience: int = 2000) -> None:
@@ -73,14 +73,14 @@ class LossScale:
         self._good = torch.zeros((), device=device)
 
     def update(self, good: Tensor) -> None:
-        """`good`: a boolean scalar, the same on every process."""
+        """Adapt the factor; `good` is a boolean scalar, the same on every rank."""
         count = torch.where(good, self._good + 1, 0.0)
         grown = torch.where(count >= self.patience, 2 * self.factor, self.factor)
         self.factor = torch.where(good, grown, self.factor / 2).clamp(2.0**-14, 2.0**24)
         self._good = torch.where(count >= self.patience, 0.0, count)
 
     def state(self) -> list[float]:
-        """What a checkpoint keeps."""
+        """Return what a checkpoint keeps."""
         return [self.factor.item(), self._good.item()]
 
     def restore(self, state: list[float]) -> None:

@@ -1,4 +1,4 @@
-"""What the processes of a launch tell each other before they join: why one of them cannot, or how two of them differ.
+"""Check the ranks of a launch before they join: whether one of them cannot start, or two of them differ.
 
 A fault may be one machine's alone (a package or a GPU that is missing there). If only that machine knew, the others would
 wait for it, and nobody would say why; so all of them learn of it, by the launcher's own store.
@@ -22,7 +22,7 @@ _meetings = itertools.count()
 
 
 def check_ranks(problem: str, facts: dict[str, str], timeout: datetime.timedelta) -> None:
-    """Raise AgreedError on all processes of the launch if one has a `problem`, or if their `facts` differ."""
+    """Raise AgreedError on all ranks of the launch if one has a `problem`, or if their `facts` differ."""
     own = {"problem": problem, "facts": facts, "node": platform.node()}
     environment = os.environ
     if torch.distributed.is_initialized():
@@ -36,7 +36,7 @@ def check_ranks(problem: str, facts: dict[str, str], timeout: datetime.timedelta
 
 
 def judge(everyone: list[dict[str, Any]]) -> str:
-    """What is wrong with the processes of a launch, in order of rank; empty if nothing."""
+    """Return what is wrong with the ranks of a launch, given in order; empty if nothing."""
     problems = [one["problem"] for one in everyone]
     for rank, one in enumerate(everyone):
         if one["problem"]:
@@ -53,7 +53,7 @@ def judge(everyone: list[dict[str, Any]]) -> str:
 
 
 def _judge_by_store(own: dict[str, Any], timeout: datetime.timedelta) -> str:
-    """The verdict on all processes: the first one reads what each has to say, and the others read the verdict."""
+    """Return the verdict on all ranks: rank 0 reads the facts of each, and the others read its verdict."""
     if not _stores:
         _stores.append(next(iter(rendezvous("env://", timeout=timeout))))
     base, rank, count = _stores[0]

@@ -1,6 +1,6 @@
-"""ZeRO-1, 2 and 3 by DeepSpeed: one engine a player, two engines coupled by the generator's loss.
+"""Strategies zero1, zero2 and zero3 by DeepSpeed: one DeepSpeed engine for each player, coupled by the generator's loss.
 
-What holds (measured in tests/dist/test_equivalence.py, and which other ways fail, docs/engines.md):
+Rules that were measured (tests/dist/test_matrix.py; docs/engines.md says which other ways fail):
 - Losses go through the bare network with stages 1 and 2, which therefore differentiate twice like any network; through
   DeepSpeed's engine with stage 3, whose forward keeps count of accumulated micro-batches. A frozen player is always
   called bare: its engine would answer the generator's backward with a reduction of the discriminator's gradients.
@@ -32,7 +32,7 @@ from gan_dist.player import Player, Shard
 
 
 class Zero:
-    """One DeepSpeed engine for each player. All of a step happens at DeepSpeed's pace: it waits for the device."""
+    """One DeepSpeed engine for each player. DeepSpeed waits for the device in each step."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Zero:
         self._config, self._device, self._health, self._world_size = config, device, health, world_size
         self._lowered = lowered
         self.parts = parts
-        """Micro-batches of this process: DeepSpeed averages over processes."""
+        """Micro-batches of this rank: DeepSpeed averages over ranks."""
         self.stage = int(config.training.strategy.removeprefix("zero"))
         self._engines: dict[str, Any] = {}
         self._gathered: dict[str, _Gathered] = {}
@@ -98,7 +98,7 @@ class Zero:
             )
 
     def _copy(self, network: nn.Module) -> nn.Module:
-        """The network's layers without memory, to compute with other weights."""
+        """Return the network's layers without memory, to compute with other weights."""
         bare = copy.deepcopy(network).to("meta")
         if self._lowered is not None:
             for module in bare.modules():
@@ -153,7 +153,7 @@ class Zero:
         """DeepSpeed counts backwards, not passes."""
 
     def shared(self, player: Player) -> None:
-        """All gradients are with their owners already."""
+        """All ranks have the gradients that they own."""
 
     def update(self, player: Player, scale: LossScale | None) -> tuple[Tensor, Tensor]:
         engine = self._engines[player.name]
@@ -203,7 +203,7 @@ class Zero:
 
 
 def _as_if_launched(device: torch.device) -> None:
-    """DeepSpeed wants a process group and LOCAL_RANK, also of one process that nobody launched."""
+    """Make the process group and LOCAL_RANK that DeepSpeed needs, for a process that nobody launched."""
     os.environ.setdefault("LOCAL_RANK", "0")  # Accelerate, which would take it for a launcher's, has looked before
     if not torch.distributed.is_initialized():
         store = torch.distributed.HashStore()  # type: ignore[attr-defined]
@@ -212,7 +212,7 @@ def _as_if_launched(device: torch.device) -> None:
 
 
 def _cut_average(player: Player, shards: "OfStages12 | OfStage3") -> None:
-    """Let every process follow with its shards alone: the average's own weights are empty but in `averages`."""
+    """Let every rank average its shards alone: the average's own weights are empty except in `averages`."""
     average = player.average
     assert average is not None
     owned = shards.owned()
@@ -227,8 +227,8 @@ def _cut_average(player: Player, shards: "OfStages12 | OfStage3") -> None:
 class _Gathered:
     """A player's network over a copy of its weights, whole, for the phase of an exact penalty (stage 3).
 
-    Costs weights and gradients whole on every process while the phase lasts, and one more of them when it ends: what
-    DeepSpeed gathers meanwhile, and the gradients that it is given.
+    Every rank holds weights and gradients whole during the phase, and at its end once more: what DeepSpeed gathers, and
+    the gradients that it is given.
     """
 
     def __init__(self, player: Player, bare: nn.Module, engine: Any) -> None:
@@ -237,7 +237,7 @@ class _Gathered:
         self._weights: dict[str, Tensor] | None = None
 
     def take(self) -> None:
-        """Gather the weights, unless they are there already in this phase."""
+        """Gather the weights, unless this phase has already gathered them."""
         for original, copied in self._statistics:
             copied.tracking, copied.parts = original.tracking, original.parts
         if self._weights is not None:
@@ -249,7 +249,7 @@ class _Gathered:
             self._weights = {name: weight.detach().clone().requires_grad_() for name, weight in named.items()}
 
     def drop(self) -> None:
-        """Let the copy go."""
+        """Drop the copy of the weights."""
         self._weights = None
 
     def __call__(self, *inputs: Any) -> Any:
@@ -261,7 +261,7 @@ class _Gathered:
         return output
 
     def hand_over(self) -> None:
-        """Give the gradients to DeepSpeed: those of a loss that is linear in the weights."""
+        """Give DeepSpeed the gradients, as those of a loss that is linear in the weights."""
         import deepspeed
 
         assert self._weights is not None

@@ -69,3 +69,23 @@ def test_the_average_is_a_copy_in_evaluation_mode_that_takes_no_gradients() -> N
     own = {weight.data_ptr() for weight in average.network.parameters()}
     assert own.isdisjoint(weight.data_ptr() for weight in net.parameters())
     assert next(average.network.parameters()).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_integers_and_flags_are_copied_and_the_half_life_may_depend_on_the_images() -> None:
+    class Counter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+            self.register_buffer("warm", torch.tensor([False, True]))
+            self.register_buffer("mean", torch.zeros(()))
+
+    net = Counter()
+    average = Average(net, lambda images: 50 if images > 5000 else 100)
+    net.calls += 7
+    net.warm |= True
+    net.mean += 1
+    average.update(10_000, 50)
+    own = average.network
+    assert (own.calls, own.warm.tolist(), float(own.mean)) == (7, [True, True], 0.5)
+    average.update(5000, 100)
+    assert float(own.mean) == 0.75

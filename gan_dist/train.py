@@ -15,6 +15,9 @@ if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
 
 
 def main(arguments: list[str]) -> int:
+    from gan_dist.control import launcher
+
+    launcher_watch = launcher.watch()  # before anything that takes time
     from gan_dist import config as config_module
     from gan_dist.errors import EXIT_FAILED, EXIT_INPUT, InputError, RunError
 
@@ -28,6 +31,7 @@ def main(arguments: list[str]) -> int:
             report(error)
             return EXIT_INPUT
 
+    from gan_dist.control.stop import Reason
     from gan_dist.engine import AgreedError, Engine, refuse
     from gan_dist.trainer import Trainer
 
@@ -37,6 +41,7 @@ def main(arguments: list[str]) -> int:
         engine = Engine(config)
         speaks = engine.is_main
         trainer = Trainer(config, engine)
+        launcher_watch.then(lambda: trainer.requests.ask(Reason.LAUNCHER))
         with trainer.tracker:
             code = trainer.train()
         engine.close()

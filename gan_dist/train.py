@@ -40,6 +40,9 @@ def run(arguments: list[str], program: str = "train.py") -> NoReturn:
 
 def main(arguments: list[str], program: str = "train.py") -> int:
     """Train, and return the exit code."""
+    from gan_dist.control import launcher
+
+    launcher_watch = launcher.watch()  # before anything that takes time
     from gan_dist import config as config_module
     from gan_dist.errors import EXIT_FAILED, EXIT_INPUT, InputError, RunError
 
@@ -56,6 +59,7 @@ def main(arguments: list[str], program: str = "train.py") -> int:
             report(error)
             return EXIT_INPUT
 
+    from gan_dist.control.stop import Reason
     from gan_dist.engine import AgreedError, Engine, refuse
     from gan_dist.trainer import Trainer
 
@@ -65,6 +69,7 @@ def main(arguments: list[str], program: str = "train.py") -> int:
         engine = Engine(config)
         speaks = engine.is_main
         trainer = Trainer(config, engine)
+        launcher_watch.then(lambda: trainer.requests.ask(Reason.LAUNCHER))
         with trainer.tracker:
             code = trainer.train()
         engine.close()

@@ -163,7 +163,7 @@ def run_ranks(
     if forked:
         context.set_forkserver_preload([function.__module__, "gan_dist.trainer", "torch._dynamo"])
     results = context.Queue()
-    port = _free_port()
+    port = free_port()
     ranks = [
         context.Process(target=_rank, args=(rank, world_size, port, function, arguments, results))
         for rank in range(world_size)
@@ -215,7 +215,7 @@ def _rank(rank: int, world_size: int, port: int, function: Any, arguments: Any, 
         results.put((rank, False, traceback.format_exc()))
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

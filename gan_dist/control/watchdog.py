@@ -129,17 +129,18 @@ class Watchdog:
                 file = stack.enter_context(self._stack_file(self.rank).open("w"))
                 faulthandler.register(_STACK_SIGNAL, file, all_threads=True)
                 stack.callback(faulthandler.unregister, _STACK_SIGNAL)
-            written_at = float("-inf")
-            while True:
-                ending = self._ending.is_set()
-                if ending or time.monotonic() - written_at >= self._heartbeat:
-                    written_at = time.monotonic()
-                    with contextlib.suppress(OSError):
-                        self._peers.write_file()
-                if ending:
-                    return
+            self._write_file()
+            written_at = float("-inf")  # again at once: the loop has begun meanwhile
+            while not self._ending.wait(_TICK):
                 self._look()
-                self._ending.wait(_TICK)
+                if time.monotonic() - written_at >= self._heartbeat:
+                    written_at = time.monotonic()
+                    self._write_file()
+            self._write_file()
+
+    def _write_file(self) -> None:
+        with contextlib.suppress(OSError):
+            self._peers.write_file()
 
     def _watch_peers(self) -> None:
         told_at = float("-inf")

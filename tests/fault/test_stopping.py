@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -13,7 +15,7 @@ import psutil
 import pytest
 
 from tests import making
-from tests.launching import Started, digests, gan_dist, lines, start, train
+from tests.launching import TRAIN, Started, digests, free_port, gan_dist, lines, start, train
 
 IMAGES = 480
 
@@ -231,3 +233,63 @@ def test_fresh_moves_the_old_run_aside_and_deletes_nothing(shards: Path, tmp_pat
         del os.environ["SLURM_RESTART_COUNT"]
     assert "already finished" in again.stdout
     assert len(list(tmp_path.glob("run.before-*"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by_accelerate", [False, True])
+def test_ranks_whose_launcher_is_killed_save_and_stop(
+    shards: Path, whole: Path, tmp_path: Path, by_accelerate: bool
+) -> None:
+    wanted = keys(shards, tmp_path / "run")
+    with running(start(wanted, 2, fault="slow:seconds=0.2", by_accelerate=by_accelerate)) as run:
+        run.event("started")
+        ranks = [psutil.Process(run.rank(number)) for number in (0, 1)]
+        run.process.kill()
+        run.process.wait()
+        _, alive = psutil.wait_procs(ranks, timeout=60)
+        assert not alive
+    found = status(tmp_path / "run")
+    assert (found["state"], found["reason"]) == ("stopped", "the death of its launcher")
+    assert 0 < int(str(found["images"])) < IMAGES
+    assert found["checkpoint"] == f"images-{found['images']:09d}"
+    assert "Traceback" not in run.output.read_text()
+    check_goes_on(shards, tmp_path / "run", whole)  # the directory is free
+
+
+@pytest.mark.slow
+def test_ranks_that_have_not_joined_end_when_their_launcher_is_killed(shards: Path, tmp_path: Path) -> None:
+    # the second machine never comes, so the ranks of the first one wait at the meeting point
+    environment = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    launched = ["env", *(f"{name}={value}" for name, value in environment.items()), "TORCHELASTIC_RUN_ID=x"]
+    words = [
+        *launched,
+        sys.executable,
+        str(TRAIN),
+        "configs/digits.yaml",
+        *making.flags(keys(shards, tmp_path / "run")),
+    ]
+    parent = (
+        "import subprocess, sys; child = subprocess.Popen(sys.argv[1:]); print(child.pid, flush=True); child.wait()"
+    )
+    with (tmp_path / "said.txt").open("w") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-c", parent, *words], stdout=subprocess.PIPE, stderr=said, text=True, cwd="/"
+        )
+    assert process.stdout is not None
+    rank = psutil.Process(int(process.stdout.readline()))
+    try:
+        # it waits in the store's own code by then; if not yet, that is as good
+        deadline = time.monotonic() + 60
+        while not any(c.laddr.port == int(environment["MASTER_PORT"]) for c in rank.net_connections()):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.kill()
+        process.wait()
+        rank.wait(60)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            rank.kill()
+        process.kill()
+    text = (tmp_path / "said.txt").read_text()
+    assert "ended before the training began, because its launcher" in text
+    assert "Traceback" not in text

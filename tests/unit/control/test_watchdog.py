@@ -186,3 +186,12 @@ def until(found: Callable[[], object]) -> None:
     while not found():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_the_file_of_a_rank_tells_soon_that_the_loop_has_begun(kennel: Kennel) -> None:
+    path = kennel.folder / "logs/processes/rank-0.json"
+    with kennel.dog(hang_seconds=LONG) as dog:
+        dog._heartbeat = 10 * LONG
+        until(path.exists)
+        dog.beat("turn of D", 64)
+        until(lambda: json.loads(path.read_text())["images"] == 64)

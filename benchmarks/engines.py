@@ -68,7 +68,7 @@ def main() -> None:
 
 def build(options: argparse.Namespace, strategy: str, **more: object):
     keys = {
-        "data.shards": "-", "data.resolution": options.resolution, "game.base_channels": options.base, "data.flip": "false",
+        "data.shards": "-", "data.resolution": options.resolution, "networks.generator.base_channels": options.base, "networks.discriminator.base_channels": options.base, "data.flip": "false",
         "training.batch": 2 * options.micro_batch * options.processes, "training.micro_batch": options.micro_batch,
         "training.strategy": strategy, **({} if strategy == "exact" else {"training.micro_batches_per_pass": 1}), **more,
     }  # fmt: skip
@@ -197,7 +197,7 @@ PRECISIONS: dict[str, dict[str, object]] = {
 def precision(options: argparse.Namespace) -> None:
     """Of the first of the strategies, with an exact R1 of its own every four steps, as its phase is the largest."""
     gpu, strategy = torch.cuda.is_available(), options.strategies[0]
-    lazy = {"game.penalty.r1": 1.0, "game.penalty.every": 4}
+    lazy = {"penalties.r1.weight": 1.0, "penalties.r1.every": 4}
     worst: dict[str, str] = {}
     for name in PRECISIONS if gpu else ("fp32", "bf16"):
         variant = make(options, strategy, name, **lazy)  # alone, as its memory is looked at
@@ -307,8 +307,8 @@ def sizes(player: Player) -> list[int]:
 
 PENALTIES: dict[str, dict[str, object]] = {
     "no penalty": {},
-    "exact R1": {"game.penalty.r1": 1.0},
-    "R1 by finite differences": {"game.penalty.r1": 1.0, "game.penalty.method": "finite_difference"},
+    "exact R1": {"penalties.r1.weight": 1.0},
+    "R1 by finite differences": {"penalties.r1.weight": 1.0, "game.penalty.method": "finite_difference"},
 }
 
 

@@ -44,7 +44,7 @@ class Soak:
     def command(self, directory: Path, processes: int, images: int) -> list[str]:
         keys = {
             "run.directory": directory, "data.shards": self.scratch / "digits", "data.source": "", "data.resolution": 8,
-            "data.workers": 0, "game.base_channels": 4, "game.latent": 8, "training.batch": BATCH,
+            "data.workers": 0, "networks.generator.base_channels": 4, "networks.discriminator.base_channels": 4, "game.latent": 8, "training.batch": BATCH,
             "training.micro_batch": 4, "training.strategy": "exact", "training.device": "cpu", "training.images": images,
             "checkpoint.every": BATCH * 40, "checkpoint.keep": 3, "track.every": BATCH * 10, "track.wandb": "disabled",
             "sample.every": 10**9, "control.hang_seconds": HANG,

@@ -6,7 +6,7 @@ from gan_dist import __version__
 from gan_dist.checkpoint import Outcome, Store, Writer, format, tensors
 from gan_dist.config import Config
 from gan_dist.engine import AgreedError, Engine
-from gan_dist.errors import InputError, RunError
+from gan_dist.errors import RunError
 from gan_dist.games.base import Game
 from gan_dist.run_directory import Run
 from gan_dist.tracking import Tracker
@@ -47,7 +47,7 @@ class Checkpointer:
             "processes": self._engine.world_size,
             "wandb_id": self._run.wandb_id,
         }
-        self._writer.save(images, tensors.collect(self._game.players), state)
+        self._writer.save(images, tensors.collect(self._game.players, self._game.state()), state)
 
     def note(self, tracker: Tracker) -> None:
         """Report the saves that have ended."""
@@ -95,10 +95,12 @@ class Checkpointer:
                 f"{directory} is of another config (fingerprint {manifest['fingerprint']}, this run's is "
                 f"{self._config.fingerprint()}); it was copied there, or config.yaml was changed: put it back"
             )
-        if set(engine.gather(format.find(directory))) != {manifest["sha256"]}:
-            raise InputError(f"{directory} is not the same on all machines; run.directory must be on a shared disk")
+        if where := engine.who_differs(format.find(directory)):
+            raise AgreedError(
+                f"{directory} is another {where}; run.directory must be on a disk that all machines share"
+            )
         with format.Reader(directory, manifest) as read:
-            tensors.restore(self._game.players, read, manifest["steps"])
+            tensors.restore(self._game.players, read, manifest["steps"], self._game.state())
         # the sums so far belong to all processes together: one of them takes them up
         own = manifest["figures"] if engine.is_main else dict.fromkeys(manifest["figures"], (0.0, 0))
         engine.metrics.clear()

@@ -1,38 +1,59 @@
 """The moving average of a network, by a half-life in images."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
+from gan_dist.config.section import Section
+from gan_dist.schedules import ScheduledCount
+
 RAMP = 0.05  # the half-life is at most this part of the images seen (Karras et al., StyleGAN2-ADA, 2020)
 
 
-def decay(images: int, batch: int, half_life: int) -> float:
+class AverageKeys(Section):
+    """The moving average (EMA) of the generator's weights, which samples are drawn from."""
+
+    half_life: ScheduledCount = 10_000
+    """Half-life of the average in images. While fewer than 20 times as many have been seen it is a twentieth of the images
+    seen, so that the average forgets the random start."""
+
+
+def decay(images: int, batch: int, half_life: float) -> float:
     """The part of the average that stays when a batch has been seen, `images` of them before it."""
     effective = min(half_life, RAMP * images)
     return 0.5 ** (batch / effective) if effective > 0 else 0.0
 
 
 class Average:
-    """A copy of `network` in evaluation mode that follows it. BatchNorm's statistics are averaged alike."""
+    """A copy of `network` in evaluation mode that follows it. Statistics are averaged alike, integers and flags copied."""
 
-    def __init__(self, network: nn.Module, half_life: int) -> None:
+    def __init__(self, network: nn.Module, half_life: float | Callable[[int], float]) -> None:
+        """`half_life` is in images, or a function of the images seen."""
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.half_life = half_life
         self._leader = network
-        self._pairs: tuple[list[Tensor], list[Tensor]] | None = None
+        self._pairs: list[tuple[Tensor, Tensor]] | None = None
 
     def follow(self, own: Iterable[Tensor], leaders: Iterable[Tensor]) -> None:
-        """From now on each tensor of `own` follows one of `leaders`: where a process keeps parts of both."""
-        self._pairs = list(own), list(leaders)
+        """From now on each tensor of `own` follows one of `leaders`: where a rank keeps parts of both."""
+        self._pairs = list(zip(own, leaders, strict=True))
 
     @torch.no_grad()
     def update(self, images: int, batch: int) -> None:
         """Follow by one step of `batch` images, the first `images` of the run being seen before."""
-        own, leaders = self._pairs or (_tensors(self.network), _tensors(self._leader))
-        torch._foreach_lerp_(own, leaders, 1 - decay(images, batch, self.half_life))
+        if self._pairs is None:
+            self.follow(_tensors(self.network), _tensors(self._leader))
+        pairs = self._pairs or []
+        half_life = self.half_life(images) if callable(self.half_life) else self.half_life
+        averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_(
+            [own for own, _ in averaged], [leader for _, leader in averaged], 1 - decay(images, batch, half_life)
+        )
+        for own, leader in pairs:
+            if not own.is_floating_point():
+                own.copy_(leader)
 
 
 def _tensors(network: nn.Module) -> list[Tensor]:

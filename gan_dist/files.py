@@ -1,8 +1,11 @@
 """Files that are whole or absent: written beside their place, synced, then renamed."""
 
+import ctypes
+import errno
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import yaml
 from gan_dist.errors import InputError
 
 _MOST = 1 << 28  # bytes of one write
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of linux/fcntl.h and linux/fs.h
 
 
 def sync_directory(directory: Path) -> None:
@@ -23,10 +27,18 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def temporary(path: Path, ending: str = "part") -> Path:
+    """Return a name beside `path` that no other writer has: not a thread of this process, not one on another machine.
+
+    It begins with a dot and ends with `.part` (being written) or what else `ending` says. Who wrote it can be read off it.
+    """
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.{ending}")
+
+
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace `path` by `content`; a reader sees the old file or the new one, never a part."""
     data = content.encode() if isinstance(content, str) else content
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = temporary(path)
     try:
         with part.open("wb") as file:
             file.write(data)
@@ -50,12 +62,32 @@ def write_new(path: Path, buffers: Iterable[memoryview]) -> None:
         os.close(descriptor)
 
 
+def exchange(one: Path, other: Path) -> bool:
+    """Let two paths change names in one step; False, with nothing changed, where the file system cannot (NFS, for one)."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    done = renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    if done == 0:
+        return True
+    error = ctypes.get_errno()
+    if error in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(error, os.strerror(error), str(one))
+
+
 def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1) + "\n")
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: Path, from_disk: bool = False) -> str:
+    """Return the SHA-256 of a file.
+
+    `from_disk`: of what the disk holds, not of what this machine remembers of it. The file must have been synced.
+    """
     with path.open("rb") as file:
+        if from_disk:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -102,11 +134,11 @@ def make_directory(path: Path, what: str) -> Path:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".write-test-{os.getpid()}"
+        probe = temporary(path / "write-test")
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise InputError(
-            f"{what} {path} cannot be written ({error.strerror}); choose another one or mend its permissions"
+            f"{what} {path} cannot be written ({error.strerror}); choose another one or fix its permissions"
         ) from None
     return path

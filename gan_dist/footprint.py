@@ -80,9 +80,9 @@ def transient(strategy: str, weights: int, parts: int, gathers: bool) -> float:
     return 0.0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Uses:
-    """How often a player is used in a step, whoever's turn it is: on average, where phases are not due in each."""
+    """How often a player is used in a step, in whoever's turn: the average over steps (doctor/ranks.py counts)."""
 
     backwards: float
     """For its own gradients."""
@@ -91,30 +91,6 @@ class Uses:
     looks: float
     """Forwards without."""
     updates: float
-
-
-def uses(
-    strategy: str, parts: int, penalties: int = 0, exact: bool = True, every: int = 1, discriminator_steps: int = 1
-) -> dict[str, Uses]:
-    """Of G and D in a step of the generation game of `parts` passes a process.
-
-    With so many `penalties`, `exact` or by finite differences, every so many steps. ZeRO-3 has D whole for an exact
-    penalty: it gathers it twice, and reduces once.
-    """
-    # D passes G's images in G's turn, real and fake ones in its own
-    fooling, telling = parts / discriminator_steps, 2 * parts
-    if not penalties:
-        penalised = 0.0, 0.0
-    elif exact and strategy == "zero3":
-        penalised = 1 / every, 1 / every
-    else:
-        penalised = parts / every, penalties * parts * (1 if exact else 2) / every
-    # a penalty of each step is part of D's update, a seldom one an update of its own
-    own = 1 / every if penalties and every > 1 else 0.0
-    return {
-        "G": Uses(fooling, fooling, parts - fooling, 1 / discriminator_steps),
-        "D": Uses(parts + penalised[0], fooling + telling + penalised[1], 0.0, 1 + own),
-    }
 
 
 def traffic(strategy: str, weights: int, world_size: int, used: Uses) -> float:

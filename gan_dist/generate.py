@@ -1,29 +1,29 @@
 """Images from a run's checkpoint: the averaged generator alone, without the training loop."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from gan_dist import config as config_module, games
+from gan_dist import config as config_module, games, run_directory
 from gan_dist.checkpoint import format, store
 from gan_dist.config import Config
 from gan_dist.errors import InputError
 from gan_dist.games.base import Game
 
 _AT_ONCE = 128
-_TRIES = 10  # checkpoints that may go while they are read
+_TRIES = 10  # checkpoints that training may delete while they are read
 
 
 def locate(run: Path, checkpoint: str = "") -> tuple[Path, str]:
-    """The run directory and the checkpoint meant by RUN, a run directory or a checkpoint in it.
+    """Return the run directory and the checkpoint that RUN, a run directory or a checkpoint in it, means.
 
-    The checkpoint is the one named, else the newest whole one. Raises InputError where there is none.
+    The checkpoint is the named one, otherwise the newest whole one. Raises InputError where there is none.
     """
     if (run / format.MANIFEST).exists():
-        run, checkpoint = run.parent.parent, checkpoint or run.name
-    if not (run / "config.yaml").exists():
-        raise InputError(f"{run} is no run directory (no config.yaml in it); give a folder that training made")
+        checkpoint = checkpoint or Path(os.path.abspath(run)).name
+    run = run_directory.locate(run)
     directory = run / "checkpoints"
     names = store.names(directory)
     if checkpoint and checkpoint not in names:
@@ -41,9 +41,9 @@ def locate(run: Path, checkpoint: str = "") -> tuple[Path, str]:
 
 
 def load(run: Path, checkpoint: str = "", device: torch.device | None = None) -> tuple[Game, Config, str]:
-    """The game of a run with its averaged networks as a checkpoint has them, and that checkpoint's name.
+    """Return the game of a run with the averaged networks of a checkpoint, its config, and the checkpoint's name.
 
-    A training beside us deletes old checkpoints: where it does so under our hands, the newest is taken anew.
+    A training that runs meanwhile deletes old checkpoints: where it deletes the one being read, the newest is read instead.
     """
     for _ in range(_TRIES):
         directory, name = locate(run, checkpoint)
@@ -71,6 +71,6 @@ def _fill(game: Game, config: Config, checkpoint: Path, device: torch.device | N
 
 
 def generate(game: Game, seed: int, count: int, label: int | None = None) -> Iterator[torch.Tensor]:
-    """Samples 0..count-1 of a seed, (C, H, W) in [-1, 1] on the CPU, drawn in portions."""
+    """Yield samples 0..count-1 of a seed, (C, H, W) in [-1, 1] on the CPU; they are drawn in portions."""
     for first in range(0, count, _AT_ONCE):
         yield from game.samples(seed, first, min(_AT_ONCE, count - first), label).cpu()

@@ -1,26 +1,126 @@
-"""The adversarial losses, from logits: D(x) in the papers is sigmoid(logit) here.
+"""Adversarial losses, from logits: D(x) in the papers is sigmoid(logit) here.
 
-log D = -softplus(-logit) and log(1 - D) = -softplus(logit), which never overflow, where a logarithm of a
-sigmoid does. All return a scalar: the mean over the samples, to be descended.
+log D = -softplus(-logit) and log(1 - D) = -softplus(logit), which never overflow, where a logarithm of a sigmoid does. Each
+loss takes the logits of generated and of real images, of any shape, and returns a scalar for either side, to be descended:
+the mean over all logits.
 """
 
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import relu, softplus
+
+from gan_dist.config.section import Part
 
 
-def discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """-[log D(x) + log(1 - D(G(z)))]: the discriminator ascends the value of Goodfellow et al. (2014), eq. 1."""
-    return softplus(-real).mean() + softplus(fake).mean()
+class Loss(Part):
+    """What generator and discriminator descend."""
+
+    uses_real: ClassVar[bool] = False
+    """Whether the generator's side needs the logits of real images."""
+    couples: ClassVar[bool] = False
+    """Whether samples of a micro-batch act on each other beyond a mean: it is then computed for each micro-batch alone."""
+
+    def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
+        """The generator's loss. `real` is None unless `uses_real`."""
+        raise NotImplementedError
+
+    def discriminator(self, fake: Tensor, real: Tensor) -> Tensor:
+        """The discriminator's loss."""
+        raise NotImplementedError
 
 
-def minimax(fake: Tensor) -> Tensor:
-    """log(1 - D(G(z))): the generator descends the same value. Its gradient fades where D is sure."""
-    return -softplus(fake).mean()
+class Nonsaturating(Loss):
+    """-log D(G(z)): a strong gradient early on (Goodfellow et al., 2014, section 3)."""
+
+    def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
+        return softplus(-fake).mean()
+
+    def discriminator(self, fake: Tensor, real: Tensor) -> Tensor:
+        """-[log D(x) + log(1 - D(G(z)))]: ascend the value of Goodfellow et al. (2014), eq. 1."""
+        return softplus(-real).mean() + softplus(fake).mean()
 
 
-def nonsaturating(fake: Tensor) -> Tensor:
-    """-log D(G(z)): the same fixed point with a strong gradient early on (Goodfellow et al., 2014, section 3)."""
-    return softplus(-fake).mean()
+class Minimax(Nonsaturating):
+    """log(1 - D(G(z))): the generator descends the discriminator's own value. Its gradient fades where D is sure."""
+
+    def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
+        return -softplus(fake).mean()
 
 
-GENERATOR = {"minimax": minimax, "nonsaturating": nonsaturating}
+class Hinge(Loss):
+    """Hinge loss (Lim and Ye, 2017; Miyato et al., 2018, eq. 16 and 17)."""
+
+    def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
+        return -fake.mean()
+
+    def discriminator(self, fake: Tensor, real: Tensor) -> Tensor:
+        return relu(1 - real).mean() + relu(1 + fake).mean()
+
+
+class LeastSquares(Loss):
+    """Least squares with targets 0 and 1 (Mao et al., 2017, eq. 9)."""
+
+    def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
+        return (fake - 1).square().mean() / 2
+
+    def discriminator(self, fake: Tensor, real: Tensor) -> Tensor:
+        return ((real - 1).square().mean() + fake.square().mean()) / 2
+
+
+class Wasserstein(Loss):
+    """The critic's difference (Arjovsky et al., 2017, eq. 2); it needs a penalty, such as wgan_gp, to be Lipschitz."""
+
+    def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
+        return -fake.mean()
+
+    def discriminator(self, fake: Tensor, real: Tensor) -> Tensor:
+        return fake.mean() - real.mean()
+
+
+class Relativistic(Loss):
+    """Each real image against the generated one beside it (Jolicoeur-Martineau, 2019, section 4.2; R3GAN, 2024)."""
+
+    uses_real: ClassVar[bool] = True
+
+    def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
+        assert real is not None
+        return softplus(real - fake).mean()
+
+    def discriminator(self, fake: Tensor, real: Tensor) -> Tensor:
+        return softplus(fake - real).mean()
+
+
+class RelativisticAverage(Loss):
+    """Each image against the mean of the other kind (Jolicoeur-Martineau, 2019, section 4.3), by micro-batch."""
+
+    uses_real: ClassVar[bool] = True
+    couples: ClassVar[bool] = True
+
+    def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
+        assert real is not None
+        return self.discriminator(real, fake)
+
+    def discriminator(self, fake: Tensor, real: Tensor) -> Tensor:
+        return (softplus(fake.mean() - real).mean() + softplus(fake - real.mean()).mean()) / 2
+
+
+LOSSES: dict[str, type[Loss]] = {
+    "nonsaturating": Nonsaturating,
+    "minimax": Minimax,
+    "hinge": Hinge,
+    "least_squares": LeastSquares,
+    "wasserstein": Wasserstein,
+    "relativistic": Relativistic,
+    "relativistic_average": RelativisticAverage,
+}
+
+
+def by_part(loss: Callable[..., Tensor], parts: int, *logits: Tensor | None) -> Tensor:
+    """The mean of a loss over the micro-batches of a pass: the same however many of them share it."""
+    if parts == 1:
+        return loss(*logits)
+    split = [[None] * parts if each is None else list(each.chunk(parts)) for each in logits]
+    return torch.stack([loss(*part) for part in zip(*split, strict=True)]).mean()

@@ -1,49 +1,129 @@
-"""Penalties on the discriminator's gradient with respect to its images, for logits (N,) and images (N, C, H, W).
+"""Penalties on the discriminator's gradient with respect to its images, for logits (N, ...) and images (N, C, H, W).
 
-Each takes a function from images to logits and returns a scalar, the mean over the images, without its weight.
-`exact` ones differentiate the logits and are differentiated again when the loss is descended; their networks must
-therefore not be compiled, nor lose weights in between. All add nothing times the logits, so that every weight has a
-gradient: an output bias has none by a penalty alone, and DDP waits for it for ever.
+They differentiate the logits and are differentiated again when the loss is descended; their networks must therefore not be
+compiled, nor lose weights in between. All add nothing times the logits, so that every weight has a gradient: an output bias
+has none by a penalty alone, and DDP would wait for it.
 """
 
 from collections.abc import Callable
+from typing import ClassVar, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from gan_dist import rng, schedules
+from gan_dist.config.common import Config
+from gan_dist.config.section import Part, Positive
+from gan_dist.interfaces import Batch
+from gan_dist.networks.statistics import Statistics
 
 Logits = Callable[[Tensor], Tensor]
 
 
+class Adversarial(Protocol):
+    """What a penalty sees of a game with a discriminator."""
+
+    seed: int
+
+    def logits_of(self, batch: Batch, purpose: str = "real") -> Logits:
+        """The discriminator as a function of images, with the rest of what it sees (labels, an input) from the batch.
+
+        `purpose` keys its augmentations: "real" or "fake".
+        """
+
+    def real(self, batch: Batch) -> Tensor:
+        """The images that the discriminator is to believe."""
+
+    def fakes(self, batch: Batch) -> Tensor:
+        """The generator's images of this step for the batch, without gradients."""
+
+
+class Penalty(Part):
+    """A term of a player's loss, in each of its updates or in an update of its own every few steps."""
+
+    weight: schedules.ScheduledNonnegative
+    """How much it counts."""
+    every: Positive = 1
+    """Steps between two penalties, each then so many times as strong (Karras et al., 2020). 1: in every discriminator update;
+    more: an update of its own, with the optimizer corrected for it."""
+    full_precision: bool = True
+    """Compute it in fp32 where training.precision is bf16 or fp16."""
+
+    twice: ClassVar[bool] = True
+    """Whether it differentiates a gradient."""
+
+    def value(self, game: Adversarial, batch: Batch, kept: Statistics | None) -> Tensor:
+        """The penalty without its weight: a scalar, the mean over the batch. `kept` is what `statistics` made."""
+        raise NotImplementedError
+
+    def factor(self, images: int) -> float:
+        """What the value is multiplied by when so many images have been seen."""
+        return schedules.at(self.weight, images)
+
+    def statistics(self) -> Statistics | None:
+        """What the penalty keeps from step to step, if anything; the game attaches it to the player and saves it."""
+        return None
+
+    def check(self, config: Config) -> None:
+        name = self.kind.rpartition(":")[2]
+        if config.training.precision in ("fp32", "fp64") and not self.full_precision:
+            raise ValueError(
+                f"penalties.{name}.full_precision: false has no effect with training.precision: "
+                f"{config.training.precision}; remove it, or set training.precision: bf16"
+            )
+        if config.training.compile and self.twice:
+            raise ValueError(
+                f"training.compile cannot differentiate twice, as penalties.{name} needs; set training.compile: false"
+            )
+
+
+class R1(Penalty):
+    """weight/2 E ||grad D(x)||^2 on real images (Mescheder et al., 2018, eq. 9)."""
+
+    def value(self, game: Adversarial, batch: Batch, kept: Statistics | None) -> Tensor:
+        return squared_gradient(game.logits_of(batch), game.real(batch))
+
+    def factor(self, images: int) -> float:
+        return schedules.at(self.weight, images) / 2
+
+
+class R2(R1):
+    """weight/2 E ||grad D(x)||^2 on generated images (Mescheder et al., 2018)."""
+
+    def value(self, game: Adversarial, batch: Batch, kept: Statistics | None) -> Tensor:
+        return squared_gradient(game.logits_of(batch, "fake"), game.fakes(batch))
+
+
+class WganGp(Penalty):
+    """weight E (||grad D(x)|| - 1)^2 between real and generated images (Gulrajani et al., 2017, eq. 3)."""
+
+    def value(self, game: Adversarial, batch: Batch, kept: Statistics | None) -> Tensor:
+        between = rng.uniform(rng.key(game.seed, "between"), batch.positions, 1)[:, 0]
+        return gradient_length(game.logits_of(batch), game.real(batch), game.fakes(batch), between)
+
+
+PENALTIES: dict[str, type[Penalty]] = {"r1": R1, "r2": R2, "wgan_gp": WganGp}
+
+
+def in_order(named: dict[str, Penalty]) -> list[tuple[str, Penalty]]:
+    """The penalties in the order in which they are added up: built-in ones as listed above, then users' by name."""
+    known = list(PENALTIES)
+    return sorted(named.items(), key=lambda item: (known.index(item[0]) if item[0] in known else len(known), item[0]))
+
+
 def squared_gradient(logits_of: Logits, images: Tensor) -> Tensor:
-    """E ||grad D(x)||^2: R1 of real images, R2 of generated ones, each by gamma/2 (Mescheder et al., 2018, eq. 9)."""
+    """E ||grad D(x)||^2."""
     gradient, logits = _gradient(logits_of, images)
     return gradient.square().sum((1, 2, 3)).mean() + 0 * logits.sum()
 
 
 def gradient_length(logits_of: Logits, real: Tensor, fake: Tensor, between: Tensor) -> Tensor:
-    """E (||grad D(x)|| - 1)^2 at x = real + between * (fake - real), `between` (N,) in [0, 1] (Gulrajani et al., 2017, eq. 3)."""
+    """E (||grad D(x)|| - 1)^2 at x = real + between * (fake - real), `between` (N,) in [0, 1]."""
     images = torch.lerp(real, fake, between[:, None, None, None].to(real.dtype))
     gradient, logits = _gradient(logits_of, images)
     # the root's slope at 0 is infinite: a gradient of exactly 0 would make the penalty's NaN
     length = (gradient.square().sum((1, 2, 3)) + 1e-12).sqrt()
     return (length - 1).square().mean() + 0 * logits.sum()
-
-
-def squared_difference(logits_of: Logits, images: Tensor, noise: Tensor, step: float) -> Tensor:
-    """E ((D(x + s n) - D(x)) / s)^2 with n standard normal: as s goes to 0 and D is smooth, E ||grad D(x)||^2.
-
-    Needs no second derivative, so it runs where `squared_gradient` cannot. Two logits are subtracted, so it wants
-    fp32; and where D has kinks (LeakyReLU) its own gradient keeps terms of them that the exact penalty's lacks
-    (docs/engines.md has the figures).
-    """
-    difference = logits_of(images + step * noise) - logits_of(images)
-    return (difference / step).square().mean()
-
-
-def usual_step(network: nn.Module) -> float:
-    """The step of `squared_difference` that errs least for images in [-1, 1]: 0.03 where D has kinks, else 0.01."""
-    kinked = any(isinstance(module, nn.ReLU | nn.LeakyReLU | nn.PReLU) for module in network.modules())
-    return 0.03 if kinked else 0.01
 
 
 def _gradient(logits_of: Logits, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,45 +1,47 @@
 """A player: a network (or a few that learn together), its optimizer and its moving average."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from gan_dist import optimizer_probe
 from gan_dist.ema import Average
 from gan_dist.errors import AgreedError
-from gan_dist.networks.statistics import foreign_norms
+from gan_dist.networks import statistics
+from gan_dist.networks.statistics import Statistics
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A run of elements of a flattened weight that one process owns; all tensors are flat, live and as long as the run."""
+    """A run of elements of a flattened weight that one rank owns; all tensors are flat, live and as long as the run."""
 
     name: str
     """The weight's."""
     offset: int
     weight: Tensor
-    moments: dict[str, Tensor]
-    """Adam's: exp_avg and exp_avg_sq."""
+    state: dict[str, Tensor]
+    """The optimizer's, by its own names (`exp_avg`, `momentum_buffer`)."""
     average: Tensor | None
 
 
 class Shards(Protocol):
-    """The state of a player whose weights, moments and average are cut over the processes (ZeRO)."""
+    """The state of a player whose weights, optimizer state and average are cut over the ranks (ZeRO)."""
 
     shapes: dict[str, torch.Size]
     """Of every weight, whole."""
     dtype: torch.dtype
     """Of the shards."""
     steps: int
-    """Updates by the optimizer; may be set."""
+    """Updates by the optimizer; may be set. Of one that keeps no count: 1 after the first."""
 
     def owned(self) -> Sequence[Shard]:
-        """What this process owns."""
+        """What this rank owns."""
 
     def refresh(self) -> None:
-        """Make the network compute with what was put into the shards. Every process calls it."""
+        """Make the network compute with what was put into the shards. Every rank calls it."""
 
 
 @dataclasses.dataclass
@@ -48,38 +50,90 @@ class Player:
 
     name: str
     network: nn.Module
-    make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-    average_half_life: int | None = None
-    """In images; None: no moving average."""
+    make_optimizer: optimizer_probe.MakeOptimizer
+    """Makes any torch optimizer of these weights. What it keeps of a weight must have the weight's shape (or be the count
+    of its steps): it is then saved and cut; another is refused when the player is placed."""
+    average_half_life: float | Callable[[int], float] | None = None
+    """In images, or a function of the images seen; None: no moving average."""
     clip_norm: float = 0.0
     """Longest gradient; 0: any."""
+    settings: Callable[[int], dict[str, Any]] | None = None
+    """A schedule: images seen -> values for every group of the optimizer (`lr`, `betas`), set before each update. A pure
+    function, so nothing of it is saved."""
+    attached: Sequence[Statistics] = ()
+    """Statistics of the player that live outside of its network (an augmentation's controller). The engine moves them as
+    those of the network; the game saves them with its `state`."""
     optimizer: torch.optim.Optimizer = dataclasses.field(init=False)
+    kept: optimizer_probe.Kept = dataclasses.field(init=False)
+    """What the optimizer keeps of a weight."""
     average: Average | None = dataclasses.field(init=False, default=None)
     shards: Shards | None = dataclasses.field(init=False, default=None)
-    """None where every process holds all of the player."""
-    trained: Callable[..., Tensor] = dataclasses.field(init=False)
-    """What an engine trains the network through (DDP, DeepSpeed); the network itself where there is one process."""
+    """None where every rank holds all of the player."""
+    trained: Callable[..., Any] = dataclasses.field(init=False)
+    """What an engine trains the network through (DDP, DeepSpeed); the network itself where there is one rank."""
     has_turn: bool = dataclasses.field(init=False, default=False)
+    observer: "Callable[[Player, bool], None] | None" = dataclasses.field(init=False, default=None)
+    """Told of each call, and whether gradients flow back through it: for counting."""
+    statistics: tuple[Statistics, ...] = dataclasses.field(init=False)
+    """Of the network, then the attached ones."""
+    weights: tuple[nn.Parameter, ...] = dataclasses.field(init=False)
+    """The network's parameters, in its order."""
 
     def __post_init__(self) -> None:
-        """Raises AgreedError for a network with layers whose statistics no engine governs."""
-        if found := foreign_norms(self.network):
-            raise AgreedError(
-                f"the network of {self.name} has {', '.join(found[:3])}, whose running statistics would differ with the number "
-                "of processes; use gan_dist.networks.statistics.BatchNorm"
-            )
+        """Raises AgreedError for torch's layers with running statistics; `unmanaged` finds all others by trying."""
+        for path, module in self.network.named_modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
+                raise AgreedError(
+                    f"the network of {self.name} has {path} ({type(module).__name__}), whose running statistics would "
+                    "differ with the number of ranks; use gan_dist.networks.statistics.BatchNorm"
+                )
         self.trained = self.network
+        self.statistics = (*statistics.statistics_of(self.network), *self.attached)
+        self.weights = tuple(self.network.parameters())
 
     def place(
         self, device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format = torch.channels_last
     ) -> None:
-        """Move to the device, and make there the optimizer and the average."""
+        """Move to the device, and make there the optimizer and the average.
+
+        Raises AgreedError where the optimizer has state that would not be saved, or a schedule sets what it does not have.
+        """
         self.network.to(device=device, dtype=dtype, memory_format=memory_format)  # type: ignore[call-overload]
-        self.optimizer = self.make_optimizer(list(self.network.parameters()))
+        for each in self.attached:
+            each.to(device=device, dtype=dtype)
+        for each in self.statistics:
+            each.begin()
+        self.kept = optimizer_probe.probe(self.name, self.make_optimizer, device, dtype)
+        self.optimizer = optimizer_probe.build(self.make_optimizer, self.weights)
+        for key in self.settings(0) if self.settings else ():
+            if any(key not in group for group in self.optimizer.param_groups):
+                raise AgreedError(
+                    f"the schedule of {self.name} sets {key}, which {type(self.optimizer).__name__} does not have"
+                )
         if self.average_half_life is not None:
             self.average = Average(self.network, self.average_half_life)
 
-    def __call__(self, *inputs: Any) -> Tensor:
+    def schedule(self, images: int) -> None:
+        """Set what the optimizer's groups have at this position."""
+        if self.settings is not None:
+            values = self.settings(images)
+            for group in self.optimizer.param_groups:
+                group.update(values)
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The network's output: a tensor, or tuples, lists and dicts of tensors."""
+        if self.observer is not None:
+            self.observer(self, torch.is_grad_enabled())
         # only a player whose turn it is goes through the engine's wrapper: a frozen one has no gradients to share
-        output: Tensor = (self.trained if self.has_turn else self.network)(*inputs)
-        return output
+        return (self.trained if self.has_turn else self.network)(*inputs)
+
+
+def unmanaged(players: Iterable[Player], play: Callable[[], object]) -> list[str]:
+    """Name every buffer of the players' networks that changes in a training forward though no engine manages it.
+
+    `play` runs a training forward of each network; afterwards all buffers are as before. Sentences for an AgreedError.
+    """
+    players = list(players)
+    for each in (each for player in players for each in player.statistics):
+        each.tracking = False
+    return statistics.unmanaged({player.name: player.network for player in players}, play)

@@ -1,4 +1,4 @@
-"""What a run ran on, for whoever asks months later: code, packages, devices and settings of each start."""
+"""What each start of a run ran on, for questions months later: code, packages, devices and settings."""
 
 import hashlib
 import importlib.metadata
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from gan_dist import redaction
 from gan_dist.engine import Engine
 from gan_dist.slurm_jobs import code
 
@@ -22,9 +23,9 @@ _LONGEST = 1000  # characters of a variable
 
 
 def describe(engine: Engine, logs: Path) -> dict[str, Any] | None:
-    """One start, on rank 0; None on the others. Every process calls it: each says its node and its device.
+    """Describe one start: returns the facts on rank 0 and None on the others. All ranks call it, each with its device.
 
-    Changes to the code that no commit has are kept as a patch in `logs`.
+    Changes to the code that are not committed are kept as a patch in `logs`.
     """
     gpu = engine.device.type == "cuda"
     device = torch.cuda.get_device_name(engine.device) if gpu else f"cpu ({torch.get_num_threads()} threads)"
@@ -52,7 +53,7 @@ def describe(engine: Engine, logs: Path) -> dict[str, Any] | None:
 
 
 def _keep(patch: str, logs: Path) -> str:
-    """The name of the patch; empty where there is none, or no room for it."""
+    """Write the patch and return its name; empty where there is no patch, or no room for it."""
     name = f"changes-{hashlib.sha256(patch.encode()).hexdigest()[:8]}.patch"
     try:
         if patch:
@@ -63,7 +64,7 @@ def _keep(patch: str, logs: Path) -> str:
 
 
 def machine(device: torch.device) -> str:
-    """What of this process's machine and packages decides how numbers are rounded, in words."""
+    """Return in words what decides how numbers are rounded: processor or GPU, libraries, torch."""
     if device.type == "cuda":
         cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
         kind = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}, cuDNN {cudnn}"
@@ -73,10 +74,10 @@ def machine(device: torch.device) -> str:
 
 
 def _processor() -> str:
-    """The CPU's name, and the instructions beyond torch's own levels by which oneDNN chooses kernels."""
+    """Return the CPU's name and the instructions beyond torch's own levels by which oneDNN chooses kernels."""
     try:
         rows = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         rows = []
     facts = {name.strip(): value.strip() for name, _, value in reversed(rows)}
     more = sorted({"avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16"} & set(facts.get("flags", "").split()))
@@ -84,14 +85,18 @@ def _processor() -> str:
 
 
 def variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Those that change how a run computes or talks, and Slurm's; none that may hold a secret."""
+    """Return the variables that change how a run computes or communicates, and Slurm's.
+
+    A variable whose name says secret is left out; in the others secrets are replaced by a mark (redaction.py).
+    """
     return {
-        name: value[:_LONGEST]
+        name: redaction.redact(value[: 4 * _LONGEST])[:_LONGEST]
         for name, value in sorted(environment.items())
         if name.startswith(_PREFIXES) and not any(word in name for word in _SECRET)
     }
 
 
 def _packages() -> dict[str, str]:
-    found = {each.metadata["Name"] or "": each.version for each in importlib.metadata.distributions()}
-    return dict(sorted((name, version) for name, version in found.items() if name))
+    """Return all installed packages with their versions."""
+    versions = {package.metadata["Name"] or "": package.version for package in importlib.metadata.distributions()}
+    return dict(sorted((name, version) for name, version in versions.items() if name))

@@ -1,29 +1,46 @@
-"""Take secrets out of texts that leave this machine or stay in a file: signed addresses, passwords, tokens."""
+"""Secrets in text that a run records: recognised by what stands around them, replaced by a mark."""
 
 import re
 from typing import Any
 
-REMOVED = "[removed]"
+MARK = "***"
 
-_USER = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)[^/?#\s@'\"]*@", re.IGNORECASE)
-_QUERY = re.compile(r"(?P<place>\b[a-z][a-z0-9+.-]*://[^?#\s'\"<>]*)\?(?!\[removed\])[^\s'\"<>]*", re.IGNORECASE)
-_VALUE = re.compile(
-    r"(?P<name>\b(?:[\w.-]*[_.-])?(?:(?:API)?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)=)(?P<value>\"[^\"]*\"|'[^']*'|[^\s&;,]+)",
-    re.IGNORECASE,
+_NAMES = (
+    r"(?:(?:api|access|auth|account|secret|private|client|session|bearer|refresh|sas)?(?:key|token|secret|passw(?:or)?d|auth)"
+    r"(?:id)?|passphrase|pwd|pass|credentials?|signature|sig|jwt|cookie)"
 )
-_HEADER = re.compile(r"(?P<name>\b(?:Authorization\s*:\s*|Bearer\s+))(?:(?:Bearer|Basic)\s+)?[^\s'\"]+", re.IGNORECASE)
+_VALUE = r"""(?:"[^"]*"|'[^']*'|[^\s"'&;,]+)"""
+_ASSIGNED = re.compile(
+    rf"""(?ix) (?<![\w-])
+    (?P<name> (?: [\w.-]*[_.-] )? AWS{_NAMES} | (?: [\w.-]*[_.-] )? {_NAMES} (?: [_-]id )? )  # WANDB_API_KEY, X-Amz-Signature
+    (?P<sign> \s? = \s? | ["'] \s* : \s* )                                                 # KEY=..., "key": ...
+    (?P<value> {_VALUE} )
+    """
+)
+_OPTION = re.compile(rf"(?i)(?P<name>(?<!\S)--(?:[\w-]*[_-])?{_NAMES})(?P<sign>\s+)(?P<value>[^\s-]\S*)")
+_USER = re.compile(
+    r"(?P<before>[a-zA-Z][a-zA-Z0-9+.-]*://(?:[^\s/:@]*:(?=[^\s/@]+@)|(?=[^\s/:@]{20,}@)))(?P<value>[^\s/@]+)"
+)
+_QUERY = re.compile(r"(?P<before>\b[a-zA-Z][a-zA-Z0-9+.-]*://[^?#\s'\"<>]*\?)(?P<value>[^\s'\"<>]+)")
+_BEARER = re.compile(r"(?i)(?P<before>\b(?:bearer|basic)\s+)(?P<value>[A-Za-z0-9._~+/=-]{8,})")
+_KNOWN = re.compile(
+    r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}|hf_[A-Za-z0-9]{20,}"
+    r"|sk-[\w-]{20,}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*)"
+)
 
 
 def redact(text: str) -> str:
-    """The text with every secret replaced by `[removed]`; redacting it again changes nothing.
+    """Return `text` with the values of secrets replaced by ***.
 
-    Secrets are the query and the `user:password@` of an address (a signed address is a password), the value of
-    NAME=value where the name ends in KEY, TOKEN, SECRET or PASSWORD, and what follows `Authorization:` or `Bearer`.
+    Recognised: KEY=value and "token": "value" by the end of the name, `--password value`, the query string of an
+    address (a signed address is a password), the password of user:password@host, Bearer and Basic credentials, and keys of well-known services.
     """
-    text = _USER.sub(rf"\g<scheme>{REMOVED}@", text)
-    text = _QUERY.sub(rf"\g<place>?{REMOVED}", text)
-    text = _HEADER.sub(rf"\g<name>{REMOVED}", text)
-    return _VALUE.sub(rf"\g<name>{REMOVED}", text)
+    text = _QUERY.sub(rf"\g<before>{MARK}", text)
+    text = _USER.sub(rf"\g<before>{MARK}", text)
+    text = _BEARER.sub(rf"\g<before>{MARK}", text)
+    text = _ASSIGNED.sub(rf"\g<name>\g<sign>{MARK}", text)
+    text = _OPTION.sub(rf"\g<name>\g<sign>{MARK}", text)
+    return _KNOWN.sub(MARK, text)
 
 
 def redact_all(value: Any) -> Any:

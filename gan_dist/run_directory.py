@@ -25,6 +25,7 @@ STARTS = "slurm.jsonl"
 """Which Slurm jobs started the run, and where it stood (gan_dist/slurm_jobs/records.py); it may be there before the run is."""
 CHOICES = "choices.json"
 """What the run measured and chose by itself."""
+_NAMED = 8  # runs in one message
 _PATIENCE = 5.0  # seconds for a run that is just ending
 _PATIENCE_WITH_OWN = 60.0  # for an earlier start of the same submission, which may hang on a node that Slurm gave up
 _held: list[int] = []
@@ -54,6 +55,36 @@ class Run:
         return {**own, **known}
 
 
+def locate(run: Path) -> Path:
+    """Return the run directory of RUN, which is a run directory or a checkpoint in it.
+
+    Raises InputError where it is neither; a folder of runs is told its runs.
+    """
+    if (run / "manifest.json").exists():
+        run = (Path(os.path.abspath(run)) if len(run.parts) < 3 or ".." in run.parts else run).parent.parent
+    if (run / "config.yaml").exists():
+        return run
+    if not run.exists():
+        raise InputError(f"there is no run directory {run}; `gan-dist runs` lists the runs in the folder runs")
+    if inside := runs_in(run):
+        names = ", ".join(str(path) for path in inside[:_NAMED])
+        more = f" and {len(inside) - _NAMED} more" if len(inside) > _NAMED else ""
+        raise InputError(f"{run} is no run directory, but holds the runs {names}{more}; give one of them")
+    raise InputError(f"{run} is no run directory (no config.yaml in it); give a folder that training made")
+
+
+def runs_in(folder: Path, depth: int = 3) -> list[Path]:
+    """Return the run directories in a folder and up to `depth` levels below it, by name."""
+    found = []
+    with contextlib.suppress(PermissionError):
+        for path in sorted(folder.iterdir()):
+            if (path / "config.yaml").exists():
+                found.append(path)
+            elif depth > 1 and path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+                found += runs_in(path, depth - 1)
+    return found
+
+
 def chosen(directory: Path) -> dict[str, Any]:
     """What earlier starts of a run chose by themselves. Raises InputError where that cannot be read."""
     path = directory / CHOICES
@@ -65,8 +96,11 @@ def chosen(directory: Path) -> dict[str, Any]:
         ) from None
 
 
-def open_run(config: Config, data_digest: str) -> Run:
+def open_run(config: Config, data_digest: str, old_data_digest: str = "") -> Run:
     """Make or take up the run directory of `config`, and record the resolved config in it.
+
+    `old_data_digest` is the same data's digest as older versions computed it: a run that recorded it is accepted, and then
+    records `data_digest`.
 
     Raises InputError, with nothing overwritten, where the directory holds another run or other files, where
     the data is not the run's, or where it cannot be written.
@@ -86,7 +120,7 @@ def open_run(config: Config, data_digest: str) -> Run:
                 f"{directory} holds a run of another config; give --run.directory another folder, "
                 "or undo:\n  " + "\n  ".join(changed)
             )
-        if recorded.get("data", data_digest) != data_digest:
+        if recorded.get("data", data_digest) not in (data_digest, old_data_digest):
             raise InputError(
                 f"{directory} was trained on other data (digest {recorded['data'][:12]}, data.shards has "
                 f"{data_digest[:12]}); give the old shards, or --run.directory another folder"
@@ -106,7 +140,7 @@ def open_run(config: Config, data_digest: str) -> Run:
         "fingerprint": config.fingerprint(),
         "data": data_digest,
     }
-    kept = config.model_copy(update={"run": config.run.model_copy(update={"fresh": False})})
+    kept = config.with_({"run.fresh": False})
     files.write_atomic(directory / "config.yaml", config_module.to_yaml(kept, recorded))
     return Run(directory, recorded["wandb_id"])
 

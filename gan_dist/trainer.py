@@ -1,29 +1,31 @@
 """The loop, and when things happen in it: step, report, sample, save, stop."""
 
-import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
-import psutil
 import torch
 
-from gan_dist import games, interfaces, provenance
+from gan_dist import games, provenance
 from gan_dist.checkpoint import tensors
 from gan_dist.checkpointing import Checkpointer
 from gan_dist.config import Config
-from gan_dist.control import desync, diagnose, stop
+from gan_dist.control import desync, diagnose, peers, stop
 from gan_dist.control.stop import Reason, Requests
 from gan_dist.control.watchdog import Watchdog
 from gan_dist.data import loader
 from gan_dist.data.decode import Note
 from gan_dist.data.index import Index
 from gan_dist.data.quarantine import Quarantine
-from gan_dist.doctor import autotune
+from gan_dist.doctor import autotune, numerics
 from gan_dist.engine import AgreedError, Engine, lost_contact
-from gan_dist.errors import EXIT_FINISHED, EXIT_STOPPED, InputError, RunError
-from gan_dist.interfaces import Batch
+from gan_dist.errors import EXIT_FINISHED, EXIT_STOPPED, RunError
+from gan_dist.games.check import verify
+from gan_dist.interfaces import Batch, Phase, random_batch
+from gan_dist.reporting import Reporter
 from gan_dist.run_directory import Run, chosen, open_run
-from gan_dist.tracking import Tracker, save_grid
+from gan_dist.step import play_step
+from gan_dist.tracking import Tracker
 
 
 class Trainer:
@@ -35,15 +37,16 @@ class Trainer:
         deadline = stop.deadline(config.run.deadline, config.control.margin_seconds)
         engine.on_main(lambda: _prepare_data(config, engine.is_main), where="machine")
         self.index = loader.open_index(config)
-        if len(set(engine.gather(self.index.digest))) > 1:
-            raise InputError("data.shards has other contents on some machine; give all of them the same shards")
+        if where := engine.who_differs(self.index.digest):
+            raise AgreedError(f"data.shards has other contents {where}; give all machines the same shards")
         self.config = config = _resolve(config, self.index)
-        run = engine.on_main(lambda: open_run(config, self.index.digest))
+        run = engine.on_main(lambda: open_run(config, self.index.digest, self.index.old_digest))
         assert run is not None
         self.run_directory: Run = run
         other_machine = self._keep_bits()
         self.game = games.build(config)
         engine.place(self.game)
+        verify(self.game, config, _few_samples(config, engine, self.game))
         self._choose_passes()
         engine.wrap(self.game)
         self.checkpointer = Checkpointer(config, engine, self.game, run)
@@ -51,7 +54,6 @@ class Trainer:
         self.requests = Requests(run.directory if engine.is_main else None, deadline, stop.is_date(config.run.deadline))
         self.quarantine = Quarantine(self.index)
         self.images = 0
-        self._mark = (time.perf_counter(), 0)
         self._owed = False  # a checkpoint that is due
         self._skipped: dict[str, int] = {}
         self._went_back_to = ""
@@ -65,6 +67,7 @@ class Trainer:
             rank=engine.rank,
             world_size=engine.world_size,
         )
+        self.reporter = Reporter(config, engine, self.game, self.index, run, self.tracker)
         launch = engine.on_main(lambda: uuid.uuid4().hex)
         self.watchdog = Watchdog(
             run.directory,
@@ -72,8 +75,10 @@ class Trainer:
             engine.rank,
             engine.world_size,
             config.control.hang_seconds,
-            look=self.requests.look,
+            tick=self.requests.look_at_clock,
+            look=self.requests.look_for_file,
             report=self.tracker.failed,
+            board=engine.board(peers.names(engine.world_size)),
         )
         for problem in problems if engine.is_main else ():
             self.tracker.event("fell back", self.images, problem=problem)
@@ -118,6 +123,7 @@ class Trainer:
     def train(self) -> int:
         """Go on to `training.images`, or to a reason to stop; the exit code."""
         if self.images >= self.config.training.images:
+            self.requests.clear_file()
             self._finish("was already finished")
             return EXIT_FINISHED
         self.requests.listen()
@@ -128,11 +134,6 @@ class Trainer:
             tracker.event(begun, self.images, processes=self.engine.world_size, commit=facts["commit"])
             tracker.environment(self.images, facts)
         tracker.status("running", self.images, "", self.checkpointer.newest_name)
-        if self.config.game.penalty.method == "finite_difference":
-            tracker.say(
-                "game.penalty.method = finite_difference is noisy, and for a discriminator with LeakyReLU or BatchNorm another "
-                "regulariser than the exact penalty, which every strategy can compute (docs/engines.md)"
-            )
         with self.watchdog:
             try:
                 tracker.begin()
@@ -147,7 +148,7 @@ class Trainer:
                     raise
                 if first := self.watchdog.first_failure():
                     raise RunError(f"ended because rank {first.rank} {first.error}") from error
-                if far := self.watchdog.out_of_reach():
+                if far := self.watchdog.out_of_reach(error):
                     who = ", ".join(far[:4]) + (f" or {len(far) - 4} more" if len(far) > 4 else "")
                     raise RunError(
                         f"ended because {who} cannot be reached (killed, or the node or link is lost)"
@@ -156,7 +157,7 @@ class Trainer:
 
     def _go_on(self) -> Reason:
         """Steps until the run is finished or all processes agreed on a reason to stop."""
-        self._mark = (time.perf_counter(), self.images)
+        self.reporter.begin(self.images)
         slots, device = self.engine.slots, self.engine.device
         for batch in loader.micro_batches(self.index, self.config, self.images, slots, device, self._quarantined):
             self.advance(batch)
@@ -169,10 +170,15 @@ class Trainer:
         """One step, and what is due after it."""
         self.step(batch)
         self.tracker.progress(self.images)
-        if self._due(self.config.track.every):
-            self._report()
-        if self._due(self.config.sample.every):
-            self._sample()
+        config = self.config
+        if self._due(config.track.every):
+            self.reporter.figures(self.images)
+        self.reporter.panels(self.images, self._due)
+        if config.evaluate.every and self._due(config.evaluate.every):
+            self.reporter.scores(self.images, lambda: self.watchdog.beat("evaluating", self.images))
+        if self._due(config.sample.every):
+            self.watchdog.beat("drawing samples", self.images)
+            self.reporter.pictures(self.images)
         self._owed = self._owed or self._due(self.config.checkpoint.every)
         if self._owed and not self._in_bad_steps():
             self._save()
@@ -181,19 +187,13 @@ class Trainer:
         self.checkpointer.note(self.tracker)
 
     def step(self, batch: list[Batch]) -> None:
-        """One batch through every phase that is due; `batch` is this process's share of it."""
-        engine, game, size = self.engine, self.game, self.config.training.batch
-        joined = interfaces.join(batch, engine.passes)
-        for phase in game.due(self.images // size):
-            with engine.turn(phase):  # only its player's weights take gradients
-                for loss, micro in engine.share(joined):
-                    self.watchdog.beat(f"turn of {phase.player.name}", self.images)
-                    engine.backward(loss(micro))
-                engine.update(self.images)  # sync, finite gate, clip, optimizer
-        for micro in joined:
-            micro.cache.clear()  # the images of the generator as it was
-        game.average(self.images, size)
+        """One batch through every phase that is due; `batch` is this rank's part of it."""
+        size = self.config.training.batch
+        play_step(self.engine, self.game, batch, self.images, size, self._beat)
         self.images += size
+
+    def _beat(self, phase: Phase) -> None:
+        self.watchdog.beat(f"turn of {phase.player.name}", self.images)
 
     def _due(self, every: int) -> bool:
         """Whether the step just done crossed a multiple of `every` images, or was the last."""
@@ -205,10 +205,11 @@ class Trainer:
         agreement, reason = self.agreement, Reason.NONE
         if agreement.due():
             self._note_skipped()
-            agreement.send([self.requests.reason, len(self.quarantine)])
+            agreement.send([self.requests.reason, self.quarantine.count])
         elif rows := agreement.receive():
             reason = Reason(max(row[0] for row in rows))
-            if sum(row[1] for row in rows) > self.config.data.max_bad_fraction * len(self.index):
+            unusable = self.quarantine.over_ranks([row[1] for row in rows], self.engine.gather)
+            if unusable > self.config.data.max_bad_fraction * len(self.index):
                 reason = Reason.BAD_DATA
         self._batch = batch[:1]  # for _first_bad, which needs no more
         return reason
@@ -232,28 +233,6 @@ class Trainer:
         if self.quarantine.add(note):
             self.tracker.event(note.kind, self.images, shard=note.shard, key=note.key, reason=note.reason)
 
-    def _report(self) -> None:
-        totals = self.engine.read_metrics()
-        values = {name: total / count for name, (total, count) in totals.items() if count}
-        now, (then, images) = time.perf_counter(), self._mark
-        values["speed/images_per_second"] = (self.images - images) / (now - then)
-        values["memory/process_gib"] = psutil.Process().memory_info().rss / 2**30
-        if self.engine.device.type == "cuda":
-            values["memory/gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        values |= {f"skipped/{player}": found.total for player, found in self.engine.skipped(wait=True).items()}
-        self._mark = (now, self.images)
-        self.tracker.metrics(self.images, self.images // self.config.training.batch, values)
-
-    def _sample(self) -> None:
-        self.watchdog.beat("drawing samples", self.images)
-        with self.engine.averages():
-            if not self.engine.is_main:
-                return
-            samples = self.game.samples(self.config.run.seed, 0, self.config.sample.count)
-        path = self.run_directory.samples / f"images-{self.images:09d}.png"
-        if self.tracker.guard("samples", lambda: save_grid(samples, path)):
-            self.tracker.picture(path, self.images)
-
     def _save(self) -> None:
         self._owed = False
         self.watchdog.beat("saving", self.images)
@@ -264,7 +243,7 @@ class Trainer:
         """Whether all processes hold the same weights. Raises RunError: nothing of such a state is saved as good."""
         if self.engine.world_size == 1:
             return
-        named = tensors.weights(self.game.players)
+        named = tensors.weights(self.game.players, self.game.state())
         if problem := desync.compare(list(named), self.engine.gather(desync.hashes(named))):
             if self.engine.is_main:
                 self.tracker.event("desync", self.images, problem=problem)
@@ -286,8 +265,9 @@ class Trainer:
                 f"the last checkpoint, at {self.images:,} images, could not be saved (RUN/events.jsonl says why); the "
                 f"newest one is {self.checkpointer.newest_name}: start the same command again"
             )
+        self.requests.clear_file()  # however the run ends: the next start must not obey it
         if reason == Reason.BAD_DATA:
-            worst = max(self.engine.gather(self.quarantine.worst()), key=lambda found: found[0])
+            worst = self.quarantine.worst()
             raise AgreedError(
                 f"data.shards: more than {self.config.data.max_bad_fraction:g} of the samples are unusable "
                 f"(data.max_bad_fraction), {worst[0]} of them in {worst[1]}: {worst[2]}; mend that shard and start again"
@@ -299,7 +279,6 @@ class Trainer:
             return EXIT_FINISHED
         why = stop.WORDS[reason]
         if self.engine.is_main:
-            self.requests.clear_file()
             self.tracker.event("stopped", self.images, reason=why)
         self.tracker.status("stopped", self.images, why, self.checkpointer.newest_name)
         self.tracker.say(
@@ -333,7 +312,7 @@ class Trainer:
         self._resume()
         self.engine.forgive()
         self._owed = False
-        self.requests.reason = Reason.NONE
+        self.requests.discard(Reason.BAD_STEPS)  # a signal that came meanwhile still holds
         self.tracker.rewind(self.images)
 
     def _first_bad(self) -> str:
@@ -350,7 +329,7 @@ class Trainer:
             micro = self._batch[0]
             found = diagnose.first_bad(networks, lambda loss=loss, micro=micro: loss(micro), together=cut)  # type: ignore[misc]
             if any(self.engine.gather(bool(found))):
-                found = found and f"{found}, in {loss.__name__} (the turn of {phase.player.name})"
+                found = found and f"{found}, in {_name(loss)} (the turn of {phase.player.name})"
                 break
         everyone = [f"{text}, on rank {rank}" for rank, text in enumerate(self.engine.gather(found)) if text]
         return everyone[0] if everyone else "nothing any more in the last batch: look at the machine's memory"
@@ -363,6 +342,17 @@ class Trainer:
         return problems
 
 
+def _name(loss: Callable[..., Any]) -> str:
+    return str(getattr(loss, "__name__", None) or getattr(loss, "func", loss).__name__)
+
+
+def _few_samples(config: Config, engine: Engine, game: games.Game) -> Batch:
+    """Random samples to try a game on."""
+    positions = torch.arange(min(4, config.training.micro_batch))
+    (batch,) = numerics.on_device(config, engine, [random_batch(game.fields, config.run.seed, positions)])
+    return batch
+
+
 def _prepare_data(config: Config, progress: bool) -> None:
     loader.prepare(config, progress)
     loader.open_index(config)
@@ -372,5 +362,4 @@ def _resolve(config: Config, index: Index) -> Config:
     """The config with what only the data knows: how many classes there are."""
     if not config.data.labels or config.data.classes:
         return config
-    classes = int(index.label.max()) + 1
-    return config.model_copy(update={"data": config.data.model_copy(update={"classes": classes})})
+    return config.with_({"data.classes": int(index.label.max()) + 1})

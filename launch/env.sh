@@ -12,11 +12,10 @@ if [[ -z ${OMP_NUM_THREADS:-} ]]; then
 fi
 export OMP_NUM_THREADS
 
-# Threads that wait for work sleep instead of spinning: the spinners of one process take cores that another needs.
-# Only where several processes share the cores: one that has them to itself gains nothing by sleeping.
-if ((PROCESSES > 1)); then
-    : "${OMP_WAIT_POLICY:=PASSIVE}"
-    export OMP_WAIT_POLICY
+# Threads that wait for work sleep instead of spinning: a spinning thread takes a core that another process or program
+# needs. gan_dist/threads.py sets the same where training is started without this file; benchmarks/neighbour.py measures it.
+if [[ -z ${OMP_WAIT_POLICY:-}${GOMP_SPINCOUNT:-}${KMP_BLOCKTIME:-}${KMP_LIBRARY:-} ]]; then
+    export OMP_WAIT_POLICY=PASSIVE
 fi
 
 # glibc gives every large tensor back to the system and gets it anew, page by page, in the next step. With these it

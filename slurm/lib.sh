@@ -151,7 +151,9 @@ guard_end() {
     ((seconds > 0)) || return 0
     (
         trap - USR2 TERM INT
-        sleep "$seconds" >/dev/null 2>&1
+        # reads from a pipe that stays empty: a sleep would be a process of its own, and outlive a guard that is killed
+        exec {quiet}<> <(:)
+        read -r -t "$seconds" -u "$quiet"
         say "not saved in time: the next start goes on from the checkpoint before"
         kill_steps
     ) &

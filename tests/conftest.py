@@ -61,8 +61,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         need("deepspeed", there, "DeepSpeed or g++, by which it builds a part of itself, is not here")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Folder by folder, slow tests last; the sort keeps the order within a file."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Folder by folder, slow tests last; the sort keeps the order within a file. Exhaustive tests wait for their mark."""
+    if "exhaustive" not in config.option.markexpr:
+        left = [item for item in items if item.get_closest_marker("exhaustive")]
+        if left:
+            config.hook.pytest_deselected(items=left)
+            items[:] = [item for item in items if item not in set(left)]
     items.sort(key=_turn)
 
 

@@ -59,7 +59,7 @@ def data_set(folder: Path, count: int = 96, shards: int = 3, **kind: int) -> Pat
 
 def tiny(shards: Path | str, directory: Path | str, **keys: object) -> dict[str, object]:
     """Keys of a run that takes seconds; `keys` with __ for a dot override them."""
-    return {
+    found: dict[str, object] = {
         "run.directory": directory,
         "data.shards": shards,
         "data.source": "",
@@ -67,7 +67,8 @@ def tiny(shards: Path | str, directory: Path | str, **keys: object) -> dict[str,
         "data.resolution": 16,
         "data.channels": 1,
         "data.workers": 0,
-        "game.base_channels": 4,
+        "networks.generator.base_channels": 4,
+        "networks.discriminator.base_channels": 4,
         "game.latent": 8,
         "training.images": 64,
         "training.batch": 16,
@@ -80,6 +81,17 @@ def tiny(shards: Path | str, directory: Path | str, **keys: object) -> dict[str,
         "sample.every": 32,
         "sample.count": 4,
         **{name.replace("__", "."): value for name, value in keys.items()},
+    }
+    return fit(found)
+
+
+def fit(keys: dict[str, object]) -> dict[str, object]:
+    """The same without keys that a chosen network does not have."""
+    without = [player for player in ("generator", "discriminator") if keys.get(f"networks.{player}.kind") == "article"]
+    return {
+        key: value
+        for key, value in keys.items()
+        if key not in [f"networks.{player}.base_channels" for player in without]
     }
 
 

@@ -52,20 +52,35 @@ class Store:
         """Give a written checkpoint its name."""
         final = self.directory / name_of(images)
         files.sync_directory(part)
-        if final.exists():  # a damaged one of the same name, or a save that is done again
-            aside = final.rename(_aside(final))
+        replaced = None
+        if not final.exists():
             part.rename(final)
-            shutil.rmtree(aside)
-        else:
+        # a damaged one of the same name, or a save that is done again: at no moment is there neither
+        elif files.exchange(part, final):
+            replaced = part.rename(files.temporary(final, "replaced"))
+        else:  # a kill between these two hides the old one until `sweep` gives it its name back
+            replaced = final.rename(files.temporary(final, "replaced"))
             part.rename(final)
         files.sync_directory(self.directory)
+        if replaced is not None:
+            shutil.rmtree(replaced)
 
     def sweep(self) -> int:
-        """Delete what killed saves left behind; the bytes that became free."""
+        """Delete what killed saves left behind, and return the bytes that became free.
+
+        A checkpoint that was set aside for its replacement, which never came, gets its name back.
+        """
         freed = 0
-        for path in [*self.directory.glob(".images-*.part"), *self.directory.glob(".images-*.old")]:
-            freed += _bytes(path)
-            shutil.rmtree(path, ignore_errors=True)
+        for aside in self.directory.glob(".images-*.replaced"):
+            final = self.directory / aside.name.removeprefix(".").partition(".")[0]
+            with contextlib.suppress(DamagedError, OSError):
+                if not final.exists():
+                    format.verify(aside, format.read_manifest(aside), hashes=False)
+                    aside.rename(final)
+        for ending in ("part", "old", "replaced"):
+            for path in self.directory.glob(f".images-*.{ending}"):
+                freed += _bytes(path)
+                shutil.rmtree(path, ignore_errors=True)
         return freed
 
     def retire(self) -> int:
@@ -85,7 +100,7 @@ class Store:
             path = self.directory / name
             freed += _bytes(path)
             # all at once: a kill in the midst of deleting leaves nothing that looks like a damaged checkpoint
-            shutil.rmtree(path.rename(_aside(path)))
+            shutil.rmtree(path.rename(files.temporary(path, "old")))
         return freed
 
     def room(self) -> int:
@@ -99,11 +114,6 @@ class Store:
             with contextlib.suppress(OSError):
                 return _bytes(self.directory / name)
         return 0
-
-
-def _aside(path: Path) -> Path:
-    """The name of a checkpoint that is about to be deleted: `sweep` does it if this process cannot."""
-    return path.with_name(f".{path.name}.{os.getpid()}.old")
 
 
 def name_of(images: int) -> str:

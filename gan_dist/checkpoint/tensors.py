@@ -1,6 +1,7 @@
 """The state of players as named tensors: `G/weights/<name>`, `G/average/<name>`, `G/exp_avg/<name>`, ...
 
-The names say nothing of how processes share the work, so a checkpoint loads under any strategy at any process count.
+An optimizer's tensors have its own names for them. No name says how ranks share the work, so a checkpoint loads under any
+strategy at any number of ranks.
 """
 
 import dataclasses
@@ -9,10 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from gan_dist import optimizer_probe
 from gan_dist.checkpoint.format import Piece, deal
 from gan_dist.player import Player, Shard
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +40,9 @@ class State:
         return [*((piece, self.whole[piece.name]) for piece in dealt), *self.owned]
 
 
-def collect(players: Iterable[Player]) -> State:
-    """All tensors of the players by name."""
-    state = State({}, {}, [], {})
+def collect(players: Iterable[Player], of_game: Mapping[str, Tensor] | None = None) -> State:
+    """All tensors of the players by name, and what the game keeps beside them as `game/<name>`."""
+    state = State({}, {f"game/{name}": tensor.detach() for name, tensor in (of_game or {}).items()}, [], {})
     for player in players:
         for kind, network in _networks(player).items():
             sharded = set() if player.shards is None else set(player.shards.shapes)
@@ -50,14 +50,15 @@ def collect(players: Iterable[Player]) -> State:
                 if name not in sharded:
                     state.whole[f"{player.name}/{kind}/{name}"] = tensor.detach()
         if player.shards is None:
-            state.steps[player.name] = _collect_moments(player, state.whole)
+            state.steps[player.name] = _collect_optimizer(player, state.whole)
             continue
         state.steps[player.name] = player.shards.steps
         for shard in player.shards.owned():
-            for name, tensor in _named(player, shard, moments=bool(player.shards.steps)):
+            for name, tensor in _named(player, shard, stepped=bool(player.shards.steps)):
                 state.owned.append((Piece(name, shard.offset, len(tensor)), tensor))
         for name, shape in player.shards.shapes.items():
-            kinds = ["weights", *(_MOMENTS if player.shards.steps else ()), *(["average"] if player.average else [])]
+            optimizers = player.kept.tensors if player.shards.steps else ()
+            kinds = ["weights", *optimizers, *(["average"] if player.average else [])]
             dtype = player.shards.dtype
             for kind in kinds:
                 state.shapes[f"{player.name}/{kind}/{name}"] = torch.empty(shape, dtype=dtype, device="meta")
@@ -65,22 +66,25 @@ def collect(players: Iterable[Player]) -> State:
     return state
 
 
-def _collect_moments(player: Player, tensors: dict[str, Tensor]) -> int:
-    """Put Adam's moments of a whole player into `tensors`; its number of steps."""
-    counts = []
+def _collect_optimizer(player: Player, tensors: dict[str, Tensor]) -> int:
+    """Put the optimizer's state of a whole player into `tensors`; its number of steps (1 of one that keeps no count)."""
+    kept, counts = player.kept, []
     for name, weight in player.network.named_parameters():
         state = player.optimizer.state.get(weight)
-        counts.append(state["step"] if state else torch.zeros(()))
+        if kept.step is None:
+            counts.append(torch.tensor(float(bool(state))))
+        else:
+            counts.append(torch.as_tensor(state["step"], dtype=torch.float32) if state else torch.zeros(()))
         if state:
-            tensors.update({f"{player.name}/{moment}/{name}": state[moment] for moment in _MOMENTS})
+            tensors.update({f"{player.name}/{kind}/{name}": state[kind] for kind in kept.tensors})
     found = set(torch.stack(counts).tolist())  # on a GPU: waited for once
     assert len(found) == 1, f"{player.name}'s weights were updated unequally often: {found}"
     return int(found.pop())
 
 
-def weights(players: Iterable[Player]) -> dict[str, Tensor]:
-    """The part of it that every process must hold alike: weights, unless they are cut, and statistics."""
-    return {
+def weights(players: Iterable[Player], of_game: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The part of it that every rank must hold alike: weights, unless they are cut, statistics, and the game's state."""
+    return {f"game/{name}": tensor.detach() for name, tensor in (of_game or {}).items()} | {
         f"{player.name}/weights/{name}": tensor.detach()
         for player in players
         for name, tensor in player.network.state_dict().items()
@@ -89,12 +93,19 @@ def weights(players: Iterable[Player]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def restore(players: Iterable[Player], read: Callable[..., Tensor], steps: Mapping[str, int]) -> None:
+def restore(
+    players: Iterable[Player],
+    read: Callable[..., Tensor],
+    steps: Mapping[str, int],
+    of_game: Mapping[str, Tensor] | None = None,
+) -> None:
     """Put saved tensors into the players.
 
     `read(name)` gives a tensor on the CPU, `read(name, offset, length)` a run of its elements; they are asked for one
     at a time. Every process calls this. Raises KeyError or RuntimeError where they do not fit.
     """
+    for name, tensor in (of_game or {}).items():
+        tensor.copy_(read(f"game/{name}"))
     for player in players:
         sharded = set() if player.shards is None else set(player.shards.shapes)
         for kind, network in _networks(player).items():
@@ -103,37 +114,38 @@ def restore(players: Iterable[Player], read: Callable[..., Tensor], steps: Mappi
                     tensor.copy_(read(f"{player.name}/{kind}/{name}"))
         count = steps[player.name]
         if player.shards is None:
-            _restore_moments(player, read, count)
+            _restore_optimizer(player, read, count)
             continue
         player.shards.steps = count
         for shard in player.shards.owned():
-            for name, tensor in _named(player, shard, moments=bool(count)):
+            for name, tensor in _named(player, shard, stepped=bool(count)):
                 tensor.copy_(read(name, shard.offset, len(tensor)))
             if not count:
-                for moment in shard.moments.values():
-                    moment.zero_()
+                for tensor in shard.state.values():
+                    tensor.zero_()
         player.shards.refresh()
 
 
-def _restore_moments(player: Player, read: Callable[..., Tensor], count: int) -> None:
-    before = player.optimizer.state
+def _restore_optimizer(player: Player, read: Callable[..., Tensor], count: int) -> None:
+    before, kept = player.optimizer.state, player.kept
     if not count:
         before.clear()
+        before.update(optimizer_probe.build(player.make_optimizer, player.weights).state)  # Adagrad begins with some
         return
-    on_device = bool(player.optimizer.defaults.get("fused"))
     for name, weight in player.network.named_parameters():
         state = before[weight]  # of a run that goes back: its tensors are used again
-        state["step"] = torch.tensor(float(count), device=weight.device if on_device else "cpu")
-        for moment in _MOMENTS:
-            if moment not in state:
-                state[moment] = torch.empty_like(weight, memory_format=torch.preserve_format)
-            state[moment].copy_(read(f"{player.name}/{moment}/{name}"))
+        if kept.step is not None:
+            state["step"] = kept.step_of(count)
+        for kind, dtype in kept.tensors.items():
+            if kind not in state:
+                state[kind] = torch.empty_like(weight, dtype=dtype, memory_format=torch.preserve_format)
+            state[kind].copy_(read(f"{player.name}/{kind}/{name}"))
 
 
-def _named(player: Player, shard: Shard, moments: bool) -> list[tuple[str, Tensor]]:
+def _named(player: Player, shard: Shard, stepped: bool) -> list[tuple[str, Tensor]]:
     found = [(f"{player.name}/weights/{shard.name}", shard.weight)]
-    if moments:
-        found += [(f"{player.name}/{moment}/{shard.name}", shard.moments[moment]) for moment in _MOMENTS]
+    if stepped:
+        found += [(f"{player.name}/{kind}/{shard.name}", tensor) for kind, tensor in shard.state.items()]
     if shard.average is not None:
         found.append((f"{player.name}/average/{shard.name}", shard.average))
     return found

@@ -174,7 +174,8 @@ class Writer:
 
     def _read_back(self, name: str, written: Part) -> None:
         path = self.store.directory / name / written.file
-        if (found := files.sha256_file(path)) != written.sha256:
+        found = files.sha256_file(path, from_disk=True)  # memory would only say again what was written
+        if found != written.sha256:
             raise DamagedError(f"{path} has SHA-256 {found}, written was {written.sha256}")
         if self.rank == 0:
             format.read_manifest(self.store.directory / name)

@@ -1,14 +1,18 @@
-"""The config of a run: schema.py has every key with its meaning, loading.py reads files and command lines."""
+"""The config of a run: common.py has the keys of every run, compose.py adds those of its parts, loading.py reads them."""
 
-from gan_dist.config.common import FREE_KEYS, Config, default_cache, differences, fields, other_bits
-from gan_dist.config.games import Adam, Penalty
+from gan_dist.config.common import Config, default_cache, differences, fields, other_bits
 from gan_dist.config.loading import find, load, read_run, to_yaml, validate
+from gan_dist.config.section import FREE, Fraction, Many, One, Part, Positive, Section
 
 __all__ = [
-    "FREE_KEYS",
-    "Adam",
+    "FREE",
     "Config",
-    "Penalty",
+    "Fraction",
+    "Many",
+    "One",
+    "Part",
+    "Positive",
+    "Section",
     "default_cache",
     "differences",
     "fields",

@@ -1,40 +1,57 @@
-"""Every key of a run: its type, meaning, unit and default, checked where it is defined."""
+"""Define the keys that every run has, whatever is played: their types, meanings, units and defaults."""
 
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, model_validator
 
-from gan_dist.config.games import Generation
-from gan_dist.config.section import Positive, Section
+from gan_dist.config import legacy
+from gan_dist.config.section import FREE, Positive, Section
 
 
 class Run(Section):
-    name: str = ""
+    name: Annotated[str, FREE] = ""
     """What the run is called in its folder and on the dashboard. Default: the config file's name."""
-    directory: str = ""
+    directory: Annotated[str, FREE] = ""
     """Where everything about the run is kept. Default: runs/<name> under the current folder."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Decides the initial weights, the order of the samples, all latents and all noise."""
-    deadline: str = ""
+    deadline: Annotated[str, FREE] = ""
     """When to save and stop: a time (2026-11-23T18:30) or a duration from the start (3:50:00). Default: the end of the
     Slurm job less control.margin_seconds, where there is one."""
-    fresh: bool = False
+    fresh: Annotated[bool, FREE] = False
     """Begin anew: what run.directory holds is moved aside, nothing is deleted. For the command line; a job that Slurm
     starts again goes on all the same."""
 
 
+class DataField(Section):
+    """One of several images of a sample."""
+
+    member: str
+    """Ending of the image after the sample's key: b.png."""
+    channels: Literal[0, 1, 3] = 0
+    """1 for grey, 3 for RGB. 0: as data.channels."""
+
+
 class Data(Section):
-    shards: str | list[str]
-    """WebDataset shards: a folder of .tar files, a file, a brace pattern (train-{00000..00099}.tar), or a list of these."""
-    source: str = ""
+    shards: Annotated[str | list[str], FREE]
+    """WebDataset shards: a folder of .tar files, a file, a pattern (train-{00000..00099}.tar or train-*.tar), a URL, or a list
+    of these. pipe:COMMAND needs data.allow_pipe."""
+    allow_pipe: Annotated[bool, FREE] = False
+    """Run the shell commands in data.shards (pipe:COMMAND). For the command line alone: a config of another person must not
+    run commands unasked."""
+    source: Annotated[str, FREE] = ""
     """What to pack into data.shards when nothing is there yet: a SOURCE of `gan-dist pack`, for example `digits`."""
     image: str = "auto"
     """Which member of a sample is the image, by extension (jpg, or b.jpg where keys share a first dot). auto: the only image there is."""
+    fields: dict[str, DataField] = Field({})
+    """Several images of each sample, by the names under which the game asks for them: {a: {member: a.png}, b: {member:
+    b.png, channels: 1}} where shards hold KEY.a.png and KEY.b.png. Default: one field, `image`, which data.image chooses."""
     resolution: Annotated[int, Field(ge=4)]
     """Height and width of the training images in pixels. Larger stored images are centre-cropped and reduced by area."""
     channels: Literal[1, 3]
@@ -45,29 +62,41 @@ class Data(Section):
     """Number of classes, with data.labels. 0: the largest label found plus one."""
     flip: bool = False
     """Mirror each image left to right with probability 1/2, anew in every epoch."""
-    workers: Annotated[int, Field(ge=0)] = 2
+    workers: Annotated[int, Field(ge=0), FREE] = 2
     """Processes that read and decode, for each training process. 0: the training process does it. Changes no result."""
     streams: Positive = 1
     """Parts that the samples are cut into; slot j of a batch always reads part j * streams // batch. 1: a full shuffle."""
-    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.001
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1), FREE] = 0.001
     """Part of the samples that may turn out unreadable, each replaced by another; beyond it the run stops. 0: none."""
-    cache: str = ""
+    cache: Annotated[str, FREE] = ""
     """Folder for copies of remote shards, and for indexes of shards whose own folder cannot be written. Default:
     $GAN_DIST_CACHE (the Slurm templates set it to a folder of the node), $XDG_CACHE_HOME/gan_dist or ~/.cache/gan_dist."""
 
+    def check(self, config: "Config") -> None:
+        if self.fields and self.image != "auto":
+            raise ValueError(f"data.image = {self.image} has no effect with data.fields; remove one of them")
+        if "class" in self.fields:
+            raise ValueError("data.fields names a field class, which data.labels makes; choose another name")
+        if self.classes and not self.labels:
+            raise ValueError(
+                f"data.classes = {self.classes} has no effect without data.labels: true; set it or remove data.classes"
+            )
+        if config.training.batch % self.streams:
+            raise ValueError(f"data.streams = {self.streams} does not divide training.batch = {config.training.batch}")
+
 
 class Training(Section):
-    images: Positive
+    images: Annotated[Positive, FREE]
     """When to stop: the number of images the discriminator has been shown. Rounded up to a whole batch."""
     batch: Positive
     """Images in a step over all processes together."""
     micro_batch: Positive
     """Images that pass a network together: BatchNorm's statistics are theirs, at any process count. Divides the batch."""
-    micro_batches_per_pass: Literal["auto"] | Positive = "auto"
+    micro_batches_per_pass: Annotated[Literal["auto"] | Positive, FREE] = "auto"
     """How many micro-batches go through the networks at once: speed and memory only, as BatchNorm works on each by itself.
     auto: what is fastest here, measured at the first start. strategy: exact takes one. A process that has
     fewer takes those."""
-    strategy: Literal["ddp", "exact", "zero1", "zero2", "zero3"] = "ddp"
+    strategy: Annotated[Literal["ddp", "exact", "zero1", "zero2", "zero3"], FREE] = "ddp"
     """How processes share the work (docs/engines.md). ddp: each holds both networks, gradients are averaged while they
     are computed. exact: likewise, but summed along one fixed tree, so that every process count gives the same bits; it keeps
     training.device, threads and channels_last as the run began. zero1, zero2, zero3: DeepSpeed cuts the optimizers' state,
@@ -78,19 +107,19 @@ class Training(Section):
     tf32: bool = False
     """Let a GPU round the factors of fp32 products to 10 bits of mantissa (TF32): faster, and not the same numbers. Refused
     on a CPU, which has no such thing."""
-    device: Literal["auto", "cuda", "cpu"] = "auto"
+    device: Annotated[Literal["auto", "cuda", "cpu"], FREE] = "auto"
     """auto: GPUs where there are some."""
-    processes: Annotated[int, Field(ge=0)] = 0
+    processes: Annotated[int, Field(ge=0), FREE] = 0
     """How many processes the launcher must start; another count is refused. 0: any."""
-    threads: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=0), FREE] = 0
     """Threads of each process on a CPU. 0: what the launcher says; with strategy: exact those of the run's first start, as
     they decide about bits."""
-    deterministic: bool = False
+    deterministic: Annotated[bool, FREE] = False
     """Only algorithms that give the same bits every time, at some speed on a GPU; what has none raises. strategy: exact
     implies it."""
-    channels_last: bool = True
+    channels_last: Annotated[bool, FREE] = True
     """Keep images and weights in memory pixel by pixel (NHWC), which convolutions like; ZeRO keeps weights as they are."""
-    compile: bool = False
+    compile: Annotated[bool, FREE] = False
     """Compile the networks by torch.compile; not with a penalty that differentiates twice, nor with strategy: exact or ZeRO."""
 
     @property
@@ -98,8 +127,47 @@ class Training(Section):
         """`images`, rounded up to a whole batch: where the run ends."""
         return -(-self.images // self.batch) * self.batch
 
+    def check(self, config: "Config") -> None:
+        batch, micro, passes = self.batch, self.micro_batch, self.micro_batches_per_pass
+        if batch % micro:
+            fitting = next(size for size in range(micro, 0, -1) if batch % size == 0)
+            raise ValueError(
+                f"training.micro_batch = {micro} does not divide training.batch = {batch}; for example {fitting} does"
+            )
+        if self.strategy == "exact" and passes not in ("auto", 1):
+            raise ValueError(
+                f"training.micro_batches_per_pass = {passes} would change the bits that training.strategy: exact keeps; "
+                "remove it, or set training.strategy: ddp"
+            )
+        if passes != "auto" and passes > batch // micro:
+            raise ValueError(
+                f"training.micro_batches_per_pass = {passes} has no effect beyond the {batch // micro} micro-batch(es) of a "
+                f"batch; set {batch // micro}, or auto"
+            )
+        if self.strategy == "exact" and self.compile:
+            # on a CPU 1, 2 and 4 ranks had the same bits; on a GPU inductor tunes kernels by timing them
+            raise ValueError(
+                "training.compile makes kernels for the machine it runs on, and was not proved to keep the bits of "
+                "training.strategy: exact; set training.compile: false, or training.strategy: ddp"
+            )
+        if self.tf32 and (self.device == "cpu" or self.precision == "fp64"):
+            what = "device: cpu" if self.device == "cpu" else "precision: fp64"
+            raise ValueError(f"training.tf32 has no effect with training.{what}; remove it")
+        if self.precision == "fp64" and self.strategy.startswith("zero"):
+            raise ValueError(
+                "training.precision: fp64 has no ZeRO, which keeps weights in fp32; set training.strategy: ddp or exact, "
+                "or training.precision: fp32"
+            )
+        if self.compile and self.strategy.startswith("zero"):
+            raise ValueError(
+                f"training.compile was not proved with training.strategy: {self.strategy}; set training.compile: false, "
+                "or training.strategy: ddp"
+            )
+
 
 class Checkpoint(Section):
+    all_free = True
+
     every: Positive = 100_000
     """Images between checkpoints. One is always written at the end."""
     keep: Annotated[int, Field(ge=2)] = 2
@@ -111,6 +179,8 @@ class Checkpoint(Section):
 
 
 class Control(Section):
+    all_free = True
+
     hang_seconds: Annotated[float, Field(gt=0)] = 600.0
     """A process that makes no progress for so long ends the job, with its name and its stack in RUN/logs."""
     max_bad_steps: Positive = 20
@@ -123,6 +193,8 @@ class Control(Section):
 
 
 class Track(Section):
+    all_free = True
+
     every: Positive = 10_000
     """Images between two lines of metrics.jsonl, W&B points and console reports."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
@@ -132,19 +204,39 @@ class Track(Section):
 
 
 class Sample(Section):
+    all_free = True
+
     every: Positive = 50_000
     """Images between two sample grids. One is always drawn at the end."""
     count: Positive = 64
     """Samples in a grid; their latents stay the same over the run."""
 
 
+class Evaluate(Section):
+    """Scores while training."""
+
+    all_free = True
+
+    every: Annotated[int, Field(ge=0)] = 0
+    """Images between two evaluations by evaluate.scores; one more is done at the end. 0: none."""
+    samples: Positive = 2048
+    """Generated images of an evaluation, and real ones at most."""
+
+    def check(self, config: "Config") -> None:
+        scores = list(type(dict(self)["scores"]).model_fields)
+        if bool(self.every) != bool(scores):
+            missing = "evaluate.scores" if self.every else "evaluate.every"
+            given = f"evaluate.every = {self.every}" if self.every else f"evaluate.scores = {', '.join(scores)}"
+            raise ValueError(f"{given} has no effect without {missing}; set it too, or remove the other")
+
+
 class Config(Section):
+    """The keys of a run. compose.py adds the sections of the game that is played, and of its parts."""
+
     run: Run = Run()
     """The run itself."""
     data: Data
     """Where the images come from."""
-    game: Generation = Generation()
-    """The game: its players, losses and optimizers."""
     training: Training
     """How much, how fast, on what."""
     checkpoint: Checkpoint = Checkpoint()
@@ -155,90 +247,28 @@ class Config(Section):
     """What is reported."""
     sample: Sample = Sample()
     """Pictures while training."""
+    evaluate: Evaluate = Evaluate()
+    """Scores while training."""
 
-    @field_validator("data")
-    @classmethod
-    def _labels_and_classes(cls, data: Data) -> Data:
-        if data.classes and not data.labels:
-            raise ValueError(
-                f"data.classes = {data.classes} has no effect without data.labels: true; set it or remove data.classes"
-            )
-        return data
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+    """SHA-256 of the user's file of each kind that lies in one."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """The sections that compose.py adds: `config.game`, `config.networks.generator`, ..."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        training, batch, micro = self.training, self.training.batch, self.training.micro_batch
-        if batch % micro:
-            fitting = next(size for size in range(micro, 0, -1) if batch % size == 0)
-            raise ValueError(
-                f"training.micro_batch = {micro} does not divide training.batch = {batch}; for example {fitting} does"
-            )
-        if batch % self.data.streams:
-            raise ValueError(f"data.streams = {self.data.streams} does not divide training.batch = {batch}")
-        size, channels = self.data.resolution, self.data.channels
-        if self.game.networks == "article" and (size, channels) != (28, 1):
-            raise ValueError(
-                "game.networks = article draws 28x28 grey images only; set data.resolution: 28 and data.channels: 1, "
-                "or game.networks: dcgan"
-            )
-        if self.game.networks == "article" and self.game.base_channels != Generation().base_channels:
-            raise ValueError("game.base_channels has no effect with game.networks = article; remove it")
-        if self.game.networks == "dcgan" and (size < 8 or size & (size - 1)):
-            raise ValueError(
-                f"game.networks = dcgan needs a power of two from 8 as data.resolution, not {size}; "
-                f"for example {max(8, 1 << (size.bit_length() - 1))}"
-            )
-        if training.strategy == "exact" and training.micro_batches_per_pass not in ("auto", 1):
-            raise ValueError(
-                f"training.micro_batches_per_pass = {training.micro_batches_per_pass} would change the bits that "
-                "training.strategy: exact keeps; remove it, or set training.strategy: ddp"
-            )
-        parts, passes = training.batch // training.micro_batch, training.micro_batches_per_pass
-        if passes != "auto" and passes > parts:
-            raise ValueError(
-                f"training.micro_batches_per_pass = {passes} has no effect beyond the {parts} micro-batch(es) of a batch; set "
-                f"{parts}, or auto"
-            )
-        if training.strategy == "exact" and training.compile:
-            # on a CPU 1, 2 and 4 processes had the same bits; on a GPU inductor tunes kernels by timing them
-            raise ValueError(
-                "training.compile makes kernels for the machine it runs on, and was not proved to keep the bits of "
-                "training.strategy: exact; set training.compile: false, or training.strategy: ddp"
-            )
-        if training.precision in ("fp32", "fp64") and not self.game.penalty.full_precision:
-            raise ValueError(
-                f"game.penalty.full_precision: false has no effect with training.precision: {training.precision}; remove it, "
-                "or set training.precision: bf16"
-            )
-        if self.game.penalty.method == "finite_difference" and not self.game.penalty.full_precision:
-            raise ValueError(
-                "game.penalty.method: finite_difference subtracts two logits that are nearly the same, of which 16 bits leave "
-                "only rounding; remove game.penalty.full_precision: false, or set game.penalty.method: exact"
-            )
-        if self.game.networks == "article" and training.micro_batch == 1:
-            raise ValueError(
-                "game.networks: article normalises single numbers over the samples of a micro-batch, which takes two; set "
-                "training.micro_batch: 2 or more"
-            )
-        if training.tf32 and (training.device == "cpu" or training.precision == "fp64"):
-            what = "device: cpu" if training.device == "cpu" else "precision: fp64"
-            raise ValueError(f"training.tf32 has no effect with training.{what}; remove it")
-        if training.precision == "fp64" and training.strategy.startswith("zero"):
-            raise ValueError(
-                "training.precision: fp64 has no ZeRO, which keeps weights in fp32; set training.strategy: ddp or exact, "
-                "or training.precision: fp32"
-            )
-        if training.compile and training.strategy.startswith("zero"):
-            raise ValueError(
-                f"training.compile was not proved with training.strategy: {training.strategy}; set training.compile: false, "
-                "or training.strategy: ddp"
-            )
-        if training.compile and self.game.penalty.weights and self.game.penalty.method == "exact":
-            raise ValueError(
-                "training.compile cannot differentiate twice, as game.penalty.method: exact needs; set training.compile: "
-                "false, or game.penalty.method: finite_difference"
-            )
+        for section in sections(self):
+            section.check(self)
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # the class is composed at run time: another process composes it again
+        from gan_dist.config.compose import rebuild
+
+        return rebuild, (self.model_dump(mode="json"), self._sources)
 
     @property
     def directory(self) -> Path:
@@ -248,48 +278,68 @@ class Config(Section):
     def cache(self) -> Path:
         return Path(self.data.cache) if self.data.cache else default_cache()
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """SHA-256 of the user's file of each kind that lies in one."""
+        return self._sources
+
+    def with_(self, changes: Mapping[str, Any]) -> "Config":
+        """A copy with other values of some keys: with_({"training.batch": 8}). Contradictions are not looked for."""
+        changed: Config = _with(self, changes)
+        return changed
+
     def flat(self) -> dict[str, Any]:
         """Every key with its value: {"training.batch": 64, ...}."""
         return dict(_flatten(self.model_dump(mode="json")))
 
     def mathematics(self) -> dict[str, Any]:
-        """The keys that decide what is computed; the others may change when a run goes on."""
-        return {key: value for key, value in self.flat().items() if not key.startswith(FREE_KEYS)}
+        """The keys that decide what is computed; the others may change when a run goes on.
+
+        A kind in a user's file is named by its class and by the hash of the file, wherever it lies.
+        """
+        free = {key for key, is_free in leaves(self) if is_free}
+        found = {key: value for key, value in self.flat().items() if not _is_below(key, free)}
+        for key, value in found.items():
+            if key.rpartition(".")[2] == "kind" and value in self._sources:
+                found[key] = f"{value.rpartition(':')[2]} of a file with SHA-256 {self._sources[value][:16]}"
+        return found
 
     def fingerprint(self) -> str:
-        """A hash of what decides the mathematics. Keys at their default are left out, so that a version with more keys
-        knows its older runs."""
-        usual = {key: field.default for key, field in fields() if not field.is_required()}
+        """A hash of what decides the mathematics.
+
+        Keys at their default do not count, so that a version with more keys knows its older runs; neither do new names of
+        old keys (legacy.py).
+        """
+        usual = {key: field.default for key, field in fields(type(self)) if not field.is_required()}
         chosen = {key: value for key, value in self.mathematics().items() if key not in usual or value != usual[key]}
+        chosen = legacy.names(chosen, self.mathematics())
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 
-FREE_KEYS = (
-    "run.name",
-    "run.directory",
-    "run.deadline",
-    "run.fresh",
-    "data.shards",
-    "data.source",
-    "data.workers",
-    "data.cache",
-    "data.max_bad_fraction",
-    "training.images",
-    "training.micro_batches_per_pass",
-    "training.strategy",
-    "training.device",
-    "training.processes",
-    "training.threads",
-    "training.deterministic",
-    "training.channels_last",
-    "training.compile",
-    "checkpoint.",
-    "control.",
-    "track.",
-    "sample.",
-)
-"""Keys, or beginnings of keys, that may differ when a run goes on: they change paths, speed and reports. What of them moves
-rounding, `exact` keeps all the same (other_bits)."""
+def sections(section: Section) -> Iterator[Section]:
+    """The sections of a config, deepest last, beginning with those right below `section`."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        for found in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(found, Section):
+                yield found
+                yield from sections(found)
+
+
+def leaves(section: Section, prefix: str = "", free: bool = False) -> Iterator[tuple[str, bool]]:
+    """Every leaf of a config: its key, and whether it is free. Whatever lies in a free section is free."""
+    free = free or section.all_free
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from leaves(value, f"{prefix}{name}.", free)
+        else:
+            yield f"{prefix}{name}", free or section.is_free(name)
+
+
+def _is_below(key: str, keys: set[str]) -> bool:
+    parts = key.split(".")
+    return any(".".join(parts[:count]) in keys for count in range(1, len(parts) + 1))
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -300,11 +350,26 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield f"{prefix}{name}", value
 
 
-def fields(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf key with its pydantic field: ("training.batch", FieldInfo), ... in order."""
+def _with(section: Any, changes: Mapping[str, Any]) -> Any:
+    below: dict[str, dict[str, Any]] = {}
+    update: dict[str, Any] = {}
+    for key, value in changes.items():
+        name, _, rest = key.partition(".")
+        if name not in type(section).model_fields:
+            raise KeyError(f"{type(section).__name__} has no key {name}")
+        if rest:
+            below.setdefault(name, {})[rest] = value
+        else:
+            update[name] = value
+    update |= {name: _with(getattr(section, name), rest) for name, rest in below.items()}
+    return section.model_copy(update=update)
+
+
+def fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf key of a section's class with its pydantic field: ("training.batch", FieldInfo), ... in order."""
     for name, field in section.model_fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if isinstance(kind, type) and issubclass(kind, Section):
             yield from fields(kind, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field
@@ -321,22 +386,29 @@ def differences(old: Config, new: Config) -> list[str]:
     ]
 
 
-def other_bits(kept: Mapping[str, Any], config: Config) -> str:
-    """What of a config `strategy: exact` refuses, as it would move the bits of a run whose first start `kept` these values
-    of training.*; empty where nothing does. Keys that leave it to the machine ask for nothing."""
+def other_bits(chosen: Mapping[str, Any], config: Config) -> str:
+    """Return an error message if `config` changes device, threads or memory format of an `exact` run, else "".
+
+    `chosen` is what the run's first start used. Keys that are left to the machine never conflict.
+    """
     training = config.training
     asked = {"device": training.device, "threads": training.threads, "channels_last": training.channels_last}
     left = {"device": "auto", "threads": 0, "channels_last": None}
-    other = {key: value for key, value in asked.items() if value != left[key] and value != kept.get(key, value)}
+    other = {key: value for key, value in asked.items() if value != left[key] and value != chosen.get(key, value)}
     if training.strategy != "exact" or not other:
         return ""
     wanted = " and ".join(f"training.{key} = {json.dumps(value)}" for key, value in other.items())
-    began = " and ".join(f"training.{key}: {json.dumps(kept[key])}" for key in other)
+    began = " and ".join(f"training.{key}: {json.dumps(chosen[key])}" for key in other)
     return f"{wanted} would change the bits that training.strategy: exact keeps; set {began}, as the run began, or another strategy"
 
 
 def default_cache() -> Path:
-    """Where indexes go that cannot lie beside their shards, and copies of remote shards."""
+    """The folder for indexes that cannot lie beside their shards, and for copies of remote shards."""
     if own := os.environ.get("GAN_DIST_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gan_dist"
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "gan_dist"
+    try:
+        return Path.home() / ".cache" / "gan_dist"
+    except RuntimeError:  # no HOME, and a user id that nobody knows, as in containers; mostly no cache is needed
+        return Path(tempfile.gettempdir()) / f"gan_dist-{os.getuid()}"

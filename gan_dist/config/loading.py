@@ -1,44 +1,87 @@
-"""A config from a YAML file and the command line: merged first and validated once, so every error names its place."""
+"""Load a config from a YAML file and the command line: merged first and validated once, so every error names its place."""
 
-import argparse
 import difflib
+import os
+import re
+import shutil
 import sys
+import textwrap
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from gan_dist import files
+from gan_dist.config import compose, legacy, parts, yaml_file
 from gan_dist.config.common import Config, fields
+from gan_dist.config.section import Many, One, Section
 from gan_dist.errors import InputError
 from gan_dist.redaction import redact_all
+
+_PATHS = ("run.directory", "data.source", "data.cache", "data.shards")
+"""Keys in which ~ and $VARIABLES are expanded."""
 
 
 def load(arguments: Sequence[str], program: str = "train.py") -> Config:
     """The config of a command line: CONFIG [--key.path value ...].
 
-    Raises InputError for a missing file, an unknown key, a wrong type or value, and values that contradict
-    each other; each message names the file and line or the option. `--help` prints every key and exits.
+    Raises InputError for a missing file, an unknown key or kind, a wrong type or value, and values that contradict each
+    other; each message names the file and line or the option. `--help` prints every key of CONFIG and exits.
     """
-    parser = _parser(program)
-    options, unknown = parser.parse_known_args(arguments)
-    given = vars(options)
-    path = find(given.pop("CONFIG"))
-    for word in unknown:
-        raise InputError(f"unknown argument {word}{_nearest(word.split('=')[0], [f'--{key}' for key, _ in fields()])}")
-    tree, places = files.read_yaml(path)
-    kinds = {key: field.annotation for key, field in fields()}
-    for key, text in given.items():
-        _put(tree, key, _parse_value(key, text, kinds[key]), path)
-        places[key] = f"--{key}"
-    tree.setdefault("run", {})
-    if isinstance(tree["run"], dict):
-        tree["run"]["name"] = tree["run"].get("name") or path.stem
-    return validate(tree, str(path), places)
+    name, options, wants_help = _split(arguments, program)
+    path = find(name) if name else None
+    document = yaml_file.read(path) if path else yaml_file.Document({}, {}, {})
+    tree, places, texts = document
+    if "data.allow_pipe" in places:
+        raise InputError(
+            f"{places['data.allow_pipe']}: data.allow_pipe lets data.shards run shell commands, so no file may set it; remove "
+            "it, and give --data.allow_pipe true on the command line where you trust the commands"
+        )
+    for key, text in options.items():
+        _put(tree, key, _parse_value(key, text), path)
+        places[key], texts[key] = f"--{key}", text
+    if wants_help:
+        print_help(tree, path, program)
+        sys.exit(0)
+    if path is None:
+        _refuse(f"give a CONFIG: a YAML file, for example configs/digits.yaml; `{program} --help` lists all keys")
+    run = tree.setdefault("run", {})
+    if isinstance(run, dict):
+        run["name"] = texts.get("run.name") or path.stem
+    return validate(tree, str(path), places, texts, path.parent)
+
+
+def _split(arguments: Sequence[str], program: str) -> tuple[str, dict[str, str], bool]:
+    """The config's name, {key: text} of the options, and whether help is wanted."""
+    names: list[str] = []
+    options: dict[str, str] = {}
+    rest = list(arguments)
+    wants_help = False
+    while rest:
+        word = rest.pop(0)
+        if word in ("-h", "--help"):
+            wants_help = True
+        elif word.startswith("--"):
+            key, equals, text = word[2:].partition("=")
+            if not equals:
+                if not rest or rest[0].startswith("--"):
+                    _refuse(f"{word} needs a value: {word} VALUE")
+                text = rest.pop(0)
+            options[key] = text
+        elif word.startswith("-") and len(word) > 1:
+            _refuse(f"unknown argument {word}; keys are written --key.path VALUE")
+        else:
+            names.append(word)
+    if len(names) > 1:
+        _refuse(f"one CONFIG is needed, not {len(names)}: {', '.join(names)}; keys are written --key.path VALUE")
+    return (names[0] if names else ""), options, wants_help
+
+
+def _refuse(text: str) -> NoReturn:
+    raise InputError(text)
 
 
 def find(name: str) -> Path:
@@ -50,50 +93,122 @@ def find(name: str) -> Path:
     return path
 
 
-def validate(tree: dict[str, Any], origin: str, places: dict[str, str] | None = None) -> Config:
-    """Check a tree of keys read from `origin`; `places` names where single keys were written."""
+def validate(
+    tree: dict[str, Any],
+    origin: str,
+    places: dict[str, str] | None = None,
+    texts: dict[str, str] | None = None,
+    folder: Path | None = None,
+) -> Config:
+    """Check a tree of keys read from `origin`; `places` and `texts` tell where and how single keys were written."""
     places = places or {}
     try:
-        return Config.model_validate(tree)
+        with parts.reading(folder) as sources:
+            composed = compose.compose(tree)
+            _take_texts(tree, composed, texts or {})
+            config = composed.model_validate(tree)
+        config._sources = sources
     except ValidationError as error:
-        raise InputError("\n".join(_explain(problem, origin, places) for problem in error.errors())) from None
+        kinds = [
+            _explain(problem, origin, places, composed) for problem in error.errors() if not _is_of_a_union(problem)
+        ]
+        raise InputError("\n".join(dict.fromkeys(kinds))) from None
+    except InputError as error:
+        key = str(error).partition(" ")[0].rstrip(":")
+        where = places.get(key) or places.get(key.removesuffix(".kind"))
+        raise InputError(f"{where}: {error}" if where and not where.startswith("--") else str(error)) from None
+    return _expand(config)
+
+
+def _take_texts(tree: dict[str, Any], composed: type[Config], texts: dict[str, str]) -> None:
+    """Keys of type str take what is written: `name: 2024` and `deadline: 3:50:00` are words."""
+    for key, field in fields(composed):
+        if field.annotation is str and key in texts:
+            *sections, name = key.split(".")
+            section: Any = tree
+            for part in sections:
+                section = section.get(part) if isinstance(section, dict) else None
+            if isinstance(section, dict) and not isinstance(section.get(name), str | bool | type(None)):
+                section[name] = texts[key]
+
+
+def _expand(config: Config) -> Config:
+    """~ and $VARIABLES in paths. Raises InputError for a variable that is not set."""
+    changes: dict[str, Any] = {}
+    flat = {key: config.flat()[key] for key in _PATHS}
+    for key, value in flat.items():
+        expanded = [_expanded(key, one) for one in ([value] if isinstance(value, str) else value)]
+        if expanded != ([value] if isinstance(value, str) else value):
+            changes[key] = expanded[0] if isinstance(value, str) else expanded
+    return config.with_(changes) if changes else config
+
+
+def _expanded(key: str, text: str) -> str:
+    if "://" in text or text.startswith("pipe:"):
+        return text
+    found = os.path.expandvars(os.path.expanduser(text))
+    if missing := re.search(r"\$(\w+|\{\w+\})", found):
+        raise InputError(f"{key} = {text}: the variable {missing[0]} is not set; set it, or write the path out")
+    return found
 
 
 def read_run(directory: Path) -> tuple[Config, dict[str, Any]]:
     """The resolved config of a run directory, and what was recorded with it (version, fingerprint, W&B id)."""
     path = directory / "config.yaml"
-    tree, places = files.read_yaml(path)
+    tree, places, texts = yaml_file.read(path)
     recorded = tree.pop("gan_dist", {})
-    return validate(tree, str(path), places), recorded
+    if isinstance(tree.get("data"), dict):
+        tree["data"].pop("allow_pipe", None)  # for the command line alone
+    if legacy.is_old(tree):
+        tree, texts = legacy.convert(tree), {}
+    config = validate(tree, str(path), places, texts, directory)
+    # a user's file as it was when the run was recorded
+    config._sources = {**config.sources, **recorded.get("sources", {})}
+    return config, recorded
 
 
 def to_yaml(config: Config, recorded: dict[str, Any]) -> str:
     """The text of RUN/config.yaml, without the secrets that addresses may hold: a copy of it must not give them away."""
+    more = {"sources": config.sources} if config.sources else {}
     keys = redact_all(config.model_dump(mode="json"))
-    return yaml.safe_dump({"gan_dist": recorded, **keys}, sort_keys=False, width=120)
+    del keys["data"]["allow_pipe"]  # for the command line alone: a recorded config may become somebody's CONFIG
+    return yaml.safe_dump({"gan_dist": {**recorded, **more}, **keys}, sort_keys=False, width=120)
 
 
-def _parser(program: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=program,
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-        usage="%(prog)s CONFIG [--key.path value ...]",
-        description="Train a GAN. The same command again goes on where the run stopped.",
-        epilog="Example: accelerate launch gan_dist/train.py configs/mnist.yaml --training.images 600000",
-    )
-    parser.add_argument("CONFIG", help="YAML file with any of the keys below")
-    groups: dict[str, Any] = {}
-    for key, field in fields():
-        section = key.split(".")[0]
-        if section not in groups:
-            groups[section] = parser.add_argument_group(section, Config.model_fields[section].description)
+def print_help(tree: dict[str, Any], path: Path | None, program: str) -> None:
+    """Print every key that a config has with the game and the parts that `tree` names."""
+    with parts.reading(path.parent if path else None):
+        composed = compose.compose(tree)
+    width = min(120, shutil.get_terminal_size((100, 24)).columns)
+    print(f"usage: {program} CONFIG [--key.path value ...]\n")
+    print("Train a GAN. The same command again goes on where the run stopped.")
+    print(f"Example: accelerate launch gan_dist/{program} configs/mnist.yaml --training.images 600000\n")
+    print(f"Keys of {path or 'a config (give CONFIG to see those of its game and parts)'}:")
+    for line in _help(composed, width):
+        print(line)
+    for key, place in _places(composed):
+        kinds = ", ".join(place.kinds) or "none built in"
+        print(f"\nkinds of {key}: {kinds}, or FILE.py:CLASS of your own (docs/extending.md)")
+
+
+def _places(composed: type[Config]) -> Iterator[tuple[str, One | Many]]:
+    keys: Any = composed.model_fields["game"].annotation
+    for key, place in keys.parts.items():
+        if isinstance(place, One | Many):
+            yield key, place
+
+
+def _help(composed: type[Config], width: int) -> Iterator[str]:
+    last = ""
+    for key, field in fields(composed):
+        top = key.split(".")[0]
+        if top != last:
+            last = top
+            yield f"\n{top}: {composed.model_fields[top].description or ''}"
+        yield f"  --{key} {_type_name(field.annotation)}"
         default = "required" if field.is_required() else f"default: {_shown(field.default)}"
         text = f"{' '.join((field.description or '').split())} [{default}]"
-        groups[section].add_argument(
-            f"--{key}", dest=key, metavar=_type_name(field.annotation), help=text.replace("%", "%%")
-        )
-    return parser
+        yield from textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
 def _shown(value: Any) -> str:
@@ -102,41 +217,53 @@ def _shown(value: Any) -> str:
 
 def _type_name(kind: Any) -> str:
     if isinstance(kind, type):
-        return kind.__name__
+        return "SCHEDULE" if issubclass(kind, BaseModel) else kind.__name__
     if typing.get_origin(kind) is Literal:
         return "{" + ",".join(str(choice) for choice in typing.get_args(kind)) + "}"
+    if typing.get_origin(kind) is dict:
+        return "{NAME: {KEY: VALUE}}"
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return "|".join(_type_name(part) for part in typing.get_args(kind))
+    if typing.get_origin(kind) is typing.Annotated:
+        return _type_name(typing.get_args(kind)[0])
     return str(kind)
 
 
-def _parse_value(key: str, text: str, kind: Any) -> Any:
-    if kind is str or (str in typing.get_args(kind) and not text.startswith("[")):
-        return text  # 2024, null or {00..09}.tar are fine names
+def _parse_value(key: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text) if text else text
+        return yaml_file.parse_value(text) if text else text
     except yaml.YAMLError:
-        raise InputError(f"--{key} {text}: not a value that YAML can read; quote it?") from None
+        return text  # a word such as {00..09}.tar
 
 
-def _put(tree: dict[str, Any], key: str, value: Any, path: Path) -> None:
+def _put(tree: dict[str, Any], key: str, value: Any, path: Path | None) -> None:
     *sections, name = key.split(".")
-    for section in sections:
+    for number, section in enumerate(sections):
+        if isinstance(tree.get(section), str) and number:  # a part by its kind alone
+            tree[section] = {"kind": tree[section]}
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
             raise InputError(f"{path}: {section} must be a section of keys, not the value {tree!r}")
     tree[name] = value
 
 
-def _explain(problem: Any, origin: str, places: dict[str, str]) -> str:
-    path = [str(part) for part in problem["loc"] if not (isinstance(part, str) and part.startswith(("list[", "str")))]
+def _is_of_a_union(problem: Any) -> bool:
+    """What one branch of a union says that another one took up: `number or schedule` complains twice."""
+    return problem["type"] == "model_type" and any(str(part).endswith("Schedule") for part in problem["loc"])
+
+
+def _explain(problem: Any, origin: str, places: dict[str, str], composed: type[Config]) -> str:
+    path = [str(part) for part in problem["loc"] if not (isinstance(part, str) and _BRANCH.match(part))]
     key = ".".join(path)
     known = [part for part in (".".join(path[:count]) for count in range(len(path), 0, -1)) if part in places]
     where = places[known[0]] if known else origin
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key {key}{_nearest(key, _names())}"
+        near = _nearest(key, _names(composed))
+        if where.startswith("--"):
+            return f"unknown argument {where}{near.replace('did you mean ', 'did you mean --')}"
+        return f"{where}: unknown key {key}{near}"
     if problem["type"] == "missing":
-        needed = [name for name, field in fields() if f"{name}.".startswith(f"{key}.") and field.is_required()]
+        needed = [name for name, field in fields(composed) if f"{name}.".startswith(f"{key}.") and field.is_required()]
         return "\n".join(f"{origin}: {name} is missing; write it there or give --{name} VALUE" for name in needed)
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
@@ -145,8 +272,12 @@ def _explain(problem: Any, origin: str, places: dict[str, str]) -> str:
     return f"{where}: {key} = {problem['input']!r}: {message}"
 
 
-def _names() -> list[str]:
-    leaves = [key for key, _ in fields()]
+_BRANCH = re.compile(r"list\[|str$|float$|int$|constrained|function-|literal|[A-Z]\w*$")
+"""Names of a union's branches, which pydantic puts between the names of keys."""
+
+
+def _names(composed: type[Section]) -> list[str]:
+    leaves = [key for key, _ in fields(composed)]
     return list(dict.fromkeys([*leaves, *(key.rsplit(".", 1)[0] for key in leaves)]))
 
 

@@ -1,15 +1,32 @@
-"""What every section of the config has in common: frozen, no unknown keys, a docstring under each key."""
+"""Define what every section of the config has in common: frozen, no unknown keys, a docstring under each key."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+if TYPE_CHECKING:
+    from gan_dist.config.common import Config
+
+
+class _Free:
+    """Mark a key that decides about speed, places and reports, and not about the mathematics of a run."""
+
+    def __repr__(self) -> str:
+        return "FREE"
+
+
+FREE = _Free()
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
+    """Keys under one name in the YAML file. Write a docstring under each key: `--help` prints it."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    all_free: ClassVar[bool] = False
+    """Whether all keys of the section are FREE."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -18,3 +35,36 @@ class Section(BaseModel):
         if isinstance(value, bool) and cls.model_fields[name].annotation is not bool:
             raise ValueError(f"{name} must not be true or false (what YAML also writes yes, no, on, off)")
         return value
+
+    def check(self, config: "Config") -> None:
+        """Raise ValueError where keys of this section contradict each other or the rest of the config.
+
+        The message says what is wrong and what to change.
+        """
+
+    @classmethod
+    def is_free(cls, name: str) -> bool:
+        """Whether a key may change when a run goes on."""
+        return cls.all_free or any(isinstance(mark, _Free) for mark in cls.model_fields[name].metadata)
+
+
+class Part(Section):
+    """A section that its `kind` chooses: a network, a loss, an optimizer, ... It makes what it describes."""
+
+    kind: str = ""
+    """What it is: a name from the list, or FILE.py:CLASS for your own."""
+
+
+class One:
+    """A place in the config for one part: `loss: {kind: hinge, ...}`, or `loss: hinge`."""
+
+    def __init__(self, base: type[Part], kinds: Mapping[str, type[Part]], default: str) -> None:
+        """`kinds` are the built-in parts by name; a user's own inherits `base`."""
+        self.base, self.kinds, self.default = base, kinds, default
+
+
+class Many:
+    """A place for any number of parts by name: `penalties: {r1: {weight: 1}}`; the kind is the name unless it is given."""
+
+    def __init__(self, base: type[Part], kinds: Mapping[str, type[Part]], description: str) -> None:
+        self.base, self.kinds, self.description = base, kinds, description

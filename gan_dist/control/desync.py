@@ -1,4 +1,4 @@
-"""Do all processes hold the same weights? Integer hashes, compared over ranks: no rounding, no tolerance."""
+"""Do all ranks hold the same weights? Integer hashes, compared over ranks: no rounding, no tolerance."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,26 +7,37 @@ import torch
 from torch import Tensor
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_CHUNK = 1 << 22  # elements that are widened to 64 bits at a time: 32 MiB, whatever the tensor's size
+_ODD = 0x9E3779B1
 
 
 @torch.no_grad()
 def hashes(tensors: Mapping[str, Tensor]) -> list[int]:
-    """An integer for each tensor, in order of name: sums of its bits, which wrap and know no order of summing."""
-    rows = []
-    for name in sorted(tensors):
-        tensor = tensors[name].detach()
-        flat = tensor.contiguous().view(-1).view(_INTEGERS[tensor.element_size()])
-        # the second sum tells apart what the first one does not: values that changed places
-        halves = flat[: len(flat) // 2].sum(dtype=torch.int64)
-        rows.append(flat.sum(dtype=torch.int64) * 0x9E3779B1 + halves)
-    found: list[int] = torch.stack(rows).tolist() if rows else []
-    return found
+    """Return an integer for each tensor, in order of name.
+
+    It is a sum of the bits of every element, each times its position, in integers that wrap: the same whatever the order of
+    summing and the memory format, and another where values changed places.
+    """
+    rows = [_hash(tensors[name].detach()) for name in sorted(tensors)]
+    values: list[int] = torch.stack(rows).tolist() if rows else []
+    return values
 
 
-def compare(names: Sequence[str], found: Sequence[Sequence[int]]) -> str:
-    """What differs between ranks, in words; "" if nothing. `found` has the hashes of each rank, in order of name."""
+def _hash(tensor: Tensor) -> Tensor:
+    # contiguous(): positions are those of the shape, not those in memory
+    flat = tensor.contiguous().view(-1).view(_INTEGERS[tensor.element_size()])
+    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    for start in range(0, len(flat), _CHUNK):
+        chunk = flat[start : start + _CHUNK].long()
+        position = torch.arange(start + 1, start + 1 + len(chunk), device=tensor.device)
+        total += chunk.sum() * _ODD + (chunk * position).sum()
+    return total
+
+
+def compare(names: Sequence[str], rank_hashes: Sequence[Sequence[int]]) -> str:
+    """Return in words what differs between ranks, or "". `rank_hashes` has each rank's hashes, in order of name."""
     for place, name in enumerate(sorted(names)):
-        column = [row[place] for row in found]
+        column = [row[place] for row in rank_hashes]
         if len(set(column)) > 1:
             usual, count = Counter(column).most_common(1)[0]
             others = [rank for rank, value in enumerate(column) if value != usual]

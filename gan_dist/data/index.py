@@ -1,26 +1,27 @@
-"""Where every sample lies: tar shards are scanned once, and the result is kept beside them.
+"""Know where every sample lies: tar shards are scanned once, and the result is kept beside them.
 
-The index of a shard is a safetensors file that records the shard's size and time, and is made anew when they
-change. All shards together are a few flat arrays (20 bytes a sample) that loader workers share.
+The index of a shard is a safetensors file that records the shard's size and time, and is made again when they change.
+All shards together are one table (20 bytes a sample), in a file that all ranks and loader workers of a node map.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import io
 import json
-import multiprocessing
 import os
 import struct
 import sys
-import tarfile
-from collections.abc import Iterator, Sequence
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
 from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
@@ -28,14 +29,16 @@ from safetensors.numpy import save
 from webdataset.tariterators import base_plus_ext
 
 from gan_dist import files
-from gan_dist.data.workers import end_with_parent
+from gan_dist.data import labels, tar, workers
 from gan_dist.errors import InputError
 
-VERSION = 2
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "tif", "tiff")
+VERSION = 3
+IMAGE_ENDINGS = ("jpg", "jpeg", "jfif", "jpe", "png", "webp", "bmp", "ppm", "pgm", "tif", "tiff")
 _CHANNELS = {"1": 1, "L": 1, "I": 1, "I;16": 1, "I;16B": 1, "RGB": 3, "YCbCr": 3, "P": 3}
 _HEADER = 1 << 15  # enough of an image to know its size, but for long metadata
-_BLOCK = 512
+_ROW = np.dtype([("offset", "i8"), ("size", "u4"), ("label", "i4"), ("width", "u2"), ("height", "u2")])
+_COLUMNS = _ROW.names or ()
+_WORTH_A_FILE = 1 << 20  # bytes of a table: a process may as well have a copy of less
 _WORTH_A_POOL = 256 << 20  # bytes: less is scanned sooner than processes start
 
 Image.MAX_IMAGE_PIXELS = None  # only headers are read here
@@ -43,40 +46,71 @@ Image.MAX_IMAGE_PIXELS = None  # only headers are read here
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Index:
-    """Every sample of a data set. Arrays are (samples,); `first` is (shards + 1,). Loader workers share the memory."""
+    """Every sample of a data set, by number: the table `rows` has one row a sample."""
 
     shards: tuple[str, ...]
     first: np.ndarray
-    """Number of the first sample of each shard, then the number of samples."""
-    offset: np.ndarray
-    """Byte of the shard at which the image begins, int64."""
-    size: np.ndarray
-    """Bytes of the image, uint32."""
-    label: np.ndarray
-    """Class, or -1 where the sample has none, int32."""
-    width: np.ndarray
-    height: np.ndarray
-    """Stored pixels before any rotation that the image asks for, uint16 (65535: that or more)."""
+    """Number of the first sample of each shard, then the number of samples: (shards + 1,)."""
+    rows: np.ndarray
+    """(samples,) of the columns below, 20 bytes each."""
+    table: Path | None
+    """The file that `rows` maps, so that a node has it in memory once; None for a small table, of which each process has a copy."""
     digest: str
-    """SHA-256 over keys, sizes and labels in order: the same data under other paths has the same digest."""
+    """SHA-256 over keys, sizes, labels and the images' beginnings in order: the same data under other paths has the same digest."""
+    old_digest: str
+    """The same without the images' beginnings, as runs recorded it before version 3 of the index."""
     channels: dict[str, str]
     """Which kinds of image there are ("1", "3", "4" with transparency or CMYK), each with the key of one."""
     bad: tuple[str, ...]
     """Samples whose image cannot be read: "shard: key: reason"."""
+    left_out: dict[str, int]
+    """Members that belong to no sample with an image: how many of each ending, or of each reason."""
+    key_digests: tuple[str, ...]
+    """Of each shard, over its samples' keys."""
     cache: Path
     image: str
     """What the index was made with, to find its files again."""
     stamps: tuple[tuple[int, int], ...]
     """Bytes and time of change (ns) of each shard when it was indexed: a file that has others is another file."""
-    shared: dict[str, torch.Tensor]
-    """The arrays as tensors in shared memory: what crosses to a worker is a handle."""
+    fields: "dict[str, Index]" = dataclasses.field(default_factory=dict)
+    """The image fields of each sample by name, the same samples in each; this index is the first one's."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in self.shared}
+        if self.table is None:
+            return self.__dict__
+        if not self.table.exists():  # a cleaner of temporary folders was here
+            _write_table(self.table, self.rows)
+        return {name: value for name, value in self.__dict__.items() if name != "rows"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.__dict__.update({name: tensor.numpy() for name, tensor in self.shared.items()})
+        if self.table is not None:
+            self.__dict__["rows"] = _map_table(self.table)
+
+    @property
+    def offset(self) -> np.ndarray:
+        """Byte of the shard at which the image begins, int64."""
+        return self.rows["offset"]
+
+    @property
+    def size(self) -> np.ndarray:
+        """Bytes of the image, uint32."""
+        return self.rows["size"]
+
+    @property
+    def label(self) -> np.ndarray:
+        """Class, or -1 where the sample has none, int32."""
+        return self.rows["label"]
+
+    @property
+    def width(self) -> np.ndarray:
+        """Stored pixels before any rotation that the image asks for, uint16 (65535: that or more; 0: it cannot be read)."""
+        return self.rows["width"]
+
+    @property
+    def height(self) -> np.ndarray:
+        """As `width`."""
+        return self.rows["height"]
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -102,84 +136,34 @@ def _keys(shard: str, cache: Path, image: str) -> list[str]:
     return bytes(part[0]["keys"]).decode(errors="surrogateescape").split("\0")[:-1]
 
 
-def _group(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """The samples of a tar file in order of their first member: key -> {extension: (offset, size)}.
-
-    Members of a sample need not be neighbours. Raises InputError where the file is damaged.
-    """
-    samples: dict[str, dict[str, tuple[int, int]]] = {}
-    length = path.stat().st_size
-    try:
-        with tarfile.open(path, mode="r:") as archive:
-            for member in archive:
-                archive.members = []  # type: ignore[attr-defined]  # or tarfile keeps every member it has seen
-                if member.offset_data + member.size > length:
-                    raise InputError(f"data.shards: {path} is truncated inside {member.name}; copy or pack it again")
-                key, extension = base_plus_ext(member.name)
-                if member.isfile() and key is not None and not _is_hidden(member.name):
-                    samples.setdefault(key, {})[extension.lower()] = (member.offset_data, member.size)
-            end = archive.offset
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise InputError(f"data.shards: {path} cannot be read as a tar file: {error}") from None
-    # tarfile ends at a damaged header as it does at the end: only zeros up to the end of the file prove it
-    with path.open("rb") as file:
-        file.seek(end)
-        rest = iter(functools.partial(file.read, 1 << 20), b"")
-        if length < max(2 * _BLOCK, end + _BLOCK) or any(block.strip(b"\0") for block in rest):
-            raise InputError(
-                f"data.shards: {path} is truncated or damaged after {len(samples)} samples "
-                "(no end-of-archive marker); copy or pack it again"
-            )
-    yield from samples.items()
-
-
-def _is_hidden(name: str) -> bool:
-    """Files that no person sees, such as a Mac's `._photo.jpg`."""
-    return any(part.startswith(".") for part in PurePosixPath(name).parts)
-
-
-def _choose_image(path: Path, key: str, members: dict[str, Any], wanted: str) -> str | None:
+def _choose_image(path: Path, key: str, members: Mapping[str, Any], wanted: str) -> str | None:
     if wanted != "auto":
         return wanted if wanted in members else None
-    found = [extension for extension in members if extension.rsplit(".", 1)[-1] in IMAGE_ENDINGS]
-    if len(found) > 1:
+    images = [ending for ending in members if ending.rsplit(".", 1)[-1] in IMAGE_ENDINGS]
+    if len(images) > 1:
         raise InputError(
-            f"data.shards: {path}: sample {key} has {len(found)} images ({', '.join(found)}); say which with data.image"
+            f"data.shards: {path}: sample {key} has {len(images)} images ({', '.join(images)}), as its key ends at the first "
+            "dot of the name; choose one with data.image or name several in data.fields, or, if each is a sample of its own, "
+            f"make shards with `gan-dist pack {path} FOLDER`"
         )
-    return found[0] if found else None
+    return images[0] if images else None
 
 
-def _image_header(file: BinaryIO, offset: int, size: int) -> tuple[int, int, int]:
-    """Width, height and channels (4: transparency or CMYK) of the image in `file` at `offset`."""
-    for length in (min(size, _HEADER), size):
-        file.seek(offset)
+def _image_header(file: BinaryIO, member: tar.Member) -> tuple[int, int, int]:
+    """Width, height and channels (4: transparency or CMYK) of the image in `file`."""
+    for length in (min(member.size, _HEADER), member.size):
         try:
-            with Image.open(io.BytesIO(file.read(length))) as image:
+            with Image.open(io.BytesIO(_bytes(file, member, length))) as image:
                 clear = "transparency" in image.info
                 return image.width, image.height, 4 if clear else _CHANNELS.get(image.mode, 4)
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error) as error:
             problem = error
-    raise ValueError("empty" if size == 0 else f"not an image ({type(problem).__name__})")
+    raise ValueError("empty" if member.size == 0 else f"not an image ({type(problem).__name__})")
 
 
-def _label(file: BinaryIO, members: dict[str, tuple[int, int]]) -> int:
-    """The class in .cls or .json, -1 where there is none or it is not a whole number."""
-    for extension in ("cls", "json"):
-        if extension in members:
-            offset, size = members[extension]
-            file.seek(offset)
-            content = file.read(size)
-            try:
-                # .cls as WebDataset reads it: 007 and +7 are numbers
-                value: Any = content.decode() if extension == "cls" else json.loads(content)
-                if isinstance(value, dict):
-                    value = value["label"]
-                whole = isinstance(value, int | str) or (isinstance(value, float) and value.is_integer())
-                label = int(value) if whole and not isinstance(value, bool) else -1
-                return label if 0 <= label < 1 << 31 else -1
-            except (ValueError, KeyError):
-                return -1
-    return -1
+def _bytes(file: BinaryIO, member: tar.Member, most: int | None = None) -> bytes:
+    file.seek(member.offset)
+    return file.read(member.size if most is None else min(most, member.size))
 
 
 def _open(path: Path) -> BinaryIO:
@@ -192,30 +176,45 @@ def _open(path: Path) -> BinaryIO:
 def scan(shard: str, image: str = "auto") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a shard's headers: (arrays, summary). The image of a sample is its member `image`.
 
-    Samples without that member (extra files) are left out. Raises InputError where the tar file is damaged.
+    Samples without that member are left out and counted. Raises InputError where the tar file is damaged or ambiguous.
     """
     path = Path(shard)
     rows: list[tuple[int, int, int, int, int]] = []
     channels: dict[str, str] = {}
     bad: list[str] = []
-    content = hashlib.sha256()
+    content, old_content, key_content = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     names: list[str] = []
     with _open(path) as file:
-        for key, members in _group(path):
-            extension = _choose_image(path, key, members, image)
-            if extension is None:
+        try:
+            found, left_out = tar.members(path)
+            samples = tar.samples(path, found)
+        except tar.DamagedError as error:
+            raise InputError(f"data.shards: {path} {error}; copy or pack it again") from None
+        except InputError as error:
+            raise InputError(f"data.shards: {error}") from None
+        unused = Counter(why for _, why in left_out)
+        unused.update("no ending" for member in found if base_plus_ext(member.name)[0] is None)
+        for key, members in samples.items():
+            ending = _choose_image(path, key, members, image)
+            if ending is None:
+                unused.update(members.keys())
                 continue
-            offset, size = members[extension]
+            member = members[ending]
             try:
-                width, height, kind = _image_header(file, offset, size)
+                width, height, kind = _image_header(file, member)
                 channels.setdefault(str(kind), key)
             except ValueError as error:
                 width = height = 0
-                bad.append(f"{shard}: {key}.{extension}: {error}")
-            label = _label(file, members)
-            rows.append((offset, size, label, min(width, 65535), min(height, 65535)))
+                bad.append(f"{shard}: {key}.{ending}: {error}")
+            label = labels.of_sample(members, functools.partial(_bytes, file))
+            label = -1 if label is None else label
+            rows.append((member.offset, member.size, label, min(width, 65535), min(height, 65535)))
             names.append(key)
-            content.update(f"{key}\0{size}\0{label}\n".encode(errors="surrogateescape"))
+            checksum = zlib.crc32(_bytes(file, member, _HEADER))
+            fact = f"{key}\0{member.size}\0{label}"
+            content.update(f"{fact}\0{checksum:08x}\n".encode(errors="surrogateescape"))
+            old_content.update(f"{fact}\n".encode(errors="surrogateescape"))
+            key_content.update(f"{key}\0".encode(errors="surrogateescape"))
     columns = np.array(rows, dtype=np.int64).reshape(-1, 5)
     arrays: dict[str, np.ndarray] = {
         "offset": columns[:, 0].copy(),
@@ -227,7 +226,14 @@ def scan(shard: str, image: str = "auto") -> tuple[dict[str, np.ndarray], dict[s
             "".join(f"{name}\0" for name in names).encode(errors="surrogateescape"), dtype=np.uint8
         ),  # names in a tar file may be in any encoding
     }
-    return arrays, {"channels": channels, "bad": bad, "digest": content.hexdigest()}
+    return arrays, {
+        "channels": channels,
+        "bad": bad,
+        "digest": content.hexdigest(),
+        "old_digest": old_content.hexdigest(),
+        "keys": key_content.hexdigest(),
+        "left_out": dict(unused),
+    }
 
 
 def build(shards: Sequence[str], cache: Path, image: str = "auto", progress: bool = True) -> None:
@@ -246,14 +252,14 @@ def build(shards: Sequence[str], cache: Path, image: str = "auto", progress: boo
                 work(shard)
                 bar.advance(task)
             return
-        context = multiprocessing.get_context("forkserver")
-        with ProcessPoolExecutor(processes, context, initializer=end_with_parent) as pool:
+        context = workers.context("forkserver")
+        with ProcessPoolExecutor(processes, context, initializer=workers.end_with_parent) as pool:
             for _ in pool.map(work, stale):
                 bar.advance(task)
 
 
 def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
-    """The index of `shards`, which `build` has made."""
+    """Return the index of `shards`, which `build` has made."""
     parts, stamps = [], []
     for shard in shards:
         stamps.append(_stamp(shard))  # before the reading: a change during it is noticed
@@ -261,30 +267,74 @@ def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
         if part is None:
             raise InputError(f"data.shards: {shard} changed while its index was made; start again")
         parts.append(part)
-    arrays = {name: np.concatenate([part[0][name] for part in parts]) for name in _COLUMNS}
-    # torch has no arithmetic on uint16 and uint32, but shares their memory as any other
-    shared = {name: _to_shared_memory(array) for name, array in arrays.items()}
+    summaries = [summary for _, summary in parts]
+    counts = [len(arrays["offset"]) for arrays, _ in parts]
+    rows = np.empty(sum(counts), _ROW)
+    for name in _COLUMNS:
+        rows[name] = np.concatenate([arrays[name] for arrays, _ in parts]) if parts else []
+    del parts
+    digest, old_digest = (
+        hashlib.sha256("".join(summary[name] for summary in summaries).encode()).hexdigest()
+        for name in ("digest", "old_digest")
+    )
+    table = None
+    if rows.nbytes >= _WORTH_A_FILE:
+        # named by all that is in it; a rank that comes later maps the file that is there
+        about = json.dumps([VERSION, image, digest, [str(Path(shard).absolute()) for shard in shards], stamps])
+        table = _table_folder() / f"index-{hashlib.sha256(about.encode()).hexdigest()[:24]}.npy"
+        if not table.exists():
+            _write_table(table, rows)
+        rows = _map_table(table)
     channels: dict[str, str] = {}
-    for shard, (_, summary) in zip(shards, parts, strict=True):
+    left_out: Counter[str] = Counter()
+    for shard, summary in zip(shards, summaries, strict=True):
+        left_out.update(summary["left_out"])
         for kind, key in summary["channels"].items():
             channels.setdefault(kind, f"{shard}: {key}")
     return Index(
         shards=tuple(shards),
-        first=np.cumsum([0, *(len(part[0]["offset"]) for part in parts)]),
-        digest=hashlib.sha256("".join(part[1]["digest"] for part in parts).encode()).hexdigest(),
+        first=np.cumsum([0, *counts]),
+        rows=rows,
+        table=table,
+        digest=digest,
+        old_digest=old_digest,
         channels=channels,
-        bad=tuple(bad for part in parts for bad in part[1]["bad"]),
+        bad=tuple(bad for summary in summaries for bad in summary["bad"]),
+        left_out=dict(left_out.most_common()),
+        key_digests=tuple(summary["keys"] for summary in summaries),
         cache=cache,
         image=image,
         stamps=tuple((int(stamp["bytes"]), int(stamp["mtime_ns"])) for stamp in stamps),
-        shared=shared,
-        **{name: tensor.numpy() for name, tensor in shared.items()},
     )
 
 
-def _to_shared_memory(array: np.ndarray) -> torch.Tensor:
-    tensor: torch.Tensor = torch.from_numpy(array).share_memory_()  # type: ignore[no-untyped-call]
-    return tensor
+def _table_folder() -> Path:
+    """The user's own folder on this node for tables that its ranks map."""
+    folder = Path(tempfile.gettempdir()) / f"gan_dist-{os.getuid()}"
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    files.make_directory(folder, "the folder for the node's index ($TMPDIR)")
+    if folder.lstat().st_uid != os.getuid():
+        raise InputError(
+            f"{folder} belongs to another user, so no index is put there; set TMPDIR to a folder of your own"
+        )
+    return folder
+
+
+def _write_table(path: Path, rows: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, rows)
+    try:
+        files.write_atomic(path, buffer.getvalue())
+    except OSError as error:
+        raise InputError(
+            f"the node's index {path} ({rows.nbytes >> 20} MiB) cannot be written ({error.strerror}); make room there or set "
+            "TMPDIR to another folder"
+        ) from None
+
+
+def _map_table(path: Path) -> np.ndarray:
+    return np.asarray(np.load(path, mmap_mode="r"))
 
 
 def _places(shard: str, cache: Path, image: str) -> tuple[Path, Path]:
@@ -299,9 +349,6 @@ def _stamp(shard: str) -> dict[str, str]:
     except OSError as error:
         raise InputError(f"data.shards: {shard} cannot be read ({error.strerror})") from None
     return {"version": str(VERSION), "bytes": str(state.st_size), "mtime_ns": str(state.st_mtime_ns)}
-
-
-_COLUMNS = ("offset", "size", "label", "width", "height")
 
 
 def _read(

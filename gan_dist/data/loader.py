@@ -117,7 +117,7 @@ class _Groups(Dataset[dict[str, Any]]):
     def __init__(self, index: Index, config: Config, start: int, slots: range, ahead: int) -> None:
         data, training = config.data, config.training
         self.decoder = Decoder(index, data.resolution, data.channels)
-        self.labels = index.shared["label"] if data.labels else None
+        self.labelled = data.labels
         self.seed, self.streams = config.run.seed, data.streams
         self.batch, self.micro_batch = training.batch, training.micro_batch
         self.start, self.firsts = start, slots[:: training.micro_batch]
@@ -147,7 +147,7 @@ class _Groups(Dataset[dict[str, Any]]):
             samples, notes = self.decoder.read_or_substitute(samples, self.ring[row].numpy(), substitute)
         except InputError as error:  # raised again in the training process, where it is one line
             return {"error": str(error)}
-        labels = None if self.labels is None else self.labels.numpy()[samples].astype(np.int64)
+        labels = self.decoder.index.label[samples].astype(np.int64) if self.labelled else None
         return {"row": row, "position": images + slot, "labels": labels, "notes": notes}
 
 

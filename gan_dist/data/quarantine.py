@@ -1,40 +1,58 @@
-"""Samples that could not be used, counted once each."""
+"""Count the samples that could not be used: each once, whichever ranks met it."""
 
 from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from gan_dist.data.decode import Note
 from gan_dist.data.index import Index
 
 
 class Quarantine:
-    """What this process has met so far."""
+    """The unusable samples of a data set: what the index lists as bad, and what the ranks met since."""
 
     def __init__(self, index: Index) -> None:
         self._index = index
-        self._samples: set[int] = set()
+        self._met: dict[int, str] = {}
+        self._known = dict.fromkeys(np.flatnonzero(index.width == 0).tolist(), "the image cannot be read")
+        """Sample -> why, the same on every rank."""
+        self._counts: list[int] = []
         self._slow: set[str] = set()
-        self._shards: Counter[str] = Counter()
-        self._reasons: dict[str, str] = {}
 
-    def __len__(self) -> int:
-        return len(self._samples)
+    @property
+    def count(self) -> int:
+        """How many samples this rank met. Ranks send it to each other; see `over_ranks`."""
+        return len(self._met)
 
     def add(self, note: Note) -> bool:
-        """Take it in; whether it is news."""
+        """Take in what happened to a sample; whether it is news to this rank."""
         if note.kind != "quarantined":
             new = note.shard not in self._slow
             self._slow.add(note.shard)
             return new
-        if note.sample in self._samples:
+        if note.sample in self._met:
             return False
-        self._samples.add(note.sample)
-        self._shards[note.shard] += 1
-        self._reasons.setdefault(note.shard, f"{note.key}: {note.reason}")
+        self._met[note.sample] = f"{note.key}: {note.reason}"
         return True
 
+    def over_ranks(self, counts: Sequence[int], gather: Callable[[dict[int, str]], list[dict[int, str]]]) -> int:
+        """Return how many samples are unusable, over all ranks.
+
+        `counts` are every rank's `count`. All ranks call this with the same counts at the same step. Where a count is new
+        they gather the samples themselves: a sum of the counts would hold a sample once for each rank that met it.
+        """
+        if list(counts) != self._counts:
+            self._counts = list(counts)
+            for met in gather(self._met):
+                self._known.update(met)
+        return len(self._known)
+
     def worst(self) -> tuple[int, str, str]:
-        """The shard with the most of them: how many, its name, the first one's key and reason."""
-        if not self._shards:
+        """Return the shard with the most of them: how many, its name, the first one's key and reason."""
+        if not self._known:
             return 0, "", ""
-        shard, count = self._shards.most_common(1)[0]
-        return count, shard, self._reasons[shard]
+        shards = Counter(self._index.shard_of(sample) for sample in sorted(self._known))
+        shard, count = shards.most_common(1)[0]
+        first = min(sample for sample in self._known if self._index.shard_of(sample) == shard)
+        return count, self._index.shards[shard], self._known[first]

@@ -9,6 +9,7 @@ from pathlib import Path
 from webdataset.gopen import gopen
 from webdataset.shardlists import expand_urls
 
+from gan_dist import files
 from gan_dist.errors import InputError
 
 _ENDINGS = (".tar",)
@@ -79,7 +80,7 @@ def localise(shard: str, cache: Path) -> Path:
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(f".{os.getpid()}.part")
+    part = files.temporary(target)
     try:
         with gopen(shard, "rb") as source, part.open("wb") as copy:
             shutil.copyfileobj(source, copy, 1 << 20)

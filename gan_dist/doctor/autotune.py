@@ -10,12 +10,12 @@ from collections.abc import Iterator
 
 import torch
 
-from gan_dist import footprint, interfaces, rng
+from gan_dist import footprint, interfaces
 from gan_dist.config import Config
+from gan_dist.doctor import numerics
 from gan_dist.engine import Engine, memory
 from gan_dist.games.base import Game
-from gan_dist.interfaces import Batch
-from gan_dist.networks.statistics import batch_norms
+from gan_dist.interfaces import Batch, random_batch
 
 _GAIN = 1.05  # a larger pass must be so much faster
 _ROUNDS = 3
@@ -52,7 +52,7 @@ def _try(config: Config, engine: Engine, game: Game, size: int) -> tuple[float, 
     try:
         with memory.Peak(engine.device) as peak:
             for _ in range(1 + _ROUNDS):  # the first finds algorithms and memory
-                (micro,) = interfaces.join([_random(config, engine, number) for number in range(size)], size)
+                (micro,) = interfaces.join([_random(config, engine, game, number) for number in range(size)], size)
                 began = time.perf_counter()
                 _play(engine, game, micro)
                 if engine.device.type == "cuda":
@@ -64,16 +64,15 @@ def _try(config: Config, engine: Engine, game: Game, size: int) -> tuple[float, 
     finally:
         for player in game.players:
             player.network.requires_grad_(True).zero_grad(set_to_none=True)
-            for norm in batch_norms(player.network):
-                norm.parts = 1
+        engine.see_parts(1)
         engine.metrics.clear()
     return min(times[1:]) / size, (peak.bytes + _later(config, engine, game)) / memory.room(engine.device)
 
 
 def _play(engine: Engine, game: Game, micro: Batch) -> None:
-    for player in game.players:
-        for norm in batch_norms(player.network):
-            norm.parts, norm.tracking = micro.parts, False
+    engine.see_parts(micro.parts)
+    for each in (each for player in game.players for each in player.statistics):
+        each.tracking = False
     for phase in game.phases:
         for player in game.players:
             player.network.requires_grad_(player is phase.player)
@@ -95,18 +94,13 @@ def _later(config: Config, engine: Engine, game: Game) -> float:
             total += held.gradients  # DDP's buckets, which stay
         gathers = any(phase.twice for phase in game.phases if phase.player is player)
         total += footprint.transient(strategy, sum(sizes), len(engine.slots) // config.training.micro_batch, gathers)
-    data = config.data
-    total += 2 * 4 * len(engine.slots) * data.channels * data.resolution**2  # and the generator's images for them
+    pixels = sum(field.channels * field.resolution**2 for field in game.fields.values())
+    total += 2 * 4 * len(engine.slots) * pixels  # and what is made of them
     return total * (2 if config.training.precision == "fp64" else 1)
 
 
-def _random(config: Config, engine: Engine, number: int) -> Batch:
-    data, size = config.data, config.training.micro_batch
-    positions = torch.arange(number * size, (number + 1) * size, device=engine.device)
-    pixels = 2 * rng.uniform(rng.key(0, "passes"), positions, data.channels * data.resolution**2) - 1
-    dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
-    images = pixels.to(dtype).view(-1, data.channels, data.resolution, data.resolution)
-    labels = rng.integers(rng.key(0, "labels"), positions, data.classes) if data.classes else None
-    layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
-    fields = {"image": images.contiguous(memory_format=layout)} | ({} if labels is None else {"class": labels})
-    return Batch(fields, positions)
+def _random(config: Config, engine: Engine, game: Game, number: int) -> Batch:
+    size = config.training.micro_batch
+    positions = torch.arange(number * size, (number + 1) * size)
+    (batch,) = numerics.on_device(config, engine, [random_batch(game.fields, 0, positions)])
+    return batch

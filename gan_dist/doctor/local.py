@@ -112,7 +112,7 @@ def _run(config: Config) -> Finding:
     except InputError as error:
         return Finding("run directory", False, str(error))
     if config.data.labels and not config.data.classes:  # training takes their number from the data
-        config = config.model_copy(update={"data": config.data.model_copy(update={"classes": before.data.classes})})
+        config = config.with_({"data.classes": before.data.classes})
     if changed := config_module.differences(before, config):
         return Finding("run directory", False, f"{directory} holds a run of another config: {'; '.join(changed)}")
     return Finding("run directory", True, f"{directory} holds this run, which would go on")

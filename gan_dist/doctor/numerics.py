@@ -1,76 +1,83 @@
-"""Whether this launch computes what one process would: steps by the engine against the same steps by hand.
+"""Compare what this launch computes with the same game on one rank, in double precision, one micro-batch a pass.
 
-`by_hand` is a plain loop in double precision that knows no engine, phase or process: what the engine's numbers are
-measured by. Both take random images, so no data is needed. comparison.py and the tests use it.
+Both play steps on random samples, so no data is needed, and any game will do. `gan-dist doctor --numerics` and the tests use it.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
-from gan_dist import games, interfaces, penalties, rng
+from gan_dist import games
 from gan_dist.checkpoint import tensors
 from gan_dist.config import Config
-from gan_dist.ema import decay
+from gan_dist.doctor.findings import Finding
 from gan_dist.engine import Engine
-from gan_dist.engine.precision import Lowered
-from gan_dist.games import generation
-from gan_dist.interfaces import Batch
-from gan_dist.networks.statistics import batch_norms
+from gan_dist.engine.precision import HALF
+from gan_dist.games.base import Game
+from gan_dist.interfaces import Batch, Field, random_batch
+from gan_dist.step import play_step
 
 State = dict[str, Tensor]
 """Tensors by name (`D/weights/...`, `D/gradient/...`), whole, in float64 on the CPU."""
 States = tuple[State, State]
-"""After the first step, and after all."""
+"""After the first step in which every phase was due, and after all."""
+
+_STEPS = 4
+_LINEAR = ("exp_avg", "momentum_buffer")
+"""State of optimizers that is a sum of gradients: a wrong gradient shows in it at once."""
 
 
-def images_of(config: Config, step: int, slots: range) -> list[Batch]:
-    """Random micro-batches for some slots of a step's global batch: (M, C, H, W) in [-1, 1], in float64."""
-    data, found = config.data, []
-    for slot in slots[:: config.training.micro_batch]:
-        first = step * config.training.batch + slot
-        positions = torch.arange(first, first + config.training.micro_batch)
-        count = data.channels * data.resolution**2
-        pixels = 2 * rng.uniform(rng.key(config.run.seed, "numerics"), positions, count) - 1
-        labels = rng.integers(rng.key(config.run.seed, "label"), positions, data.classes) if data.classes else None
-        images = pixels.view(-1, data.channels, data.resolution, data.resolution)
-        found.append(Batch({"image": images} | ({} if labels is None else {"class": labels}), positions))
+def random_batches(config: Config, fields: Mapping[str, Field], step: int, slots: range) -> list[Batch]:
+    """Random micro-batches for some slots of a step's global batch, in float64 on the CPU."""
+    training = config.training
+    found = []
+    for slot in slots[:: training.micro_batch]:
+        first = step * training.batch + slot
+        positions = torch.arange(first, first + training.micro_batch)
+        found.append(random_batch(fields, config.run.seed, positions))
     return found
 
 
-def by_engine(config: Config, steps: int) -> States:
-    """The players after the first step in which every phase was due, or after fewer `steps`; and after all of them, as all
-    processes of this launch computed them.
+def on_device(config: Config, engine: Engine, batches: Sequence[Batch]) -> list[Batch]:
+    """The batches as the loader would give them."""
+    dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
+    layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
+    return [batch.to(engine.device, dtype, layout) for batch in batches]
 
-    Every process calls it, and gets all of it. What is called gradient is Adam's first moment over 1 - beta1: the gradient
-    itself after a player's first update, then a mixture of all.
+
+def by_engine(
+    config: Config,
+    steps: int,
+    alone: bool = False,
+    change: Callable[[Game], None] = lambda game: None,
+    settings: Mapping[str, float] | None = None,
+) -> States:
+    """The players after the first step in which every phase was due (or after fewer `steps`), and after all of them.
+
+    Every rank calls it, and gets all of it. `alone`: by one rank that needs no other. `change` may alter the game before it
+    is played, `settings` are least values of the optimizers' settings. What is called gradient is a running sum of gradients
+    over 1 - beta1: the gradient itself after a player's first update.
     """
-    engine = Engine(config)
+    engine = Engine(config, alone=alone)
     game = games.build(config)
+    change(game)
     enliven([player.network for player in game.players])
+    engine.place(game)
+    for player in game.players:
+        for group in player.optimizer.param_groups:
+            group |= {name: max(least, group[name]) for name, least in (settings or {}).items() if name in group}
     engine.wrap(game)
-    # in fp16: a first update that overflows is skipped, as it should be, and would differ from the plain loop's
+    # in fp16: a first update that overflows is skipped, as it should be, and would differ from the reference's
     engine.restore_loss_scales({player.name: [2.0**10, 0.0] for player in game.players})
     first: State = {}
+    size = config.training.batch
     compared = min(steps, math.lcm(*(phase.every for phase in game.phases))) - 1
-    dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
     for step in range(steps):
-        micros = images_of(config, step, engine.slots)
-        for micro in micros:
-            micro.fields["image"] = micro["image"].to(engine.device, dtype)
-            micro.positions = micro.positions.to(engine.device)
-            micro.fields = {name: tensor.to(engine.device) for name, tensor in micro.fields.items()}
-        joined = interfaces.join(micros, engine.passes)
-        for phase in game.due(step):
-            with engine.turn(phase):
-                for loss, samples in engine.share(joined):
-                    engine.backward(loss(samples))
-                engine.update()
-        game.average(step * config.training.batch, config.training.batch)
+        batches = on_device(config, engine, random_batches(config, game.fields, step, engine.slots))
+        play_step(engine, game, batches, step * size, size)
         if step == compared:
             first = _with_gradients(gather(engine, game), game)
     last = _with_gradients(gather(engine, game), game)
@@ -78,30 +85,31 @@ def by_engine(config: Config, steps: int) -> States:
     return first, last
 
 
-def _with_gradients(state: State, game: games.Game) -> State:
+def _with_gradients(state: State, game: Game) -> State:
     for player in game.players:
-        beta = player.optimizer.param_groups[0]["betas"][0]
+        beta = player.optimizer.param_groups[0].get("betas", (0.0,))[0]
         for name, _ in player.network.named_parameters():
-            moment = state.get(f"{player.name}/exp_avg/{name}")  # none before the player's first update
             weight = state[f"{player.name}/weights/{name}"]
-            state[f"{player.name}/gradient/{name}"] = (
-                torch.zeros_like(weight) if moment is None else moment / (1 - beta)
-            )
+            # none before the player's first update
+            sums = [state[key] for kind in _LINEAR if (key := f"{player.name}/{kind}/{name}") in state]
+            state[f"{player.name}/gradient/{name}"] = sums[0] / (1 - beta) if sums else torch.zeros_like(weight)
     return state
 
 
 @torch.no_grad()
 def enliven(networks: Sequence[nn.Module]) -> None:
-    """Weights as large as trained ones: with a deviation of 0.02 a penalty's gradient is 1e-8 of the loss's, and a
-    mistake in it would not be seen."""
+    """Weights as large as trained ones.
+
+    With a deviation of 0.02 a penalty's gradient is 1e-8 of the loss's, and a mistake in it would not be seen.
+    """
     for network in networks:
         for weight in network.parameters():
             if weight.dim() > 1:
                 weight.mul_((2 / weight[0].numel()) ** 0.5 / weight.std())
 
 
-def gather(engine: Engine, game: games.Game) -> State:
-    """All tensors of the players, whole, on every process. Every process calls it."""
+def gather(engine: Engine, game: Game) -> State:
+    """All tensors of the players, whole, on every rank. Every rank calls it."""
     state = tensors.collect(game.players)
     found: State = {name: torch.empty(shape.numel(), dtype=torch.float64) for name, shape in state.shapes.items()}
     for name, tensor in state.whole.items():
@@ -110,130 +118,6 @@ def gather(engine: Engine, game: games.Game) -> State:
     for name, offset, part in (each for rank in engine.gather(own) for each in rank):
         found[name][offset : offset + len(part)] = part
     return {name: tensor.view(state.shapes[name].shape) for name, tensor in found.items()}
-
-
-def by_hand(
-    config: Config,
-    steps: int,
-    samples: Callable[[int], Sequence[Batch]] | None = None,
-    dtype: torch.dtype = torch.float64,
-    lively: bool = True,
-    half: bool = False,
-) -> States:
-    """The same states by one process and a plain loop over all micro-batches: those of images_of, or `samples(step)`.
-
-    In single precision, and with the networks' arithmetic in bf16 (`half`), it shows what rounding alone does. Not `lively`:
-    from the initial weights as they are.
-    """
-    play, rule = config.game, config.game.penalty
-    nets = list(generation.build_networks(config))
-    if lively:
-        enliven(nets)
-    generator, discriminator = nets = [network.to(dtype) for network in nets]
-    lowered = Lowered(torch.device("cpu"), torch.bfloat16)
-    if half:
-        lowered.lower(generator)
-        lowered.lower(discriminator)
-    average = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
-    lazy = rule.every / (rule.every + 1) if rule.weights and rule.every > 1 else 1.0
-    adams = []
-    for net, own, part in zip(nets, (play.generator, play.discriminator), (1.0, lazy), strict=True):
-        betas = own.beta1**part, own.beta2**part
-        adams.append(torch.optim.Adam(net.parameters(), own.learning_rate * part, betas, own.epsilon))
-    kink = rule.step or penalties.usual_step(discriminator)
-    first: State = {}
-    compared = min(steps, math.lcm(play.discriminator_steps, rule.every if rule.weights else 1)) - 1
-
-    def descend(turn: int, losses: list[Tensor], clip: float) -> None:
-        weights = list(nets[turn].parameters())
-        gradients = torch.autograd.grad(torch.stack(losses).mean(), weights, allow_unused=True)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = torch.zeros_like(weight) if gradient is None else gradient
-        if clip:
-            torch.nn.utils.clip_grad_norm_(weights, clip)
-        adams[turn].step()
-
-    def penalty(micro: Batch, fake: Tensor) -> Tensor:
-        lowered.on = not rule.full_precision
-        value = penalties_of(micro, fake)
-        lowered.on = True
-        return value
-
-    def penalties_of(micro: Batch, fake: Tensor) -> Tensor:
-        def gradient(x: Tensor) -> Tensor:
-            x = x.detach().requires_grad_()
-            (found,) = torch.autograd.grad(discriminator(x, micro.get("class")).sum(), x, create_graph=True)
-            return found.square().sum((1, 2, 3))
-
-        total = torch.zeros((), dtype=dtype)
-        for name, x in (("r1", micro["image"]), ("r2", fake)):
-            if rule.method == "exact" and getattr(rule, name):
-                total = total + getattr(rule, name) / 2 * gradient(x).mean()
-            elif getattr(rule, name):
-                noise = rng.normal(rng.key(config.run.seed, f"noise of {name}"), micro.positions, x[0].numel())
-                shifted = discriminator(x + kink * noise.to(dtype).view_as(x), micro.get("class"))
-                slope = (shifted - discriminator(x, micro.get("class"))) / kink
-                total = total + getattr(rule, name) / 2 * slope.square().mean()
-        if rule.wgan_gp:
-            share = rng.uniform(rng.key(config.run.seed, "between"), micro.positions, 1).to(dtype)[:, :, None, None]
-            length = (gradient(micro["image"] + share * (fake - micro["image"])) + 1e-12).sqrt()
-            total = total + rule.wgan_gp * (length - 1).square().mean()
-        return rule.every * total
-
-    for step in range(steps):
-        micros = samples(step) if samples else images_of(config, step, range(config.training.batch))
-        for micro in micros:
-            micro.fields["image"] = micro["image"].to(dtype)
-        draws = [
-            rng.normal(rng.key(config.run.seed, "latent"), micro.positions, play.latent).to(dtype) for micro in micros
-        ]
-        fakes: list[Tensor] = []
-        for norm in (every := batch_norms(generator) + batch_norms(discriminator)):
-            norm.tracking = norm in batch_norms(generator)
-        if (step + 1) % play.discriminator_steps == 0:
-            losses = []
-            for micro, draw in zip(micros, draws, strict=True):
-                fakes.append(generator(draw, micro.get("class")))
-                logits = discriminator(fakes[-1], micro.get("class"))
-                losses.append((-softplus(logits) if play.loss == "minimax" else softplus(-logits)).mean())
-            descend(0, losses, play.generator.clip_norm)
-            for norm in batch_norms(generator):
-                norm.commit()
-        for norm in every:
-            norm.tracking = norm in batch_norms(discriminator)
-        fakes = fakes or [generator(draw, micro.get("class")) for micro, draw in zip(micros, draws, strict=True)]
-        fakes = [fake.detach() for fake in fakes]
-        losses = []
-        for micro, fake in zip(micros, fakes, strict=True):
-            real, made = discriminator(micro["image"], micro.get("class")), discriminator(fake, micro.get("class"))
-            losses.append((softplus(-real) + softplus(made)).mean())
-        for norm in every:
-            norm.tracking = False
-        if rule.weights and rule.every == 1:
-            pairs = zip(micros, fakes, strict=True)
-            losses = [loss + penalty(micro, fake) for loss, (micro, fake) in zip(losses, pairs, strict=True)]
-        descend(1, losses, play.discriminator.clip_norm)
-        for norm in batch_norms(discriminator):
-            norm.commit()
-        if rule.weights and rule.every > 1 and (step + 1) % rule.every == 0:
-            pairs = zip(micros, fakes, strict=True)
-            descend(1, [penalty(micro, fake) for micro, fake in pairs], play.discriminator.clip_norm)
-        kept = decay(step * config.training.batch, config.training.batch, play.average.half_life)
-        for name, tensor in generator.state_dict().items():
-            average[name] = average[name] * kept + tensor * (1 - kept)
-        if step == compared:
-            first = _named(nets, adams, average)
-    return first, _named(nets, adams, average)
-
-
-def _named(nets: list[Any], adams: list[torch.optim.Adam], average: State) -> State:
-    found = {f"G/average/{name}": tensor.clone() for name, tensor in average.items()}
-    for player, net, adam in zip("GD", nets, adams, strict=True):
-        found |= {f"{player}/weights/{name}": tensor.detach().clone() for name, tensor in net.state_dict().items()}
-        for name, weight in net.named_parameters():
-            moment = adam.state[weight].get("exp_avg", torch.zeros_like(weight))
-            found[f"{player}/gradient/{name}"] = moment.clone() / (1 - adam.param_groups[0]["betas"][0])
-    return found
 
 
 def difference(found: State, expected: State, kind: str) -> tuple[float, str]:
@@ -247,3 +131,119 @@ def difference(found: State, expected: State, kind: str) -> tuple[float, str]:
         if not distance <= worst:  # NaN is the worst
             worst, where = distance, name
     return worst, where
+
+
+def distances(found: State, expected: State, kind: str) -> dict[str, float]:
+    """The length of the difference of all tensors of a kind, over their own length, of each player."""
+    total: dict[str, tuple[float, float]] = {}
+    for name, right in expected.items():
+        player = name.partition("/")[0]
+        if f"/{kind}/" in name:
+            off, size = total.get(player, (0.0, 0.0))
+            square = float((found[name].double() - right).square().sum())
+            total[player] = off + square, size + float(right.square().sum())
+    return {player: math.sqrt(off / max(size, 1e-24)) for player, (off, size) in total.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """How far numbers of the engine are from the reference's, relative to the largest in their tensor, at worst `where`."""
+
+    difference: float
+    limit: float
+    where: str
+
+    @property
+    def fraction(self) -> float:
+        """Of what rounding explains; more than 1 is a mistake."""
+        return self.difference / self.limit if math.isfinite(self.difference) else math.inf
+
+
+def compare(found: States, expected: States, rounded: States, config: Config) -> dict[str, Compared]:
+    """The engine's states against the reference's in double precision; `rounded` is the reference in the engine's precision.
+
+    Kinks (LeakyReLU) and BatchNorm amplify rounding; the engine may amplify it a few times as much as the reference does.
+    In 16 bits single numbers are mostly rounding: there all of a player's together are compared, by their L2 norm.
+    """
+    result = {}
+    precision = config.training.precision
+    coarse = precision in HALF or config.training.tf32
+    for what, number, kind in (("gradients", 0, "gradient"), ("moments", 1, "gradient"), ("weights", 1, "weights")):
+        if coarse:
+            noise, distance = (distances(states[number], expected[number], kind) for states in (rounded, found))
+            pairs = [Compared(distance[player], max(1e-3, 3 * noise[player]), player) for player in distance]
+            result[what] = max(pairs, key=lambda one: one.fraction)
+            continue
+        # a BatchNorm's bias begins at 0: relative to it, the roundings of Adam's first steps are large
+        least = {"fp64": (1e-10, 1e-8, 1e-8), "fp32": (1e-5, 1e-5, 1e-3)}[precision][len(result)]
+        noise_in_one, _ = difference(rounded[number], expected[number], kind)
+        worst, where = difference(found[number], expected[number], kind)
+        result[what] = Compared(worst, max(least, 10 * noise_in_one), where)
+    return result
+
+
+def findings(config: Config, engine: Engine) -> Iterator[Finding]:
+    """Steps of the config's own game as launched against the same on one rank: all that the engine may split.
+
+    With 1 and 2 micro-batches a rank, 1 and 2 in a pass, over as many steps as it takes to play all phases twice. Phases
+    that are played seldom are played every 2nd step: it is the same code.
+    """
+    training = config.training
+    micro_batch = min(training.micro_batch, 4)
+    classes = config.data.classes or (10 if config.data.labels else 0)
+    base = config.with_({"data.classes": classes, "data.streams": 1, "training.micro_batch": micro_batch})
+    strategy = training.strategy
+    splits = [(1, 1), (2, 1), *([(2, 2)] if strategy != "exact" else [])]
+    reference: dict[tuple[int, str], States] = {}
+
+    def play(case: Config, alone: bool) -> States:
+        # Adam's first steps are else signs, which rounding decides near 0
+        return by_engine(case, _STEPS, alone, _often, {"eps": 1e-4})
+
+    def by_one(case: Config, precision: str) -> States:
+        key = case.training.batch, precision
+        if key not in reference:
+            changes = {
+                "training.strategy": "exact",
+                "training.precision": precision,
+                "training.micro_batches_per_pass": "auto",
+                "training.tf32": case.training.tf32 and precision != "fp64",
+            }
+            reference[key] = play(case.with_(changes), alone=True)
+        return reference[key]
+
+    def against(case: Config, found: States) -> dict[str, Compared]:
+        return compare(found, by_one(case, "fp64"), by_one(case, case.training.precision), case)
+
+    for precision in dict.fromkeys(["fp32" if strategy.startswith("zero") else "fp64", training.precision]):
+        worst: dict[str, Compared] = {}
+        for own, size in splits:
+            changes = {
+                "training.batch": own * engine.world_size * micro_batch,
+                "training.micro_batches_per_pass": size if strategy != "exact" else "auto",
+                "training.precision": precision,
+                "training.tf32": training.tf32 and precision != "fp64",
+            }
+            case = base.with_(changes)
+            found = play(case, alone=False)
+            compared = engine.on_main(lambda case=case, found=found: against(case, found))  # type: ignore[misc]
+            assert compared is not None
+            for kind, result in compared.items():
+                worst[kind] = max(worst.get(kind, result), result, key=lambda one: one.fraction)
+        words = [
+            f"{kind} differ by {one.difference:.1e} ({one.where}; up to {one.limit:.0e} is rounding)"
+            for kind, one in worst.items()
+        ]
+        good = all(one.fraction <= 1 for one in worst.values())
+        text = (
+            f"{strategy} in {precision}: from one rank's in double precision, over {len(splits)} ways to split "
+            f"{_STEPS} steps, {', '.join(words)}"
+        )
+        yield Finding("numerics", good, text if good else f"{text}: do not train like this")
+
+
+def _often(game: Game) -> None:
+    """Play every phase from the start, every 2nd step at least."""
+    game.phases = tuple(
+        dataclasses.replace(phase, every=min(2, phase.every), begin=0, end=None) for phase in game.phases
+    )

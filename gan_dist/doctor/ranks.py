@@ -21,16 +21,18 @@ from pathlib import Path
 
 import torch
 
-from gan_dist import config as config_module, footprint, games, interfaces
+from gan_dist import config as config_module, footprint, games
 from gan_dist.checkpoint import Store, Writer, tensors
 from gan_dist.config import Config
 from gan_dist.data import loader, order
 from gan_dist.data.index import Index
-from gan_dist.doctor import autotune, comparison, node_reports, nodes, numerics
+from gan_dist.doctor import autotune, node_reports, nodes, numerics
 from gan_dist.doctor.findings import MARK, Finding
 from gan_dist.engine import Engine, launch, links, memory
 from gan_dist.errors import AgreedError, InputError
 from gan_dist.interfaces import Phase
+from gan_dist.player import Player
+from gan_dist.step import play_step
 
 _ROUNDS = 5  # the first finds algorithms and memory, the last is looked at for what it takes
 _FULL = 0.9  # of a memory
@@ -50,12 +52,11 @@ def examine(config: Config, with_numerics: bool) -> Iterator[Finding]:
         yield _links(engine)
     yield from _nodes(config, engine)
     if with_numerics:
-        yield from comparison.findings(config, engine)
+        yield from numerics.findings(config, engine)
     engine.on_main(lambda: loader.prepare(config, progress=False), where="machine")
     index = loader.open_index(config)
     if config.data.labels and not config.data.classes:
-        classes = int(index.label.max()) + 1
-        config = config.model_copy(update={"data": config.data.model_copy(update={"classes": classes})})
+        config = config.with_({"data.classes": int(index.label.max()) + 1})
     yield _overlap(config, engine, len(index))
     needed, findings = _step(config, engine)
     yield from findings
@@ -127,7 +128,8 @@ def _step(config: Config, engine: Engine) -> tuple[float, list[Finding]]:
     if training.micro_batches_per_pass == "auto" and training.strategy != "exact":
         engine.passes = min(engine.gather(autotune.choose(config, engine, game)))
     engine.wrap(game)
-    times, peaks = play(config, engine, game)
+    played = play(config, engine, game)
+    times = played.times
     # a phase that is played every n steps takes 1/n of its time of each
     seconds = max(engine.gather(sum(times[number] / phase.every for number, phase in enumerate(game.phases))))
     rate = training.batch / seconds
@@ -139,8 +141,8 @@ def _step(config: Config, engine: Engine) -> tuple[float, list[Finding]]:
             f"{training.images:,} images take {_hours(training.images / rate)}; "
             + ", ".join(f"{called(phase)} {times[number] * 1e3:.0f} ms" for number, phase in enumerate(game.phases)),
         ),
-        _memory(config, engine, sizes, averaged, peaks),
-        _traffic(config, engine, sizes),
+        _memory(config, engine, sizes, averaged, played.peaks),
+        _traffic(config, engine, sizes, played.uses),
         _saving(config, engine, game),
     ]
     engine.release()
@@ -153,41 +155,90 @@ def called(phase: Phase) -> str:
     return own if phase.every == 1 else f"{own} every {phase.every} steps"
 
 
-def play(config: Config, engine: Engine, game: games.Game) -> tuple[list[float], dict[str, int]]:
-    """Every phase, in the first step that it is due in, and in the first that all are due in.
+@dataclasses.dataclass
+class Played:
+    """What the steps of a game took."""
 
-    Returns seconds of each phase in the former, and bytes that each took at most in either.
-    """
-    training = config.training
-    dtype = torch.float64 if training.precision == "fp64" else torch.float32
+    times: list[float]
+    """Seconds of each phase."""
+    peaks: dict[str, int]
+    """Bytes that each phase took at most."""
+    uses: dict[str, footprint.Uses]
+    """How often each player was used in a step, on average."""
+
+
+def kinds_of_steps(game: games.Game, batch: int) -> dict[int, float]:
+    """A step of each kind (which phases are due), with the part of all steps that are of it."""
+    period = math.lcm(*(phase.every for phase in game.phases))
+    start = max(phase.begin for phase in game.phases) // batch  # when all have begun
+    kinds: dict[tuple[int, ...], list[int]] = {}
+    for step in range(start, start + period):
+        due = tuple(game.phases.index(phase) for phase in game.due(step * batch, batch))
+        kinds.setdefault(due, []).append(step)
+    return {steps[0]: len(steps) / period for steps in kinds.values()}
+
+
+def play(config: Config, engine: Engine, game: games.Game) -> Played:
+    """Play a few steps of each kind."""
+    size = config.training.batch
     times = [math.inf] * len(game.phases)
     peaks: dict[str, int] = {}
-    first = [phase.every - 1 for phase in game.phases]
-    together = math.lcm(*(phase.every for phase in game.phases)) - 1
-    for step, played in itertools.product(sorted({*first, together}), range(_ROUNDS)):
-        micros = numerics.images_of(config, step, engine.slots)
-        for micro in micros:
-            micro.fields["image"] = micro["image"].to(engine.device, dtype)
-            micro.positions = micro.positions.to(engine.device)
-            micro.fields = {name: tensor.to(engine.device) for name, tensor in micro.fields.items()}
-        joined = interfaces.join(micros, engine.passes)
+    uses = {player.name: footprint.Uses(0.0, 0.0, 0.0, 0.0) for player in game.players}
+    for (step, part), played in itertools.product(kinds_of_steps(game, size).items(), range(_ROUNDS)):
+        batches = numerics.on_device(config, engine, numerics.random_batches(config, game.fields, step, engine.slots))
         last = played == _ROUNDS - 1
-        for phase in game.due(step):
+
+        @contextlib.contextmanager
+        def measured(phase: Phase, last: bool = last, played: int = played, part: float = part) -> Iterator[None]:
             number, name = game.phases.index(phase), called(phase)
             engine.wait()
             began = time.perf_counter()
-            with memory.Peak(engine.device) if last else contextlib.nullcontext() as peak, engine.turn(phase):
-                for loss, samples in engine.share(joined):
-                    engine.backward(loss(samples))
-                engine.update()
-            if engine.device.type == "cuda":
-                torch.cuda.synchronize()
-            if peak:
-                peaks[name] = max(peaks.get(name, 0), peak.bytes)
-            elif played and step == first[number]:
-                times[number] = min(times[number], time.perf_counter() - began)
-        game.average(step * training.batch, training.batch)
-    return times, peaks
+            if not last:
+                yield
+                if engine.device.type == "cuda":
+                    torch.cuda.synchronize()
+                if played:
+                    times[number] = min(times[number], time.perf_counter() - began)
+                return
+            with memory.Peak(engine.device) as peak, _counting(config, engine, game, phase, part, uses):
+                yield
+                if engine.device.type == "cuda":
+                    torch.cuda.synchronize()
+            peaks[name] = max(peaks.get(name, 0), peak.bytes)
+
+        play_step(engine, game, batches, step * size, size, around=measured)
+    return Played(times, peaks, uses)
+
+
+@contextlib.contextmanager
+def _counting(
+    config: Config, engine: Engine, game: games.Game, phase: Phase, part: float, uses: dict[str, footprint.Uses]
+) -> Iterator[None]:
+    """Add to `uses` what a phase does, times the part of steps that are so."""
+    gathers = config.training.strategy == "zero3" and phase.twice
+
+    def note(player: Player, differentiates: bool) -> None:
+        used = uses[player.name]
+        if differentiates and not (gathers and phase.player is player and engine.is_in_penalty):
+            used.passes += part
+        elif not differentiates:
+            used.looks += part
+
+    own = uses[phase.player.name]
+    for player in game.players:
+        player.observer = note
+    try:
+        yield
+    finally:
+        for player in game.players:
+            player.observer = None
+    passes = math.ceil(len(engine.slots) / (config.training.micro_batch * engine.passes))
+    losses = sum(loss is not None for loss in (phase.loss, None if gathers else phase.penalty))
+    own.backwards += part * passes * losses
+    if gathers:  # ZeRO-3 has the weights whole for the penalty: it gathers them twice, and reduces once
+        own.passes += part
+        own.backwards += part
+    own.updates += part
 
 
 def _memory(
@@ -227,13 +278,8 @@ def fits(text: str, phase: str, peak: int, room: int, advice: str) -> Finding:
     return Finding("memory", True, text)
 
 
-def _traffic(config: Config, engine: Engine, sizes: dict[str, list[int]]) -> Finding:
+def _traffic(config: Config, engine: Engine, sizes: dict[str, list[int]], uses: dict[str, footprint.Uses]) -> Finding:
     strategy = config.training.strategy
-    own = math.ceil(len(engine.slots) / (config.training.micro_batch * engine.passes))
-    penalty = config.game.penalty
-    uses = footprint.uses(
-        strategy, own, len(penalty.weights), penalty.method == "exact", penalty.every, config.game.discriminator_steps
-    )
     total = sum(
         footprint.traffic(strategy, sum(weights), engine.world_size, uses[name]) for name, weights in sizes.items()
     )
@@ -267,7 +313,7 @@ def _saving(config: Config, engine: Engine, game: games.Game) -> Finding:
 
 def _loading(config: Config, engine: Engine, index: Index, needed: float) -> Finding:
     """The loader alone against the step."""
-    endless = config.model_copy(update={"training": config.training.model_copy(update={"images": 1 << 40})})
+    endless = config.with_({"training.images": 1 << 40})
     batches = loader.micro_batches(index, endless, 0, engine.slots, engine.device)
     own = len(engine.slots) // config.training.micro_batch
     for _ in islice(batches, math.ceil(loader.ahead(config) / own)):  # decoded while the first was waited for

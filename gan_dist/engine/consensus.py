@@ -1,14 +1,19 @@
 """What processes tell each other beside gradients, on gloo groups of their own: the GPU's stream never waits for it."""
 
 import datetime
+import itertools
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
 T = TypeVar("T")
+_PROMPT = datetime.timedelta(seconds=10)
+_boards = itertools.count()
 
 
 def channel(world_size: int, timeout: datetime.timedelta) -> Callable[[Any], list[Any]]:
@@ -23,6 +28,60 @@ def channel(world_size: int, timeout: datetime.timedelta) -> Callable[[Any], lis
         return found
 
     return gather
+
+
+class Board:
+    """Short texts by name that any rank writes and reads at any time, without the others: in the launcher's store.
+
+    It has a connection of its own, so it may be used from a thread: the store's other users are not held up by it. Each
+    method raises RuntimeError where the store is gone (its rank or launcher was killed) or does not answer in time.
+    """
+
+    def __init__(self, store: Store, timeout: datetime.timedelta = _PROMPT) -> None:
+        self._store = store.clone()
+        self._store.set_timeout(timeout)
+
+    def put(self, name: str, text: str) -> None:
+        self._store.set(name, text)
+
+    def put_first(self, name: str, text: str) -> None:
+        """Write the text unless another one is there."""
+        self._store.compare_set(name, "", text)
+
+    def read(self, names: list[str]) -> list[str]:
+        """Return the texts, of names that were put before: it waits for any that was not."""
+        return [text.decode() for text in self._store.multi_get(names)]
+
+
+def board(rank: int, world_size: int, names: Sequence[str]) -> Board | None:
+    """Return a board with these names, all "" yet; None for one rank. All ranks call it."""
+    if world_size == 1:
+        return None
+    store = torch.distributed.distributed_c10d._get_default_store()
+    made = Board(PrefixStore(f"gan_dist/board/{next(_boards)}", store))
+    for name in names[rank::world_size]:
+        made.put(name, "")
+    return made
+
+
+def who_differs(machines: Sequence[str], values: Sequence[Any]) -> str:
+    """Return whose value is not the usual one, in words: "on node2 (rank 4) unlike node1 (rank 0)"; "" where all are equal.
+
+    Both arguments are in order of rank. Where no value has a majority, rank 0's is taken as the usual one.
+    """
+    usual, count = Counter(values).most_common(1)[0]
+    if count * 2 <= len(values):
+        usual = values[0]
+    differing: dict[str, str] = {}
+    for rank, (machine, value) in enumerate(zip(machines, values, strict=True)):
+        if value != usual:
+            differing.setdefault(machine, f"{machine} (rank {rank})")
+    if not differing:
+        return ""
+    rank = list(values).index(usual)
+    names = list(differing.values())
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return f"on {', '.join(names[:4])}{more} unlike {machines[rank]} (rank {rank})"
 
 
 class Agreement:

@@ -1,18 +1,20 @@
-"""The processes of a launch at work together: turns, shares, updates, and what ranks tell each other."""
+"""How the ranks of a launch compute together: turns, micro-batches, updates, and what ranks tell each other."""
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import platform
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 import torch.distributed
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
 from gan_dist.config import Config
 from gan_dist.engine import exact, launch
-from gan_dist.engine.consensus import Agreement, channel
+from gan_dist.engine.consensus import Agreement, Board, board, channel, who_differs
 from gan_dist.engine.ddp import Ddp
 from gan_dist.engine.exact import Exact
 from gan_dist.engine.health import Health, Skipped
@@ -20,14 +22,13 @@ from gan_dist.engine.precision import HALF, LossScale, Lowered
 from gan_dist.errors import AgreedError, InputError, RunError
 from gan_dist.interfaces import Batch, Phase
 from gan_dist.metrics import Metrics
-from gan_dist.networks.statistics import batch_norms
 from gan_dist.player import Player
 
 T = TypeVar("T")
 
 
 class Strategy(Protocol):
-    """How processes share the work: whole.Ddp, exact.Exact or zero.Zero."""
+    """How ranks share the work: ddp.Ddp, exact.Exact or zero.Zero."""
 
     parts: int
     """Micro-batches by which a loss is divided."""
@@ -39,12 +40,18 @@ class Strategy(Protocol):
     def shared(self, player: Player) -> None: ...
     def update(self, player: Player, scale: LossScale | None) -> tuple[Tensor, Tensor]: ...
     def averages(self, player: Player) -> contextlib.AbstractContextManager[None]: ...
+    def forget(self, player: Player) -> None: ...
     def release(self) -> None: ...
 
 
 class Players(Protocol):
+    """What the engine knows of a game."""
+
     players: tuple[Player, ...]
     metrics: Metrics
+
+    @property
+    def modules(self) -> Sequence[nn.Module]: ...
 
 
 @dataclasses.dataclass
@@ -57,29 +64,40 @@ class _Turn:
 
 
 class Engine:
-    """How this launch's processes compute together. The loop reads the same for one and for many."""
+    """How this launch's ranks compute together. The loop reads the same for one and for many."""
 
-    def __init__(self, config: Config) -> None:
-        self.accelerator = launch.start(config)
+    def __init__(self, config: Config, alone: bool = False) -> None:
+        """Join the ranks of this launch, or be an engine of one rank that uses no process group (`alone`).
+
+        Engines set torch's determinism, TF32 and threads for the whole process as their config says: the newest holds.
+        """
         self.config = config
-        self.device: torch.device = self.accelerator.device
-        self.rank: int = self.accelerator.process_index
-        self.world_size: int = self.accelerator.num_processes
-        self.is_main: bool = self.accelerator.is_main_process
+        self.accelerator: Accelerator | None = None
+        self.rank, self.world_size, self.is_main = 0, 1, True
+        if alone:
+            assert config.training.strategy in ("ddp", "exact"), "ZeRO needs a process group"
+            self.device = launch.start_alone(config)
+        else:
+            self.accelerator = launch.start(config)
+            self.device = self.accelerator.device
+            self.rank = self.accelerator.process_index
+            self.world_size = self.accelerator.num_processes
+            self.is_main = self.accelerator.is_main_process
         self.metrics = Metrics(self.device)
+        self._players: tuple[Player, ...] = ()
         self._turn: _Turn | None = None
         training = config.training
         parts = training.batch // training.micro_batch
-        if training.strategy == "exact":  # first: fewer process counts fit its tree than can share the batch
+        if training.strategy == "exact":  # first: fewer counts of ranks fit its tree than can share the batch
             exact.check(parts, self.world_size)
         self.slots = slots_of(training.batch, training.micro_batch, self.rank, self.world_size)
-        own = parts // self.world_size  # a run that goes on at more processes may have fewer than it asks for
+        own = parts // self.world_size  # a run that resumes at more ranks may have fewer than it asks for
         self.passes = 1 if training.micro_batches_per_pass == "auto" else min(own, training.micro_batches_per_pass)
         """Micro-batches that go through the networks together."""
         self._health = Health(2, self.device)
         self._lowered = Lowered(self.device, HALF[training.precision]) if training.precision in HALF else None
         self._noted = self.metrics
-        """Where losses record figures: for `exact` those of a micro-batch, which go the way of its gradients."""
+        """Where losses record metrics: for `exact` those of a micro-batch, which are summed as its gradients are."""
         if training.strategy == "exact":
             one = Exact(self._health, self.rank, self.world_size, parts, self.metrics)
             self._strategy: Strategy = one
@@ -87,18 +105,20 @@ class Engine:
         elif training.strategy == "ddp":
             self._strategy = Ddp(self.accelerator, self._health, parts // self.world_size)
         else:
-            from gan_dist.engine.zero import Zero  # it loads DeepSpeed, which takes seconds
+            from gan_dist.engine.zero import Zero  # loading DeepSpeed takes seconds
 
             self._strategy = Zero(config, self.device, self._health, self.world_size, own, self._lowered)
         self._scales: dict[str, LossScale] = {}
 
     def place(self, game: Players) -> None:
-        """Put the game's players on this process's device."""
+        """Put the game's players on this rank's device. Raises AgreedError where a player's optimizer cannot be saved."""
         training = self.config.training
         dtype = torch.float64 if training.precision == "fp64" else torch.float32
-        zero = training.strategy.startswith("zero")  # it cuts flat runs out of weights as they lie in memory
+        zero = training.strategy.startswith("zero")  # it cuts flat runs out of weights in memory order
         dense = training.channels_last and not zero
         game.metrics = self._noted
+        for module in game.modules:
+            module.to(device=self.device, dtype=dtype)
         for player in game.players:
             player.place(self.device, dtype, torch.channels_last if dense else torch.contiguous_format)
             if self._lowered is not None:
@@ -109,8 +129,8 @@ class Engine:
         self._health.resize(len(game.players))
 
     def wrap(self, game: Players) -> None:
-        """Join the players over the processes; those that are not settled yet are."""
-        if getattr(self, "_players", None) is not game.players:
+        """Join the players over the ranks, after placing them where `place` was not called for this game."""
+        if self._players is not game.players:
             self.place(game)
         for player in game.players:
             self._strategy.wrap(player)
@@ -119,65 +139,92 @@ class Engine:
 
     @contextlib.contextmanager
     def turn(self, phase: Phase) -> Iterator[None]:
-        """Only the weights of the phase's player take gradients, and only its BatchNorm layers keep statistics."""
+        """Let only the weights of the phase's player take gradients, and only its statistics gather.
+
+        Where an update is broken off by an exception, nothing of it is left.
+        """
         player = phase.player
         for other in self._players:
             other.has_turn = other is player
-            other.network.requires_grad_(other is player)
-            for norm in batch_norms(other.network):
-                norm.tracking = other is player
+            for weight in other.weights:
+                weight.requires_grad_(other is player)
+            for each in other.statistics:
+                each.tracking = other is player
         player.optimizer.zero_grad(set_to_none=True)
         self._turn = _Turn(phase)
         try:
             yield
+        except BaseException:
+            self._forget(player)
+            raise
         finally:
             self._turn, player.has_turn = None, False
+            for each in player.statistics:
+                each.tracking = False
+
+    def _forget(self, player: Player) -> None:
+        """Drop what an update that was broken off has gathered."""
+        player.optimizer.zero_grad(set_to_none=True)
+        for each in player.statistics:
+            each.drop()
+        self._strategy.forget(player)
+        self._health.take()
 
     def share(self, batch: Sequence[Batch]) -> Iterator[tuple[Callable[[Batch], Tensor], Batch]]:
-        """This process's part of an update: (loss, samples) whose loss is to be handed to `backward` at once.
+        """Give this rank's part of an update: (loss, samples) whose loss must go to `backward` at once.
 
-        Gradients are exchanged in the last one's backward.
+        The ranks exchange gradients in the last one's backward.
         """
         assert self._turn is not None, "share() outside of turn()"
         turn, phase, strategy = self._turn, self._turn.phase, self._strategy
         losses = [loss for loss in (phase.loss, phase.penalty) if loss is not None]
-        for micro in batch:
-            self._see_parts(micro.parts)
-            turn.weight = micro.parts / strategy.parts
-            for loss in losses:
-                turn.penalty = loss is phase.penalty
-                last = micro is batch[-1] and loss is losses[-1]
-                with (
-                    self.penalising(phase) if turn.penalty else contextlib.nullcontext(),
-                    strategy.computing(phase.player, last, turn.penalty and phase.twice),
-                ):
-                    yield loss, micro
-            strategy.passed(phase.player)
-        self._see_parts(1)
+        try:
+            for micro in batch:
+                self.see_parts(micro.parts)
+                turn.weight = micro.parts / strategy.parts
+                for loss in losses:
+                    turn.penalty = loss is phase.penalty
+                    last = micro is batch[-1] and loss is losses[-1]
+                    with (
+                        self.penalising(phase) if turn.penalty else contextlib.nullcontext(),
+                        strategy.computing(phase.player, last, turn.penalty and phase.twice),
+                    ):
+                        yield loss, micro
+                strategy.passed(phase.player)
+        finally:
+            self.see_parts(1)
         strategy.shared(phase.player)
+
+    @property
+    def is_in_penalty(self) -> bool:
+        """Whether what is computed now is a phase's penalty."""
+        return self._turn is not None and self._turn.penalty
 
     @contextlib.contextmanager
     def penalising(self, phase: Phase) -> Iterator[None]:
-        """A penalty leaves no trace in BatchNorm's statistics, and may be computed in full precision."""
-        norms = {norm: norm.tracking for norm in batch_norms(phase.player.network)}
-        for norm in norms:
-            norm.tracking = False
+        """Compute a penalty: in full precision if the phase says so, and only statistics that are `in_penalties` gather."""
+        before = [(each, each.tracking) for each in phase.player.statistics if not each.in_penalties]
+        for each, _ in before:
+            each.tracking = False
         if self._lowered is not None:
             self._lowered.on = not phase.full_precision
-        yield
-        for norm, tracking in norms.items():
-            norm.tracking = tracking
-        if self._lowered is not None:
-            self._lowered.on = True
+        try:
+            yield
+        finally:
+            for each, tracking in before:
+                each.tracking = tracking
+            if self._lowered is not None:
+                self._lowered.on = True
 
-    def _see_parts(self, parts: int) -> None:
+    def see_parts(self, parts: int) -> None:
+        """Say how many micro-batches the next forwards contain, to statistics and metrics."""
         self._noted.weight = float(parts)
         for player in self._players:
-            for norm in batch_norms(player.network):
-                norm.parts = parts
+            for each in player.statistics:
+                each.parts = parts
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a loss that `share` gave, weighted so that the sum is the global batch's mean."""
+        """Add the gradient of a loss that `share` gave, weighted so that the sum is the mean over the global batch."""
         assert self._turn is not None, "backward() outside of turn()"
         player = self._turn.phase.player
         if not self._turn.penalty:
@@ -188,35 +235,36 @@ class Engine:
         self._strategy.backward(player, loss if scale is None else loss * scale.factor)
 
     def update(self, images: int = 0) -> None:
-        """Move the player whose turn it is by its gradients, unless a loss or a gradient is not finite on any process.
+        """Move the player whose turn it is by its gradients, unless a loss or a gradient is not finite on any rank.
 
-        `images` is the position of the step, for the record of skipped ones. Nothing here waits for the device, but with
-        ZeRO, where DeepSpeed does.
+        `images` is the position of the step, for schedules and the record of skipped updates. The host does not wait for
+        the device, except under ZeRO, where DeepSpeed does.
         """
         assert self._turn is not None, "update() outside of turn()"
         player = self._turn.phase.player
         scale = self._scales.get(player.name)
+        player.schedule(images)
         norm, good = self._strategy.update(player, scale)
         name = f"grad_norm/{player.name}" if self._turn.phase.loss else f"grad_norm/{player.name}_penalty"
-        # a skipped one counts nothing: under fp16 an overflow now and then is as it should be
+        # a skipped one counts nothing: under fp16 some overflows are normal
         counted = good.double() * float(self.is_main)
         self.metrics.add(name, torch.where(good, norm, 0.0), weight=counted)
-        for norm_layer in batch_norms(player.network):
-            norm_layer.commit(good)
+        for each in player.statistics:
+            each.commit(good)
         if scale is not None:
             scale.update(good)
         self._health.count(self._players.index(player), good, images)
 
     @contextlib.contextmanager
     def averages(self) -> Iterator[None]:
-        """While it lasts, the moving averages are whole on every process. Every process calls it."""
+        """Keep the moving averages whole on every rank while it lasts. Every rank calls it."""
         with contextlib.ExitStack() as stack:
             for player in self._players:
                 stack.enter_context(self._strategy.averages(player))
             yield
 
     def loss_scales(self) -> dict[str, list[float]]:
-        """What a checkpoint keeps of the players' loss scales (fp16)."""
+        """Return what a checkpoint keeps of the players' loss scales (fp16)."""
         return {name: scale.state() for name, scale in self._scales.items()}
 
     def restore_loss_scales(self, states: Mapping[str, list[float]]) -> None:
@@ -225,40 +273,47 @@ class Engine:
                 self._scales[name].restore(state)
 
     def skipped(self, wait: bool = False) -> dict[str, Skipped]:
-        """Skipped updates of each player; on a GPU as of some steps ago, unless it may `wait` for the device."""
+        """Return the skipped updates of each player; on a GPU as of some steps ago, unless it may `wait` for the device."""
         return {player.name: found for player, found in zip(self._players, self._health.read(wait), strict=True)}
 
     def restore_skipped(self, totals: Mapping[str, int]) -> None:
-        """Go on counting where a checkpoint stood."""
+        """Continue the counts of a checkpoint."""
         self._health.restore([totals.get(player.name, 0) for player in self._players])
 
     def forgive(self) -> None:
-        """Count skipped updates in a row anew."""
+        """Set the counts of skipped updates in a row to zero."""
         self._health.forgive()
 
     def channel(self) -> Callable[[Any], list[Any]]:
-        """A `gather` of its own, for another thread. Every process calls it."""
+        """Make a `gather` for another thread. Every rank calls it."""
         return channel(self.world_size, launch.TIMEOUT)
 
+    def board(self, names: Sequence[str]) -> Board | None:
+        """Return short texts by name that ranks tell each other from any thread; None for one rank. All ranks call it."""
+        return board(self.rank, self.world_size, names)
+
     def agreement(self, count: int) -> Agreement:
-        """`count` integers of every process, exchanged now and then in the background. Every process calls it."""
+        """Exchange `count` integers of every rank from time to time, in the background. Every rank calls it."""
         return Agreement(self.world_size, count)
 
     def read_metrics(self, clear: bool = True) -> dict[str, tuple[float, float]]:
-        """Sums and counts of all figures over all processes: {name: (sum, count)}. Every process calls it."""
+        """Return sums and counts of all metrics over all ranks: {name: (sum, count)}. Every rank calls it."""
         names, totals = self.metrics.totals()
         if self.world_size > 1:
+            assert self.accelerator is not None
             totals = self.accelerator.reduce(totals, reduction="sum")
         if clear:
             self.metrics.clear()
         return {name: (row[0], row[1]) for name, row in zip(names, totals.tolist(), strict=True)}
 
     def on_main(self, work: Callable[[], T], where: Literal["first", "machine"] = "first") -> T | None:
-        """Run `work` on one process (or on one of each machine); an InputError or RunError there is raised everywhere.
+        """Run `work` on one rank (or on one of each machine); an InputError or RunError there is raised everywhere.
 
-        Returns work's result on the processes that ran it and, with where="first", on all.
+        Returns work's result on the ranks that ran it and, with where="first", on all.
         """
-        runs = self.is_main if where == "first" else self.accelerator.is_local_main_process
+        runs = self.is_main
+        if where == "machine" and self.accelerator is not None:
+            runs = self.accelerator.is_local_main_process
         result: T | None = None
         problem: tuple[type[Exception], str] | None = None
         if runs:
@@ -281,24 +336,33 @@ class Engine:
         return result
 
     def gather(self, value: T) -> list[T]:
-        """The value of every process, in order of rank, on every process."""
+        """Return the value of every rank, in order, on every rank."""
         return list(gather_object([value])) if self.world_size > 1 else [value]
 
+    def who_differs(self, value: Hashable) -> str:
+        """Return on which machines `value` is another than on most, in words; "" where it is the same. All ranks call it."""
+        everyone = self.gather((platform.node(), value))
+        return who_differs([machine for machine, _ in everyone], [found for _, found in everyone])
+
     def release(self) -> None:
-        """Give up what the strategy keeps of the players (DeepSpeed's hooks and buffers)."""
+        """Remove what the strategy keeps of the players (DeepSpeed's hooks and buffers)."""
         self._strategy.release()
 
     def wait(self) -> None:
-        self.accelerator.wait_for_everyone()
+        """Wait until every rank is here."""
+        if self.accelerator is not None:
+            self.accelerator.wait_for_everyone()
 
     def close(self) -> None:
-        self.accelerator.end_training()
+        """Leave the process group."""
+        if self.accelerator is not None:
+            self.accelerator.end_training()
 
 
 def slots_of(batch: int, micro_batch: int, rank: int, world_size: int) -> range:
-    """The slots of the global batch that a process serves: its contiguous block of micro-batches.
+    """Return the slots of the global batch that a rank serves: its contiguous block of micro-batches.
 
-    Raises AgreedError, naming the process counts that would do, where the micro-batches cannot be dealt.
+    Raises AgreedError, naming the counts of ranks that fit, where the micro-batches cannot be dealt.
     """
     parts = batch // micro_batch
     if parts % world_size:

@@ -1,8 +1,8 @@
-"""Sums of micro-batch gradients, statistics and figures that are the same bits at any process count.
+"""Strategy exact: sums of micro-batch gradients, statistics and metrics that are the same bits at any number of ranks.
 
 Floating-point sums depend on their order, so the order is fixed: a binary tree over the micro-batches of the global
-batch. A process sums the subtree of its own block; then every process gets one segment of all the partial sums,
-adds them up along the rest of the tree, and the segments are gathered again (the traffic of an all-reduce).
+batch. A rank sums the subtree of its own block. Then every rank gets one segment of all partial sums, adds them along the
+rest of the tree, and the segments are gathered again (the traffic of an all-reduce).
 EasyScale (Li et al., SC 2023) has the same aim for data-parallel training.
 """
 
@@ -12,27 +12,29 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from gan_dist.engine import ddp
+from gan_dist.engine import update
 from gan_dist.engine.health import Health
 from gan_dist.engine.precision import LossScale
 from gan_dist.errors import AgreedError
 from gan_dist.metrics import Metrics
-from gan_dist.networks.statistics import batch_norms
+from gan_dist.networks.statistics import Statistics
 from gan_dist.player import Player
 
 
 class Exact:
-    """Raw networks; each micro-batch's gradients, BatchNorm statistics and figures are a leaf of one tree over the global
-    batch."""
+    """Every rank holds the networks as they are. The gradients, statistics and metrics of each micro-batch are a leaf of one
+    tree over the global batch."""
 
-    def __init__(self, health: Health, rank: int, world_size: int, parts: int, figures: Metrics) -> None:
-        """`figures` are the run's: they are given sums over the global batch, in the order of its updates."""
-        self._health, self._rank, self._world_size, self._metrics = health, rank, world_size, figures
+    def __init__(self, health: Health, rank: int, world_size: int, parts: int, metrics: Metrics) -> None:
+        """`metrics` are the run's: they are given sums over the global batch, in the order of its updates."""
+        self._health, self._rank, self._world_size, self._metrics = health, rank, world_size, metrics
         self.parts = parts
-        """Micro-batches of the global batch: the sum over all processes is then the mean."""
+        """Micro-batches of the global batch: the sum over all ranks is then the mean."""
         self._tree = TreeSum()
-        self.leaf = Metrics(figures.device)
-        """Takes the figures of one micro-batch."""
+        self.leaf = Metrics(metrics.device)
+        """Takes the metrics of one micro-batch."""
+        self._gathered: list[tuple[Statistics, int]] = []
+        """With how many means each."""
 
     def wrap(self, player: Player) -> None:
         player.trained = player.network
@@ -44,15 +46,16 @@ class Exact:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def passed(self, player: Player) -> None:
-        """A micro-batch is a leaf."""
+        """Add the micro-batch to the tree, as a leaf."""
         finite = self._health.take()
-        weights = [weight for weight in player.network.parameters() if weight.grad is not None]
-        self._norms = [norm for norm in batch_norms(player.network) if norm.gathered]
-        statistics = [statistic / self.parts for norm in self._norms for statistic in norm.take()]
+        weights = [weight for weight in player.weights if weight.grad is not None]
         gradients = [weight.grad for weight in weights if weight.grad is not None]
-        self._counts, figures = self.leaf.take()
         dtype = gradients[0].dtype
-        self._tree.add([*gradients, *statistics, figures.to(dtype), finite.to(dtype).view(1)])
+        taken = [(each, each.take()) for each in player.statistics if each.gathered]
+        self._gathered = [(each, len(means)) for each, means in taken]
+        statistics = [mean.to(dtype) / self.parts for _, means in taken for mean in means]
+        self._counts, sums = self.leaf.take()
+        self._tree.add([*gradients, *statistics, sums.to(dtype), finite.to(dtype).view(1)])
         self._weights = weights
         for weight in weights:
             weight.grad = None
@@ -62,23 +65,28 @@ class Exact:
         sum_over_processes(total, self._world_size)
         for weight, gradient in zip(self._weights, total, strict=False):
             weight.grad = gradient
-        *statistics, figures, finite = total[len(self._weights) :]
+        *statistics, sums, finite = total[len(self._weights) :]
         self._finite = finite[0] == self.parts
-        # every process has the same sums now, and one of them counts them: any other sum of theirs would round
+        # every rank has the same sums now, and one of them counts them: any other sum of theirs would round
         counts = {name: count * self.parts * (self._rank == 0) for name, count in self._counts.items()}
-        self._metrics.give(counts, figures if self._rank == 0 else torch.zeros_like(figures))
-        for place, norm in enumerate(self._norms):
-            norm.give(*statistics[2 * place : 2 * place + 2])
+        self._metrics.give(counts, sums if self._rank == 0 else torch.zeros_like(sums))
+        means = iter(statistics)
+        for each, count in self._gathered:
+            each.give([next(means) for _ in range(count)])
 
     def update(self, player: Player, scale: LossScale | None) -> tuple[Tensor, Tensor]:
-        gradients = [weight.grad for weight in player.network.parameters() if weight.grad is not None]
-        norm = ddp.norm_of(gradients, scale)
+        gradients = [weight.grad for weight in player.weights if weight.grad is not None]
+        norm = update.norm_of(gradients, scale)
         good = self._finite & torch.isfinite(norm)
-        ddp.step(player, gradients, norm, good)
+        update.step(player, gradients, norm, good)
         return norm, good
 
     def averages(self, player: Player) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
+
+    def forget(self, player: Player) -> None:
+        self._tree = TreeSum()
+        self.leaf.clear()
 
     def release(self) -> None:
         """Nothing is kept."""

@@ -41,13 +41,7 @@ def start(config: Config) -> Accelerator:
     except InputError as error:
         problem = str(error)
     rendezvous.check_ranks(problem, facts, TIMEOUT)
-    torch.use_deterministic_algorithms(training.deterministic or training.strategy == "exact")
-    # torch would also fill all new memory with NaN, for 7 % of the images/s; nothing here reads what nobody wrote
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cuda.matmul.allow_tf32 = training.tf32
-    torch.backends.cudnn.allow_tf32 = training.tf32
-    if training.threads:
-        torch.set_num_threads(training.threads)
+    _set_up(config)
     environment.pop("ACCELERATE_USE_DEEPSPEED", None)
     accelerator = Accelerator(
         cpu=on_cpu,
@@ -60,7 +54,7 @@ def start(config: Config) -> Accelerator:
     )
     launched = int(environment.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
-        raise InputError(
+        raise AgreedError(
             f"the launcher started {launched} processes (WORLD_SIZE), but they did not join: each believes to be one of "
             f"{accelerator.num_processes}, and would train alone; start them by torchrun, without accelerate's own settings"
         )
@@ -71,6 +65,26 @@ def start(config: Config) -> Accelerator:
             "--cpu` starts one, whatever --num_processes says)"
         )
     return accelerator
+
+
+def start_alone(config: Config) -> torch.device:
+    """Set this process up for an engine of one rank that joins no others; its device. Raises AgreedError."""
+    on_cpu = _on_cpu(config.training.device)
+    _check(config, on_cpu)
+    _set_up(config)
+    return torch.device("cpu") if on_cpu else torch.device("cuda", _local_rank())
+
+
+def _set_up(config: Config) -> None:
+    """Set what torch keeps for the whole process."""
+    training = config.training
+    torch.use_deterministic_algorithms(training.deterministic or training.strategy == "exact")
+    # torch would also fill all new memory with NaN, for 7 % of the images/s; nothing here reads what nobody wrote
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.allow_tf32 = training.tf32
+    torch.backends.cudnn.allow_tf32 = training.tf32
+    if training.threads:
+        torch.set_num_threads(training.threads)
 
 
 def refuse(problem: str) -> NoReturn:

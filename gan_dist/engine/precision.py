@@ -10,7 +10,10 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Lowered:
-    """Networks whose forward runs in 16 bits while `on`; weights and outputs stay in 32."""
+    """Networks whose forward runs in 16 bits while `on`; weights and outputs stay in 32.
+
+    A layer with the attribute `full_precision = True` computes in 32 bits all the same.
+    """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self._kind, self._dtype = device.type, dtype
@@ -19,15 +22,42 @@ class Lowered:
     def lower(self, network: nn.Module) -> None:
         """Change the network's forward: inside it, so that DDP and DeepSpeed need not know (DeepSpeed's engine turns an
         autocast around it off)."""
+        for module in network.modules():
+            if module is not network and getattr(module, "full_precision", False):
+                self._keep_full(module)
         forward = network.forward
 
         @functools.wraps(forward)
-        def lowered(*inputs: Any) -> Tensor:
-            with torch.autocast(self._kind, self._dtype, enabled=self.on):
-                output: Tensor = forward(*inputs)
-            return output.float()
+        def lowered(*inputs: Any, **named: Any) -> Any:
+            enabled = self.on and not getattr(network, "full_precision", False)
+            with torch.autocast(self._kind, self._dtype, enabled=enabled):
+                output = forward(*inputs, **named)
+            return in_fp32(output)
 
         network.forward = lowered
+
+    def _keep_full(self, module: nn.Module) -> None:
+        forward = module.forward
+
+        @functools.wraps(forward)
+        def full(*inputs: Any, **named: Any) -> Any:
+            with torch.autocast(self._kind, enabled=False):
+                return forward(*in_fp32(inputs), **in_fp32(named))
+
+        module.forward = full
+
+
+def in_fp32(values: Any) -> Any:
+    """Tensors, also in tuples, lists and dicts, with each floating one in fp32; other values as they are."""
+    if isinstance(values, Tensor):
+        return values.float() if values.is_floating_point() else values
+    if isinstance(values, dict):
+        return type(values)((name, in_fp32(value)) for name, value in values.items())
+    if isinstance(values, tuple) and hasattr(values, "_fields"):  # a NamedTuple
+        return type(values)(*(in_fp32(value) for value in values))
+    if isinstance(values, tuple | list):
+        return type(values)(in_fp32(value) for value in values)
+    return values
 
 
 class LossScale:

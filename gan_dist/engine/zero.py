@@ -22,14 +22,13 @@ from torch import Tensor, nn
 
 from gan_dist.config import Config
 from gan_dist.engine import launcher_settings
-from gan_dist.engine.ddp import all_reduce_statistics
 from gan_dist.engine.health import Health
 from gan_dist.engine.precision import LossScale, Lowered
+from gan_dist.engine.update import all_reduce_statistics
 from gan_dist.errors import AgreedError
-from gan_dist.networks.statistics import batch_norms
+from gan_dist.networks.statistics import statistics_of
+from gan_dist.optimizer_probe import Kept
 from gan_dist.player import Player, Shard
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Zero:
@@ -54,6 +53,7 @@ class Zero:
         self._twice = self._last = False
 
     def wrap(self, player: Player) -> None:
+        self._check(player)
         if self._device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
@@ -75,18 +75,34 @@ class Zero:
             )
         self._engines[player.name] = engine
         player.trained = engine if self.stage == 3 else player.network
-        shards = (OfStage3 if self.stage == 3 else OfStages12)(engine, shapes, average)
+        shards = (OfStage3 if self.stage == 3 else OfStages12)(engine, player.kept, shapes, average)
         player.shards = shards
         if player.average is not None:
             _cut_average(player, shards)
         if bare is not None:
             self._gathered[player.name] = _Gathered(player, bare, engine)
 
+    def _check(self, player: Player) -> None:
+        """Raise AgreedError for a player that cannot be cut over ranks."""
+        strategy = self._config.training.strategy
+        if player.kept.why_not_cut:
+            raise AgreedError(
+                f"training.strategy = {strategy} cannot cut the optimizer of {player.name} "
+                f"({type(player.optimizer).__name__}): {player.kept.why_not_cut}; set training.strategy: ddp"
+            )
+        needs = [type(each).__name__ for each in player.statistics if each.needs_weights]
+        if self.stage == 3 and needs:
+            raise AgreedError(
+                f"training.strategy = {strategy} cuts the weights that {needs[0]} of {player.name} reads between updates; "
+                "set training.strategy: zero2"
+            )
+
     def _copy(self, network: nn.Module) -> nn.Module:
         """The network's layers without memory, to compute with other weights."""
         bare = copy.deepcopy(network).to("meta")
         if self._lowered is not None:
-            vars(bare).pop("forward", None)  # the original's, by way of precision.py
+            for module in bare.modules():
+                vars(module).pop("forward", None)  # the original's, by way of precision.py
             self._lowered.lower(bare)
         return bare
 
@@ -147,7 +163,10 @@ class Zero:
         engine.step()
         engine.optimizer.custom_loss_scaler = False
         norm = torch.as_tensor(engine.get_global_grad_norm(), device=self._device)
-        return norm, torch.tensor(not engine.optimizer.overflow, device=self._device)
+        good = not engine.optimizer.overflow
+        if good and player.kept.step is None and player.shards is not None:
+            player.shards.steps = 1
+        return norm, torch.tensor(good, device=self._device)
 
     @contextlib.contextmanager
     def averages(self, player: Player) -> Iterator[None]:
@@ -171,6 +190,10 @@ class Zero:
         finally:
             for weight in weights.values():
                 weight.data = weight.data.new_empty(0)
+
+    def forget(self, player: Player) -> None:
+        if player.name in self._gathered:
+            self._gathered[player.name].drop()
 
     def release(self) -> None:
         for engine in self._engines.values():
@@ -210,12 +233,13 @@ class _Gathered:
 
     def __init__(self, player: Player, bare: nn.Module, engine: Any) -> None:
         self._player, self._bare, self._engine = player, bare, engine
+        self._statistics = list(zip(statistics_of(player.network), statistics_of(bare), strict=True))
         self._weights: dict[str, Tensor] | None = None
 
     def take(self) -> None:
         """Gather the weights, unless they are there already in this phase."""
-        for own, norm in zip(batch_norms(self._player.network), batch_norms(self._bare), strict=True):
-            norm.tracking, norm.parts = own.tracking, own.parts
+        for original, copied in self._statistics:
+            copied.tracking, copied.parts = original.tracking, original.parts
         if self._weights is not None:
             return
         import deepspeed
@@ -224,10 +248,16 @@ class _Gathered:
         with deepspeed.zero.GatheredParameters(list(named.values())):
             self._weights = {name: weight.detach().clone().requires_grad_() for name, weight in named.items()}
 
-    def __call__(self, *inputs: Any) -> Tensor:
+    def drop(self) -> None:
+        """Let the copy go."""
+        self._weights = None
+
+    def __call__(self, *inputs: Any) -> Any:
         assert self._weights is not None
         state = {**self._weights, **dict(self._player.network.named_buffers())}
-        output: Tensor = torch.func.functional_call(self._bare, state, inputs)
+        output = torch.func.functional_call(self._bare, state, inputs)
+        for original, copied in self._statistics:
+            original.note(copied)
         return output
 
     def hand_over(self) -> None:
@@ -249,29 +279,32 @@ class _Gathered:
 
 
 class _Cut:
-    """What stages 1, 2 and 3 have in common: flat runs of fp32 weights in torch's Adam (player.Shards)."""
+    """What stages 1, 2 and 3 have in common: flat runs of fp32 weights in a torch optimizer (player.Shards)."""
 
-    def __init__(self, engine: Any, shapes: dict[str, torch.Size], average: dict[str, nn.Parameter] | None) -> None:
-        self._engine, self.shapes = engine, shapes
-        self._adam: torch.optim.Optimizer = engine.optimizer.optimizer
+    def __init__(
+        self, engine: Any, kept: Kept, shapes: dict[str, torch.Size], average: dict[str, nn.Parameter] | None
+    ) -> None:
+        self._engine, self._kept, self.shapes = engine, kept, shapes
+        self._optimizer: torch.optim.Optimizer = engine.optimizer.optimizer
+        self._stepped = 0
         self._names = {id(weight): name for name, weight in engine.module.named_parameters()}
-        fused = bool(self._adam.defaults.get("fused"))
         for flat in self._flats():  # as after a step: so that what is loaded before the first one has its place
-            step = torch.zeros((), device=flat.device if fused else "cpu")
-            moments = {moment: torch.zeros_like(flat.data) for moment in _MOMENTS}
-            self._adam.state[flat] = {"step": step, **moments}
+            state: dict[str, Any] = {name: torch.zeros_like(flat.data) for name in kept.tensors}
+            if kept.step is not None:
+                state["step"] = kept.step_of(0)
+            self._optimizer.state[flat] = state
         self.dtype: torch.dtype = self._flats()[0].dtype
         self._owned = [
             Shard(
                 name=name,
                 offset=offset,
                 weight=weight,
-                moments=moments,
+                state=state,
                 average=None
                 if average is None
                 else average[name].detach().reshape(-1)[offset : offset + len(weight)].to(self.dtype).clone(),
             )
-            for name, offset, weight, moments in self._find()
+            for name, offset, weight, state in self._find()
             if len(weight)
         ]
 
@@ -283,12 +316,16 @@ class _Cut:
 
     @property
     def steps(self) -> int:
-        return int(self._adam.state[self._flats()[0]]["step"].item())
+        if self._kept.step is None:
+            return self._stepped
+        return int(self._optimizer.state[self._flats()[0]]["step"])
 
     @steps.setter
     def steps(self, count: int) -> None:
-        for flat in self._flats():
-            self._adam.state[flat]["step"].fill_(float(count))
+        self._stepped = count
+        if self._kept.step is not None:
+            for flat in self._flats():
+                self._optimizer.state[flat]["step"] = self._kept.step_of(count)
 
     def owned(self) -> Sequence[Shard]:
         return self._owned
@@ -305,9 +342,9 @@ class OfStages12(_Cut):
             for weight in group:
                 place = weight._hp_mapping  # None: this process owns nothing of it
                 if place is not None:
-                    moments = {moment: place.optim_fragment[moment] for moment in _MOMENTS}
+                    state = {name: place.optim_fragment[name] for name in self._kept.tensors}
                     start = place.lp_fragment_address.start
-                    yield self._names[id(weight)], start, place.hp_fragment.data, moments
+                    yield self._names[id(weight)], start, place.hp_fragment.data, state
 
     def refresh(self) -> None:
         self._engine.optimizer.update_lp_params()
@@ -325,9 +362,9 @@ class OfStage3(_Cut):
                 offset = optimizer._get_param_partition_rank(weight) * size
                 count = max(0, min(size, weight.ds_numel - offset))  # the rest is padding
                 flat = optimizer.fp32_partitioned_groups_flat[number]
-                state = self._adam.state[flat]
-                moments = {moment: state[moment].narrow(0, position, count) for moment in _MOMENTS}
-                yield self._names[id(weight)], offset, flat.data.narrow(0, position, count), moments
+                whole = self._optimizer.state[flat]
+                state = {name: whole[name].narrow(0, position, count) for name in self._kept.tensors}
+                yield self._names[id(weight)], offset, flat.data.narrow(0, position, count), state
 
     def refresh(self) -> None:
         optimizer = self._engine.optimizer

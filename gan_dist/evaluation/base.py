@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from gan_dist.config.section import Section
+from gan_dist.config.section import Part
 from gan_dist.errors import InputError
 
 State = dict[str, Tensor]
@@ -17,7 +17,7 @@ _NAME = re.compile(r"\w[\w.+-]{0,99}")
 _TAKEN = ("real", "fake")  # score/real and score/fake are the discriminator's logits
 
 
-class Metric(Section):
+class Metric(Part):
     """A score of generated images: its keys are those of `evaluate.scores.NAME` in the config.
 
     An evaluation cuts the samples into parts. `begin` and `add` accumulate one part on one rank, `merge` puts the parts
@@ -26,9 +26,6 @@ class Metric(Section):
 
     needs: ClassVar[Literal["features", "samples"]] = "samples"
     """What `add` is given: images (N, C, H, W) in [-1, 1], or their features (N, F) by the evaluation's network."""
-
-    kind: str = ""
-    """Which metric: a name of METRICS, or FILE.py:CLASS."""
 
     def begin(self) -> State:
         """Return the state of a part that has no samples yet."""

@@ -1,13 +1,15 @@
-"""Games: who plays, in which order they are updated, and by which losses."""
+"""Games: who plays, in which order they are updated, and by which losses. One file each, with its keys."""
 
-from gan_dist.config import Config
-from gan_dist.games.base import Game
+from gan_dist.config.common import Config
+from gan_dist.games.base import Game, GameKeys
 from gan_dist.games.generation import Generation
 
-__all__ = ["KINDS", "Game", "build"]
+__all__ = ["GAMES", "Game", "GameKeys", "build"]
 
-KINDS = {"generation": Generation}
+GAMES: dict[str, type[GameKeys]] = {"generation": Generation}
 
 
 def build(config: Config) -> Game:
-    return KINDS[config.game.kind](config)
+    """The game that a config describes, with the initial weights of its seed."""
+    keys: GameKeys = config.game
+    return keys.build(config)

@@ -1,27 +1,56 @@
-"""What a game is: players and phases. A new game is one file with these two."""
+"""What a game is: players and phases. A new game is one file: a section of keys, and a class with these two."""
 
 import abc
-from collections.abc import Callable, Iterator
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gan_dist.interfaces import Phase
+from gan_dist import rng, schedules
+from gan_dist.config.common import Config
+from gan_dist.config.section import Many, One, Part, Section
+from gan_dist.errors import InputError
+from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.metrics import Metrics
+from gan_dist.networks.statistics import Statistics
+from gan_dist.optimizers import Optimizer
 from gan_dist.player import Player
+
+
+class GameKeys(Part):
+    """A game's section of the config, and the places for the parts that it is made of."""
+
+    parts: ClassVar[Mapping[str, One | Many | type[Section]]] = {}
+    """Config key -> what may stand there: {"loss": One(...), "networks.generator": One(...), "average": AverageKeys}."""
+
+    def build(self, config: Config) -> "Game":
+        """The game that a config describes."""
+        raise NotImplementedError
 
 
 class Game(abc.ABC):
     """The players in a fixed order, and the phases of a step in the order they are played."""
 
+    fields: Mapping[str, Field]
+    """What its samples must contain."""
     players: tuple[Player, ...]
     phases: tuple[Phase, ...]
     metrics: Metrics
-    """Where losses record what a person wants to see; the trainer sets it."""
+    """Where losses record what a person wants to see; the engine sets it."""
+    modules: Sequence[nn.Module] = ()
+    """What belongs to no player and computes on the device: an augmentation, fixed features of a perceptual loss."""
+    images: int = 0
+    """Position of the step that is being played, for what changes over the run."""
 
-    def due(self, step: int) -> Iterator[Phase]:
-        """The phases that are played in this step of the run."""
-        return (phase for phase in self.phases if (step + 1) % phase.every == 0)
+    def due(self, images: int, batch: int) -> Iterator[Phase]:
+        """The phases that are played in the step of `batch` images that begins at `images`."""
+        step = images // batch
+        for phase in self.phases:
+            if (step + 1) % phase.every == 0 and phase.begin <= images and (phase.end is None or images < phase.end):
+                yield phase
 
     def average(self, images: int, batch: int) -> None:
         """Let the moving averages follow the step of `batch` images that begins at `images`."""
@@ -29,17 +58,83 @@ class Game(abc.ABC):
             if player.average is not None:
                 player.average.update(images, batch)
 
-    @abc.abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """What the game keeps from step to step beside its players, by name; every rank holds the same. Live tensors."""
+        return {}
+
+    def pictures(self, seed: int, count: int, shown: Batch) -> dict[str, Tensor]:
+        """The columns of the picture grid, by name: (count, C, H, W) in [-1, 1] each.
+
+        `shown` has the first `count` samples of the data set, for games whose pictures begin with some.
+        """
+        return {"samples": self.samples(seed, 0, count)}
+
     def samples(self, seed: int, first: int, count: int, label: int | None = None) -> Tensor:
         """Samples number `first`, ... of a seed from the averaged generator: (count, C, H, W) in [-1, 1].
 
-        The same number of the same seed gives the same image, however many are drawn with it.
+        The same number of the same seed gives the same image, however many are drawn with it. Raises InputError for a game
+        that draws nothing from latents.
         """
+        raise InputError(f"{type(self).__name__} turns images into images and draws none from latents")
+
+    judged: ClassVar[str] = "image"
+    """The field that `generated` images are scored against."""
+
+    def generated(self, seed: int, numbers: range, shown: Batch) -> Tensor:
+        """Images for a score, one for each number: (len(numbers), C, H, W). `shown` has as many samples of the data set."""
+        return self.samples(seed, numbers.start, len(numbers))
+
+    def infer(self, inputs: Batch, way: str = "") -> Tensor:
+        """The averaged network's answer to given images: (N, C, H, W) in [-1, 1].
+
+        Raises InputError for a game that takes no images.
+        """
+        raise InputError(f"{type(self).__name__} takes no images: draw from it with `gan-dist generate`")
+
+    @property
+    def shows_data(self) -> bool:
+        """Whether `pictures` needs samples of the data set."""
+        return type(self).infer is not Game.infer
 
 
-def adam(learning_rate: float, betas: tuple[float, float], epsilon: float) -> Callable[..., torch.optim.Optimizer]:
-    def make(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        on_gpu = parameters[0].is_cuda  # one kernel for all parameters; on a CPU it gains nothing
-        return torch.optim.Adam(parameters, lr=learning_rate, betas=betas, eps=epsilon, fused=on_gpu or None)
+def make_player(
+    name: str,
+    network: nn.Module,
+    optimizer: Optimizer,
+    slow: float = 1.0,
+    half_life: "int | schedules.Schedule | None" = None,
+    attached: Sequence[Statistics] = (),
+) -> Player:
+    """A player with the optimizer of its section of the config, and a moving average where `half_life` says so."""
+    ahead: int | Callable[[int], float] | None = (
+        half_life.at if isinstance(half_life, schedules.Schedule) else half_life
+    )
+    return Player(
+        name,
+        network,
+        functools.partial(optimizer.build, slow=slow),
+        average_half_life=ahead,
+        clip_norm=optimizer.clip_norm,
+        settings=functools.partial(optimizer.settings, slow=slow),
+        attached=attached,
+    )
 
-    return make
+
+@contextlib.contextmanager
+def initial_weights(seed: int) -> Iterator[None]:
+    """Networks that are made while the block lasts have the initial weights of the run's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.key(seed, "weights") % 2**63)
+        yield
+
+
+def expect(made: Tensor, shape: tuple[int, ...], what: str) -> None:
+    """Raise InputError, naming what made it, unless a tensor begins with these sizes. Costs no synchronisation."""
+    if not isinstance(made, Tensor) or tuple(made.shape[: len(shape)]) != shape:
+        found = tuple(made.shape) if isinstance(made, Tensor) else f"a {type(made).__name__}"
+        raise InputError(f"{what} gives {found}; a tensor of {', '.join(map(str, shape))} is needed")
+
+
+def buffers_of(module: nn.Module | None, name: str) -> dict[str, Tensor]:
+    """The saved buffers of a module as part of a game's state."""
+    return {} if module is None else {f"{name}/{key}": tensor for key, tensor in module.state_dict().items()}

@@ -1,106 +1,161 @@
 """The generation game: images from random latents (Goodfellow et al., 2014)."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from gan_dist import losses, penalties, rng
-from gan_dist.config import Adam, Config, Penalty
-from gan_dist.games.base import Game, adam
-from gan_dist.interfaces import Batch, Phase
-from gan_dist.networks import article, dcgan
-from gan_dist.player import Player
+from gan_dist.augment import AUGMENTATIONS, Augment, Augmentation
+from gan_dist.config.common import Config
+from gan_dist.config.section import Many, One, Positive, Section
+from gan_dist.ema import AverageKeys
+from gan_dist.games.base import Game, GameKeys, buffers_of, expect, initial_weights, make_player
+from gan_dist.interfaces import Batch, Field, Phase
+from gan_dist.networks import NETWORKS, Network, Shape
+from gan_dist.networks.statistics import statistics_of
+from gan_dist.optimizers import OPTIMIZERS, Optimizer
+from gan_dist.penalties import PENALTIES, Penalty
 
 _GROUP = 32  # samples drawn together, always: rounding in a network may depend on the batch it sees
 
 
-class Generation(Game):
+class Generation(GameKeys):
+    """Images from random latents, optionally of a given class."""
+
+    latent: Positive = 100
+    """Numbers in a latent vector, each standard normal."""
+    discriminator_steps: Positive = 1
+    """Discriminator updates for each generator update; each takes a batch of its own."""
+
+    parts: ClassVar[Mapping[str, One | Many | type[Section]]] = {
+        "networks.generator": One(Network, NETWORKS, "dcgan"),
+        "networks.discriminator": One(Network, NETWORKS, "dcgan"),
+        "loss": One(losses.Loss, losses.LOSSES, "nonsaturating"),
+        "penalties": Many(Penalty, PENALTIES, "Penalties on the discriminator, by name; none by default."),
+        "augment": Many(Augmentation, AUGMENTATIONS, "Augmentations of what the discriminator sees, in this order."),
+        "optimizers.generator": One(Optimizer, OPTIMIZERS, "adam"),
+        "optimizers.discriminator": One(Optimizer, OPTIMIZERS, "adam"),
+        "average": AverageKeys,
+    }
+
+    def build(self, config: Config) -> Game:
+        return GenerationGame(config)
+
+
+class GenerationGame(Game):
     """A generator that turns latents into images, against a discriminator that tells them from real ones."""
 
     def __init__(self, config: Config) -> None:
-        game = config.game
-        self.seed, self.latent = config.run.seed, game.latent
-        self.classes = config.data.classes
-        self.generator_loss = losses.GENERATOR[game.loss]
+        data, keys = config.data, config.game
+        self.seed, self.latent, self.classes = config.run.seed, keys.latent, data.classes
+        self.fields = {"image": Field("image", channels=data.channels, resolution=data.resolution)}
+        if data.labels:
+            self.fields["class"] = Field("class", classes=data.classes)
+        self.loss: losses.Loss = config.loss
+        self.penalties = penalties.in_order(
+            {name: getattr(config.penalties, name) for name in type(config.penalties).model_fields}
+        )
+        names = type(config.augment).model_fields
+        self.augments: dict[str, Augment] = {name: getattr(config.augment, name).build(self.seed) for name in names}
+        self.modules = tuple(self.augments.values())
+        self.kept_by = {name: penalty.statistics() for name, penalty in self.penalties}
+        self.kept = {**self.augments, **{name: kept for name, kept in self.kept_by.items() if kept is not None}}
+        self.kinds = config.networks.generator.kind, config.networks.discriminator.kind
         generator, discriminator = build_networks(config)
-        penalty = game.penalty
+        seldom = sorted({penalty.every for _, penalty in self.penalties if penalty.every > 1})
         # an update of its own every n steps makes n + 1 of n: Adam as if there were n (Karras et al., StyleGAN2, 2020)
-        lazy = penalty.every / (penalty.every + 1) if penalty.weights and penalty.every > 1 else 1.0
-        self.generator = Player(
-            "G", generator, _adam(game.generator), game.average.half_life, clip_norm=game.generator.clip_norm
-        )
-        self.discriminator = Player(
-            "D", discriminator, _adam(game.discriminator, lazy), clip_norm=game.discriminator.clip_norm
-        )
+        slow = 1 / (1 + sum(1 / every for every in seldom)) if len(seldom) != 1 else seldom[0] / (seldom[0] + 1)
+        optimizers = config.optimizers
+        self.generator = make_player("G", generator, optimizers.generator, half_life=config.average.half_life)
+        attached = [each for module in self.kept.values() for each in statistics_of(module)]
+        self.discriminator = make_player("D", discriminator, optimizers.discriminator, slow, attached=attached)
         self.players = (self.generator, self.discriminator)
         # the generator first: its images are then the discriminator's fakes, and are made only once
         self.phases = (
-            Phase(self.generator, self.fool_discriminator, every=game.discriminator_steps),
-            *self._discriminator_phases(penalty),
+            Phase(self.generator, self.fool_discriminator, every=keys.discriminator_steps),
+            *self._discriminator_phases(seldom),
         )
 
-    def _discriminator_phases(self, penalty: Penalty) -> list[Phase]:
-        discriminator, loss = self.discriminator, self.tell_apart
-        if not penalty.weights:
-            return [Phase(discriminator, loss)]
-        self.penalty = penalty
-        self.step = penalty.step or penalties.usual_step(discriminator.network)
-        how = {"twice": penalty.method == "exact", "full_precision": penalty.full_precision}
-        if penalty.every == 1:
-            return [Phase(discriminator, loss, self.keep_gradients_small, **how)]
-        lazy = Phase(discriminator, None, self.keep_gradients_small, every=penalty.every, **how)
-        return [Phase(discriminator, loss), lazy]
+    def _discriminator_phases(self, seldom: list[int]) -> list[Phase]:
+        phases = []
+        for every in (1, *seldom):
+            own = [named for named in self.penalties if named[1].every == every]
+            loss = self.tell_apart if every == 1 else None
+            if not own:
+                phases.append(Phase(self.discriminator, loss))
+                continue
+            phases.append(
+                Phase(
+                    self.discriminator,
+                    loss,
+                    functools.partial(self.penalise, own, every),
+                    twice=any(penalty.twice for _, penalty in own),
+                    full_precision=any(penalty.full_precision for _, penalty in own),
+                    every=every,
+                )
+            )
+        return phases
 
-    def fool_discriminator(self, micro: Batch) -> Tensor:
-        fake = self.generator(self._latents(micro), micro.get("class"))
-        micro.cache["fake"] = fake.detach()
-        return self.generator_loss(self.discriminator(fake, micro.get("class")))
+    def fool_discriminator(self, batch: Batch) -> Tensor:
+        """The generator's loss; its images become the discriminator's."""
+        fake = self.generator(self._latents(batch), batch.get("class"))
+        expect(fake, tuple(self.real(batch).shape), f"networks.generator ({self.kinds[0]})")
+        batch.cache["fake"] = fake.detach()
+        logits = self._judge(fake, batch, "fake")
+        real = self._judge(self.real(batch), batch, "real") if self.loss.uses_real else None
+        parts = batch.parts if self.loss.couples else 1
+        return losses.by_part(self.loss.generator, parts, logits, real)
 
-    def tell_apart(self, micro: Batch) -> Tensor:
-        real = self.discriminator(micro["image"], micro.get("class"))
-        fake = self.discriminator(self._fakes(micro), micro.get("class"))
+    def tell_apart(self, batch: Batch) -> Tensor:
+        """The discriminator's loss."""
+        real = self._judge(self.real(batch), batch, "real")
+        fake = self._judge(self.fakes(batch), batch, "fake")
         self.metrics.add("score/real", real)
         self.metrics.add("score/fake", fake)
-        return losses.discriminator(real, fake)
+        for augment in self.augments.values():
+            augment.observe(real.detach(), fake.detach(), batch)
+        parts = batch.parts if self.loss.couples else 1
+        return losses.by_part(self.loss.discriminator, parts, fake, real)
 
-    def keep_gradients_small(self, micro: Batch) -> Tensor:
-        """The penalties that the config weighs, times the steps between them."""
-        weights, real = self.penalty.weights, micro["image"]
-        logits_of = functools.partial(self._logits, labels=micro.get("class"))
-        total = torch.zeros((), dtype=real.dtype, device=real.device)
-        for name, weight in weights.items():
-            if name == "wgan_gp":
-                between = rng.uniform(rng.key(self.seed, "between"), micro.positions, 1)[:, 0]
-                value, weight = penalties.gradient_length(logits_of, real, self._fakes(micro), between), 2 * weight
-            else:
-                images = real if name == "r1" else self._fakes(micro)
-                value = self._squared_gradient(logits_of, images, name, micro.positions)
+    def penalise(self, named: list[tuple[str, Penalty]], every: int, batch: Batch) -> Tensor:
+        """Some penalties by their weights, times the steps between them."""
+        total = torch.zeros((), dtype=self.real(batch).dtype, device=batch.positions.device)
+        for name, penalty in named:
+            value = penalty.value(self, batch, self.kept_by[name])
             self.metrics.add(f"penalty/{name}", value)
-            total = total + weight / 2 * value
-        return self.penalty.every * total
+            total = total + penalty.factor(self.images) * value
+        return every * total
 
-    def _squared_gradient(self, logits_of: penalties.Logits, images: Tensor, name: str, positions: Tensor) -> Tensor:
-        if self.penalty.method == "exact":
-            return penalties.squared_gradient(logits_of, images)
-        noise = rng.normal(rng.key(self.seed, f"noise of {name}"), positions, images[0].numel())
-        return penalties.squared_difference(logits_of, images, noise.to(images.dtype).view_as(images), self.step)
+    def logits_of(self, batch: Batch, purpose: str = "real") -> penalties.Logits:
+        return lambda images: self._judge(images, batch, purpose)
 
-    def _logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        return self.discriminator(images, labels)
+    def real(self, batch: Batch) -> Tensor:
+        return batch["image"]
 
-    def _fakes(self, micro: Batch) -> Tensor:
+    def fakes(self, batch: Batch) -> Tensor:
         """The images that the generator of this step makes of the samples' latents, made once."""
-        if "fake" not in micro.cache:
+        if "fake" not in batch.cache:
             with torch.no_grad():
-                micro.cache["fake"] = self.generator(self._latents(micro), micro.get("class"))
-        return micro.cache["fake"]
+                batch.cache["fake"] = self.generator(self._latents(batch), batch.get("class"))
+        return batch.cache["fake"]
 
-    def _latents(self, micro: Batch) -> Tensor:
-        """One latent for each position of the run: (M, latent)."""
-        latents = rng.normal(rng.key(self.seed, "latent"), micro.positions, self.latent)
-        return latents.to(micro["image"].dtype)
+    def _judge(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
+        for augment in self.augments.values():
+            images = augment(images, batch, purpose)
+        logits: Tensor = self.discriminator(images, batch.get("class"))
+        expect(logits, (len(batch),), f"networks.discriminator ({self.kinds[1]})")
+        return logits
+
+    def _latents(self, batch: Batch) -> Tensor:
+        """One latent for each position of the run: (N, latent)."""
+        latents = rng.normal(rng.key(self.seed, "latent"), batch.positions, self.latent)
+        return latents.to(self.real(batch).dtype)
+
+    def state(self) -> dict[str, Tensor]:
+        return {key: each for name, module in self.kept.items() for key, each in buffers_of(module, name).items()}
 
     @torch.no_grad()
     def samples(self, seed: int, first: int, count: int, label: int | None = None) -> Tensor:
@@ -122,17 +177,7 @@ class Generation(Game):
 
 def build_networks(config: Config) -> tuple[nn.Module, nn.Module]:
     """The generator and the discriminator with the initial weights of the run's seed."""
-    data, game = config.data, config.game
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(rng.key(config.run.seed, "weights") % 2**63)
-        if game.networks == "article":
-            return article.Generator(game.latent, data.classes), article.Discriminator(data.classes)
-        return (
-            dcgan.Generator(data.resolution, data.channels, game.latent, game.base_channels, data.classes),
-            dcgan.Discriminator(data.resolution, data.channels, game.base_channels, data.classes),
-        )
-
-
-def _adam(settings: Adam, lazy: float = 1.0) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
-    betas = settings.beta1**lazy, settings.beta2**lazy
-    return adam(settings.learning_rate * lazy, betas, settings.epsilon)
+    data = config.data
+    shape = Shape(data.resolution, data.channels, config.game.latent, data.classes)
+    with initial_weights(config.run.seed):
+        return config.networks.generator.generator(shape), config.networks.discriminator.discriminator(shape)

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from gan_dist.config.common import Config
 from gan_dist.networks import initialisation
+from gan_dist.networks.base import Network, Shape
 from gan_dist.networks.statistics import BatchNorm
 
 
@@ -59,3 +61,25 @@ class Discriminator(nn.Module):
         if self.classes is not None:  # projection (Miyato and Koyama, 2018)
             logits = logits + (self.classes(labels) * features).sum(1)
         return logits
+
+
+class Article(Network):
+    """The article's networks for 28x28 grey digits (docs/article.md)."""
+
+    def check(self, config: Config) -> None:
+        if (config.data.resolution, config.data.channels) != (28, 1):
+            raise ValueError(
+                "networks.*.kind = article draws 28x28 grey images only; set data.resolution: 28 and data.channels: 1, "
+                "or networks.*.kind: dcgan"
+            )
+        if config.training.micro_batch == 1:
+            raise ValueError(
+                "networks.*.kind = article normalises single numbers over the samples of a micro-batch, which takes two; "
+                "set training.micro_batch: 2 or more"
+            )
+
+    def generator(self, shape: Shape) -> nn.Module:
+        return Generator(shape.latent, shape.classes)
+
+    def discriminator(self, shape: Shape) -> nn.Module:
+        return Discriminator(shape.classes)

@@ -5,7 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from gan_dist.config.common import Config
+from gan_dist.config.section import Positive
 from gan_dist.networks import initialisation
+from gan_dist.networks.base import Network, Shape
 from gan_dist.networks.statistics import BatchNorm
 
 
@@ -67,3 +70,24 @@ class Discriminator(nn.Module):
         if self.classes is not None:  # projection (Miyato and Koyama, 2018)
             logits = logits + (self.classes(labels) * features.mean((2, 3))).sum(1)
         return logits
+
+
+class Dcgan(Network):
+    """DCGAN (Radford et al., 2016): any power of two from 8, grey or RGB."""
+
+    base_channels: Positive = 64
+    """Channels of the layers next to the image; the layers inside have 2, 4, 8 times as many."""
+
+    def check(self, config: Config) -> None:
+        size = config.data.resolution
+        if size < 8 or size & (size - 1):
+            raise ValueError(
+                f"networks.*.kind = dcgan needs a power of two from 8 as data.resolution, not {size}; "
+                f"for example {max(8, 1 << (size.bit_length() - 1))}"
+            )
+
+    def generator(self, shape: Shape) -> nn.Module:
+        return Generator(shape.resolution, shape.channels, shape.latent, self.base_channels, shape.classes)
+
+    def discriminator(self, shape: Shape) -> nn.Module:
+        return Discriminator(shape.resolution, shape.channels, self.base_channels, shape.classes)

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,15 @@ def sheet(images: Sequence[np.ndarray], columns: int = 0) -> np.ndarray:
 def squeezed(pixels: np.ndarray) -> np.ndarray:
     """(H, W, 1) -> (H, W), as PIL wants grey images; others as they are."""
     return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
+
+
+def save_columns(columns: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write named columns of (N, C, H, W) images in [-1, 1] as one picture: what belongs together stands side by side."""
+    most = max(images.shape[1] for images in columns.values())
+    wide = [images.expand(-1, most, -1, -1) for images in columns.values()]
+    together = torch.stack(wide, dim=1).flatten(0, 1)
+    rows = math.sqrt(len(together))
+    save_grid(together, path, 0 if len(wide) == 1 else len(wide) * max(1, round(rows / len(wide))))
 
 
 def _write(pixels: np.ndarray, path: Path) -> None:

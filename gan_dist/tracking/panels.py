@@ -8,19 +8,17 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from gan_dist.config.section import Positive, Section
+from gan_dist.config.section import Part, Positive
 from gan_dist.errors import InputError
 from gan_dist.tracking.media import Histogram, Media, check_name
 
 
-class Panel(Section):
+class Panel(Part):
     """A panel under a name of its own: its keys are those of `track.panels.NAME` in the config.
 
     A user's panel is a subclass with keys of its own and `draw`.
     """
 
-    kind: str = ""
-    """Which panel: a name of PANELS, or FILE.py:CLASS."""
     every: Annotated[int, Field(ge=0)] = 0
     """Images between two drawings. 0: at each report (track.every)."""
 

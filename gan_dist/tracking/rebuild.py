@@ -22,7 +22,7 @@ def rebuild(directory: Path, mode: str = "auto", run_id: str = "") -> tuple[int,
     if not (directory / "config.yaml").exists():
         raise InputError(f"{directory} is no run directory (no config.yaml in it); give a folder that training made")
     config, recorded = config_module.read_run(directory)
-    config = config.model_copy(update={"track": config.track.model_copy(update={"wandb": mode})})
+    config = config.with_({"track.wandb": mode})
     lines = [line for line in _lines(directory / "metrics.jsonl") if "images" in line]
     if not lines:
         raise InputError(f"{directory} has no figures yet (metrics.jsonl)")

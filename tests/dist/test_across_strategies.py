@@ -12,6 +12,7 @@ from gan_dist.doctor import numerics
 from gan_dist.checkpoint import Store, Writer, format, tensors
 from gan_dist.config import Config
 from gan_dist.engine import Engine
+from tests import reference
 from tests import making
 from tests.launching import loaded_once, run_ranks
 
@@ -24,13 +25,13 @@ BEFORE, AFTER = 3, 2
 
 def build(strategy: str, **more: Any) -> Config:
     keys = making.tiny("unused", "unused", training__strategy=strategy, training__batch=16, training__micro_batch=2, **more)
-    keys |= {"game.penalty.r1": 5.0, "game.generator.epsilon": 1e-4, "game.discriminator.epsilon": 1e-4}
+    keys |= {"penalties.r1.weight": 5.0, "optimizers.generator.epsilon": 1e-4, "optimizers.discriminator.epsilon": 1e-4}
     return config_module.load(["configs/digits.yaml", *making.flags(keys)])
 
 
 def play(engine: Engine, game: games.Game, config: Config, first: int, last: int) -> None:
     for step in range(first, last):
-        micros = numerics.images_of(config, step, engine.slots)
+        micros = numerics.random_batches(config, game.fields, step, engine.slots)
         for micro in micros:
             micro.fields["image"] = micro["image"].float()
         for phase in game.due(step):
@@ -68,7 +69,7 @@ def load_all(folder: Path, images: int) -> list[str]:
     """Every checkpoint into every strategy; what is not as it should be."""
     loaded_once()
     wrong = []
-    _, expected = numerics.by_hand(build("ddp"), images + AFTER)
+    _, expected = reference.by_hand(build("ddp"), images + AFTER)
     sources = sorted(path for path in folder.iterdir())
     for strategy in STRATEGIES:
         engine, game, config = start(strategy)

@@ -17,9 +17,9 @@ from tests.launching import lines, run_ranks, train
 
 pytestmark = pytest.mark.dist
 
-R1 = {"game.penalty.r1": 10.0}
-LAZY = {**R1, "game.penalty.every": 2}
-CLIPPED = {"game.generator.clip_norm": 0.05, "game.discriminator.clip_norm": 0.05}
+R1 = {"penalties.r1.weight": 10.0}
+LAZY = {**R1, "penalties.r1.every": 2}
+CLIPPED = {"optimizers.generator.clip_norm": 0.05, "optimizers.discriminator.clip_norm": 0.05}
 BF16 = {"training.precision": "bf16"}
 CASES: dict[str, dict[str, Any]] = {
     "no penalty, mirrored": {"data.flip": True},
@@ -27,14 +27,14 @@ CASES: dict[str, dict[str, Any]] = {
     "lazy R1, clipped": {**LAZY, **CLIPPED},
     "R1, R2 and WGAN-GP, two discriminator steps": {
         **R1,
-        "game.penalty.r2": 5.0,
-        "game.penalty.wgan_gp": 10.0,
+        "penalties.r2.weight": 5.0,
+        "penalties.wgan_gp.weight": 10.0,
         "game.discriminator_steps": 2,
     },
     "finite differences": {**R1, "game.penalty.method": "finite_difference"},
-    "BatchNorm between linear layers, R1": {**R1, "game.networks": "article", "data.resolution": 28},
+    "BatchNorm between linear layers, R1": {**R1, "networks.generator.kind": "article", "networks.discriminator.kind": "article", "data.resolution": 28},
     "bf16, R1 every step, clipped": {**BF16, **R1, **CLIPPED, "data.flip": True},
-    "bf16, lazy R1 in bf16, labels": {**BF16, **LAZY, "game.penalty.full_precision": False, "data.labels": True},
+    "bf16, lazy R1 in bf16, labels": {**BF16, **LAZY, "penalties.r1.full_precision": False, "data.labels": True},
     "fp64, lazy R1": {**LAZY, "training.precision": "fp64"},
 }
 SIZES = (2, 5)

@@ -15,6 +15,7 @@ from gan_dist.data import loader
 from gan_dist.data.pack.packing import pack
 from gan_dist.engine import Engine
 from gan_dist.errors import InputError, RunError
+from tests import reference
 from tests import making
 from tests.launching import REPOSITORY, run_ranks
 
@@ -27,11 +28,11 @@ CASES = {
         "game.discriminator_steps": 2,
         "data.flip": True,
         "data.streams": 4,
-        "game.loss": "minimax",
+        "loss.kind": "minimax",
         "data.labels": False,
     },
     "one micro-batch a process": {"training.micro_batch": 4, "data.labels": False},
-    "article": {"game.networks": "article", "data.resolution": 28},
+    "article": {"networks.generator.kind": "article", "networks.discriminator.kind": "article", "data.resolution": 28},
 }
 
 
@@ -91,7 +92,7 @@ def test_weights_moments_and_statistics_equal_a_plain_loop_in_fp64(shards: Path,
         index = loader.open_index(config)
         single = config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})})
         batches = loader.micro_batches(index, single, 0, range(config.training.batch), torch.device("cpu"))
-        _, expected = numerics.by_hand(config, 4, lambda step, batches=batches: next(batches), lively=False)
+        _, expected = reference.by_hand(config, 4, lambda step, batches=batches: next(batches), lively=False)
         for rank in ranks:
             state = rank[number]["state"]
             for key, tensor in expected.items():

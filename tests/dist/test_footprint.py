@@ -11,7 +11,7 @@ from tests.launching import loaded_once, run_ranks
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow, pytest.mark.deepspeed]
 
-SELDOM = {"game.penalty.every": 2, "game.discriminator_steps": 3}
+SELDOM = {"penalties.r1.every": 2, "game.discriminator_steps": 3}
 Row = tuple[str, str, float, float]
 """Strategy, what, bytes found, bytes by the formula."""
 

@@ -19,12 +19,13 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks import engines
 from gan_dist import config as config_module
 from gan_dist.doctor import numerics
-from gan_dist.doctor.comparison import distances
+from gan_dist.doctor.numerics import distances
 from gan_dist.config import Config
 from gan_dist.engine import engine, ddp
 from gan_dist.games import generation
 from gan_dist.networks.statistics import BatchNorm
 from gan_dist.player import Player
+from tests import reference
 from tests import making
 from tests.launching import loaded_once, run_ranks
 
@@ -33,12 +34,12 @@ pytestmark = [pytest.mark.dist, pytest.mark.slow, pytest.mark.deepspeed]
 STRATEGIES = ("ddp", "exact", "zero1", "zero2", "zero3")
 PENALTIES: dict[str, dict[str, Any]] = {
     "none": {},
-    "R1 every step": {"game.penalty.r1": 10.0},
-    "lazy R1 alone": {"game.penalty.r1": 10.0, "game.penalty.every": 2},
-    "R1 and R2": {"game.penalty.r1": 10.0, "game.penalty.r2": 5.0},
-    "WGAN-GP": {"game.penalty.wgan_gp": 10.0},
+    "R1 every step": {"penalties.r1.weight": 10.0},
+    "lazy R1 alone": {"penalties.r1.weight": 10.0, "penalties.r1.every": 2},
+    "R1 and R2": {"penalties.r1.weight": 10.0, "penalties.r2.weight": 5.0},
+    "WGAN-GP": {"penalties.wgan_gp.weight": 10.0},
     "finite difference": {
-        "game.penalty.r1": 10.0,
+        "penalties.r1.weight": 10.0,
         "game.penalty.method": "finite_difference",
         "game.penalty.step": 0.5,
     },
@@ -66,9 +67,9 @@ def build(case: Case, world_size: int, precision: str, **more: Any) -> Config:
     if strategy != "exact":
         keys["training.micro_batches_per_pass"] = passes
     # an epsilon like the gradients' size: Adam's first steps are else signs, which rounding decides near 0
-    keys |= {"game.generator.epsilon": 1e-4, "game.discriminator.epsilon": 1e-4}
+    keys |= {"optimizers.generator.epsilon": 1e-4, "optimizers.discriminator.epsilon": 1e-4}
     if norm:  # a clipped gradient hides a wrong factor: so not always
-        keys |= {"game.generator.clip_norm": 0.1, "game.discriminator.clip_norm": 0.3}
+        keys |= {"optimizers.generator.clip_norm": 0.1, "optimizers.discriminator.clip_norm": 0.3}
     return config_module.load(["configs/digits.yaml", *making.flags({**keys, **PENALTIES[penalty]})])
 
 
@@ -112,7 +113,7 @@ def compare(
         generation.build_networks = networks_of(norm)
         plain = build(("ddp", accumulation, 1, penalty, norm), world_size, "fp64", **more)
         dtype = torch.float32 if in_single else torch.float64
-        known[in_single, accumulation, penalty, norm] = numerics.by_hand(plain, steps, dtype=dtype)
+        known[in_single, accumulation, penalty, norm] = reference.by_hand(plain, steps, dtype=dtype)
     for case in matrix:
         _, accumulation, _, penalty, norm = case
         generation.build_networks = networks_of(norm)
@@ -160,7 +161,7 @@ def compare_lowered(matrix: list[Case], world_size: int) -> list[Difference]:
         states = numerics.by_engine(build(case, world_size, "bf16"), 2)
         if rank == 0:
             plain = build(("ddp", case[1], 1, *case[3:]), world_size, "bf16")
-            expected = numerics.by_hand(plain, 2, dtype=torch.float32, half=True)
+            expected = reference.by_hand(plain, 2, dtype=torch.float32, half=True)
             for when, kind, limit in ((0, "gradient", 2.0**-8), (1, "weights", 1e-4), (1, "average", 1e-4)):
                 for player, far in distances(states[when], expected[when], kind).items():
                     if not far <= limit:
@@ -276,7 +277,7 @@ def spoil(fault: str, patch: pytest.MonkeyPatch) -> None:
 
         patch.setattr(core.Engine, "wrap", wrap_alike)
     elif fault == "BatchNorm sees all micro-batches of a pass":
-        patch.setattr(core.Engine, "_see_parts", lambda engine, parts: None)
+        patch.setattr(core.Engine, "see_parts", lambda engine, parts: None)
     else:
         assert fault == "a lazy penalty is not made stronger"
         penalty = generation.Generation.keep_gradients_small

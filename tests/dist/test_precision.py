@@ -23,6 +23,7 @@ from gan_dist.engine.precision import HALF, LossScale, Lowered
 from gan_dist.errors import InputError
 from gan_dist.games import generation
 from gan_dist.networks.statistics import batch_norms
+from tests import reference
 from tests import making
 from tests.conftest import REPOSITORY
 from tests.launching import run_ranks, start
@@ -43,18 +44,18 @@ def build(strategy: str, precision: str, **more: Any) -> Config:
     keys = making.tiny(
         "unused", "unused", training__strategy=strategy, training__precision=precision, training__micro_batch=2, **more
     )
-    keys |= {"game.penalty.r1": 1.0, "game.generator.epsilon": 1e-4, "game.discriminator.epsilon": 1e-4}
+    keys |= {"penalties.r1.weight": 1.0, "optimizers.generator.epsilon": 1e-4, "optimizers.discriminator.epsilon": 1e-4}
     return config_module.load(["configs/digits.yaml", *making.flags(keys)])
 
 
 def walk() -> dict[tuple[str, str], str]:
     """What becomes of each combination: its difference from the plain loop, or why it is refused."""
     found = {}
-    expected = [numerics.by_hand(build("ddp", "fp64"), steps)[1] for steps in (1, 2)]
+    expected = [reference.by_hand(build("ddp", "fp64"), steps)[1] for steps in (1, 2)]
     for strategy, precision in itertools.product(STRATEGIES, PRECISIONS):
         try:
             if precision == "bf16":
-                wrong = [lowered_difference(strategy, **more) for more in ({}, {"game__penalty__every": 2})]
+                wrong = [lowered_difference(strategy, **more) for more in ({}, {"penalties__r1__every": 2})]
             else:
                 states = numerics.by_engine(build(strategy, precision), 2)
                 limits = {"fp32": (1e-5, 1e-4), "fp64": (1e-12, 1e-9)}[precision]
@@ -82,7 +83,7 @@ SEEN = 160
 def samples(config: Config, slots: range, device: torch.device) -> list[Batch]:
     return [
         micro.to(device, torch.float32, torch.contiguous_format)
-        for micro in numerics.images_of(config, 0, slots)
+        for micro in numerics.random_batches(config, game.fields, 0, slots)
     ]
 
 
@@ -290,7 +291,7 @@ def with_scales(strategy: str, shared: bool = False) -> dict[str, Any]:
         engine._scales["D"] = engine._scales["G"]
     seen: dict[str, Any] = {"scales": [], "weights": []}
     for step in range(4):
-        micros = numerics.images_of(config, step, engine.slots)
+        micros = numerics.random_batches(config, game.fields, step, engine.slots)
         for micro in micros:
             micro.fields["image"] = micro["image"].float()
         for phase in game.due(step):
@@ -340,7 +341,7 @@ def test_a_scale_that_both_players_share_is_seen_by_that() -> None:
 
 def scaled_equals_unscaled(strategy: str) -> list[float]:
     """How far a run with a loss scale is from the plain loop: powers of two round nothing."""
-    config = build(strategy, "fp32", game__discriminator__clip_norm=0.5)
+    config = build(strategy, "fp32", optimizers__discriminator__clip_norm=0.5)
     plain = Engine.settle
 
     def settle(engine: Engine, game: games.Game) -> None:
@@ -349,7 +350,7 @@ def scaled_equals_unscaled(strategy: str) -> list[float]:
 
     Engine.settle = settle  # type: ignore[method-assign]
     first, last = numerics.by_engine(config, 4)
-    expected = numerics.by_hand(build("ddp", "fp64", game__discriminator__clip_norm=0.5), 4)
+    expected = reference.by_hand(build("ddp", "fp64", optimizers__discriminator__clip_norm=0.5), 4)
     return [
         numerics.difference(first, expected[0], "gradient")[0],
         numerics.difference(last, expected[1], "weights")[0],
@@ -397,10 +398,10 @@ def compiled() -> list[float]:
     made = []
     for more in ({"training.compile": True}, {"training.precision": "fp64"}):
         keys = making.tiny("unused", "unused", training__strategy="ddp", training__micro_batch=4)
-        keys |= {"game.generator.epsilon": 1e-4, "game.discriminator.epsilon": 1e-4, **more}
+        keys |= {"optimizers.generator.epsilon": 1e-4, "optimizers.discriminator.epsilon": 1e-4, **more}
         made.append(config_module.load(["configs/digits.yaml", *making.flags(keys)]))
     first, last = numerics.by_engine(made[0], 3)
-    expected = numerics.by_hand(made[1], 3)
+    expected = reference.by_hand(made[1], 3)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0, "nothing was compiled"
     return [
         numerics.difference(first, expected[0], "gradient")[0],

@@ -108,11 +108,11 @@ def test_a_directory_that_holds_another_run_is_left_alone(
     assert main(["configs/digits.yaml", *making.flags(keys)]) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     capfd.readouterr()
-    changed = {**keys, "training.batch": 32, "game.generator.learning_rate": 0.1}
+    changed = {**keys, "training.batch": 32, "optimizers.generator.learning_rate": 0.1}
     assert main(["configs/digits.yaml", *making.flags(changed)]) == 2
     said = capfd.readouterr().err
     assert "training.batch: the run has 16, asked for is 32" in said
-    assert "game.generator.learning_rate: the run has 0.0002, asked for is 0.1" in said
+    assert "optimizers.generator.learning_rate: the run has 0.0002, asked for is 0.1" in said
     other = making.data_set(tmp_path / "other", 48)
     assert "other data" in refused(capfd, {**keys, "data.shards": other})
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
@@ -140,7 +140,7 @@ def test_no_permission_to_write(tmp_path: Path, shards: Path, capfd: pytest.Capt
         ({"training.batch": 10}, ["training.micro_batch = 4 does not divide training.batch = 10"]),
         ({"training.batch": "many"}, ["--training.batch", "'many'", "integer"]),
         ({"checkpoint.keep": 1}, ["checkpoint.keep", "2"]),
-        ({"game.networks": "article"}, ["28"]),
+        ({"networks.generator.kind": "article", "networks.discriminator.kind": "article"}, ["28"]),
         ({"data.resolution": 12}, ["power of two"]),
         ({"training.device": "cuda"}, ["no GPU", "training.device"]),
         ({"data.classes": 3, "data.labels": False}, ["classes", "no effect"]),
@@ -215,7 +215,7 @@ def test_two_processes_say_it_once_and_both_end(
     [
         ({"training__precision": "fp16"}, {}, "training.precision = fp16 needs a GPU, and this runs on a CPU"),
         ({"training__precision": "fp64", "training__strategy": "zero1"}, {}, "fp64 has no ZeRO"),
-        ({"training__compile": True, "game__penalty__r1": 1.0}, {}, "training.compile cannot differentiate twice"),
+        ({"training__compile": True, "penalties__r1__weight": 1.0}, {}, "training.compile cannot differentiate twice"),
         ({"training__compile": True, "training__strategy": "zero2"}, {}, "training.compile was not proved with"),
         ({"training__micro_batches_per_pass": 2, "training__strategy": "exact"}, {}, "would change the bits"),
         (
@@ -230,17 +230,17 @@ def test_two_processes_say_it_once_and_both_end(
             "needs a C++ compiler on a CPU, and no-compiler is not here",
         ),
         ({"training__processes": 2}, {}, "training.processes = 2, but 1 started"),
-        ({"game__penalty__every": 4}, {}, "game.penalty.every has no effect without a penalty"),
-        ({"game__penalty__r1": 1.0, "game__penalty__step": 0.1}, {}, "game.penalty.step has no effect"),
+        ({"penalties__r1__every": 4}, {}, "game.penalty.every has no effect without a penalty"),
+        ({"penalties__r1__weight": 1.0, "game__penalty__step": 0.1}, {}, "game.penalty.step has no effect"),
         (
-            {"game__penalty__wgan_gp": 1.0, "game__penalty__method": "finite_difference"},
+            {"penalties__wgan_gp__weight": 1.0, "game__penalty__method": "finite_difference"},
             {},
             "needs the gradient's length",
         ),
         ({}, {"ACCELERATE_USE_FSDP": "true"}, "accelerate was told use_fsdp = true"),
         ({}, {"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "accelerate was told use_parallelism_config = true"),
         ({}, {"ACCELERATE_TORCH_DEVICE": "meta"}, "accelerate was told torch_device = meta (ACCELERATE_TORCH_DEVICE)"),
-        ({}, {"ACCELERATE_GRADIENT_CLIPPING": "1.0"}, "game.discriminator.clip_norm decide about that"),
+        ({}, {"ACCELERATE_GRADIENT_CLIPPING": "1.0"}, "optimizers.discriminator.clip_norm decide about that"),
         (
             {"training__strategy": "zero2"},
             {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu"},

@@ -110,8 +110,11 @@ def test_two_processes_stop_and_one_goes_on_with_the_same_samples(shards: Path, 
 def test_a_run_goes_on_under_other_strategies_and_process_counts(shards: Path, tmp_path: Path) -> None:
     from gan_dist.train import main
 
-    keys = {"game__penalty__r1": 1.0, "game__penalty__every": 2, "checkpoint__every": 1000}
-    epsilons = {"game__generator__epsilon": 1e-4, "game__discriminator__epsilon": 1e-4}  # else signs of roundings
+    keys = {"penalties__r1__weight": 1.0, "penalties__r1__every": 2, "checkpoint__every": 1000}
+    epsilons = {
+        "optimizers__generator__epsilon": 1e-4,
+        "optimizers__discriminator__epsilon": 1e-4,
+    }  # else signs of roundings
     whole = making.tiny(shards, tmp_path / "whole", training__images=96, training__strategy="ddp", **keys, **epsilons)
     assert main(["configs/digits.yaml", *making.flags(whole)]) == 0
     cut = tmp_path / "cut"
@@ -143,7 +146,7 @@ def test_a_start_with_finite_differences_says_what_they_are(
 ) -> None:
     from gan_dist.train import main
 
-    keys = {"game__penalty__r1": 1.0, "game__penalty__method": "finite_difference", "training__images": 16}
+    keys = {"penalties__r1__weight": 1.0, "game__penalty__method": "finite_difference", "training__images": 16}
     assert main(["configs/digits.yaml", *making.flags(making.tiny(shards, tmp_path / "run", **keys))]) == 0
     said = " ".join(capfd.readouterr().out.split())
     assert "finite_difference is noisy, and for a discriminator with LeakyReLU or BatchNorm another regulariser" in said
@@ -262,13 +265,13 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
 
 KEYS = """
 run.name run.directory run.seed run.deadline run.fresh
-data.shards data.source data.image data.resolution data.channels data.labels data.classes data.flip data.workers
-data.streams data.max_bad_fraction data.cache
+data.shards data.allow_pipe data.source data.image data.fields data.resolution data.channels data.labels data.classes
+data.flip data.workers data.streams data.max_bad_fraction data.cache
 game.kind game.networks game.latent game.base_channels game.loss game.discriminator_steps game.penalty.r1
 game.penalty.r2 game.penalty.wgan_gp game.penalty.every game.penalty.method game.penalty.step
-game.penalty.full_precision game.generator.learning_rate game.generator.beta1 game.generator.beta2
-game.generator.epsilon game.generator.clip_norm game.discriminator.learning_rate game.discriminator.beta1
-game.discriminator.beta2 game.discriminator.epsilon game.discriminator.clip_norm game.average.half_life
+game.penalty.full_precision optimizers.generator.learning_rate optimizers.generator.beta1 optimizers.generator.beta2
+optimizers.generator.epsilon optimizers.generator.clip_norm optimizers.discriminator.learning_rate optimizers.discriminator.beta1
+optimizers.discriminator.beta2 optimizers.discriminator.epsilon optimizers.discriminator.clip_norm game.average.half_life
 training.images training.batch training.micro_batch training.micro_batches_per_pass training.strategy
 training.precision training.tf32 training.device training.processes training.threads training.deterministic
 training.channels_last training.compile

@@ -19,7 +19,7 @@ from gan_dist.checkpoint.format import read_manifest
 from gan_dist.config import Config
 from gan_dist.doctor import numerics
 from gan_dist.engine import Engine, exact
-from tests import making
+from tests import making, reference
 from tests.dist import test_precision
 from tests.dist.test_matrix import PENALTIES
 from tests.launching import digests, loaded_once, run_ranks, train
@@ -33,7 +33,7 @@ STRATEGIES = ("ddp", "exact", "zero1", "zero2", "zero3")
 def build(device: str, strategy: str, precision: str, **more: Any) -> Config:
     keys = making.tiny("unused", "unused", training__strategy=strategy, training__precision=precision)
     keys |= {"training.device": device, "training.micro_batch": 2, "training.batch": 8, **more}
-    keys |= {"game.generator.epsilon": 1e-4, "game.discriminator.epsilon": 1e-4}
+    keys |= {"optimizers.generator.epsilon": 1e-4, "optimizers.discriminator.epsilon": 1e-4}
     return config_module.load(["configs/digits.yaml", *making.flags(keys)])
 
 
@@ -87,7 +87,7 @@ def compare(device: str, penalties: list[str]) -> list[str]:
     wrong = []
     for penalty in penalties:
         keys = PENALTIES[penalty]
-        expected = numerics.by_hand(build(device, "ddp", "fp64", **keys), 4)
+        expected = reference.by_hand(build(device, "ddp", "fp64", **keys), 4)
         for strategy, precision, passes in itertools.product(STRATEGIES, ("fp64", "fp32"), (1, 2)):
             if (strategy == "exact" and passes > 1) or (precision == "fp64" and strategy.startswith("zero")):
                 continue
@@ -115,7 +115,7 @@ def compare_lowered(device: str, precisions: list[str]) -> list[str]:
     loaded_once()
     wrong, limit = [], {"cpu": test_precision.LIMIT, "cuda": 1e-4}[device]
     for precision, strategy, every in itertools.product(precisions, STRATEGIES, (1, 2)):
-        keys = {"game.penalty.r1": 1.0, "game.penalty.every": every, "training.deterministic": True}
+        keys = {"penalties.r1.weight": 1.0, "penalties.r1.every": every, "training.deterministic": True}
         config = build(device, strategy, precision, **keys)
         scale = 2.0**10 if precision == "fp16" else 1.0
         state = test_precision.lowered_step(config, scale)
@@ -141,7 +141,9 @@ def test_a_run_in_16_bits_is_cut_and_goes_on_to_the_same_bits_with_its_loss_scal
     more = {"training.device": device, "training.precision": precision, "training.deterministic": True}
 
     def run(name: str, images: int) -> None:
-        done = train({**making.tiny(shards, tmp_path / name, training__images=images), **more, "game.penalty.r1": 1.0})
+        done = train(
+            {**making.tiny(shards, tmp_path / name, training__images=images), **more, "penalties.r1.weight": 1.0}
+        )
         assert done.returncode == 0, done.stderr
 
     run("whole", 128)
@@ -159,8 +161,8 @@ def test_a_run_in_16_bits_is_cut_and_goes_on_to_the_same_bits_with_its_loss_scal
 
 def differences_with_tf32(device: str) -> list[float]:
     """Of the first gradients from double precision: without TF32, with it, and again without."""
-    keys = {"game.base_channels": 32}
-    expected, _ = numerics.by_hand(build(device, "ddp", "fp64", **keys), 1)
+    keys = {"networks.generator.base_channels": 32, "networks.discriminator.base_channels": 32}
+    expected, _ = reference.by_hand(build(device, "ddp", "fp64", **keys), 1)
     found = []
     for tf32 in (False, True, False):
         first, _ = numerics.by_engine(build(device, "ddp", "fp32", **keys, **{"training.tf32": tf32}), 1)

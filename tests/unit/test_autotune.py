@@ -41,7 +41,7 @@ def test_a_larger_pass_must_be_worth_it(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_trying_leaves_no_trace() -> None:
-    keys = making.tiny("unused", "unused", training__strategy="ddp", training__micro_batch=2, game__penalty__r1=1.0)
+    keys = making.tiny("unused", "unused", training__strategy="ddp", training__micro_batch=2, penalties__r1__weight=1.0)
     config = config_module.load(["configs/digits.yaml", *making.flags(keys)])
     engine, game = Engine(config), games.build(config)
     engine.place(game)
@@ -57,7 +57,9 @@ def test_trying_leaves_no_trace() -> None:
 def test_a_trial_computes_penalties_as_training_does_and_counts_what_training_keeps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    keys = making.tiny("unused", "unused", training__strategy="ddp", game__penalty__r1=1.0, training__precision="bf16")
+    keys = making.tiny(
+        "unused", "unused", training__strategy="ddp", penalties__r1__weight=1.0, training__precision="bf16"
+    )
     config = config_module.load(["configs/digits.yaml", *making.flags(keys)])
     engine, game = Engine(config), games.build(config)
     engine.place(game)
@@ -81,13 +83,18 @@ def test_a_trial_computes_penalties_as_training_does_and_counts_what_training_ke
 
 def peak(micro_batches: int, size: int) -> int:
     """Bytes that a step of so many micro-batches, `size` in a pass, takes on top of what was there."""
-    more = {"data__resolution": 32, "game__base_channels": 32, "training__micro_batch": 32}
+    more = {
+        "data__resolution": 32,
+        "networks__generator__base_channels": 32,
+        "networks__discriminator__base_channels": 32,
+        "training__micro_batch": 32,
+    }
     wanted = making.tiny("unused", "unused", training__strategy="ddp", training__batch=32 * micro_batches, **more)
-    wanted |= {"game.penalty.r1": 1.0, "training.micro_batches_per_pass": size}
+    wanted |= {"penalties.r1.weight": 1.0, "training.micro_batches_per_pass": size}
     config = config_module.load(["configs/digits.yaml", *making.flags(wanted)])
     engine, game = Engine(config), games.build(config)
     engine.wrap(game)
-    micros = numerics.images_of(config, 0, engine.slots)
+    micros = numerics.random_batches(config, game.fields, 0, engine.slots)
     for micro in micros:
         micro.fields["image"] = micro["image"].float()
     joined = interfaces.join(micros, size)

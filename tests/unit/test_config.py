@@ -1,5 +1,6 @@
 """A config is what file and command line say, or an error that names the place and what to change."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from gan_dist.config import FREE_KEYS, Config, differences, fields, load, read_run, to_yaml
+from gan_dist.config import FREE_KEYS, Config, default_cache, differences, fields, load, read_run, to_yaml
 from gan_dist.errors import InputError
 
 TEXT = """\
@@ -25,14 +26,16 @@ training:
 OTHERS: dict[str, Any] = {
     "data.shards": "elsewhere",
     "data.image": "png",
+    "data.fields": {"a": {"member": "a.png", "channels": 1}},
     "data.resolution": 64,
     "data.channels": 3,
     "data.labels": True,
     "data.classes": 7,
     "data.streams": 4,
     "game.kind": None,  # there is one so far
-    "game.networks": "article",
-    "game.loss": "minimax",
+    "networks.generator.kind": "article",
+    "networks.discriminator.kind": "article",
+    "loss.kind": "minimax",
     "training.batch": 32,
     "training.micro_batch": 8,
     "game.penalty.method": "finite_difference",
@@ -47,10 +50,10 @@ OTHERS: dict[str, Any] = {
 NEEDED: dict[str, dict[str, Any]] = {
     "data.classes": {"data.labels": True},
     "game.networks": {"data.resolution": 28},
-    "game.penalty.every": {"game.penalty.r1": 1.0},
-    "game.penalty.method": {"game.penalty.r1": 1.0},
-    "game.penalty.full_precision": {"game.penalty.r1": 1.0, "training.precision": "bf16"},
-    "game.penalty.step": {"game.penalty.r1": 1.0, "game.penalty.method": "finite_difference"},
+    "penalties.r1.every": {"penalties.r1.weight": 1.0},
+    "game.penalty.method": {"penalties.r1.weight": 1.0},
+    "penalties.r1.full_precision": {"penalties.r1.weight": 1.0, "training.precision": "bf16"},
+    "game.penalty.step": {"penalties.r1.weight": 1.0, "game.penalty.method": "finite_difference"},
 }
 """What another value needs so that it contradicts nothing; the same in both configs that are compared."""
 
@@ -104,7 +107,9 @@ def test_every_key_can_be_overridden_on_the_command_line(path: Path, written: st
         if value is None:
             continue
         given = {**NEEDED.get(key, {}), key: value}
-        words = [word for name, each in given.items() for word in written.format(name, each).split(" ")]
+        words = [
+            word for name, each in given.items() for word in written.format(name, str(each).replace(" ", "")).split(" ")
+        ]
         assert load([str(path), *words]).flat()[key] == value
 
 
@@ -122,9 +127,9 @@ def test_a_required_key_may_come_from_the_command_line_alone(path: Path) -> None
 
 @pytest.mark.parametrize("text", ["2e-4", "0.0002", "2.0e-4", ".0002"])
 def test_a_small_number_may_be_written_in_any_usual_way(path: Path, text: str) -> None:
-    assert load([str(path), "--game.generator.learning_rate", text]).game.generator.learning_rate == 2e-4
+    assert load([str(path), "--optimizers.generator.learning_rate", text]).optimizers.generator.learning_rate == 2e-4
     path.write_text(TEXT + f"game: {{generator: {{learning_rate: {text}}}}}\n")
-    assert load([str(path)]).game.generator.learning_rate == 2e-4
+    assert load([str(path)]).optimizers.generator.learning_rate == 2e-4
 
 
 @pytest.mark.parametrize(
@@ -173,7 +178,7 @@ def test_recipes_of_the_repository_are_found_from_any_folder(
         ("--batch", "--training.batch"),
         ("--data.batch", "--training.batch"),
         ("--training.microbatch", "--training.micro_batch"),
-        ("--game.discriminator.beta3", "--game.discriminator.beta"),
+        ("--optimizers.discriminator.beta3", "--optimizers.discriminator.beta"),
     ],
 )
 def test_an_unknown_key_on_the_command_line_is_named_with_the_nearest(path: Path, word: str, nearest: str) -> None:
@@ -189,7 +194,7 @@ def test_an_unknown_key_on_the_command_line_is_named_with_the_nearest(path: Path
         ("data:\n  chanels: 1\n", "data.chanels", 2, "data.channels"),
         ("trainig:\n  batch: 1\n", "trainig", 1, "training"),
         ("run:\n  seed: 1\ngame:\n  batch: 3\n", "game.batch", 4, "training.batch"),
-        ("game:\n  generator:\n    lerning_rate: 1\n", "game.generator.lerning_rate", 3, "learning_rate"),
+        ("game:\n  generator:\n    lerning_rate: 1\n", "optimizers.generator.lerning_rate", 3, "learning_rate"),
     ],
 )
 def test_an_unknown_key_in_the_file_is_named_with_its_line_and_the_nearest(
@@ -218,10 +223,10 @@ def test_an_unknown_key_like_no_other_points_to_help(path: Path) -> None:
         ("data.labels", "maybe", "valid boolean"),
         ("data.resolution", "3", "greater than or equal to 4"),
         ("checkpoint.keep", "1", "greater than or equal to 2"),
-        ("game.generator.learning_rate", ".nan", "finite"),
-        ("game.generator.learning_rate", ".inf", "finite"),
-        ("game.generator.beta1", "1", "less than 1"),
-        ("game.loss", "wasserstein", "'minimax' or 'nonsaturating'"),
+        ("optimizers.generator.learning_rate", ".nan", "finite"),
+        ("optimizers.generator.learning_rate", ".inf", "finite"),
+        ("optimizers.generator.beta1", "1", "less than 1"),
+        ("loss.kind", "wasserstein", "'minimax' or 'nonsaturating'"),
         ("training.precision", "fp8", "'fp32'"),
         ("track.wandb", "off", "must not be true or false"),
         ("data.shards", "[a, 3]", "valid string"),
@@ -256,27 +261,41 @@ def test_a_wrong_value_is_named_with_its_place(path: Path, key: str, value: str,
             "game.networks = dcgan needs a power of two from 8 as data.resolution, not 48; for example 32",
         ),
         ({"data.resolution": 4}, "for example 8"),
-        ({"game.networks": "article"}, "set data.resolution: 28 and data.channels: 1"),
         (
-            {"game.networks": "article", "data.resolution": 28, "game.base_channels": 32},
+            {"networks.generator.kind": "article", "networks.discriminator.kind": "article"},
+            "set data.resolution: 28 and data.channels: 1",
+        ),
+        (
+            {
+                "networks.generator.kind": "article",
+                "networks.discriminator.kind": "article",
+                "data.resolution": 28,
+                "networks.generator.base_channels": 32,
+                "networks.discriminator.base_channels": 32,
+            },
             "game.base_channels has no effect",
         ),
         ({"data.classes": 3}, "data.classes = 3 has no effect without data.labels: true"),
         (
-            {"game.penalty.r1": 1.0, "game.penalty.full_precision": False},
+            {"penalties.r1.weight": 1.0, "penalties.r1.full_precision": False},
             "game.penalty.full_precision: false has no effect with training.precision: fp32",
         ),
         (
             {
-                "game.penalty.r1": 1.0,
-                "game.penalty.full_precision": False,
+                "penalties.r1.weight": 1.0,
+                "penalties.r1.full_precision": False,
                 "game.penalty.method": "finite_difference",
                 "training.precision": "bf16",
             },
             "remove game.penalty.full_precision: false, or set game.penalty.method: exact",
         ),
         (
-            {"game.networks": "article", "data.resolution": 28, "training.micro_batch": 1},
+            {
+                "networks.generator.kind": "article",
+                "networks.discriminator.kind": "article",
+                "data.resolution": 28,
+                "training.micro_batch": 1,
+            },
             "set training.micro_batch: 2 or more",
         ),
         ({"training.tf32": True, "training.device": "cpu"}, "training.tf32 has no effect with training.device: cpu"),
@@ -319,8 +338,41 @@ def test_a_missing_config_a_folder_and_a_stray_word_are_named(path: Path) -> Non
     assert "unknown argument more" in refusal(path, "more")
 
 
+def test_only_the_command_line_allows_pipes_and_no_record_keeps_it(path: Path, tmp_path: Path) -> None:
+    said = refusal(path, text=TEXT.replace("data:\n", "data:\n  allow_pipe: true\n"))
+    assert f"{path}, line" in said
+    assert "give --data.allow_pipe true on the command line" in said
+    path.write_text(TEXT)
+    config = load([str(path), "--data.allow_pipe", "true"])
+    assert config.data.allow_pipe
+    (tmp_path / "config.yaml").write_text(to_yaml(config, {}))
+    assert not read_run(tmp_path)[0].data.allow_pipe
+
+
+def test_fields_are_named_with_their_members(path: Path) -> None:
+    config = load([str(path), "--data.fields", "{a: {member: a.png}, b: {member: b.png, channels: 3}}"])
+    assert {name: (field.member, field.channels) for name, field in config.data.fields.items()} == {
+        "a": ("a.png", 0),
+        "b": ("b.png", 3),
+    }
+    fields = "{a: {member: a.png}}"
+    assert "data.image = png has no effect" in refusal(path, "--data.fields", fields, "--data.image", "png")
+    assert "choose another name" in refusal(path, "--data.fields", "{class: {member: a.png}}")
+    assert "data.fields.a.size" in refusal(path, "--data.fields", "{a: {member: a.png, size: 3}}")
+
+
+def test_without_a_home_the_cache_is_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("GAN_DIST_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    assert default_cache().parent == Path(tempfile.gettempdir())
+
+
 def test_a_config_is_read_back_equal_from_the_run_directory(path: Path, tmp_path: Path) -> None:
-    names = ["--run.name", "2024", "--game.generator.learning_rate", "1.1e-5", "--data.shards", "[a, 'b: c']"]
+    names = ["--run.name", "2024", "--optimizers.generator.learning_rate", "1.1e-5", "--data.shards", "[a, 'b: c']"]
     config = load([str(path), *names, "--data.labels", "true", "--track.project", "null"])
     recorded = {"version": "0.1.0", "fingerprint": config.fingerprint(), "wandb_id": "12345678"}
     (tmp_path / "config.yaml").write_text(to_yaml(config, recorded))
@@ -364,6 +416,7 @@ def test_the_keys_that_a_running_run_may_change_are_these() -> None:
         "run.deadline",
         "run.fresh",
         "data.shards",
+        "data.allow_pipe",
         "data.source",
         "data.workers",
         "data.max_bad_fraction",
@@ -406,7 +459,7 @@ def test_the_fingerprint_depends_on_values_alone(path: Path) -> None:
     written_out = TEXT + "game:\n  latent: 100\n"
     first = load([str(path)])
     path.write_text(written_out)
-    assert load([str(path), "--game.generator.learning_rate=2e-4"]).fingerprint() == first.fingerprint()
+    assert load([str(path), "--optimizers.generator.learning_rate=2e-4"]).fingerprint() == first.fingerprint()
 
 
 def test_a_config_cannot_be_changed(path: Path) -> None:

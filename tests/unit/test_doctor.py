@@ -16,7 +16,7 @@ import torch
 from gan_dist import cli, config as config_module, games
 from gan_dist.config import Config
 from gan_dist.data import loader
-from gan_dist.doctor import comparison, local, ranks
+from gan_dist.doctor import local, numerics, ranks
 from gan_dist.engine import Engine
 from gan_dist.games.generation import Generation
 from gan_dist.interfaces import Batch
@@ -89,7 +89,7 @@ def test_a_process_that_runs_out_of_memory_is_named_and_the_others_do_not_wait_f
 @pytest.mark.parametrize("strategy", ["exact", pytest.param("zero3", marks=pytest.mark.deepspeed)])
 def test_every_kind_of_strategy_is_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str], strategy: str) -> None:
     shards = making.data_set(tmp_path / "data", 96)
-    more = {"training__strategy": strategy, "game__penalty__r1": 1.0, "data__shards": shards}
+    more = {"training__strategy": strategy, "penalties__r1__weight": 1.0, "data__shards": shards}
     wanted = arguments(tmp_path / "run", training__micro_batch=4, **more)
     cli.main(["doctor", *wanted, "--json", "--processes", "2", "--numerics"])
     rows = json.loads(capsys.readouterr().out)
@@ -104,7 +104,7 @@ def test_every_kind_of_strategy_is_tried(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.slow
 def test_processes_are_tried_and_leave_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shards = making.data_set(tmp_path / "data", 96)
-    seldom = {"game__discriminator_steps": 5, "game__penalty__r1": 1.0, "game__penalty__every": 16}
+    seldom = {"game__discriminator_steps": 5, "penalties__r1__weight": 1.0, "penalties__r1__every": 16}
     wanted = arguments(tmp_path / "run", training__micro_batch=2, training__strategy="ddp", **seldom)
     wanted[wanted.index("--data.shards") + 1] = str(shards)
     assert cli.main(["doctor", *wanted, "--json", "--processes", "2", "--numerics"]) in (0, 2)  # the loader may be slow
@@ -134,7 +134,7 @@ def at_work(**keys: object) -> tuple[Config, Engine, games.Game]:
     return config, engine, game
 
 
-SELDOM = {"game__discriminator_steps": 5, "game__penalty__r1": 1.0, "game__penalty__every": 16}
+SELDOM = {"game__discriminator_steps": 5, "penalties__r1__weight": 1.0, "penalties__r1__every": 16}
 
 
 def test_every_phase_is_played_and_measured_however_seldom_it_is_due() -> None:
@@ -143,7 +143,13 @@ def test_every_phase_is_played_and_measured_however_seldom_it_is_due() -> None:
     assert peaks.keys() == {"G every 5 steps", "D", "D's penalty every 16 steps"}
     assert all(0 < seconds < 60 for seconds in times)
     # so large a pass that its memory stands out of the interpreter's
-    config, engine, game = at_work(**SELDOM, training__batch=256, training__micro_batch=256, game__base_channels=64)
+    config, engine, game = at_work(
+        **SELDOM,
+        training__batch=256,
+        training__micro_batch=256,
+        networks__generator__base_channels=64,
+        networks__discriminator__base_channels=64,
+    )
     larger = ranks.play(config, engine, game)[1]
     assert min(larger.values()) > max(peaks.values()) + 2**24
 
@@ -199,8 +205,8 @@ def test_numerics_sees_a_mistake_in_a_seldom_phase_and_in_a_wide_pass(
     if fault == "a lazy penalty is too weak":
         monkeypatch.setattr(Generation, "keep_gradients_small", weaker)
     elif fault != "none":
-        monkeypatch.setattr(Engine, "_see_parts", lambda engine, parts: None)
-    found = list(comparison.findings(config, engine))
+        monkeypatch.setattr(Engine, "see_parts", lambda engine, parts: None)
+    found = list(numerics.findings(config, engine))
     assert [finding.text.split(":")[0] for finding in found] == ["ddp in fp64", f"ddp in {precision}"]
     assert [finding.good for finding in found] == [fault == "none"] * 2, found
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,32 @@ def test_written_files_hold_what_was_given_and_nothing_stays_beside_them(tmp_pat
     assert (tmp_path / "b").read_bytes() == b"\x00\xff"
     assert json.loads((tmp_path / "c").read_text()) == {"images": 10**15, "reason": "ä"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+
+
+def test_threads_that_write_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    target = tmp_path / "status.json"
+    with ThreadPoolExecutor(8) as threads:
+        done = [threads.submit(files.write_atomic, target, str(number) * 1000) for number in range(200)]
+        assert [job.exception() for job in done] == [None] * 200
+    assert len(set(target.read_text())) <= 3
+    assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
+
+
+def test_no_two_temporary_names_are_the_same(tmp_path: Path) -> None:
+    names = {files.temporary(tmp_path / "a.json").name for _ in range(100)}
+    assert len(names) == 100
+    assert all(name.startswith(".a.json.") and name.endswith(".part") for name in names)
+
+
+def test_two_folders_exchange_their_names_in_one_step(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"was-{name}").touch()
+    assert files.exchange(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a/was-b").exists()
+    assert (tmp_path / "b/was-a").exists()
+    with pytest.raises(FileNotFoundError):
+        files.exchange(tmp_path / "a", tmp_path / "none")
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -101,8 +128,8 @@ def test_every_key_of_a_yaml_file_is_found_with_its_line(tmp_path: Path) -> None
             "data.shards": 3,
             "game": 5,
             "game.generator": 6,
-            "game.generator.learning_rate": 6,
-            "game.generator.beta1": 6,
+            "optimizers.generator.learning_rate": 6,
+            "optimizers.generator.beta1": 6,
             "game.latent": 7,
         }.items()
     }

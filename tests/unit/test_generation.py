@@ -21,13 +21,13 @@ def load(**keys: object) -> Config:
 @pytest.mark.parametrize(("step", "every", "turns"), [(0, 1, 1), (1, 1, 2), (3, 4, 3), (2, 3, 2)])
 def test_the_generator_makes_a_steps_images_once(step: int, every: int, turns: int) -> None:
     """With a turn of its own (steps 1 and 3) or without, for the discriminator's loss, R2 and WGAN-GP, lazy or not."""
-    penalties = {"game__penalty__r2": 1.0, "game__penalty__wgan_gp": 1.0, "game__penalty__every": every}
+    penalties = {"penalties__r2__weight": 1.0, "penalties__wgan_gp__weight": 1.0, "penalties__r1__every": every}
     config = load(game__discriminator_steps=2, **penalties)
     engine, game = Engine(config), games.build(config)
     engine.wrap(game)
     called: list[torch.Size] = []
     game.players[0].network.register_forward_hook(lambda network, given, made: called.append(made.shape))
-    micros = numerics.images_of(config, step, engine.slots)
+    micros = numerics.random_batches(config, game.fields, step, engine.slots)
     for micro in micros:
         micro.fields["image"] = micro["image"].float()
     played = 0

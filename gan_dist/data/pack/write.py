@@ -63,7 +63,7 @@ def pack_shard(
 ) -> int:
     """Write one shard and, beside it, what happened to its images; the shard's name appears when it is whole."""
     name, items = job
-    part = destination / f".{name}.{os.getpid()}.part"
+    part = files.temporary(destination / name)
     facts: dict[str, Any] = {"images": 0, "kept": 0, "enlarged": 0, "skipped": []}
     work = functools.partial(convert, resolution=resolution, channels=channels, quality=quality)
     try:

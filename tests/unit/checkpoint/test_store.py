@@ -1,5 +1,8 @@
 """Checkpoints come back to the bit, damage is found, and enough whole ones stay."""
 
+import contextlib
+import hashlib
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -10,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gan_dist import files
 from gan_dist.checkpoint import Writer, format, store, tensors
 from gan_dist.checkpoint.store import Store
 from gan_dist.games.base import adam
@@ -224,3 +228,56 @@ def test_any_safetensors_reader_opens_a_part(tmp_path: Path) -> None:
     found = load_file(tmp_path / name / "part-00000-of-00001.safetensors")
     assert found.keys() == {f"{key}@0" for key in named}
     assert all(torch.equal(found[f"{key}@0"], tensor.flatten()) for key, tensor in named.items())
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+@pytest.mark.parametrize("operation", ["rename", "rmtree"])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_kill_while_a_checkpoint_is_replaced_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool, operation: str, number: int
+) -> None:
+    pair = players()
+    for images in (8, 16):
+        save(tmp_path, pair, images)
+    place, calls = (os if operation == "rename" else shutil), []
+    original = getattr(place, operation)
+
+    def killed(*arguments: Any, **keywords: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return original(*arguments, **keywords)
+
+    part = tmp_path / ".images-000000016.part"
+    shutil.copytree(tmp_path / "images-000000016", part)
+    if not can_exchange:  # as on NFS
+        monkeypatch.setattr(files, "exchange", lambda one, other: False, raising=False)
+    monkeypatch.setattr(place, operation, killed)
+    with contextlib.suppress(KeyboardInterrupt):
+        Store(tmp_path, 2).publish(part, 16)
+    monkeypatch.undo()
+    if not can_exchange:
+        Store(tmp_path, 2).sweep()
+    rows = [store.describe(tmp_path / name, hashes=True) for name in store.names(tmp_path)]
+    assert [row["images"] for row in rows if row["whole"]] == [8, 16]
+    Store(tmp_path, 2).sweep()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images-000000008", "images-000000016"]
+
+
+def test_what_a_save_reads_back_comes_from_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    advise, digest = os.posix_fadvise, hashlib.file_digest
+
+    def spy(descriptor: int, offset: int, length: int, advice: int) -> None:
+        assert (offset, length, advice) == (0, 0, os.POSIX_FADV_DONTNEED)
+        asked.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        advise(descriptor, offset, length, advice)
+
+    def reading(file: Any, kind: str) -> Any:
+        assert file.name in asked, "read before the kernel was told to forget it"
+        return digest(file, kind)
+
+    monkeypatch.setattr(os, "posix_fadvise", spy)
+    monkeypatch.setattr(hashlib, "file_digest", reading)
+    name = save(tmp_path, players(), 64)
+    assert asked == [str(tmp_path / name / "part-00000-of-00001.safetensors")]

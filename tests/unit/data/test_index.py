@@ -1,11 +1,13 @@
 """Any WebDataset is indexed as it is, damage is found before training, and an old index never serves a new file."""
 
 import contextlib
+import gzip
 import io
 import multiprocessing.reduction
 import os
 import shutil
 import struct
+import subprocess
 import tarfile
 import tempfile
 import threading
@@ -119,16 +121,113 @@ def test_names_in_no_known_encoding_are_read(tmp_path: Path) -> None:
     assert index.channels == {"1": f"{tmp_path}/0.tar: {name}"}
 
 
-def test_folders_links_and_sparse_headers_are_no_samples(tmp_path: Path) -> None:
+def entry(name: str, kind: bytes, target: str) -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.type, made.linkname = kind, target
+    return made
+
+
+def test_folders_and_devices_are_no_samples_and_links_within_the_archive_are(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "0.tar", "w") as archive:
-        for name, kind in (("d.png", tarfile.DIRTYPE), ("l.png", tarfile.SYMTYPE), ("f.png", tarfile.FIFOTYPE)):
-            entry = tarfile.TarInfo(name)
-            entry.type, entry.linkname = kind, "a.png"
-            archive.addfile(entry)
-        entry = tarfile.TarInfo("a.png")
-        entry.size = len(PNG)
-        archive.addfile(entry, io.BytesIO(PNG))
-    assert keys(indexed(tmp_path / "0.tar")) == ["a"]
+        for name, kind, target in (
+            ("d.png", tarfile.DIRTYPE, ""),
+            ("f.png", tarfile.FIFOTYPE, ""),
+            ("l.png", tarfile.SYMTYPE, "x/a.png"),  # it comes before what it leads to
+            ("x/up.png", tarfile.SYMTYPE, "../l.png"),
+            ("out.png", tarfile.SYMTYPE, "/etc/a.png"),
+            ("circle.png", tarfile.SYMTYPE, "circle.png"),
+        ):
+            archive.addfile(entry(name, kind, target))
+        for name, data in (("x/a.png", PNG), ("x/a.cls", b"1")):
+            made = tarfile.TarInfo(name)
+            made.size = len(data)
+            archive.addfile(made, io.BytesIO(data))
+        archive.addfile(entry("hard.png", tarfile.LNKTYPE, "x/a.png"))
+        archive.addfile(entry("hard.cls", tarfile.LNKTYPE, "x/a.cls"))
+    index = indexed(tmp_path / "0.tar")
+    assert dict(zip(keys(index), index.label.tolist(), strict=True)) == {"l": -1, "x/up": -1, "x/a": 1, "hard": 1}
+    assert {content(index, sample) for sample in range(4)} == {PNG}
+    assert index.left_out == {"symbolic link out of the archive": 2, "device": 1}
+
+
+def test_sparse_members_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "a.pgm").write_bytes(b"P5 1024 1024 255\n")
+    os.truncate(tmp_path / "a.pgm", 17 + (1 << 20))
+    for kind in ("gnu", "posix"):
+        path = tmp_path / f"{kind}.tar"
+        words = ["tar", f"--format={kind}", "--sparse", "-cf", path, "-C", tmp_path, "a.pgm"]
+        subprocess.run(words, check=True)
+        assert "a.pgm is a sparse member" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("members", "named"),
+    [
+        (["a.png", "b.png", "a.png"], ["a.png (at byte 0)", "a.png (at byte 2048)", "the same name"]),
+        (["a.png", "./a.png"], ["a.png (at byte 0)", "./a.png (at byte 1024)"]),
+        (["a.png", "a.PNG"], ["a.png (at byte 0)", "a.PNG (at byte 1024)", "both the .png of sample a"]),
+        (["a.png", "a.cls", "a.cls"], ["a.cls (at byte 1024)", "a.cls (at byte 2048)"]),
+    ],
+)
+def test_a_member_that_comes_twice_is_refused_with_both_places(
+    tmp_path: Path, members: list[str], named: list[str]
+) -> None:
+    said = refusal(making.write_tar(tmp_path / "0.tar", [(name, b"1") for name in members]))
+    assert all(words in said for words in named), said
+
+
+def test_what_has_no_image_is_counted_by_ending(tmp_path: Path) -> None:
+    names = [
+        "a.jpg",
+        "b.gif",
+        "c.avif",
+        "d.jfif",
+        "e.jpe",
+        "f.img",
+        "g",
+        "h.JPEG",
+        "i.gif",
+        "k.txt",
+        "._a.jpg",
+        "a.txt",
+    ]
+    jpeg = making.encode(making.picture(0), "JPEG")
+    index = indexed(making.write_tar(tmp_path / "0.tar", [(name, jpeg) for name in names]))
+    assert keys(index) == ["a", "d", "e", "h"]
+    assert index.left_out == {"gif": 2, "hidden file": 1, "no ending": 1, "avif": 1, "img": 1, "txt": 1}
+
+
+def test_gzip_under_the_name_tar_is_told_as_tar_gz_is(tmp_path: Path) -> None:
+    path = making.write_tar(tmp_path / "0.tar", making.samples(2))
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    assert "is compressed (gzip)" in refusal(path)
+    assert f"gan-dist pack {path} FOLDER" in refusal(path)
+
+
+def test_keys_with_dots_are_told_how_to_become_samples(tmp_path: Path) -> None:
+    said = refusal(making.write_tar(tmp_path / "0.tar", [(f"img_0.{number}.png", PNG) for number in range(3)]))
+    assert "sample img_0 has 3 images (0.png, 1.png, 2.png)" in said
+    assert f"gan-dist pack {tmp_path / '0.tar'} FOLDER" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("sparse", "is a sparse member"),
+        ("joined_by_tar_A", "have the same name"),
+        ("gzip_named", "is compressed (gzip)"),
+        ("dotted_keys", "has 3 images"),
+    ],
+)
+def test_odd_tars_of_others_are_refused(tmp_path: Path, shared: Path, name: str, said: str) -> None:
+    assert said in refusal(Path(shutil.copy(shared / f"data/odd/{name}.tar", tmp_path)))
+
+
+def test_odd_tars_of_others_are_read(tmp_path: Path, shared: Path) -> None:
+    for name in ("hardlinks", "endings"):
+        shutil.copy(shared / f"data/odd/{name}.tar", tmp_path)
+    assert indexed(tmp_path / "hardlinks.tar").label.tolist() == [0, 1, 0, 1, 1]
+    assert indexed(tmp_path / "endings.tar").left_out == {"no ending": 1, "gif": 1, "avif": 1, "img": 1, "image": 1}
 
 
 def test_the_same_samples_are_found_as_webdataset_finds(tmp_path: Path) -> None:
@@ -226,7 +325,8 @@ def test_images_that_cannot_be_read_are_listed_with_the_reason(tmp_path: Path) -
 def test_a_choice_of_images_must_be_made(tmp_path: Path) -> None:
     path = making.write_tar(tmp_path / "0.tar", [("k.a.png", PNG), ("k.b.png", OTHER), ("l.a.png", PNG)])
     said = refusal(path)
-    assert "sample k has 2 images (a.png, b.png); say which with data.image" in said
+    assert "sample k has 2 images (a.png, b.png)" in said
+    assert "choose one with data.image" in said
     assert content(indexed(path, image="b.png"), 0) == OTHER
     assert keys(indexed(path, image="b.png")) == ["k"]
     assert content(indexed(path, image="a.png"), 0) == PNG
@@ -270,7 +370,7 @@ def test_an_overwritten_header_is_found(whole: Path, filling: bytes) -> None:
     place = data.index(b"000010.png")
     data[place : place + 512] = filling * 512
     whole.write_bytes(data)
-    assert "damaged after 10 samples" in refusal(whole)
+    assert "damaged after 20 files" in refusal(whole)
 
 
 def test_a_hole_in_the_middle_is_found(whole: Path) -> None:
@@ -278,7 +378,7 @@ def test_a_hole_in_the_middle_is_found(whole: Path) -> None:
     place = data.index(b"000010.png")
     data[place : place + 4096] = bytes(4096)
     whole.write_bytes(data)
-    assert "damaged after 10 samples" in refusal(whole)
+    assert "damaged after 20 files" in refusal(whole)
 
 
 def test_what_is_no_tar_file_is_refused(tmp_path: Path, whole: Path) -> None:
@@ -468,17 +568,38 @@ def test_the_digest_knows_keys_sizes_labels_and_order_but_no_paths(tmp_path: Pat
     assert digest("g", [("000000.png", OTHER), *members[1:6]], members[6:]) != base
 
 
-def test_workers_get_handles_to_shared_memory_rather_than_copies(tmp_path: Path) -> None:
-    members = [(f"{number:05d}.png", PNG) for number in range(3000)]
-    index = indexed(making.write_tar(tmp_path / "0.tar", members))
-    assert sum(getattr(index, name).nbytes for name in index.shared) == 3000 * 20
+def test_the_digest_knows_other_pictures_of_the_same_size_and_the_old_digest_is_as_it_was(tmp_path: Path) -> None:
+    digests = []
+    for seed in (0, 100):
+        members = [(f"{number}.bmp", making.encode(making.picture(seed + number), "BMP")) for number in range(5)]
+        digests.append(indexed(making.write_tar(tmp_path / f"{seed}.tar", members)))
+    assert len({index.digest for index in digests}) == 2
+    assert len({index.old_digest for index in digests}) == 1
+    # what version 2 of the index gave for these
+    assert digests[0].old_digest == "8639e213e36336da7eec8e81270a3bc7aae23e01f6241c887dea312a2cda6b98"
+
+
+def test_a_node_has_a_large_table_in_memory_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "_WORTH_A_FILE", 1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    path = making.write_tar(tmp_path / "0.tar", [(f"{number:05d}.png", PNG) for number in range(3000)])
+    index, other_rank = indexed(path), indexed(path)
+    assert index.rows.nbytes == 3000 * 20
+    assert index.table == other_rank.table
+    assert [file.name for file in tmp_path.glob("gan_dist-*/*")] == [index.table.name]
     pickled = bytes(multiprocessing.reduction.ForkingPickler.dumps(index))
     assert len(pickled) < 3000
     copy = multiprocessing.reduction.ForkingPickler.loads(pickled)
     assert len(copy) == len(index)
     assert np.array_equal(copy.offset, index.offset)
-    index.label[7] = 123
-    assert copy.label[7] == 123, "the memory is not shared"
+    assert {type(each.rows.base).__name__ for each in (index, other_rank, copy)} == {"memmap"}
+    index.table.unlink()  # by a cleaner of temporary folders
+    assert np.array_equal(
+        multiprocessing.reduction.ForkingPickler.loads(multiprocessing.reduction.ForkingPickler.dumps(index)).rows,
+        copy.rows,
+    )
+    os.utime(path)
+    assert indexed(path).table != index.table
 
 
 def test_all_data_sets_of_the_shared_folder_are_indexed(shared: Path) -> None:

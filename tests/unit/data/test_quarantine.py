@@ -141,24 +141,65 @@ def test_a_slow_shard_is_named_once(shards: Path, monkeypatch: pytest.MonkeyPatc
     news = [note for note in notes if quarantine.add(note)]
     assert sorted(note.shard for note in news) == [str(shards / f"{number}.tar") for number in range(3)]
     assert {note.kind for note in news} == {"slow shard"}
-    assert len(quarantine) == 0
+    assert quarantine.count == 0
 
 
-def test_each_bad_sample_counts_once_and_the_worst_shard_is_known(shards: Path) -> None:
+def quarantines(shards: Path, *shares: list[Note]) -> list[Quarantine]:
+    """One of each rank, which met these."""
+    index = loader.open_index(config_for(shards))
+    ranks = [Quarantine(index) for _ in shares]
+    for rank, notes in zip(ranks, shares, strict=True):
+        for note in notes:
+            rank.add(note)
+    return ranks
+
+
+def together(ranks: list[Quarantine], gathers: list[int] | None = None) -> list[int]:
+    """What each rank counts after they exchanged; `gathers` takes a line for each gather."""
+
+    def gather(_: dict[int, str]) -> list[dict[int, str]]:
+        if gathers is not None:
+            gathers.append(1)
+        return [rank._met for rank in ranks]
+
+    return [rank.over_ranks([rank.count for rank in ranks], gather) for rank in ranks]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_the_same_bad_samples_are_as_many_at_any_number_of_ranks(shards: Path, world_size: int) -> None:
     config = config_for(shards)
     loader.prepare(config, progress=False)
     for sample in (3, 40, 41):
         spoil_sample(shards, sample)
-    index = loader.open_index(config)
-    quarantine = Quarantine(index)
-    for _ in range(2):
-        _, notes = read(config)
-        for note in notes:
-            quarantine.add(note)
-    assert len(quarantine) == 3
-    count, shard, first = quarantine.worst()
-    assert (count, shard) == (2, str(shards / "1.tar"))
-    assert "the image cannot be decoded" in first
+    _, notes = read(config)
+    assert {note.sample for note in notes} == {3, 40, 41}
+    ranks = quarantines(shards, *[notes * 2] * world_size)  # after some epochs every rank has met every sample
+    assert together(ranks) == [3] * world_size
+    assert {rank.worst()[:2] for rank in ranks} == {(2, str(shards / "1.tar"))}
+    assert all("the image cannot be decoded" in rank.worst()[2] for rank in ranks)
+
+
+def test_ranks_that_met_different_samples_count_all_and_gather_only_news(shards: Path) -> None:
+    config = config_for(shards)
+    loader.prepare(config, progress=False)
+    notes = [Note("quarantined", sample, "", f"{sample:06d}", "gone") for sample in (3, 40, 41)]
+    ranks, gathers = quarantines(shards, notes[:2], notes[1:]), list[int]()
+    assert together(ranks, gathers) == [3, 3]
+    assert {rank.worst() for rank in ranks} == {(2, str(shards / "1.tar"), "000040: gone")}
+    assert together(ranks, gathers) == [3, 3]
+    assert len(gathers) == 2  # once a rank: nothing changed since
+    ranks[0].add(Note("quarantined", 5, "", "000005", "gone"))
+    assert together(ranks, gathers) == [4, 4]
+
+
+def test_what_the_index_lists_as_bad_counts_from_the_start(tmp_path: Path) -> None:
+    members = making.samples(TOTAL, classes=3)
+    members[2 * 40] = ("000040.png", b"no image")
+    making.write_tar(tmp_path / "data/0.tar", members)
+    config = config_for(tmp_path / "data")
+    _, notes = read(config)
+    assert together(quarantines(tmp_path / "data", [])) == [1]
+    assert together(quarantines(tmp_path / "data", notes)) == [1]  # it was met since: still one
 
 
 def test_images_that_the_index_knows_as_bad_are_replaced_too(tmp_path: Path) -> None:

@@ -7,22 +7,22 @@ import pytest
 import torch
 
 from gan_dist import config as config_module
-from gan_dist.doctor import comparison, numerics
-from tests import making
+from gan_dist.doctor import numerics
+from tests import making, reference
 from tests.launching import run_ranks
 
 
-def compiled() -> tuple[dict[str, comparison.Compared], int]:
+def compiled() -> tuple[dict[str, numerics.Compared], int]:
     """A step in bf16 with a penalty by finite differences in fp32, which is what the refusal of an exact one recommends."""
     keys = making.tiny("unused", "unused", training__strategy="ddp", training__batch=4, data__resolution=8)
     keys |= {"training.compile": True, "training.precision": "bf16"}
-    keys |= {"game.penalty.r1": 1.0, "game.penalty.method": "finite_difference"}
-    keys |= {"game.generator.epsilon": 1e-4, "game.discriminator.epsilon": 1e-4}
+    keys |= {"penalties.r1.weight": 1.0, "game.penalty.method": "finite_difference"}
+    keys |= {"optimizers.generator.epsilon": 1e-4, "optimizers.discriminator.epsilon": 1e-4}
     config = config_module.load(["configs/digits.yaml", *making.flags(keys)])
-    found, expected = numerics.by_engine(config, 1), numerics.by_hand(config, 1)
-    rounded = numerics.by_hand(config, 1, dtype=torch.float32, half=True)
+    found, expected = numerics.by_engine(config, 1), reference.by_hand(config, 1)
+    rounded = reference.by_hand(config, 1, dtype=torch.float32, half=True)
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    return comparison.compare(found, expected, rounded, config), graphs
+    return numerics.compare(found, expected, rounded, config), graphs
 
 
 @pytest.mark.slow

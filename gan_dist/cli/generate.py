@@ -1,0 +1,72 @@
+"""`gan-dist generate`: draw samples from a run's averaged generator."""
+
+import argparse
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from gan_dist.errors import InputError
+
+HELP = "draw samples from a run's averaged generator"
+EXAMPLES = (
+    "gan-dist generate runs/digits                      64 images in runs/digits/generated/seed-0\n"
+    "  gan-dist generate runs/digits --n 100 --out samples\n"
+    "  gan-dist generate runs/digits --n 16 --class 3 --replace"
+)
+_GRID = "grid.png"
+_MOST_IN_GRID = 100  # more would be too small to look at
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run directory, or a checkpoint in it")
+    parser.add_argument("--n", type=int, default=64, help="how many (default 64)")
+    parser.add_argument(
+        "--out", type=Path, help="new or empty folder for PNGs and grid.png (default RUN/generated/seed-N)"
+    )
+    parser.add_argument("--replace", action="store_true", help="replace what an earlier generate wrote there")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same images (default 0)")
+    parser.add_argument("--checkpoint", default="", help="name of a checkpoint (default: the newest whole one)")
+    parser.add_argument("--class", dest="label", type=int, help="this class only, where the run has labels")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the PNGs and a grid of the first ones."""
+    from gan_dist import files, run_directory
+    from gan_dist.generate import generate, load
+    from gan_dist.tracking import grid
+
+    if options.n < 1:
+        raise InputError(f"--n {options.n}: give a number above 0")
+    game, config, name = load(options.run, options.checkpoint)
+    if options.label is not None and not 0 <= options.label < config.data.classes:
+        have = (
+            f"its classes are 0..{config.data.classes - 1}" if config.data.classes else "it was trained without labels"
+        )
+        raise InputError(f"--class {options.label}: {options.run} has no such class; {have}")
+    folder = f"seed-{options.seed}" + ("" if options.label is None else f"-class-{options.label}")
+    out: Path = options.out or run_directory.locate(options.run) / "generated" / folder
+    for path in _earlier(out, options.replace):
+        path.unlink()
+    files.make_directory(out, "--out")
+    shown = []
+    for number, image in enumerate(generate(game, options.seed, options.n, options.label)):
+        grid.save_png(image, out / f"{number:06d}.png")
+        if number < _MOST_IN_GRID:
+            shown.append(image)
+    grid.save_grid(shown, out / _GRID)
+    print(f"{options.n} images of {name} in {out}; look at {out / _GRID}")
+
+
+def _earlier(out: Path, replace: bool) -> Iterable[Path]:
+    """Return what an earlier call wrote to `out`. Raises InputError where that must stay, or where other files are there."""
+    if not out.exists():
+        return []
+    entries = sorted(out.iterdir()) if out.is_dir() else [out]
+    foreign = [path for path in entries if path.name != _GRID and not re.fullmatch(r"\d{6,}\.png", path.name)]
+    if foreign:
+        also = f", {foreign[0].name} for example" if out.is_dir() else ""
+        raise InputError(f"{out} holds files already that generate did not write{also}; give --out another folder")
+    if entries and not replace:
+        raise InputError(f"{out} holds files already; add --replace to replace them, or give --out another folder")
+    return entries

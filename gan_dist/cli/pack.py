@@ -1,0 +1,47 @@
+"""`gan-dist pack`: make shards of images."""
+
+import argparse
+import os
+from pathlib import Path
+
+from gan_dist.errors import InputError
+
+HELP = "make WebDataset shards of images"
+EXAMPLES = "gan-dist pack photos/ data/photos --resolution 64\n  gan-dist pack digits data/digits --resolution 16"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder (subfolders are classes), zip, tar, MNIST idx folder, CIFAR archive, or the word digits",
+    )
+    parser.add_argument(
+        "dest", metavar="DEST", type=Path, help="folder for the shards; the same command goes on after a stop"
+    )
+    parser.add_argument("--resolution", type=int, help="centre-crop to a square and resize to this many pixels")
+    parser.add_argument("--channels", type=int, choices=(1, 3), help="convert to grey (1) or RGB (3)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one for each core")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Pack, and print what was packed."""
+    from gan_dist.data.pack import packing
+
+    for name in ("resolution", "processes"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise InputError(f"--{name} {value}: give a number above 0")
+    report = packing.pack(
+        options.source,
+        options.dest,
+        resolution=options.resolution,
+        channels=options.channels,
+        processes=options.processes,
+        progress=not options.json,
+    )
+    if options.json:
+        print((options.dest / "pack.json").read_text())
+    else:
+        print("\n".join(report.lines()))

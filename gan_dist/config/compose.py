@@ -1,0 +1,160 @@
+"""Put a config together: the sections that every run has, the game's, and those of the parts that its kinds name.
+
+The kinds are read first. Their classes are looked up in the dictionaries of the package, or loaded from users' files. The
+composed class is then validated once, so that every error names its place.
+"""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, create_model
+
+from gan_dist.config import parts
+from gan_dist.config.common import Config
+from gan_dist.config.section import Many, One, Part, Section
+from gan_dist.errors import InputError
+
+Place = One | Many | type[Section]
+
+
+def games() -> Mapping[str, type[Part]]:
+    """The built-in games. Looked up by name: config/ is below games/ and must not import it."""
+    found: Mapping[str, type[Part]] = importlib.import_module("gan_dist.games").GAMES
+    return found
+
+
+def compose(tree: dict[str, Any]) -> type[Config]:
+    """The config's class for a tree of keys, within `parts.reading(folder)`.
+
+    Kinds in `tree` are completed: a part that is only named becomes a section, a user's file has its whole path. Raises
+    InputError for unknown kinds and for users' parts that will not do.
+    """
+    game = _section(tree, "game")
+    kind, keys = parts.find(str(game.get("kind") or "generation"), _base_of_games(), games(), "game.kind")
+    game["kind"] = kind
+    built: dict[str, Any] = {"game": _field(_with_kind(keys, "generation"))}
+    for top, below in _by_top({**_common_places(), **keys.parts}).items():  # type: ignore[attr-defined]
+        place = _section_of(tree, top, below) if isinstance(below, dict) else _place(tree, top, below)
+        built[top] = _field(place)
+    return create_model("ComposedConfig", __base__=Config, **built)
+
+
+def validate(tree: dict[str, Any], folder: Path | None = None) -> Config:
+    """The config of a tree of keys. Users' files are looked for in `folder` first.
+
+    Raises InputError for kinds, and pydantic's ValidationError for the rest.
+    """
+    with parts.reading(folder) as sources:
+        config = compose(tree).model_validate(tree)
+    config._sources = sources
+    return config
+
+
+def rebuild(tree: dict[str, Any], sources: dict[str, str]) -> Config:
+    """The config that was dumped as `tree`, in another process."""
+    config = validate(tree)
+    config._sources = sources
+    return config
+
+
+def _base_of_games() -> type[Part]:
+    base: type[Part] = importlib.import_module("gan_dist.games.base").GameKeys
+    return base
+
+
+def _common_places() -> dict[str, Place]:
+    """The places for parts in the sections that every run has. Looked up by name, like the games."""
+    evaluation, panels = (importlib.import_module(f"gan_dist.{name}") for name in ("evaluation", "tracking.panels"))
+    return {
+        "evaluate.scores": Many(evaluation.Metric, evaluation.METRICS, "Scores by name, with the keys of each."),
+        "track.panels": Many(panels.Panel, panels.PANELS, "Panels by name, with the keys of each."),
+    }
+
+
+def _by_top(places: Mapping[str, Place]) -> dict[str, Any]:
+    """{"loss": place, "networks": {"generator": place, ...}} of dotted keys."""
+    found: dict[str, Any] = {}
+    for key, place in places.items():
+        top, _, rest = key.partition(".")
+        if rest:
+            found.setdefault(top, {})[rest] = place
+        else:
+            found[top] = place
+    return found
+
+
+def _section(tree: dict[str, Any], key: str) -> dict[str, Any]:
+    """The section at a key of the tree, made where it is missing. A bare word is its kind."""
+    value = tree.setdefault(key, {})
+    if isinstance(value, str):
+        value = tree[key] = {"kind": value}
+    if value is None:
+        value = tree[key] = {}
+    if not isinstance(value, dict):
+        raise InputError(f"{key} must be a section of keys, not the value {value!r}")
+    return value
+
+
+def _section_of(tree: dict[str, Any], top: str, below: Mapping[str, Place]) -> type[Section]:
+    """A section whose keys are places, beside those that it has anyway."""
+    section = _section(tree, top)
+    base: Any = Config.model_fields[top].annotation if top in Config.model_fields else Section
+    made = {name: _field(_place(section, name, place, f"{top}.")) for name, place in below.items()}
+    return _made(top.capitalize(), base, made)
+
+
+def _place(tree: dict[str, Any], key: str, place: Place, prefix: str = "") -> type[Section]:
+    if isinstance(place, One):
+        section = _section(tree, key)
+        kind, found = parts.find(
+            str(section.get("kind") or place.default), place.base, place.kinds, f"{prefix}{key}.kind"
+        )
+        section["kind"] = kind
+        return _with_kind(found, place.default)
+    if isinstance(place, Many):
+        if isinstance(tree.get(key), str):  # a: one, or one, two
+            tree[key] = [name.strip() for name in tree[key].split(",")]
+        if isinstance(tree.get(key), list):
+            tree[key] = {_name(kind): {"kind": kind} for kind in map(str, tree[key])}
+        entries = _section(tree, key)
+        made = {}
+        for name in list(entries):
+            section = _section(entries, name)
+            kind, found = parts.find(
+                str(section.get("kind") or name), place.base, place.kinds, f"{prefix}{key}.{name}.kind"
+            )
+            section["kind"] = kind
+            made[name] = _field(found)
+        described = _made(key.capitalize(), Section, made)
+        described.__doc__ = place.description
+        return described
+    return place
+
+
+def _made(name: str, base: Any, made: dict[str, Any]) -> type[Section]:
+    section: type[Section] = create_model(name, __base__=base, **made)
+    return section
+
+
+def _name(kind: str) -> str:
+    """What a part is called whose kind alone is given."""
+    return kind.rpartition(":")[2].removesuffix(".py").rpartition("/")[2]
+
+
+def _with_kind(found: type[Part], usual: str) -> type[Part]:
+    """The part's section with the kind that a config has when it names none."""
+    described = Field(usual, description=Part.model_fields["kind"].description)
+    chosen: type[Part] = create_model(
+        found.__name__, __base__=found, __module__=found.__module__, kind=(str, described)
+    )
+    return chosen
+
+
+def _field(section: type[Section]) -> tuple[type[Section], Any]:
+    """The section as a field: optional where it has no required key."""
+    description = " ".join((section.__doc__ or "").split())
+    if any(field.is_required() for field in section.model_fields.values()):
+        return section, Field(description=description)
+    return section, Field(section(), description=description)

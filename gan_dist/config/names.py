@@ -1,0 +1,156 @@
+"""What people who know other tools type instead of our keys, and which key is meant."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class Meaning:
+    """What a foreign word means here: keys, or why there is none."""
+
+    keys: tuple[str, ...] = ()
+    """Full keys, or the last part of keys that several sections have."""
+    note: str = ""
+    """How the value converts, or what to do instead."""
+
+
+_RATES = Meaning(("learning_rate",))
+_RATE_G = Meaning(("optimizers.generator.learning_rate", "game.generator.learning_rate"))
+_RATE_D = Meaning(("optimizers.discriminator.learning_rate", "game.discriminator.learning_rate"))
+_BETA1, _BETA2 = Meaning(("beta1",)), Meaning(("beta2",))
+_BATCH = Meaning(("training.batch",), "the batch of all processes together")
+_MICRO = Meaning(("training.micro_batch",), "what one process holds at once")
+_EPOCHS = Meaning(("training.images",), "the number of epochs times the number of samples")
+_KIMG = Meaning(("training.images",), "1,000 times that number")
+_STEPS = Meaning(("training.images",), "the number of steps times training.batch")
+_NAME = Meaning(("run.name",))
+_DIRECTORY = Meaning(("run.directory",))
+_SEED = Meaning(("run.seed",))
+_RESUME = Meaning(
+    ("run.directory",), "the same command goes on where the run stopped; --run.fresh true starts from nothing"
+)
+_GPUS = Meaning((), "all GPUs of this machine: ./launch/run.sh CONFIG; fewer: PROCESSES=2 ./launch/run.sh CONFIG")
+_NODES = Meaning((), "several machines: sbatch --nodes 2 slurm/train.sbatch CONFIG, or torchrun")
+_PRECISION = Meaning(("training.precision",), "fp32, bf16 or fp16")
+_DATA = Meaning(("data.shards",), "shards that `gan-dist pack FOLDER SHARDS` makes of images")
+_SIZE = Meaning(("data.resolution",))
+_WORKERS = Meaning(("data.workers",))
+_WIDTH = Meaning(("base_channels",))
+_WIDTH_G = Meaning(("networks.generator.base_channels", "game.base_channels"))
+_WIDTH_D = Meaning(("networks.discriminator.base_channels", "game.base_channels"))
+_LATENT = Meaning(("game.latent",))
+_R1 = Meaning(("penalties.r1.weight", "game.penalty.r1"))
+_WGAN_GP = Meaning(("penalties.wgan_gp.weight", "game.penalty.wgan_gp"))
+_EVERY = Meaning(("penalties.r1.every", "game.penalty.every"))
+_EMA = Meaning(("average.half_life", "game.average.half_life"), "in images, not a factor for each step")
+_LABELS = Meaning(("data.labels",))
+_CHECKPOINT = Meaning(("checkpoint.every",), "in images")
+_SAMPLE = Meaning(("sample.every",), "in images")
+_LOG = Meaning(("track.every",), "in images")
+_CRITIC = Meaning(("game.discriminator_steps",))
+_CLIP = Meaning(("clip_norm",))
+_WANDB = Meaning(("track.wandb",), "online, offline or disabled")
+
+MEANINGS: dict[str, Meaning] = {
+    # optimizers
+    "lr": _RATES, "learning_rate": _RATES, "base_lr": _RATES, "lr_g": _RATE_G, "g_lr": _RATE_G, "glr": _RATE_G,
+    "lr_d": _RATE_D, "d_lr": _RATE_D, "dlr": _RATE_D, "generator_lr": _RATE_G, "discriminator_lr": _RATE_D,
+    "beta1": _BETA1, "b1": _BETA1, "adam_beta1": _BETA1, "beta2": _BETA2, "b2": _BETA2, "adam_beta2": _BETA2,
+    "betas": Meaning(("beta1", "beta2")), "eps": Meaning(("epsilon",)), "adam_eps": Meaning(("epsilon",)),
+    "clip": _CLIP, "grad_clip": _CLIP, "clip_grad": _CLIP, "max_grad_norm": _CLIP, "gradient_clip_val": _CLIP,
+    # how much and how long
+    "batch_size": _BATCH, "batchsize": _BATCH, "batch": _BATCH, "bs": _BATCH, "train_batch_size": _BATCH,
+    "global_batch_size": _BATCH, "batch_gpu": _MICRO, "batch_per_gpu": _MICRO, "micro_batch_size": _MICRO,
+    "per_device_train_batch_size": _MICRO,
+    "gradient_accumulation_steps": Meaning(
+        ("training.micro_batch",), "micro-batches accumulate up to training.batch by themselves"
+    ),
+    "epochs": _EPOCHS, "epoch": _EPOCHS, "n_epochs": _EPOCHS, "num_epochs": _EPOCHS, "max_epochs": _EPOCHS,
+    "kimg": _KIMG, "total_kimg": _KIMG,
+    "steps": _STEPS, "max_steps": _STEPS, "num_steps": _STEPS, "num_train_steps": _STEPS, "iterations": _STEPS,
+    "n_iter": _STEPS, "niter": _STEPS, "max_iter": _STEPS, "total_steps": _STEPS, "total_iterations": _STEPS,
+    # the run
+    "name": _NAME, "run_name": _NAME, "exp_name": _NAME, "experiment": _NAME, "exp": _NAME,
+    "outdir": _DIRECTORY, "out": _DIRECTORY, "output_dir": _DIRECTORY, "out_dir": _DIRECTORY, "logdir": _DIRECTORY,
+    "log_dir": _DIRECTORY, "workdir": _DIRECTORY, "work_dir": _DIRECTORY, "results_dir": _DIRECTORY,
+    "save_dir": _DIRECTORY, "checkpoints_dir": _DIRECTORY,
+    "seed": _SEED, "manual_seed": _SEED, "random_seed": _SEED,
+    "resume": _RESUME, "resume_from_checkpoint": _RESUME, "continue_train": _RESUME, "load": _RESUME,
+    "checkpoint_path": _RESUME,
+    # machines
+    "gpus": _GPUS, "gpu": _GPUS, "num_gpus": _GPUS, "n_gpus": _GPUS, "ngpu": _GPUS, "gpu_ids": _GPUS,
+    "devices": _GPUS, "nproc": _GPUS, "nproc_per_node": _GPUS, "num_processes": _GPUS, "world_size": _GPUS,
+    "nodes": _NODES, "num_nodes": _NODES, "nnodes": _NODES, "num_machines": _NODES,
+    "device": Meaning(("training.device",)), "cuda": Meaning(("training.device",), "auto, cuda or cpu"),
+    "cpu": Meaning(("training.device",), "auto, cuda or cpu"),
+    "strategy": Meaning(("training.strategy",)), "accelerator": Meaning(("training.device",), "auto, cuda or cpu"),
+    "fp16": _PRECISION, "bf16": _PRECISION, "fp32": _PRECISION, "amp": _PRECISION, "use_amp": _PRECISION,
+    "precision": _PRECISION, "mixed_precision": _PRECISION, "half": _PRECISION,
+    "compile": Meaning(("training.compile",)), "torch_compile": Meaning(("training.compile",)),
+    "tf32": Meaning(("training.tf32",)), "allow_tf32": Meaning(("training.tf32",)),
+    "threads": Meaning(("training.threads",)), "num_threads": Meaning(("training.threads",)),
+    # data
+    "data": _DATA, "dataset": _DATA, "dataroot": _DATA, "data_dir": _DATA, "data_path": _DATA, "data_root": _DATA,
+    "train_data_dir": _DATA, "path": _DATA,
+    "resolution": _SIZE, "image_size": _SIZE, "img_size": _SIZE, "imsize": _SIZE, "size": _SIZE, "load_size": _SIZE,
+    "crop_size": _SIZE, "channels": Meaning(("data.channels",)), "nc": Meaning(("data.channels",)),
+    "img_channels": Meaning(("data.channels",)),
+    "workers": _WORKERS, "num_workers": _WORKERS, "n_cpu": _WORKERS, "n_workers": _WORKERS,
+    "mirror": Meaning(("data.flip",)), "flip": Meaning(("data.flip",)), "hflip": Meaning(("data.flip",)),
+    "cond": _LABELS, "conditional": _LABELS, "labels": _LABELS, "class_cond": _LABELS,
+    "n_classes": Meaning(("data.classes",)), "num_classes": Meaning(("data.classes",)),
+    "cache_dir": Meaning(("data.cache",)),
+    # networks and losses
+    "nz": _LATENT, "z_dim": _LATENT, "zdim": _LATENT, "latent_dim": _LATENT, "latent_size": _LATENT, "latent": _LATENT,
+    "ngf": _WIDTH_G, "ndf": _WIDTH_D, "cbase": _WIDTH, "channel_base": _WIDTH, "base_channels": _WIDTH, "width": _WIDTH,
+    "loss": Meaning(("loss.kind", "game.loss")), "gan_mode": Meaning(("loss.kind", "game.loss")),
+    "loss_type": Meaning(("loss.kind", "game.loss")),
+    "r1": _R1, "gamma": _R1, "r1_gamma": _R1, "r1_weight": _R1, "r1_reg": _R1,
+    "gp": _WGAN_GP, "lambda_gp": _WGAN_GP, "gp_weight": _WGAN_GP, "gradient_penalty": _WGAN_GP,
+    "d_reg_every": _EVERY, "d_reg_interval": _EVERY,
+    "ema": _EMA, "ema_kimg": _EMA, "ema_decay": _EMA, "ema_beta": _EMA, "ema_halflife": _EMA,
+    "n_critic": _CRITIC, "d_steps": _CRITIC, "critic_iters": _CRITIC, "num_d_steps": _CRITIC,
+    # when
+    "snap": _CHECKPOINT, "save_every": _CHECKPOINT, "save_interval": _CHECKPOINT, "checkpoint_every": _CHECKPOINT,
+    "save_freq": _CHECKPOINT, "save_steps": _CHECKPOINT, "checkpointing_steps": _CHECKPOINT,
+    "sample_every": _SAMPLE, "sample_interval": _SAMPLE, "image_snapshot_ticks": _SAMPLE,
+    "log_every": _LOG, "log_interval": _LOG, "logging_steps": _LOG, "print_freq": _LOG,
+    "wandb": _WANDB, "use_wandb": _WANDB, "report_to": _WANDB,
+    "project": Meaning(("track.project",)), "wandb_project": Meaning(("track.project",)),
+}  # fmt: skip
+"""Word, lower case with underscores -> what it means. StyleGAN's, StudioGAN's, CycleGAN's, Lightning's, diffusers' words."""
+
+_MOST = 2  # keys in one answer
+
+
+def suggest(word: str, known_keys: Iterable[str]) -> str:
+    """Return a sentence about the key that `word` may mean, without a full stop; empty where nothing is near.
+
+    `word` is what stood on the command line or in the config: `--lr`, `--lr=0.1`, `optimizer.G.lr`. Only keys of
+    `known_keys` are named.
+    """
+    known = list(dict.fromkeys(key.lstrip("-") for key in known_keys))
+    word = word.lstrip("-").partition("=")[0].strip()
+    leaf = word.rpartition(".")[2].lower().replace("-", "_")
+    if moved := _best([key for key in known if key.rpartition(".")[2] == leaf], word):  # in another section
+        return f"did you mean {moved}?"
+    meaning = MEANINGS.get(word.lower().replace("-", "_")) or MEANINGS.get(leaf)
+    if meaning is not None:
+        keys = [key for wanted in meaning.keys for key in known if key == wanted or key.endswith(f".{wanted}")]
+        if keys:
+            note = f" ({meaning.note})" if meaning.note else ""
+            return f"did you mean {_best(keys, word)}{note}?"
+        if meaning.note and not meaning.keys:
+            return meaning.note
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+def _best(keys: Sequence[str], word: str) -> str:
+    """Return the keys of the player that `word` names, or else the first few."""
+    parts = {part.lower() for part in word.replace("_", ".").split(".")}
+    for player, names in (("generator", {"g", "generator"}), ("discriminator", {"d", "discriminator", "critic"})):
+        if parts & names and (own := [key for key in keys if f".{player}." in key]):
+            keys = own
+    return " or ".join(list(dict.fromkeys(keys))[:_MOST])

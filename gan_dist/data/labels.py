@@ -1,0 +1,31 @@
+"""Turn the bytes of a label into a class: one rule for index and pack."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+ENDINGS = ("cls", "json")
+"""Members that hold labels; the first one present counts."""
+_T = TypeVar("_T")
+
+
+def parse(content: bytes, ending: str) -> int | None:
+    """Return the class in a .cls member, or under `label` in a .json member; None where it is not a whole number from 0.
+
+    A .cls is text as WebDataset reads it: 007 and +7 are numbers, 0.7 and cat are not.
+    """
+    try:
+        value: Any = content.decode() if ending == "cls" else json.loads(content)
+        if isinstance(value, dict):
+            value = value["label"]
+        whole = isinstance(value, int | str) or (isinstance(value, float) and value.is_integer())
+        label = int(value) if whole and not isinstance(value, bool) else -1
+    except (ValueError, KeyError, RecursionError):
+        return None
+    return label if 0 <= label < 1 << 31 else None
+
+
+def of_sample(members: Mapping[str, _T], read: Callable[[_T], bytes]) -> int | None:
+    """Return the class of a sample's members (ending -> where they lie)."""
+    ending = next((ending for ending in ENDINGS if ending in members), None)
+    return None if ending is None else parse(read(members[ending]), ending)

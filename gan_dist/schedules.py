@@ -1,0 +1,107 @@
+"""Numbers that change over a run as pure functions of the images seen: there is nothing to save.
+
+Any key that says `Scheduled` takes a number, or a schedule: `learning_rate: {kind: cosine, start: 2e-4, stop: 5e-5,
+end: 10_000_000}`. All positions are in images.
+"""
+
+import math
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+
+from gan_dist.config import parts
+from gan_dist.config.section import Part
+
+
+class Schedule(Part):
+    """A number as a function of the images seen."""
+
+    def at(self, images: int) -> float:
+        """The value when so many images have been seen."""
+        raise NotImplementedError
+
+
+class _Ramp(Schedule):
+    start: float
+    """Value until `begin`."""
+    stop: float
+    """Value from `end` on."""
+    begin: Annotated[int, Field(ge=0)] = 0
+    """Position in images at which the change begins."""
+    end: Annotated[int, Field(gt=0)]
+    """Position in images at which the change ends."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "_Ramp":
+        if self.end <= self.begin:
+            raise ValueError(f"a schedule must end after it begins: begin = {self.begin}, end = {self.end}")
+        return self
+
+    def progress(self, images: int) -> float:
+        """0 until `begin`, 1 from `end` on, linear between them."""
+        return min(1.0, max(0.0, (images - self.begin) / (self.end - self.begin)))
+
+
+class Linear(_Ramp):
+    """A straight line from `start` to `stop`; from a small start it is a warm-up."""
+
+    def at(self, images: int) -> float:
+        return self.start + (self.stop - self.start) * self.progress(images)
+
+
+class Cosine(_Ramp):
+    """Half a cosine wave from `start` to `stop`: flat at both ends (Loshchilov and Hutter, 2017, eq. 5)."""
+
+    def at(self, images: int) -> float:
+        return self.stop + (self.start - self.stop) * (1 + math.cos(math.pi * self.progress(images))) / 2
+
+
+class Steps(Schedule):
+    """A number that is multiplied by `factor` at some positions."""
+
+    start: float
+    """Value at first."""
+    at_images: list[int]
+    """Positions in images at which it is multiplied."""
+    factor: float = 0.1
+    """What it is multiplied by."""
+
+    def at(self, images: int) -> float:
+        return self.start * self.factor ** sum(images >= position for position in self.at_images)
+
+
+class WarmUp(Schedule):
+    """A straight line from 0 to `stop` over the first images, and `stop` from then on."""
+
+    stop: float
+    """Value after the warm-up."""
+    end: Annotated[int, Field(gt=0)]
+    """Position in images at which it is reached."""
+
+    def at(self, images: int) -> float:
+        return self.stop * min(1.0, (images + 1) / self.end)
+
+
+SCHEDULES: dict[str, type[Schedule]] = {"linear": Linear, "cosine": Cosine, "steps": Steps, "warm_up": WarmUp}
+
+
+def _read(value: Any) -> Any:
+    """A schedule from its keys; anything else is left to the field's own type."""
+    if not isinstance(value, dict):
+        return value
+    kind, found = parts.find(str(value.get("kind", "")), Schedule, SCHEDULES, "kind of a schedule")
+    return found.model_validate({**value, "kind": kind})
+
+
+ScheduledBase = SerializeAsAny[Schedule]
+Scheduled = Annotated[float | ScheduledBase, BeforeValidator(_read)]
+"""A number or a schedule."""
+ScheduledPositive = Annotated[Annotated[float, Field(gt=0)] | ScheduledBase, BeforeValidator(_read)]
+ScheduledNonnegative = Annotated[Annotated[float, Field(ge=0)] | ScheduledBase, BeforeValidator(_read)]
+ScheduledFraction = Annotated[Annotated[float, Field(ge=0, lt=1)] | ScheduledBase, BeforeValidator(_read)]
+ScheduledCount = Annotated[Annotated[int, Field(gt=0)] | ScheduledBase, BeforeValidator(_read)]
+
+
+def at(value: "float | Schedule", images: int) -> float:
+    """The number that a Scheduled key has when so many images have been seen."""
+    return value.at(images) if isinstance(value, Schedule) else value

@@ -135,6 +135,7 @@ def score(fake: Tensor, real: Tensor) -> float:
 def test_pixels_is_the_distance_of_means_and_deviations() -> None:
     real = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
     assert score(real, real) == 0.0
+    assert score((real + 0.003).clamp(-1, 1), real) == 0.0  # less than half a step of 8 bits: the same saved image
     grey = torch.full((4, 1, 2, 2), 128 / 127.5 - 1)  # deviation 0 against 1
     assert score(grey, real) == pytest.approx(1 + (128 / 127.5 - 1) ** 2)
     white = torch.ones(4, 1, 2, 2)

@@ -327,6 +327,8 @@ def test_numbers_share_the_line_of_their_position_and_a_resume_leaves_none_twice
                 if images != 20:
                     run.metrics(images, images // 10, {"loss/G": 1.0})
                 run.log(images, {"panel/number": Scalar(2.0), "panel/table": Table(["x"], [[start]])})
+                if not start:
+                    run.log(images, {"removed/later": Table(["x"], [["first"]])})
             if start:
                 run.rewind(20)
     assert lines(tmp_path / "metrics.jsonl") == [
@@ -334,7 +336,7 @@ def test_numbers_share_the_line_of_their_position_and_a_resume_leaves_none_twice
         {"images": 20, "step": 2, "score/pixels": 0.2, "panel/number": 2.0},
     ]
     kept = [(images, media.read(path).rows) for images, _, path in media.listed(tmp_path / "media")]  # type: ignore[union-attr]
-    assert kept == [(10, [[0]]), (20, [[10]])]
+    assert kept == [(10, [[0]]), (20, [[10]]), (10, [["first"]])]
 
 
 def test_a_full_disk_is_said_once_and_panels_stop_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import errno
 import json
 import os
 import sys
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if keys and options.command not in (_doctor, _slurm):
             raise InputError(f"unknown argument {keys[0]}; see `gan-dist --help`")
         options.command(options)
+        sys.stdout.flush()
     except InputError as error:
         if os.environ.get("GAN_DIST_TRACEBACK"):
             traceback.print_exc()
@@ -32,6 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INPUT
     except BrokenPipeError:  # `gan-dist ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:  # it is not the output that is full
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"error: the output cannot be written ({error.strerror})", file=sys.stderr)
+        return EXIT_INPUT
     return EXIT_FINISHED
 
 
@@ -57,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     pack.add_argument("--resolution", type=int, help="centre-crop to a square and resize to this many pixels")
     pack.add_argument("--channels", type=int, choices=(1, 3), help="convert to grey (1) or RGB (3)")
+    pack.add_argument(
+        "--classes",
+        choices=("none", "folder"),
+        help="none: no labels. folder: the first folder below what all images share (default: labels in the source, else folder)",
+    )
     pack.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one a core")
     pack.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -69,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     index.add_argument("shards", nargs="+", metavar="SHARDS", help="folder, .tar file, brace pattern or URL")
     index.add_argument("--image", default="auto", help="extension of the image, where samples have several")
+    index.add_argument("--allow-pipe", action="store_true", help="run the shell commands among SHARDS (pipe:COMMAND)")
     index.add_argument("--cache", default="", help="folder for what cannot lie beside the shards")
     index.add_argument("--json", action="store_true", help="print as JSON")
 
@@ -179,6 +193,7 @@ def _pack(options: argparse.Namespace) -> None:
         resolution=options.resolution,
         channels=options.channels,
         processes=options.processes,
+        classes=options.classes,
         progress=not options.json,
     )
     if options.json:
@@ -192,7 +207,7 @@ def _index(options: argparse.Namespace) -> None:
     from gan_dist.data import index, shards
 
     cache = Path(options.cache) if options.cache else default_cache()
-    local = [str(shards.localise(shard, cache)) for shard in shards.expand(options.shards)]
+    local = [str(path) for path in shards.fetch(shards.expand(options.shards, options.allow_pipe), cache)]
     index.build(local, cache, options.image, progress=not options.json)
     found = index.load(local, cache, options.image)
     labels = {str(label): count for label, count in sorted(Counter(found.label.tolist()).items()) if label >= 0}
@@ -204,6 +219,7 @@ def _index(options: argparse.Namespace) -> None:
         "height": [int(found.height.min()), int(found.height.max())] if len(found) else [],
         "kinds": found.channels,
         "bad": list(found.bad),
+        "left_out": found.left_out,
         "digest": found.digest,
     }
     if options.json:
@@ -216,6 +232,9 @@ def _index(options: argparse.Namespace) -> None:
         print("kind     " + ", ".join(names[kind] for kind in sorted(found.channels)))
     print("classes  " + (", ".join(f"{label}: {count:,}" for label, count in labels.items()) or "none"))
     print(f"bad      {len(found.bad)}" + "".join(f"\n  {bad}" for bad in found.bad))
+    if left_out := found.left_out:
+        reasons = ", ".join(f"{why} {count:,}" for why, count in left_out.items())
+        print(f"unused   {sum(left_out.values()):,} members that belong to no image: {reasons}")
     print(f"digest   {found.digest}")
 
 

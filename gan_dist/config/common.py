@@ -49,7 +49,7 @@ class Data(Section):
     """What to pack into data.shards when nothing is there yet: a SOURCE of `gan-dist pack`, for example `digits`."""
     image: str = "auto"
     """Which member of a sample is the image, by extension (jpg, or b.jpg where keys share a first dot). auto: the only image there is."""
-    fields: dict[str, DataField] = {}
+    fields: dict[str, DataField] = {}  # noqa: RUF012  (pydantic copies it)
     """Several images of each sample, by the names under which the game asks for them: {a: {member: a.png}, b: {member:
     b.png, channels: 1}} where shards hold KEY.a.png and KEY.b.png. Default: one field, `image`, which data.image chooses."""
     resolution: Annotated[int, Field(ge=4)]

@@ -45,7 +45,7 @@ def prepare(config: Config, progress: bool = True) -> None:
                 progress=progress,
             )
     cache = config.cache
-    local = [str(shards.localise(shard, cache)) for shard in shards.expand(data.shards)]
+    local = [str(path) for path in shards.fetch(shards.expand(data.shards, data.allow_pipe), cache)]
     index_module.build(local, cache, data.image, progress)
 
 
@@ -55,7 +55,7 @@ def open_index(config: Config) -> Index:
     Raises InputError, naming a sample, where the data cannot serve the config.
     """
     cache = config.cache
-    local = [str(shards.localise(shard, cache)) for shard in shards.expand(config.data.shards)]
+    local = [str(shards.local(shard, cache)) for shard in shards.expand(config.data.shards, config.data.allow_pipe)]
     index = index_module.load(local, cache, config.data.image)
     check(index, config)
     return index

@@ -176,7 +176,7 @@ def test_labels_of_dataset_json_go_before_folders(
     else:
         found = opened(source, tmp_path)
         assert (labels(found), found.skipped) == (expected, [])
-        assert found.notes == ([note] if note else [])
+        assert [line.replace("./", "") for line in found.notes] == ([note] if note else [])
     assert labels(open_source(str(source), tmp_path, "folder")) == [0, 1, 1]
     assert labels(open_source(str(source), tmp_path, "none")) == [None] * 3
 
@@ -262,8 +262,9 @@ def test_a_name_that_comes_twice_is_refused(tmp_path: Path) -> None:
     compressed.write_bytes(gzip.compress(path.read_bytes()))
     with pytest.raises(InputError, match=rf"^{compressed}: "):
         opened(compressed, tmp_path)
-    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive, pytest.warns(UserWarning):
-        for _ in range(2):
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        archive.writestr("a.png", b"x")
+        with pytest.warns(UserWarning, match="Duplicate name"):
             archive.writestr("a.png", b"x")
     with pytest.raises(InputError, match=r"holds a\.png twice"):
         opened(tmp_path / "in.zip", tmp_path)
@@ -304,7 +305,7 @@ def test_odd_sources_of_others_are_refused_or_told(tmp_path: Path, shared: Path)
     style = opened(odd / "stylegan_labels.zip", tmp_path)
     assert (sorted(labels(style)), style.skipped) == ([label for label in range(4) for _ in range(6)], [])
     assert "parts of a data set" in opened(odd / "splits.zip", tmp_path).notes[0]
-    assert len(opened(odd / "endings.tar", tmp_path).items) == 7
+    assert len(opened(odd / "endings.tar", tmp_path).items) == 6
 
 
 @pytest.mark.parametrize("images", ["train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"])

@@ -24,12 +24,12 @@ def check(index: Index, config: Config) -> None:
     _check_keys(index)
     bad = unreadable(index)
     if len(bad) > data.max_bad_fraction * total:
-        first = next(field.bad[0] for field in index.fields.values() if field.bad)
+        first = next(field.bad[0] for field in index.images.values() if field.bad)
         raise InputError(
             f"data.shards: {len(bad)} of {total} images cannot be read, first {first}; `gan-dist index` "
             f"lists them, `gan-dist pack` leaves them out (data.max_bad_fraction = {data.max_bad_fraction:g})"
         )
-    for name, field in index.fields.items():
+    for name, field in index.images.items():
         key = f"data.fields.{name}.channels" if name in data.fields else "data.channels"
         _check_images(field, channels(config, name), key, data.resolution)
     if total < config.training.batch:
@@ -49,13 +49,13 @@ def channels(config: Config, name: str) -> int:
 def unreadable(index: Index) -> np.ndarray:
     """Return the numbers of the samples of which the index could not read some image."""
     bad = np.zeros(len(index), bool)
-    for field in index.fields.values():
+    for field in index.images.values():
         bad |= field.width == 0
     return np.flatnonzero(bad)
 
 
 def _check_keys(index: Index) -> None:
-    (first_name, first), *others = index.fields.items()
+    (first_name, first), *others = index.images.items()
     for name, other in others:
         for shard, path in enumerate(index.shards):
             if first.key_digests[shard] == other.key_digests[shard]:
@@ -63,7 +63,7 @@ def _check_keys(index: Index) -> None:
             keys, other_keys = first.keys(shard), other.keys(shard)
             for has, lacks, lacking in ((keys, set(other_keys), name), (other_keys, set(keys), first_name)):
                 if key := next((key for key in has if key not in lacks), None):
-                    member = index.fields[lacking].image
+                    member = index.images[lacking].image
                     raise InputError(
                         f"data.fields: sample {key} of {path} has no member .{member} ({lacking}); every sample needs all "
                         "fields: add the member or remove the sample"

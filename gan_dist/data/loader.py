@@ -130,7 +130,7 @@ class _Groups(Dataset[dict[str, Any]]):
 def _decoders(index: Index, config: Config) -> dict[str, Decoder]:
     return {
         name: Decoder(field, config.data.resolution, checks.channels(config, name))
-        for name, field in index.fields.items()
+        for name, field in index.images.items()
     }
 
 

@@ -105,7 +105,7 @@ def pack(
     The images are shuffled over the shards (by a fixed key), as sources come sorted by class. `channels` None: grey
     where all images are, else RGB. `processes` None: one a core. `classes` "none", "folder" or None: see `open_source`. A shard has at most `shard_size` images, and fewer
     where they are large. The shards' bytes do not depend on the number of processes. A second call at the same time
-    waits for the first. Raises InputError for a source without images, and for a destination that holds anything else.
+    waits for the first. Raises InputError for a source without images, and for a destination that holds other files.
     """
     assert channels in (None, 1, 3)
     if os.path.isdir(source) and destination.resolve().is_relative_to(Path(source).resolve()):
@@ -195,7 +195,7 @@ def _alone(destination: Path) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             try:
                 file = stack.enter_context(path.open("a"))
-            except FileNotFoundError:  # the one before us has just taken its empty folder away
+            except FileNotFoundError:  # the process before us has just removed its empty folder
                 continue
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -107,7 +107,7 @@ class Reporter:
         return self._load(order.permute(key, total, np.arange(numbers.start, numbers.stop) % total))
 
     def _load(self, samples: np.ndarray) -> Batch:
-        return loader.load(self._index, self._config, samples, self._engine.device)
+        return loader.load(self._index, self._config, samples.tolist(), self._engine.device)
 
 
 def named(section: Section, place: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from gan_dist.config import Config
 from gan_dist.control import desync, diagnose, peers, stop
 from gan_dist.control.stop import Reason, Requests
 from gan_dist.control.watchdog import Watchdog
-from gan_dist.data import loader
+from gan_dist.data import checks, loader
 from gan_dist.data.decode import Note
 from gan_dist.data.index import Index
 from gan_dist.data.quarantine import Quarantine
@@ -45,6 +45,7 @@ class Trainer:
         self.run_directory: Run = run
         other_machine = self._keep_bits()
         self.game = games.build(config)
+        engine.on_main(lambda: checks.check_fields(config, self.game.fields))
         engine.place(self.game)
         verify(self.game, config, _few_samples(config, engine, self.game))
         self._choose_passes()

@@ -19,7 +19,7 @@ os.environ.update(
 )
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-FOLDERS = ("unit", "dist", "end_to_end", "fault", "slurm", "gpu")
+FOLDERS = ("unit", "growth", "dist", "end_to_end", "fault", "slurm", "gpu")
 
 
 def need(what: str, present: bool, reason: str) -> None:

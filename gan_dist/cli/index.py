@@ -13,6 +13,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("shards", nargs="+", metavar="SHARDS", help="folder, .tar file, brace pattern or URL")
     parser.add_argument("--image", default="auto", help="extension of the image, where samples have several")
+    parser.add_argument("--allow-pipe", action="store_true", help="run the shell commands among SHARDS (pipe:COMMAND)")
     parser.add_argument("--cache", default="", help="folder for what cannot lie beside the shards")
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
@@ -23,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
     from gan_dist.data import index, shards
 
     cache = Path(options.cache) if options.cache else default_cache()
-    local = [str(shards.localise(shard, cache)) for shard in shards.expand(options.shards)]
+    local = [str(path) for path in shards.fetch(shards.expand(options.shards, options.allow_pipe), cache)]
     index.build(local, cache, options.image, progress=not options.json)
     loaded = index.load(local, cache, options.image)
     labels = {str(label): count for label, count in sorted(Counter(loaded.label.tolist()).items()) if label >= 0}
@@ -35,6 +36,7 @@ def run(options: argparse.Namespace) -> None:
         "height": [int(loaded.height.min()), int(loaded.height.max())] if len(loaded) else [],
         "kinds": loaded.channels,
         "bad": list(loaded.bad),
+        "left_out": loaded.left_out,
         "digest": loaded.digest,
     }
     if options.json:
@@ -47,4 +49,7 @@ def run(options: argparse.Namespace) -> None:
         print("kind     " + ", ".join(names[kind] for kind in sorted(loaded.channels)))
     print("classes  " + (", ".join(f"{label}: {count:,}" for label, count in labels.items()) or "none"))
     print(f"bad      {len(loaded.bad)}" + "".join(f"\n  {bad}" for bad in loaded.bad))
+    if left_out := loaded.left_out:
+        reasons = ", ".join(f"{why} {count:,}" for why, count in left_out.items())
+        print(f"unused   {sum(left_out.values()):,} members that belong to no image: {reasons}")
     print(f"digest   {loaded.digest}")

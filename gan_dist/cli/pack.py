@@ -22,6 +22,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resolution", type=int, help="centre-crop to a square and resize to this many pixels")
     parser.add_argument("--channels", type=int, choices=(1, 3), help="convert to grey (1) or RGB (3)")
+    parser.add_argument(
+        "--classes",
+        choices=("none", "folder"),
+        help="none: no labels. folder: the first folder below what all images share (default: labels in the source, else folder)",
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one for each core")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -39,6 +44,7 @@ def run(options: argparse.Namespace) -> None:
         resolution=options.resolution,
         channels=options.channels,
         processes=options.processes,
+        classes=options.classes,
         progress=not options.json,
     )
     if options.json:

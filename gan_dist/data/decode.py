@@ -1,10 +1,10 @@
-"""Sample numbers in, one uint8 batch out: positioned reads, decoding, centre crop and reduction by area."""
+"""Read samples by number as uint8 images: positioned reads, decoding, centre crop and reduction by area."""
 
 import dataclasses
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from gan_dist.data.index import Index
 from gan_dist.errors import InputError
 
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # a quarantined image is told once, by us
 cv2.setNumThreads(0)  # every loader process is one thread; more would fight with the training process
 
 _JPEG = b"\xff\xd8"
@@ -20,7 +21,7 @@ _SLOW = 5.0  # seconds for one read
 _TRIES = 3  # to open or read a shard: network file systems have bad moments
 _PAUSE = 0.2  # seconds before the second try, twice as many before the next
 _LOST = 60.0  # seconds for which a shard that could not be read is not tried again
-_SUBSTITUTES = 100
+SUBSTITUTES = 100
 _REDUCED = {
     (1, 1): cv2.IMREAD_GRAYSCALE,
     (1, 2): cv2.IMREAD_REDUCED_GRAYSCALE_2,
@@ -62,56 +63,24 @@ class Decoder:
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_files": OrderedDict()}  # descriptors belong to one process
 
-    def read(self, samples: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """(N,) sample numbers -> (N, H, W, C) uint8, into `out` where it is given.
+    def read(self, samples: np.ndarray) -> np.ndarray:
+        """Return sample numbers (N,) as images (N, H, W, C) uint8.
 
         Raises InputError, naming shard and key, for a sample that cannot be read or decoded.
         """
-        batch = self._empty(len(samples)) if out is None else out
+        batch = np.empty((len(samples), self.resolution, self.resolution, self.channels), dtype=np.uint8)
         for row, sample in zip(batch, samples.tolist(), strict=True):
             try:
-                self._decode(sample, row)
+                self.decode(sample, row)
             except UnusableError as error:
-                note = self._note("quarantined", sample, str(error))
+                note = self.note("quarantined", sample, str(error))
                 raise InputError(
                     f"{note.shard}: {note.key}: {error}; take it out or pack the data again with `gan-dist pack`"
                 ) from None
         return batch
 
-    def read_or_substitute(
-        self, samples: np.ndarray, out: np.ndarray, substitute: Callable[[int, int], int]
-    ) -> tuple[np.ndarray, list[Note]]:
-        """The same, but `substitute(sample, attempt)` stands in for a sample that cannot be had.
-
-        Returns the numbers of the samples that were read, and what happened. `substitute` must be a function of its
-        arguments alone: every process count and every resume then sees the same batches.
-        """
-        notes: list[Note] = []
-        used = samples.copy()
-        for place, sample in enumerate(samples.tolist()):
-            candidate = sample
-            for attempt in range(_SUBSTITUTES):
-                try:
-                    self._decode(candidate, out[place])
-                    break
-                except UnusableError as error:
-                    notes.append(self._note("quarantined", candidate, str(error)))
-                candidate = substitute(sample, attempt)
-            else:
-                first = notes[-_SUBSTITUTES]
-                raise InputError(
-                    f"data.shards: {_SUBSTITUTES} samples in a row cannot be read, first {first.key} of {first.shard}: "
-                    f"{first.reason}"
-                )
-            used[place] = candidate
-        notes += [self._note("slow shard", sample, f"a read took {took:.0f} s") for sample, took in self._slow]
-        self._slow.clear()
-        return used, notes
-
-    def _empty(self, count: int) -> np.ndarray:
-        return np.empty((count, self.resolution, self.resolution, self.channels), dtype=np.uint8)
-
-    def _note(self, kind: str, sample: int, reason: str) -> Note:
+    def note(self, kind: str, sample: int, reason: str) -> Note:
+        """Return what happened to a sample, with its shard and key."""
         shard = self.index.shard_of(sample)
         try:
             key = self.index.keys(shard)[sample - int(self.index.first[shard])]
@@ -119,8 +88,16 @@ class Decoder:
             key = f"sample {sample - int(self.index.first[shard])}"
         return Note(kind, sample, self.index.shards[shard], key, reason)
 
-    def _decode(self, sample: int, target: np.ndarray) -> None:
+    def slow(self) -> list[Note]:
+        """Return the reads that were slow since the last call."""
+        notes = [self.note("slow shard", sample, f"a read took {took:.0f} s") for sample, took in self._slow]
+        self._slow.clear()
+        return notes
+
+    def decode(self, sample: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Return one sample (H, W, C) uint8, in `out` where it is given. Raises UnusableError where it cannot be had."""
         index, size = self.index, self.resolution
+        target = np.empty((size, size, self.channels), np.uint8) if out is None else out
         if not index.width[sample]:
             raise UnusableError("the image cannot be read")  # the index could not read its header
         data = self._bytes(sample)
@@ -145,6 +122,7 @@ class Decoder:
             target[..., 0] = image
         else:
             cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=target)
+        return target
 
     def _bytes(self, sample: int) -> bytes:
         index = self.index
@@ -188,3 +166,40 @@ class Decoder:
     def _close(self, shard: int) -> None:
         if shard in self._files:
             os.close(self._files.pop(shard))
+
+
+def read_or_substitute(
+    decoders: Mapping[str, Decoder],
+    samples: np.ndarray,
+    out: Mapping[str, np.ndarray],
+    substitute: Callable[[int, int], int],
+) -> tuple[np.ndarray, list[Note]]:
+    """Read samples (N,) into `out`, (N, H, W, C) uint8 for each image field.
+
+    `substitute(sample, attempt)` stands in, in all fields, for a sample of which some field cannot be had. It must be a
+    function of its arguments alone: every number of ranks and every resume then sees the same batches. Returns the numbers
+    of the samples that were read, and what happened.
+    """
+    notes: list[Note] = []
+    used = samples.copy()
+    for place, sample in enumerate(samples.tolist()):
+        candidate = sample
+        for attempt in range(SUBSTITUTES):
+            try:
+                for name, decoder in decoders.items():
+                    decoder.decode(candidate, out[name][place])
+                break
+            except UnusableError as error:
+                reason = str(error) if len(decoders) == 1 else f"{name}: {error}"
+                notes.append(decoder.note("quarantined", candidate, reason))
+            candidate = substitute(sample, attempt)
+        else:
+            first = notes[-SUBSTITUTES]
+            raise InputError(
+                f"data.shards: {SUBSTITUTES} samples in a row cannot be read, first {first.key} of {first.shard}: "
+                f"{first.reason}"
+            )
+        used[place] = candidate
+    for decoder in decoders.values():
+        notes += decoder.slow()
+    return used, notes

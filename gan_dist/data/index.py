@@ -88,6 +88,11 @@ class Index:
             self.__dict__["rows"] = _map_table(self.table)
 
     @property
+    def images(self) -> "dict[str, Index]":
+        """The index of each image field by name."""
+        return self.fields or {"image": self}
+
+    @property
     def offset(self) -> np.ndarray:
         """Byte of the shard at which the image begins, int64."""
         return self.rows["offset"]
@@ -362,7 +367,7 @@ def _read(
                 if {name: recorded.get(name) for name in stamp} == stamp:
                     return {name: file.get_tensor(name) for name in columns}, json.loads(recorded["summary"])
         except (OSError, SafetensorError, KeyError, ValueError, AttributeError):
-            continue  # absent, unreadable or torn: it is made anew
+            continue  # absent, unreadable or torn: it is made again
     return None
 
 

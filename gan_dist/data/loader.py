@@ -1,10 +1,12 @@
-"""From the data set to this process's micro-batches on its device, in the order of the run."""
+"""Turn the data set into this rank's micro-batches on its device, in the order of the run."""
 
+import contextlib
+import dataclasses
 import functools
+import hashlib
 import itertools
-import multiprocessing
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +16,21 @@ from torch.utils.data import DataLoader, Dataset
 
 from gan_dist import rng
 from gan_dist.config import Config
-from gan_dist.data import index as index_module, order, shards
-from gan_dist.data.decode import Decoder, Note
+from gan_dist.data import checks, index as index_module, order, shards, workers
+from gan_dist.data.decode import SUBSTITUTES, Decoder, Note, UnusableError, read_or_substitute
 from gan_dist.data.index import Index
-from gan_dist.data.workers import end_with_parent
 from gan_dist.errors import InputError
-from gan_dist.interfaces import Batch
+from gan_dist.interfaces import Batch, Field
 
 _PREFETCH = 2  # groups a worker keeps ready
-_GROUP = 256  # images of a group: what crosses from a worker at a time
+_GROUP = 256  # images of a group at most: what crosses from a worker at a time
+_GROUP_BYTES = 8 << 20  # of a group at most, where a micro-batch is not larger: /dev/shm of a container has 64 MiB
 
 
 def prepare(config: Config, progress: bool = True) -> None:
     """Pack `data.source` where no shards are, fetch remote shards, and index what has no index.
 
-    For one process of a machine: the others wait, then `open_index`.
+    For one rank of a node: the others wait, then call `open_index`.
     """
     data = config.data
     if data.source:
@@ -45,78 +47,47 @@ def prepare(config: Config, progress: bool = True) -> None:
                 progress=progress,
             )
     cache = config.cache
-    local = [str(shards.localise(shard, cache)) for shard in shards.expand(data.shards)]
-    index_module.build(local, cache, data.image, progress)
+    local = [str(path) for path in shards.fetch(shards.expand(data.shards, data.allow_pipe), cache)]
+    for member in _members(config).values():
+        index_module.build(local, cache, member, progress)
 
 
-def open_index(config: Config) -> Index:
-    """The data set's index, checked against what the config asks of the data.
+def open_index(config: Config, wanted: Mapping[str, Field] | None = None) -> Index:
+    """Return the data set's index, checked against the config, this node, and what the game wants of each sample.
 
-    Raises InputError, naming a sample, where the data cannot serve the config.
+    Raises InputError, naming a sample or a field, where the data cannot serve them.
     """
+    if wanted is not None:
+        checks.check_fields(config, wanted)
     cache = config.cache
-    local = [str(shards.localise(shard, cache)) for shard in shards.expand(config.data.shards)]
-    index = index_module.load(local, cache, config.data.image)
-    check(index, config)
+    local = [str(shards.local(shard, cache)) for shard in shards.expand(config.data.shards, config.data.allow_pipe)]
+    fields = {name: index_module.load(local, cache, member) for name, member in _members(config).items()}
+    first = next(iter(fields.values()))
+    index = dataclasses.replace(first, fields=fields)
+    if config.data.fields:
+        text = "".join(f"{name}\0{field.digest}\n" for name, field in fields.items())
+        index = dataclasses.replace(index, digest=hashlib.sha256(text.encode()).hexdigest(), old_digest="")
+    checks.check(index, config)
+    checks.check_shared_memory(_ring_bytes(config) if config.data.workers else 0)
     return index
 
 
-def check(index: Index, config: Config) -> None:
-    data, total = config.data, len(index)
-    if total == 0:
-        what = "an image" if data.image == "auto" else f"a member .{data.image}"
-        raise InputError(f"data.shards: no sample of {len(index.shards)} shards has {what}; see `gan-dist index`")
-    if len(index.bad) > data.max_bad_fraction * total:
-        raise InputError(
-            f"data.shards: {len(index.bad)} of {total} images cannot be read, first {index.bad[0]}; `gan-dist index` "
-            f"lists them, `gan-dist pack` leaves them out (data.max_bad_fraction = {data.max_bad_fraction:g})"
-        )
-    good = index.width > 0  # others stand in for the rest
-    for kind, sample in index.channels.items():
-        if kind != str(data.channels):
-            found = {"1": "is grey", "3": "is RGB", "4": "has transparency or four colours (CMYK)"}[kind]
-            advice = f"set data.channels: {kind}, or " if len(index.channels) == 1 and kind != "4" else ""
-            raise InputError(
-                f"data.shards: {sample} {found}, but data.channels = {data.channels}; "
-                f"{advice}convert with `gan-dist pack --channels {data.channels}`"
-            )
-    smallest = int(np.where(good, np.minimum(index.width, index.height), 65535).argmin())
-    width, height = int(index.width[smallest]), int(index.height[smallest])
-    if min(width, height) < data.resolution:
-        raise InputError(
-            f"data.shards: {index.key(smallest)} is {width}x{height}, smaller than data.resolution = {data.resolution}; "
-            f"set data.resolution: {min(width, height)} or less, or enlarge with `gan-dist pack --resolution {data.resolution}`"
-        )
-    if total < config.training.batch:
-        raise InputError(
-            f"training.batch = {config.training.batch} is more than the {total} samples of data.shards; make it smaller"
-        )
-    if data.labels:
-        without = int(np.where(good, index.label, 1 << 30).argmin())
-        if index.label[without] < 0:
-            raise InputError(
-                f"data.labels is set, but {index.key(without)} has no label (.cls, or `label` in .json); "
-                "add them or set data.labels: false"
-            )
-        if data.classes and index.label.max() >= data.classes:
-            worst = int(index.label.argmax())
-            raise InputError(
-                f"data.classes = {data.classes}, but {index.key(worst)} has label {index.label[worst]}; "
-                f"set data.classes: {index.label.max() + 1} or more"
-            )
+def _members(config: Config) -> dict[str, str]:
+    """The image fields, each with the member of a sample that holds it."""
+    return {name: field.member for name, field in config.data.fields.items()} or {"image": config.data.image}
 
 
 class _Groups(Dataset[dict[str, Any]]):
-    """Item k: micro-batches number k * size, ... of this process, counted from position `start` of the run.
+    """Item k: micro-batches number k * size, ... of this rank, counted from position `start` of the run.
 
-    Worker processes write pixels into `ring`, shared memory made once, at row number % len(ring): handing each
-    batch over as a new shared tensor would cost them more than a third of their images/s. Small micro-batches go
+    Worker processes write pixels into `rings`, shared memory made once for each image field, at row number % rows: handing
+    each batch over as a new shared tensor would cost them more than a third of their images/s. Small micro-batches go
     several in a group, as an item costs the same whatever is in it.
     """
 
-    def __init__(self, index: Index, config: Config, start: int, slots: range, ahead: int) -> None:
+    def __init__(self, index: Index, config: Config, start: int, slots: range) -> None:
         data, training = config.data, config.training
-        self.decoder = Decoder(index, data.resolution, data.channels)
+        self.decoders = _decoders(index, config)
         self.labelled = data.labels
         self.seed, self.streams = config.run.seed, data.streams
         self.batch, self.micro_batch = training.batch, training.micro_batch
@@ -124,10 +95,14 @@ class _Groups(Dataset[dict[str, Any]]):
         steps = -(-max(0, training.whole_images - start) // training.batch)
         self.total = steps * len(self.firsts)
         self.size = _group(config)
-        # the loader asks for `ahead` groups beyond the one that is being taken, so no row is written while read
-        rows = (ahead + 1) * self.size
-        shape = (rows, self.micro_batch, data.resolution, data.resolution, data.channels)
-        self.ring = torch.empty(shape, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+        self.rows = _ring_rows(config)
+        shape = (self.rows, self.micro_batch, data.resolution, data.resolution)
+        self.rings = {
+            name: torch.empty((*shape, decoder.channels), dtype=torch.uint8) for name, decoder in self.decoders.items()
+        }
+        if data.workers:
+            for ring in self.rings.values():
+                ring.share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return -(-self.total // self.size)
@@ -138,26 +113,50 @@ class _Groups(Dataset[dict[str, Any]]):
 
     def _micro_batch(self, number: int) -> dict[str, Any]:
         step, place = divmod(number, len(self.firsts))
-        images, slot, total = self.start + step * self.batch, self.firsts[place], len(self.decoder.index)
+        first = next(iter(self.decoders.values()))
+        images, slot, total = self.start + step * self.batch, self.firsts[place], len(first.index)
         slots = np.arange(slot, slot + self.micro_batch)
         samples = order.samples(self.seed, total, self.batch, self.streams, images, slots)
         substitute = functools.partial(order.substitute, self.seed, total)
-        row = number % len(self.ring)
+        row = number % self.rows
+        out = {name: ring[row].numpy() for name, ring in self.rings.items()}
         try:
-            samples, notes = self.decoder.read_or_substitute(samples, self.ring[row].numpy(), substitute)
+            samples, notes = read_or_substitute(self.decoders, samples, out, substitute)
         except InputError as error:  # raised again in the training process, where it is one line
             return {"error": str(error)}
-        labels = self.decoder.index.label[samples].astype(np.int64) if self.labelled else None
+        labels = first.index.label[samples].astype(np.int64) if self.labelled else None
         return {"row": row, "position": images + slot, "labels": labels, "notes": notes}
 
 
+def _decoders(index: Index, config: Config) -> dict[str, Decoder]:
+    return {
+        name: Decoder(field, config.data.resolution, checks.channels(config, name))
+        for name, field in index.images.items()
+    }
+
+
 def _group(config: Config) -> int:
-    return max(1, _GROUP // config.training.micro_batch)
+    """Micro-batches of a group."""
+    count = config.training.micro_batch
+    return max(1, min(_GROUP // count, _GROUP_BYTES // (count * _sample_bytes(config))))
+
+
+def _sample_bytes(config: Config) -> int:
+    return config.data.resolution**2 * sum(checks.channels(config, name) for name in _members(config))
+
+
+def _ring_rows(config: Config) -> int:
+    # the loader asks for `workers * _PREFETCH` groups beyond the one that is being taken, so no row is written while read
+    return (config.data.workers * _PREFETCH + 1) * _group(config)
+
+
+def _ring_bytes(config: Config) -> int:
+    return _ring_rows(config) * config.training.micro_batch * _sample_bytes(config)
 
 
 def ahead(config: Config) -> int:
     """Micro-batches that are decoded before they are asked for, at most: a timing of the loader begins after these."""
-    return (config.data.workers * _PREFETCH + 1) * _group(config)
+    return _ring_rows(config)
 
 
 def micro_batches(
@@ -168,16 +167,17 @@ def micro_batches(
     device: torch.device,
     note: Callable[[Note], None] = lambda note: None,
 ) -> Iterator[list[Batch]]:
-    """This process's share of every step from position `start` on: a list of micro-batches a step.
+    """Yield this rank's share of every step from position `start` on: a list of micro-batches a step.
 
-    `slots` are the places of the global batch that this process serves. `note` is told of samples that others stand
-    in for, and of slow shards. The workers end with the iterator.
+    A batch has every image field of the index, and "class" with data.labels. `slots` are the places of the global batch
+    that this rank serves. `note` is told of samples that others stand in for, and of slow shards. The workers end with
+    the iterator.
     """
-    workers = config.data.workers
-    dataset = _Groups(index, config, start, slots, ahead=workers * _PREFETCH)
+    count = config.data.workers
+    dataset = _Groups(index, config, start, slots)
     context = None
-    if workers:  # not fork: a fork of a process that runs threads (OpenMP, CUDA, W&B) may hang
-        context = multiprocessing.get_context("forkserver")
+    if count:  # not fork: a fork of a process that runs threads (OpenMP, CUDA, W&B) may hang
+        context = workers.context("forkserver")
         context.set_forkserver_preload(["torch", "cv2", "gan_dist.data.loader"])  # imported once for all workers
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores is the user's choice
@@ -185,20 +185,20 @@ def micro_batches(
             dataset,
             batch_size=None,
             sampler=range(len(dataset)),
-            num_workers=workers,
-            prefetch_factor=_PREFETCH if workers else None,
+            num_workers=count,
+            prefetch_factor=_PREFETCH if count else None,
             collate_fn=_as_it_is,
             multiprocessing_context=context,
-            worker_init_fn=end_with_parent,
+            worker_init_fn=workers.end_with_parent,
         )
         groups = iter(loader)
     step: list[Batch] = []
     for item in itertools.chain.from_iterable(groups):
         if "error" in item:
             raise InputError(item["error"])
-        for found in item["notes"]:
-            note(found)
-        step.append(_to_device(item, dataset.ring, config, device))
+        for each in item["notes"]:
+            note(each)
+        step.append(_to_device(item, dataset.rings, config, device))
         if len(step) == len(dataset.firsts):
             yield step
             step = []
@@ -208,19 +208,75 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
-def _to_device(item: dict[str, Any], ring: torch.Tensor, config: Config, device: torch.device) -> Batch:
-    """Copy a row out of the ring, normalised; when this returns the row may be written again."""
-    pixels = ring[item["row"]]
+def _to_device(item: dict[str, Any], rings: dict[str, torch.Tensor], config: Config, device: torch.device) -> Batch:
+    """Copy a row out of the rings, normalised; when this returns the row may be written again."""
+    count = config.training.micro_batch
+    positions = torch.arange(item["position"], item["position"] + count, device=device)
+    mirrored = None
+    if config.data.flip:  # all fields of a sample alike
+        mirrored = rng.uniform(rng.key(config.run.seed, "flip"), positions, 1)[:, 0, None, None, None] < 0.5
+    fields = {}
+    for name, ring in rings.items():
+        images = _normalised(ring[item["row"]], config, device)
+        if mirrored is not None:
+            images = torch.where(mirrored, images.flip(-1), images)
+        fields[name] = images if config.training.channels_last else images.contiguous()
+    if item["labels"] is not None:
+        fields["class"] = torch.from_numpy(item["labels"]).to(device)
+    return Batch(fields, positions)
+
+
+def _normalised(pixels: torch.Tensor, config: Config, device: torch.device) -> torch.Tensor:
+    """(M, H, W, C) uint8 -> (M, C, H, W) in [-1, 1] on the device, a copy."""
     if device.type == "cuda":  # to pinned memory at once, from there to the GPU while this process goes on
         pixels = pixels.pin_memory().to(device, non_blocking=True)
     dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
     # (M, H, W, C) seen as (M, C, H, W) is channels_last already
-    images = pixels.permute(0, 3, 1, 2).to(dtype).div_(127.5).sub_(1)
-    positions = torch.arange(item["position"], item["position"] + len(pixels), device=device)
-    if config.data.flip:
-        mirrored = rng.uniform(rng.key(config.run.seed, "flip"), positions, 1) < 0.5
-        images = torch.where(mirrored[:, :, None, None], images.flip(-1), images)
-    if not config.training.channels_last:
-        images = images.contiguous()
-    labels = None if item["labels"] is None else torch.from_numpy(item["labels"]).to(device)
-    return Batch({"image": images} | ({} if labels is None else {"class": labels}), positions)
+    return pixels.permute(0, 3, 1, 2).to(dtype).div_(127.5).sub_(1)
+
+
+def shown(index: Index, config: Config, count: int, device: torch.device) -> Batch:
+    """Return the first `count` samples that can be read, in the index's order and as they are stored, for picture grids.
+
+    Positions are the samples' numbers. Fewer where the data set has fewer.
+    """
+    decoders = _decoders(index, config)
+    found: list[tuple[int, dict[str, np.ndarray]]] = []
+    for sample in range(len(index)):
+        if len(found) == count:
+            break
+        with contextlib.suppress(UnusableError):
+            found.append((sample, {name: decoder.decode(sample) for name, decoder in decoders.items()}))
+    return _batch(found, index, config, device)
+
+
+def load(index: Index, config: Config, samples: Sequence[int], device: torch.device) -> Batch:
+    """Return these samples as they are stored; one that cannot be read is replaced by another, always the same.
+
+    Positions are the samples' numbers.
+    """
+    decoders = _decoders(index, config)
+    found: list[tuple[int, dict[str, np.ndarray]]] = []
+    for wanted in samples:
+        sample = int(wanted)
+        for attempt in range(SUBSTITUTES):
+            try:
+                found.append((sample, {name: decoder.decode(sample) for name, decoder in decoders.items()}))
+                break
+            except UnusableError:
+                sample = order.substitute(config.run.seed, len(index), int(wanted), attempt)
+    return _batch(found, index, config, device)
+
+
+def _batch(found: list[tuple[int, dict[str, np.ndarray]]], index: Index, config: Config, device: torch.device) -> Batch:
+    """The decoded images of samples as a batch."""
+    if not found:
+        raise InputError(f"data.shards: no sample of {index.shards[0]}, ... can be read; see `gan-dist index`")
+    samples = [sample for sample, _ in found]
+    fields = {
+        name: _normalised(torch.from_numpy(np.stack([images[name] for _, images in found])), config, device)
+        for name in found[0][1]
+    }
+    if config.data.labels:
+        fields["class"] = torch.from_numpy(index.label[samples].astype(np.int64)).to(device)
+    return Batch(fields, torch.tensor(samples, device=device))

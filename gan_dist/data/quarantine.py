@@ -3,8 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
+from gan_dist.data import checks
 from gan_dist.data.decode import Note
 from gan_dist.data.index import Index
 
@@ -15,7 +14,7 @@ class Quarantine:
     def __init__(self, index: Index) -> None:
         self._index = index
         self._met: dict[int, str] = {}
-        self._known = dict.fromkeys(np.flatnonzero(index.width == 0).tolist(), "the image cannot be read")
+        self._known = dict.fromkeys(checks.unreadable(index).tolist(), "the image cannot be read")
         """Sample -> why, the same on every rank."""
         self._counts: list[int] = []
         self._slow: set[str] = set()

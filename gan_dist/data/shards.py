@@ -1,32 +1,82 @@
-"""From the names in `data.shards` to tar files on this machine."""
+"""Turn the names in `data.shards` into tar files on this machine, and into words that hold no secret."""
 
+import concurrent.futures
+import glob
 import hashlib
+import http.client
+import json
 import os
+import re
 import shutil
+import urllib.parse
+import urllib.request
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from webdataset.gopen import gopen
 from webdataset.shardlists import expand_urls
 
 from gan_dist import files
+from gan_dist.data import tar
 from gan_dist.errors import InputError
 
 _ENDINGS = (".tar",)
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
+_PATIENCE = 30.0  # seconds for a server to say what it holds
+_ASKED_AT_ONCE = 16
+_PLAIN = re.compile(r"-{1,2}[A-Za-z-]{1,20}|\.{0,2}/\S*|\w+://\S*|\S+\.tar")
+"""Words of a command that are shown: options without a value, paths and URLs."""
 
 
-def expand(shards: str | Sequence[str]) -> list[str]:
-    """The shards that `data.shards` names, in order: folders are listed, brace patterns expanded, URLs kept.
+def redact(name: str) -> str:
+    """Return a shard's name without what may be a secret: a URL's query, fragment and user, and words of a command.
 
-    Raises InputError where a name leads to nothing or to something that is not a tar file.
+    Every message, log and record shows shards by this.
+    """
+    if name.startswith("pipe:"):
+        first, *words = name.removeprefix("pipe:").split() or [""]
+        return "pipe:" + re.sub(
+            r"\*\*\*( \*\*\*)+",
+            "***",
+            " ".join([first if re.fullmatch(r"[\w./-]+", first) else "***", *map(_word, words)]),
+        )
+    return _url(name)
+
+
+def _word(word: str) -> str:
+    word = word.strip("'\"")
+    return _url(word) if _PLAIN.fullmatch(word) else "***"
+
+
+def _url(name: str) -> str:
+    scheme, mark, rest = name.partition("://")
+    if not mark:
+        return name
+    rest = re.split(r"[?#]", rest, maxsplit=1)[0]
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def expand(shards: str | Sequence[str], allow_pipe: bool = False) -> list[str]:
+    """Return the shards that `data.shards` names, in order: folders are listed, patterns expanded, URLs kept.
+
+    Raises InputError where a name leads to nothing or to something that is not a tar file, and for a shell command
+    without `allow_pipe`.
     """
     names = [shards] if isinstance(shards, str) else list(shards)
     found = [shard for name in names for shard in _expand_one(name)]
     if not found:
         raise InputError("data.shards names nothing; give a folder, a brace pattern or a list of .tar files")
+    # after the expansion: a pattern may make a command of what did not look like one
+    if not allow_pipe and (commands := [shard for shard in found if shard.startswith("pipe:")]):
+        raise InputError(
+            f"data.shards: {redact(commands[0])} is a shell command; if you trust it, allow it on the command line by "
+            "--data.allow_pipe true (`gan-dist index`: --allow-pipe)"
+        )
     if doubled := sorted({shard for shard in found if found.count(shard) > 1}) if len(set(found)) < len(found) else []:
-        raise InputError(f"data.shards names {doubled[0]} twice; name each shard once")
+        raise InputError(f"data.shards names {redact(doubled[0])} twice; name each shard once")
     return found
 
 
@@ -40,20 +90,30 @@ def _expand_one(name: str) -> list[str]:
                 f"data.shards: no .tar file in the folder {name}; make some with `gan-dist pack SOURCE {name}`"
             )
         return shards
-    shards = list(expand_urls(name))
+    if Path(name).is_file():  # its name may hold signs of a pattern
+        shards = [name]
+    else:
+        shards = [shard for each in expand_urls(name) for shard in _globbed(each)]
     for shard in shards:
+        if is_remote(shard):
+            continue
         if shard.endswith(_COMPRESSED):
-            raise InputError(
-                f"data.shards: {shard} is compressed, so no sample can be read from its middle; "
-                f"unpack it, or make shards with `gan-dist pack {shard} FOLDER`"
-            )
+            raise InputError(f"data.shards: {tar.compressed(shard)}")
         if not Path(shard).is_file():
             pattern = f" (from the pattern {name})" if shard != name else ""
             raise InputError(
-                f"data.shards: no shard {shard}{pattern}; mend data.shards, or make the shards with "
+                f"data.shards: no shard {shard}{pattern}; fix data.shards, or make the shards with "
                 f"`gan-dist pack SOURCE {Path(shard).parent if shard.endswith(_ENDINGS) else shard}`"
             )
     return shards
+
+
+def _globbed(name: str) -> list[str]:
+    if is_remote(name) or not re.search(r"[*?]", name) or Path(name).exists():
+        return [name]
+    if not (found := sorted(glob.glob(name))):
+        raise InputError(f"data.shards: no file matches {name}; fix data.shards")
+    return found
 
 
 def _hidden(path: Path) -> bool:
@@ -61,36 +121,108 @@ def _hidden(path: Path) -> bool:
 
 
 def is_remote(name: str) -> bool:
+    """Whether a shard is a URL or a command, and not a file here."""
     return "://" in name or name.startswith("pipe:")
 
 
 def probe(shard: str) -> None:
     """Read the beginning of a shard. Raises OSError or ValueError where that cannot be done, or it is no tar file."""
-    with gopen(shard, "rb") if is_remote(shard) else Path(shard).open("rb") as source:
-        block = source.read(512)
+    try:
+        with gopen(shard, "rb") if is_remote(shard) else Path(shard).open("rb") as source:
+            block = source.read(512)
+    except (OSError, ValueError) as error:
+        raise OSError(_reason(error)) from None
+    if kind := tar.compression(block):
+        raise ValueError(f"it is compressed ({kind})")
     if len(block) < 512 or block[257:262] != b"ustar":
         raise ValueError("it does not begin as a tar file does")
 
 
-def localise(shard: str, cache: Path) -> Path:
-    """The local file of a shard: itself, or a whole copy of a remote one in `cache`, made on first use."""
+def local(shard: str, cache: Path) -> Path:
+    """Return the file of a shard on this machine: itself, or where `fetch` puts the copy of a remote one."""
     if not is_remote(shard):
         return Path(shard)
-    target = cache / "shards" / f"{hashlib.sha256(shard.encode()).hexdigest()[:24]}.tar"
-    if target.exists():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = files.temporary(target)
+    name = "" if shard.startswith("pipe:") else re.sub(r"[^\w.-]", "_", Path(redact(shard)).name)[-60:]
+    name = f"-{name.removesuffix('.tar')}" if name else ""
+    return cache / "shards" / f"{hashlib.sha256(shard.encode()).hexdigest()[:24]}{name}.tar"
+
+
+def fetch(shards: Sequence[str], cache: Path) -> list[Path]:
+    """Return every shard's file on this machine, with a whole copy in `cache` of what is remote.
+
+    A copy whose source says that it changed (size, ETag, time) is made again. A source that cannot be asked leaves the copy
+    as it is, and so does a command. Raises InputError, and keeps nothing, where a copy is no whole tar file.
+    """
+    with concurrent.futures.ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        states = list(pool.map(_state, shards))
+    for shard, state in zip(shards, states, strict=True):
+        if is_remote(shard) and not _is_current(local(shard, cache), state):
+            _copy(shard, local(shard, cache), state)
+    return [local(shard, cache) for shard in shards]
+
+
+def _state(shard: str) -> dict[str, Any] | None:
+    """What the source says of a shard, to be compared with what it said before; None where it cannot be asked."""
+    scheme = shard.partition("://")[0]
     try:
-        with gopen(shard, "rb") as source, part.open("wb") as copy:
-            shutil.copyfileobj(source, copy, 1 << 20)
-            copy.flush()
-            os.fsync(copy.fileno())
-        if part.stat().st_size == 0:
-            raise InputError(f"data.shards: {shard} gave no data; check the address and its permissions")
-        part.replace(target)
+        if scheme == "file":
+            state = Path(urllib.request.url2pathname(urllib.parse.urlparse(shard).path)).stat()
+            return {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
+        if scheme not in ("http", "https"):
+            return None
+        # GET, as a signed URL is refused for HEAD; the content is not read
+        with urllib.request.urlopen(shard, timeout=_PATIENCE) as answer:
+            names = {"bytes": "Content-Length", "etag": "ETag", "modified": "Last-Modified"}
+            told = {name: answer.headers[header] for name, header in names.items() if answer.headers[header]}
+            return told or None
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
+
+
+def _is_current(copy: Path, state: dict[str, Any] | None) -> bool:
+    try:
+        kept = json.loads(_about(copy).read_text())
+        return bool(copy.stat().st_size == kept["copy_bytes"]) and (state is None or kept["state"] == state)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _about(copy: Path) -> Path:
+    return copy.with_suffix(".json")
+
+
+def _copy(shard: str, copy: Path, state: dict[str, Any] | None) -> None:
+    files.make_directory(copy.parent, "the cache for remote shards (data.cache)")
+    part = copy.with_suffix(f".{uuid.uuid4().hex}.part")
+    try:
+        with gopen(shard, "rb") as source, part.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+            file.flush()
+            os.fsync(file.fileno())
+        size = part.stat().st_size
+        if size == 0:
+            raise InputError(f"data.shards: {redact(shard)} gave no data; check the address and its permissions")
+        if state and int(state.get("bytes", size)) != size:
+            raise InputError(
+                f"data.shards: {redact(shard)} ended after {size:,} of {int(state['bytes']):,} bytes; start again"
+            )
+        tar.samples(part, tar.members(part)[0])
+        part.replace(copy)
+        files.write_json(_about(copy), {"shard": redact(shard), "copy_bytes": size, "state": state})
+    except tar.DamagedError as error:
+        raise InputError(f"data.shards: {redact(shard)} {error}; copy or pack it again there") from None
+    except InputError as error:
+        raise InputError(str(error).replace(str(part), redact(shard))) from None
     except (OSError, ValueError) as error:
-        raise InputError(f"data.shards: {shard} cannot be fetched: {error}") from None
+        raise InputError(f"data.shards: {redact(shard)} cannot be fetched: {_reason(error)}") from None
     finally:
         part.unlink(missing_ok=True)
-    return target
+
+
+def _reason(error: Exception) -> str:
+    """Why a source failed, without the words of the command, which may hold a token."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if code := re.search(r"exit (-?\d+)", str(error)):
+        return f"its command ended with exit code {code[1]}"
+    return "no program for this kind of address" if "no gopen handler" in str(error) else type(error).__name__

@@ -85,7 +85,7 @@ def _disk(node: str, run: Path) -> NodeReport:
 def data_problem(config: Config, number: int = 0) -> str:
     """Why this machine, the `number`th, cannot read the shards: it tries a few, other ones than its neighbour."""
     try:
-        found = shards.expand(config.data.shards)
+        found = shards.expand(config.data.shards, config.data.allow_pipe)
     except InputError as error:
         return "" if config.data.source else str(error)  # the first rank will pack the source
     step = max(1, len(found) // _PROBED)
@@ -93,7 +93,7 @@ def data_problem(config: Config, number: int = 0) -> str:
         try:
             shards.probe(shard)
         except (OSError, ValueError) as error:
-            return f"data.shards: {shard} cannot be read: {error}"
+            return f"data.shards: {shards.redact(shard)} cannot be read: {error}"
     return ""
 
 

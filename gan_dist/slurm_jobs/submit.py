@@ -107,7 +107,7 @@ def _data(config: Config) -> Finding:
     if problem := node_reports.data_problem(config):
         return Finding("data", False, problem)
     try:
-        found = shards.expand(config.data.shards)
+        found = shards.expand(config.data.shards, config.data.allow_pipe)
     except InputError:
         return Finding("data", True, f"{config.data.shards} will be packed from {config.data.source}")
     return Finding("data", True, f"{len(found)} shards, some tried: they can be read from here")

@@ -35,7 +35,7 @@ def test_gan_dist_slurm_checks_submits_and_says_how_it_stands(
 
     nothing = f"pipe:cat {tmp_path}/nothing.tar"
     asked = ["--nodes", 5, "--time", "90-0", "--partition", "short", "--gpus-per-node", 4]
-    refused = call(*asked, "--data.shards", nothing)
+    refused = call(*asked, "--data.shards", nothing, "--data.allow_pipe", "true")
     assert f"PROBLEM  data        data.shards: {nothing} cannot be read" in refused
     assert "PROBLEM  partition   short has 3 nodes for a job, --nodes asks for 5" in refused, refused
     assert "short ends jobs after 00:01:00, --time asks for 90-0" in refused

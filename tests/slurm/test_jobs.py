@@ -39,6 +39,7 @@ def test_a_plain_job(
     remote = launcher == "torchrun" and "--nodes=1" in options
     if remote:
         wanted["data.shards"] = "[" + ", ".join(f'"pipe:cat {path}"' for path in sorted(shards.glob("*.tar"))) + "]"
+        wanted["data.allow_pipe"] = True
     job = submit(wanted, *options, GAN_DIST_LAUNCHER=launcher, **hooks)
     assert job.end() == "COMPLETED", job.text()
     cache = cluster.folder / f"scratch/node1/{job.number}/gan_dist"  # a folder of the node: SLURM_TMPDIR

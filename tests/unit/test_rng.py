@@ -51,6 +51,8 @@ def test_the_numbers_of_a_run_never_change() -> None:
         ["0x1.2818df9ecd9e2p-2", "0x1.79a705318da77p-1"],
         ["0x1.8329536d10798p-4", "0x1.2551232d2670dp-1"],
     ]
+    assert rng.integers(rng.key(0, "label"), positions, 1000).tolist() == [429, 126, 707]
+    assert rng.key(2**40, "flip") == 12633915242768497519
     normal = rng.normal(rng.key(0, "latent"), positions, 3)
     assert [[number.hex() for number in row] for row in normal.tolist()] == [
         ["-0x1.22236e0000000p+1", "0x1.bb0aa80000000p-2", "0x1.59ce680000000p-1"],

@@ -70,3 +70,14 @@ def test_an_earlier_start_that_lingers_is_nobodys_wrong_input_and_another_run_is
     (tmp_path / "reasons").unlink()
     open_run(config_module.load(words), "digest")
     assert (tmp_path / LOCK).read_text().endswith(" of submission chain-1\n")
+
+
+def test_a_run_that_recorded_the_old_digest_of_its_data_goes_on_and_records_the_new_one(tmp_path: Path) -> None:
+    words = [str(REPOSITORY / "configs/digits.yaml"), "--run.directory", str(tmp_path / "run")]
+    config = config_module.load(words)
+    open_run(config, "old")  # as an older version did
+    open_run(config, "new", "old")
+    assert config_module.read_run(tmp_path / "run")[1]["data"] == "new"
+    for new, old in (("other", "old"), ("other", "")):
+        with pytest.raises(InputError, match="was trained on other data"):
+            open_run(config, new, old)

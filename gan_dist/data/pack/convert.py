@@ -16,6 +16,8 @@ class Converted(NamedTuple):
     kept: bool
     """Whether `content` is the source's own bytes."""
     enlarged: bool
+    peak: int | None = None
+    """The brightest pixel of 255, of an image that has more than 8 bits."""
 
 
 def is_grey(content: bytes | np.ndarray) -> bool:
@@ -48,7 +50,9 @@ def convert(content: bytes | np.ndarray, resolution: int | None, channels: int, 
         if fits and plain and (lossy or image.format == "PNG"):
             return Converted("jpg" if lossy else "png", content, kept=True, enlarged=False)
         image = ImageOps.exif_transpose(image)
+    deep = not isinstance(content, np.ndarray) and (image.mode.startswith("I") or _is_deep_png(content))
     image = _eight_bits(image).convert(_MODES[channels])
+    peak = int(np.asarray(image).max()) if deep else None
     enlarged = False
     if resolution is not None and image.size != (resolution, resolution):
         side = min(image.size)
@@ -62,7 +66,7 @@ def convert(content: bytes | np.ndarray, resolution: int | None, channels: int, 
         image.save(buffer, "JPEG", quality=quality, subsampling=0)
     else:
         image.save(buffer, "PNG")
-    return Converted("jpg" if lossy else "png", buffer.getvalue(), kept=False, enlarged=enlarged)
+    return Converted("jpg" if lossy else "png", buffer.getvalue(), kept=False, enlarged=enlarged, peak=peak)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

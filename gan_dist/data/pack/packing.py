@@ -13,8 +13,9 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rich.console import Console
@@ -23,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gan_dist import files
 from gan_dist.data.pack import write
 from gan_dist.data.pack.convert import is_grey
-from gan_dist.data.pack.sources import Item, Source, open_source
+from gan_dist.data.pack.sources import NO_IMAGE, Item, Source, open_source
 from gan_dist.errors import InputError
 
 SHARD_SIZE = 2000
@@ -50,21 +51,33 @@ class PackReport:
     classes: dict[str, int] = dataclasses.field(default_factory=dict)
     skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     """(name, reason)"""
+    notes: list[str] = dataclasses.field(default_factory=list)
+    """What a person should know before training."""
 
     def lines(self) -> list[str]:
         """For a person."""
         size = f"{self.bytes / 2**20:,.1f} MiB"
         lines = [f"{self.images:,} images in {self.shards} shards, {size}; {self.kept:,} kept their bytes"]
         if self.classes:
-            lines.append(f"{len(self.classes)} classes: {', '.join(list(self.classes)[:10])}")
+            first = list(self.classes.items())[:10]
+            named = [name if name == str(number) else f"{number} = {name}" for name, number in first]
+            lines.append(f"{len(self.classes)} classes: {', '.join(named)}{' ...' if len(self.classes) > 10 else ''}")
         if self.enlarged:
             lines.append(f"{self.enlarged:,} images were smaller than asked for, and enlarged")
         if self.skipped:
             lines.append(f"{len(self.skipped):,} files skipped ({_REPORT} has all):")
+            lines += [f"  {reason}" for reason in self._unknown_endings()]
             lines += [f"  {name}: {reason}" for name, reason in self.skipped[:10]]
+        lines += [f"note: {note}" for note in self.notes]
         if self.resumed:
             lines.append(f"{self.resumed} shards were there already")
         return [line.encode(errors="backslashreplace").decode() for line in lines]  # names may be no UTF-8
+
+    def _unknown_endings(self) -> list[str]:
+        names = [PurePosixPath(name) for name, reason in self.skipped if reason == NO_IMAGE]
+        endings = Counter(name.suffix.lower().removeprefix(".") or "no ending" for name in names)
+        counted = ", ".join(f"{ending} {count:,}" for ending, count in endings.most_common())
+        return [f"{len(names):,} are {NO_IMAGE}: {counted}"] if names else []
 
 
 def is_packed(destination: Path) -> bool:
@@ -82,6 +95,7 @@ def pack(
     resolution: int | None = None,
     channels: int | None = None,
     processes: int | None = None,
+    classes: str | None = None,
     quality: int = 95,
     shard_size: int = SHARD_SIZE,
     progress: bool = True,
@@ -89,9 +103,9 @@ def pack(
     """Write `source` as shards into `destination`; the same call goes on after a stop and repeats nothing.
 
     The images are shuffled over the shards (by a fixed key), as sources come sorted by class. `channels` None: grey
-    where all images are, else RGB. `processes` None: one a core. A shard has at most `shard_size` images, and fewer
+    where all images are, else RGB. `processes` None: one a core. `classes` "none", "folder" or None: see `open_source`. A shard has at most `shard_size` images, and fewer
     where they are large. The shards' bytes do not depend on the number of processes. A second call at the same time
-    waits for the first. Raises InputError for a source without images, and for a destination that holds anything else.
+    waits for the first. Raises InputError for a source without images, and for a destination that holds other files.
     """
     assert channels in (None, 1, 3)
     if os.path.isdir(source) and destination.resolve().is_relative_to(Path(source).resolve()):
@@ -100,7 +114,9 @@ def pack(
     try:
         with _alone(destination):
             try:
-                return _pack(source, destination, resolution, channels, processes, quality, shard_size, progress)
+                return _pack(
+                    source, destination, resolution, channels, processes, classes, quality, shard_size, progress
+                )
             finally:
                 shutil.rmtree(destination / _SCRATCH, ignore_errors=True)
     finally:
@@ -115,6 +131,7 @@ def _pack(
     resolution: int | None,
     channels: int | None,
     processes: int | None,
+    classes: str | None,
     quality: int,
     shard_size: int,
     progress: bool,
@@ -124,7 +141,7 @@ def _pack(
         raise InputError(
             f"{destination} holds files that `gan-dist pack` did not make ({foreign[0]}); give a new or empty folder"
         )
-    found = open_source(source, destination / _SCRATCH)
+    found = open_source(source, destination / _SCRATCH, classes)
     channels = channels or _guess_channels(found.items)
     plan = {
         "source": source if source == "digits" else Path(source).resolve().name,
@@ -133,6 +150,7 @@ def _pack(
         "channels": channels,
         "quality": quality,
         "shard_size": shard_size,
+        **({"classes": classes} if classes else {}),  # plans of earlier versions have no such key
     }
     jobs = _cut(found.items, shard_size, _SHARD_BYTES if resolution is None else _RESIZED_SHARD_BYTES)
     if before is None:
@@ -177,7 +195,7 @@ def _alone(destination: Path) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             try:
                 file = stack.enter_context(path.open("a"))
-            except FileNotFoundError:  # the one before us has just taken its empty folder away
+            except FileNotFoundError:  # the process before us has just removed its empty folder
                 continue
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -278,7 +296,20 @@ def _gather(shards: dict[str, dict[str, Any]], found: Source, resumed: int) -> P
         resumed=resumed,
         classes=found.classes,
         skipped=[*found.skipped, *sorted(tuple(entry) for fact in facts for entry in fact["skipped"])],
+        notes=[*found.notes, *_dim(facts)],
     )
+
+
+def _dim(facts: Collection[dict[str, Any]]) -> list[str]:
+    """Images of more than 8 bits of which the brightest pixel is dark: their values fill a part of the range only."""
+    dim = [tuple(entry) for fact in facts for entry in fact.get("dim", ())]
+    if not dim:
+        return []
+    name, peak = max(dim, key=lambda entry: (entry[1], entry[0]))
+    return [
+        f"{len(dim):,} images of more than 8 bits are nearly black; the brightest pixel of them is {peak} of 255, in {name}: "
+        "their values may fill 12 or 8 of 16 bits, scale them first"
+    ]
 
 
 def _report(fields: dict[str, Any]) -> PackReport:

@@ -4,7 +4,6 @@ import bz2
 import dataclasses
 import functools
 import gzip
-import json
 import lzma
 import os
 import stat
@@ -19,14 +18,16 @@ import numpy as np
 from webdataset.tariterators import base_plus_ext
 
 from gan_dist import files
+from gan_dist.data import labels, tar
 from gan_dist.data.index import IMAGE_ENDINGS
-from gan_dist.data.pack import arrays
+from gan_dist.data.pack import arrays, classes as classes_module
 from gan_dist.errors import InputError
 
 _COMPRESSIONS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-_READABLE = (*IMAGE_ENDINGS, "gif", "jp2", "tga")
+_READABLE = (*IMAGE_ENDINGS, "gif", "avif", "jp2", "tga")
+NO_IMAGE = "no image by its name"
+_LABELS = tuple(f".{ending}" for ending in labels.ENDINGS)
 _DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
-_BLOCK = 512
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,24 +52,29 @@ class Source:
     """Names of the classes, where the source has names."""
     skipped: list[tuple[str, str]]
     """What is no image: (name, reason)."""
+    notes: list[str] = dataclasses.field(default_factory=list)
+    """What a person should know about the labels."""
 
 
-def open_source(source: str, scratch: Path) -> Source:
+def open_source(source: str, scratch: Path, classes: str | None = None) -> Source:
     """List a folder, zip, tar, MNIST idx folder, CIFAR archive, or scikit-learn's `digits`.
 
+    `classes` "none": no labels; "folder": those of the folders; None: those that the source has, otherwise the folders'.
     Compressed tar files are unpacked once into `scratch`, so that many processes can read from their middle.
     Raises InputError where there is no such source, no image in it, or damage to the archive itself.
     """
     for cached in (_zip_file, arrays.idx_images, arrays.cifar_batch):  # of this process's earlier sources
         cached.cache_clear()
-    found = _open(source, scratch)
+    found = _open(source, scratch, classes)
+    if classes == "none":
+        found = Source([dataclasses.replace(item, label=None) for item in found.items], {}, found.skipped)
     if not found.items:
         more = f" ({len(found.skipped)} other files, first {found.skipped[0][0]})" if found.skipped else ""
         raise InputError(f"{source} holds no images{more}; give a folder, zip or tar of {', '.join(_READABLE[:4])} ...")
     return found
 
 
-def _open(source: str, scratch: Path) -> Source:
+def _open(source: str, scratch: Path, classes: str | None) -> Source:
     path = Path(source)
     try:
         if source == "digits" and not path.exists():
@@ -79,20 +85,26 @@ def _open(source: str, scratch: Path) -> Source:
             images = sorted(path.glob("train-images*idx3-ubyte*")) or sorted(path.glob("*images*idx3-ubyte*"))
             if len({image.name.removesuffix(".gz") for image in images}) > 1:
                 raise InputError(f"{source} holds {len(images)} idx files of images; name one: {images[0]}")
-            return _idx(images[0]) if images else _folder(path)
+            return _idx(images[0]) if images else _folder(path, classes)
         if "idx3-ubyte" in path.name:
             return _idx(path)
         with path.open("rb") as file:
             beginning = file.read(6)
         for magic, opener in _COMPRESSIONS.items():
             if beginning.startswith(magic):
-                return _tar(_unpack(path, opener, scratch))
+                unpacked = _unpack(path, opener, scratch)
+                try:
+                    return _tar(unpacked, classes)
+                except InputError as error:
+                    raise InputError(str(error).replace(str(unpacked), source)) from None
         if tarfile.is_tarfile(path):  # before zip: a tar may end in a zip
-            return _tar(path)
+            return _tar(path, classes)
         if zipfile.is_zipfile(path):
-            return _zip(path)
+            return _zip(path, classes)
+    except tar.DamagedError as error:
+        raise InputError(f"{source} cannot be read: it {error}; fetch it again") from None
     except _DAMAGED as error:
-        raise InputError(f"{source} cannot be read: {error}; mend its permissions or fetch it again") from None
+        raise InputError(f"{source} cannot be read: {error}; fix its permissions or fetch it again") from None
     raise InputError(f"{source} is no folder, zip, tar or idx file")
 
 
@@ -124,10 +136,10 @@ _Entry = tuple[tuple[Any, ...], int, int]
 """Place, size and stamp of a file of any kind."""
 
 
-def _listed(entries: Mapping[str, _Entry], skipped: list[tuple[str, str]]) -> Source:
-    """The images of a tree of files. Below the folders that all share, the next folder is the class, if all have one.
+def _listed(entries: Mapping[str, _Entry], skipped: list[tuple[str, str]], classes: str | None) -> Source:
+    """The images of a tree of files, with the labels of its dataset.json or of its folders (gan_dist/data/pack/classes.py).
 
-    Two classes at least: images that all lie in one folder have none. Hidden files are no part of a source.
+    Hidden files are no part of a source.
     """
     images = []
     for name in sorted(entries):
@@ -136,24 +148,34 @@ def _listed(entries: Mapping[str, _Entry], skipped: list[tuple[str, str]]) -> So
         if name.rsplit(".", 1)[-1].lower() in _READABLE:
             images.append(name)
         else:
-            skipped.append((name, "no image by its name"))
-    parents = {name: PurePosixPath(name).parent.parts for name in images}
-    least, most = min(parents.values(), default=()), max(parents.values(), default=())  # what they share, all share
-    common = next((i for i, pair in enumerate(zip(least, most, strict=False)) if pair[0] != pair[1]), len(least))
-    classed = all(len(parent) > common for parent in parents.values())
-    names = sorted({parent[common] for parent in parents.values()}) if classed else []
-    classes = {name: number for number, name in enumerate(names)}
-    items = [Item(name, classes[parents[name][common]] if classed else None, *entries[name]) for name in images]
-    return Source(items, classes, sorted(skipped))
+            skipped.append((name, NO_IMAGE))
+    labelled = classes_module.Labels([None] * len(images), {}, [])
+    listing = next((name for name in entries if name.rsplit("/", 1)[-1] == "dataset.json"), None)
+    own = None
+    if classes is None and listing is not None:
+        own = classes_module.of_dataset_json(listing, _bytes(entries[listing][0]), images)
+    if own is not None:
+        skipped = [entry for entry in skipped if entry[0] != listing]
+        labelled = own
+    elif classes != "none":
+        labelled = classes_module.of_folders(images)
+    items = [Item(name, label, *entries[name]) for name, label in zip(images, labelled.labels, strict=True)]
+    return Source(items, labelled.classes, sorted(skipped), labelled.notes)
+
+
+def _bytes(place: tuple[Any, ...]) -> bytes:
+    content = read(place)
+    assert isinstance(content, bytes)
+    return content
 
 
 def _hidden(name: str) -> bool:
     return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
 
 
-def _folder(path: Path) -> Source:
+def _folder(path: Path, classes: str | None) -> Source:
     def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename} cannot be listed ({error.strerror}); mend its permissions")
+        raise InputError(f"{error.filename} cannot be listed ({error.strerror}); fix its permissions")
 
     entries: dict[str, _Entry] = {}
     skipped = []
@@ -170,7 +192,7 @@ def _folder(path: Path) -> Source:
                 entries[name] = ("file", file), state.st_size, int(state.st_mtime)
             else:
                 skipped.append((name, "no regular file"))
-    return _listed(entries, skipped)
+    return _listed(entries, skipped, classes)
 
 
 def _leads_up(folder: str, name: str) -> bool:
@@ -179,10 +201,23 @@ def _leads_up(folder: str, name: str) -> bool:
     return os.path.islink(path) and Path(folder).resolve().is_relative_to(Path(path).resolve())
 
 
-def _zip(path: Path) -> Source:
+def _zip(path: Path, classes: str | None) -> Source:
     with zipfile.ZipFile(path) as archive:
         members = [entry for entry in archive.infolist() if not entry.is_dir()]
-    return _listed({e.filename: (("zip", str(path), e.filename), e.file_size, e.CRC) for e in members}, [])
+        first = min((entry.header_offset for entry in archive.infolist()), default=0)
+    with path.open("rb") as file:
+        if first and file.read(4) == b"PK\x03\x04":
+            raise InputError(
+                f"{path} is several zip files joined, of which only the last can be read; pack them one by one"
+            )
+    entries: dict[str, _Entry] = {}
+    for member in members:
+        if member.filename in entries:
+            raise InputError(
+                f"{path} holds {member.filename} twice, the second time at byte {member.header_offset}; keep one of each"
+            )
+        entries[member.filename] = ("zip", str(path), member.filename), member.file_size, member.CRC
+    return _listed(entries, [], classes)
 
 
 @functools.lru_cache(maxsize=2)
@@ -204,57 +239,55 @@ def _unpack(path: Path, opener: Callable[..., Any], scratch: Path) -> Path:
     return unpacked
 
 
-def _tar(path: Path) -> Source:
-    members: dict[str, tuple[int, int]] = {}
-    entries: dict[str, _Entry] = {}
-    skipped = []
-    with tarfile.open(path, "r:") as archive:
-        for member in archive:
-            archive.members = []  # type: ignore[attr-defined]  # or tarfile keeps every member it has seen
-            if member.isfile():
-                members[member.name] = member.offset_data, member.size
-                entries[member.name] = ("range", str(path), *members[member.name]), member.size, int(member.mtime)
-            elif not member.isdir() and not _hidden(member.name):
-                skipped.append((member.name, "a link or a device"))
-        end = archive.offset
-    with path.open("rb") as file:  # tarfile ends at a damaged header as it does at the end, where zeros are
-        file.seek(end)
-        if file.read(_BLOCK) != bytes(_BLOCK):
-            raise tarfile.ReadError(f"cut or damaged after {len(members)} files (no end-of-archive marker)")
+def _tar(path: Path, classes: str | None) -> Source:
+    found, left_out = tar.members(path)
+    members = {member.name: member for member in found}
+    places = {name: (member.offset, member.size) for name, member in members.items()}
     batches = sorted(name for name in members if PurePosixPath(name).name in arrays.CIFAR_TRAIN)
     about = {PurePosixPath(name).name for name in members} & {"meta", "batches.meta"}
     if batches and (about or PurePosixPath(batches[0]).name != "train"):
-        return _cifar(str(path), batches, members)
-    source = _listed(entries, skipped)
-    labels = _webdataset_labels(path, members)
-    if not labels:
+        return _cifar(str(path), batches, places)
+    entries: dict[str, _Entry] = {
+        name: (("range", str(path), member.offset, member.size), member.size, member.mtime)
+        for name, member in members.items()
+    }
+    skipped = [(name, f"a {why}") for name, why in left_out if not _hidden(name)]
+    source = _listed(entries, skipped, classes)
+    if classes is not None:
         return source
-    skipped = [(name, reason) for name, reason in source.skipped if not name.endswith((".cls", ".json"))]
-    items = [dataclasses.replace(item, label=labels.get(base_plus_ext(item.name)[0])) for item in source.items]
-    return Source(items, _numbers(labels.values()), skipped)
-
-
-def _webdataset_labels(path: Path, members: dict[str, tuple[int, int]]) -> dict[str, int]:
-    """Labels of a WebDataset: key -> the integer in its .cls, or `label` in its .json."""
-    labels: dict[str, int] = {}
+    holders = _label_members(members)
     with path.open("rb") as file:
-        for name, (offset, size) in members.items():
-            key, extension = base_plus_ext(name)
-            if key is None or extension.lower() not in ("cls", "json"):
-                continue
-            file.seek(offset)
-            try:
-                value = json.loads(file.read(size))
-                labels[key] = int(value["label"] if isinstance(value, dict) else value)
-            except (ValueError, KeyError, TypeError):
-                continue
-    return labels
+
+        def content(member: tar.Member) -> bytes:
+            file.seek(member.offset)
+            return file.read(member.size)
+
+        items = []
+        for item in source.items:
+            own = holders.get(item.name.rpartition(".")[0]) or holders.get(base_plus_ext(item.name)[0]) or {}
+            items.append(dataclasses.replace(item, label=labels.of_sample(own, content)))
+    if all(item.label is None for item in items):
+        return source
+    without = [item.name for item in items if item.label is None]
+    notes = [f"{len(without):,} of {len(items):,} images have no label, first {without[0]}"] if without else []
+    skipped = [entry for entry in source.skipped if entry[1] != NO_IMAGE or not entry[0].lower().endswith(_LABELS)]
+    return Source(items, _numbers(item.label for item in items), skipped, notes)
+
+
+def _label_members(members: Mapping[str, tar.Member]) -> dict[str, dict[str, tar.Member]]:
+    """The label members of a WebDataset: name without .cls or .json -> {ending: member}."""
+    holders: dict[str, dict[str, tar.Member]] = {}
+    for name, member in members.items():
+        stem, _, ending = name.rpartition(".")
+        if ending.lower() in labels.ENDINGS:
+            holders.setdefault(stem, {})[ending.lower()] = member
+    return holders
 
 
 def _idx(images: Path) -> Source:
-    pixels, labels = arrays.idx_images(str(images)), arrays.idx_labels(images)
+    pixels, numbers = arrays.idx_images(str(images)), arrays.idx_labels(images)
     places = ((f"{number:06d}", ("idx", str(images), number)) for number in range(len(pixels)))
-    return Source(_pixel_items(places, pixels, labels), _numbers(labels), [])
+    return Source(_pixel_items(places, pixels, numbers), _numbers(numbers), [])
 
 
 def _cifar(path: str, batches: list[str], members: Mapping[str, tuple[int, int]]) -> Source:
@@ -262,27 +295,27 @@ def _cifar(path: str, batches: list[str], members: Mapping[str, tuple[int, int]]
     items: list[Item] = []
     for name in batches:
         where = (path, *members[name])
-        pixels, labels = arrays.cifar_batch(*where)
+        pixels, numbers = arrays.cifar_batch(*where)
         places = ((f"{PurePosixPath(name).name}/{i:05d}", ("cifar", *where, i)) for i in range(len(pixels)))
-        items += _pixel_items(places, pixels, labels)
+        items += _pixel_items(places, pixels, numbers)
     about = [where for name, where in members.items() if PurePosixPath(name).name in ("batches.meta", "meta")]
     classes = arrays.cifar_classes(path, *about[0]) if about else {}
     return Source(items, classes or _numbers([item.label for item in items]), [])
 
 
 def _digits() -> Source:
-    pixels, labels = arrays.digits()
+    pixels, numbers = arrays.digits()
     places = ((f"{number:06d}", ("digits", number)) for number in range(len(pixels)))
-    return Source(_pixel_items(places, pixels, labels), _numbers(labels), [])
+    return Source(_pixel_items(places, pixels, numbers), _numbers(numbers), [])
 
 
 def _pixel_items(
-    places: Iterable[tuple[str, tuple[Any, ...]]], pixels: np.ndarray, labels: Sequence[int | None]
+    places: Iterable[tuple[str, tuple[Any, ...]]], pixels: np.ndarray, numbers: Sequence[int | None]
 ) -> list[Item]:
     size, stamp = int(np.prod(pixels.shape[1:])), zlib.crc32(pixels.tobytes())
-    return [Item(name, label, place, size, stamp) for (name, place), label in zip(places, labels, strict=True)]
+    return [Item(name, label, place, size, stamp) for (name, place), label in zip(places, numbers, strict=True)]
 
 
-def _numbers(labels: Iterable[int | None]) -> dict[str, int]:
+def _numbers(numbers: Iterable[int | None]) -> dict[str, int]:
     """Names of classes that have none: their numbers."""
-    return {str(label): label for label in sorted({label for label in labels if label is not None})}
+    return {str(label): label for label in sorted({label for label in numbers if label is not None})}

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import functools
-import multiprocessing
 import os
 import warnings
 import zipfile
@@ -19,13 +18,14 @@ import webdataset
 from PIL import Image
 
 from gan_dist import files
+from gan_dist.data import workers
 from gan_dist.data.pack.convert import convert
 from gan_dist.data.pack.sources import Item, read
-from gan_dist.data.workers import end_with_parent
 from gan_dist.errors import InputError
 
 _WORTH_A_POOL = 20_000, 128 << 20  # images, bytes: a process takes 2 s to start, mostly for torch; see `run`
 _MOST_PIXELS = 1 << 28  # of one image: damaged headers ask for terabytes, and the kernel ends the process
+_DIM = 64  # of 255: the brightest pixel of a picture that fills its range is brighter
 _T = TypeVar("_T")
 
 
@@ -44,8 +44,8 @@ def run(
         yield from map(work, jobs)
         return
     # spawn: the loader of a training wants a fork server of its own, with other modules loaded
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(jobs)), context, initializer=end_with_parent) as pool:
+    context = workers.context("spawn")
+    with ProcessPoolExecutor(min(processes, len(jobs)), context, initializer=workers.end_with_parent) as pool:
         try:
             for future in as_completed([pool.submit(work, job) for job in jobs]):
                 yield future.result()
@@ -64,7 +64,7 @@ def pack_shard(
     """Write one shard and, beside it, what happened to its images; the shard's name appears when it is whole."""
     name, items = job
     part = files.temporary(destination / name)
-    facts: dict[str, Any] = {"images": 0, "kept": 0, "enlarged": 0, "skipped": []}
+    facts: dict[str, Any] = {"images": 0, "kept": 0, "enlarged": 0, "skipped": [], "dim": []}
     work = functools.partial(convert, resolution=resolution, channels=channels, quality=quality)
     try:
         with part.open("wb") as file, pixel_limit():
@@ -83,6 +83,8 @@ def pack_shard(
                     facts["images"] += 1
                     facts["kept"] += converted.kept
                     facts["enlarged"] += converted.enlarged
+                    if converted.peak is not None and converted.peak < _DIM:
+                        facts["dim"].append((item.name, converted.peak))
             file.flush()
             os.fsync(file.fileno())
         facts["bytes"] = part.stat().st_size
@@ -116,7 +118,7 @@ def use(item: Item, work: Callable[[bytes | np.ndarray], _T]) -> _T:
             raise Unusable(_reason(error)) from error
         raise InputError(
             f"{item.name} of the source cannot be read any more ({error.strerror}); "
-            "see to it and start again, whole shards are kept"
+            "put it back and start again, whole shards are kept"
         ) from None
     try:
         return work(content)

@@ -424,7 +424,7 @@ def test_an_index_is_made_once(whole: Path) -> None:
     assert sorted(path.name for path in whole.parent.iterdir()) == ["0.tar", "0.tar.index"]
 
 
-def test_a_changed_file_is_indexed_anew(whole: Path) -> None:
+def test_a_changed_file_is_indexed_again(whole: Path) -> None:
     assert len(indexed(whole)) == 20
     making.write_tar(whole, making.samples(30, classes=3))  # another size
     assert len(indexed(whole)) == 30
@@ -448,7 +448,7 @@ def test_a_file_that_changes_behind_a_run_is_noticed(whole: Path) -> None:
         index.key(0)
 
 
-def test_a_torn_foreign_or_old_index_is_made_anew(whole: Path) -> None:
+def test_a_torn_foreign_or_old_index_is_made_again(whole: Path) -> None:
     expected = keys(indexed(whole))
     place = whole.parent / "0.tar.index"
     good = place.read_bytes()

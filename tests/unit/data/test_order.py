@@ -85,6 +85,23 @@ def test_the_order_of_a_run_never_changes() -> None:
         768307680338384,
     ]
     assert order.samples(3, 100, 8, 2, 0, np.arange(8)).tolist() == [18, 5, 16, 30, 51, 59, 69, 64]
+    # 3 streams of 33, 33 and 34 samples, on both sides of an epoch's end, from a slot in the middle
+    assert order.samples(11, 100, 12, 3, 12 * 8, np.arange(12)).tolist() == [
+        0,
+        25,
+        19,
+        26,
+        34,
+        43,
+        38,
+        34,
+        67,
+        81,
+        99,
+        76,
+    ]
+    assert order.samples(11, 100, 12, 3, 12 * 9, np.arange(3, 9)).tolist() == [14, 36, 49, 42, 62, 94]
+    assert [order.substitute(0, 1000, 40, attempt) for attempt in range(3)] == [672, 239, 441]
     far = order.samples(3, 10**9, 8, 1, 8 * 10**11, np.arange(8))
     assert far.tolist() == [777306033, 117290980, 926017040, 455284172, 494066321, 716317622, 38644943, 770665547]
 

@@ -82,6 +82,35 @@ def test_junk_is_left_out_and_reported_and_moves_no_other_image(tmp_path: Path) 
     assert json.loads((tmp_path / "out/pack.json").read_text())["report"]["skipped"]
 
 
+def test_what_is_left_out_is_counted_by_ending_and_classes_are_numbered(tmp_path: Path) -> None:
+    source = folder(tmp_path / "in", {"cat": 1, "10": 1})
+    for name in ("a.txt", "b.TXT", "c.mp4", "README"):
+        (source / name).write_text("x")
+    lines = pack(str(source), tmp_path / "out", progress=False).lines()
+    assert "2 classes: 0 = 10, 1 = cat" in lines
+    assert "  4 are no image by its name: txt 2, no ending 1, mp4 1" in lines
+
+
+@pytest.mark.parametrize("classes", ["none", "folder"])
+def test_classes_are_chosen_and_are_part_of_the_plan(tmp_path: Path, classes: str) -> None:
+    source, out = str(folder(tmp_path / "in", {"cat": 1, "dog": 1})), tmp_path / "out"
+    report = pack(source, out, classes=classes, progress=False)
+    assert report.classes == ({"cat": 0, "dog": 1} if classes == "folder" else {})
+    with pytest.raises(InputError, match="classes"):
+        pack(source, out, classes={"none": "folder", "folder": "none"}[classes], progress=False)
+
+
+def test_deep_images_that_come_out_dark_are_told(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name, most in (("dark", 4095), ("bright", 65535)):
+        values = np.linspace(0, most, 64).astype(np.uint16).reshape(8, 8)
+        (tmp_path / f"in/{name}.png").write_bytes(encoded(Image.fromarray(values)))
+    (note,) = pack(str(tmp_path / "in"), tmp_path / "out", progress=False).notes
+    assert (
+        "1 images of more than 8 bits are nearly black; the brightest pixel of them is 16 of 255, in dark.png" in note
+    )
+
+
 def test_digits_come_with_the_package(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     report = pack("digits", tmp_path / "out", resolution=16, progress=False)

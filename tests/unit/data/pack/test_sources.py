@@ -2,8 +2,10 @@
 
 import gzip
 import io
+import json
 import os
 import pickle
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gan_dist.data import index
 from gan_dist.data.pack.sources import Source, open_source, read
 from gan_dist.errors import InputError
 
@@ -62,7 +65,12 @@ def opened(source: Path | str, tmp_path: Path) -> Source:
         (("cat/tabby/1.png", "cat/tom/2.png", "dog/3.png"), [0, 0, 1]),
         (("1.png", "2.png"), [None, None]),
         (("photos/1.png", "photos/2.png"), [None, None]),
-        (("cat/1.png", "dog/2.png", "stray.png"), [None, None, None]),
+        (("cat/1.png", "dog/2.png", "stray.png"), [0, 1, None]),
+        (("cat/1.png", "stray.png"), [None, None]),
+        (("10/1.png", "2/2.png", "0/3.png"), [0, 10, 2]),  # items are in order of their names
+        (("c10/1.png", "c2/2.png"), [1, 0]),  # natural order
+        (("20240101/1.png", "20240102/2.png"), [0, 1]),  # dates are names
+        (("0/1.png", "00/2.png"), [0, 1]),
     ],
 )
 def test_the_first_folder_below_what_all_share_is_the_class(
@@ -131,7 +139,173 @@ def test_links_in_a_tar_are_not_lost_in_silence(tmp_path: Path) -> None:
         entry = tarfile.TarInfo("2.png")
         entry.type, entry.linkname = tarfile.LNKTYPE, "1.png"
         archive.addfile(entry)
-    assert opened(tmp_path / "in.tar", tmp_path).skipped == [("2.png", "a link or a device")]
+        entry = tarfile.TarInfo("3.png")
+        entry.type, entry.linkname = tarfile.SYMTYPE, "/elsewhere/1.png"
+        archive.addfile(entry)
+    source = opened(tmp_path / "in.tar", tmp_path)
+    assert contents(source) == {"1.png": png(0), "2.png": png(0)}
+    assert source.skipped == [("3.png", "a symbolic link out of the archive")]
+
+
+@pytest.mark.parametrize(
+    ("labels_of", "expected", "note"),
+    [
+        ([["0/1.png", 3], ["1/2.png", 0], ["1/3.png", 3]], [3, 0, 3], None),
+        (None, [None, None, None], None),
+        ([["0/1.png", 3]], [3, None, None], "2 of 3 images have no label in x/dataset.json, first x/1/2.png"),
+        ([["0/1.png", [0.1, 0.2]]], None, "the label of 0/1.png is [0.1, 0.2]; only whole numbers"),
+        ([["0/1.png", True]], None, "the label of 0/1.png is True"),
+        ([3], None, "labels holds 3, which is not [image, class]"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_labels_of_dataset_json_go_before_folders(
+    tmp_path: Path, labels_of: object, expected: list[int | None] | None, note: str | None, kind: str
+) -> None:
+    folder = tree(tmp_path / "in", "x/0/1.png", "x/1/2.png", "x/1/3.png")
+    (folder / "x/dataset.json").write_text(json.dumps({"labels": labels_of}))
+    source = folder
+    if kind == "zip":
+        source = Path(shutil.make_archive(str(tmp_path / "z"), "zip", folder))
+    elif kind == "tar":
+        source = Path(shutil.make_archive(str(tmp_path / "t"), "tar", folder))
+    if expected is None:
+        with pytest.raises(InputError) as caught:
+            opened(source, tmp_path)
+        assert note in str(caught.value)
+    else:
+        found = opened(source, tmp_path)
+        assert (labels(found), found.skipped) == (expected, [])
+        assert [line.replace("./", "") for line in found.notes] == ([note] if note else [])
+    assert labels(open_source(str(source), tmp_path, "folder")) == [0, 1, 1]
+    assert labels(open_source(str(source), tmp_path, "none")) == [None] * 3
+
+
+def test_another_dataset_json_is_a_file_like_others(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "in", "a/1.png", "b/2.png")
+    (folder / "dataset.json").write_text('{"name": "pets"}')
+    assert labels(opened(folder, tmp_path)) == [0, 1]
+    assert opened(folder, tmp_path).skipped == [("dataset.json", "no image by its name")]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (
+            ("cat/1.png", "dog/2.png", "x.png"),
+            ["1 of 3 images lie in no class folder", "first x.png", "--classes none"],
+        ),
+        (("train/cat/1.png", "val/cat/2.png"), ["the classes train, val are named as the parts of a data set"]),
+        (("trainA/1.png", "testB/2.png"), ["the classes testB, trainA are named as the parts"]),
+        (("00000/1.png", "00001/2.png"), ["the folders 00000, 00001 ... look like running numbers"]),
+        (("0/1.png", "1/2.png"), []),
+        (("train/1.png", "cat/2.png"), []),
+    ],
+)
+def test_what_folders_were_taken_for_is_said_where_it_is_a_guess(
+    tmp_path: Path, names: tuple[str, ...], words: list[str]
+) -> None:
+    notes = opened(tree(tmp_path / "in", *names), tmp_path).notes
+    assert len(notes) == bool(words)
+    assert all(word in notes[0] for word in words), notes
+
+
+SPELLINGS: dict[str, tuple[str, bytes, int | None]] = {
+    "three": ("cls", b"3\n", 3),
+    "zeros": ("cls", b"007", 7),
+    "part": ("cls", b"0.7", None),
+    "json_part": ("json", b'{"label": 0.7}', None),
+    "json_true": ("json", b'{"label": true}', None),
+    "negative": ("cls", b"-1", None),
+    "json_text": ("json", b'{"label": "4"}', 4),
+    "word": ("cls", b"cat", None),
+    "power": ("cls", b"1e1", None),
+    "mark": ("cls", b"\xef\xbb\xbf5", None),
+    "json_whole": ("json", b'{"label": 2.0}', 2),
+    "deep": ("json", b"[" * 100_000, None),
+}
+
+
+def test_pack_and_index_read_the_same_label_of_every_spelling(tmp_path: Path) -> None:
+    members = {name: png(1) for name in (f"{key}.png" for key in SPELLINGS)}
+    members |= {f"{key}.{ending}": content for key, (ending, content, _) in SPELLINGS.items()}
+    members |= {"both.png": png(1), "both.json": b'{"label": 8}', "both.cls": b"1"}  # .cls counts
+    path = tar(tmp_path / "in.tar", members)
+    expected = {key: label for key, (_, _, label) in SPELLINGS.items()} | {"both": 1}
+    source = opened(path, tmp_path)
+    assert {item.name.removesuffix(".png"): item.label for item in source.items} == expected
+    assert source.classes == {str(label): label for label in (1, 2, 3, 4, 7)}
+    assert "8 of 13 images have no label" in source.notes[0]
+    index.build([str(path)], tmp_path, progress=False)
+    found = index.load([str(path)], tmp_path)
+    by_index = dict(zip(found.keys(0), found.label.tolist(), strict=True))
+    assert by_index == {key: -1 if label is None else label for key, label in expected.items()}
+
+
+def test_names_with_dots_are_samples_of_their_own_with_their_own_labels(tmp_path: Path) -> None:
+    members = {
+        f"img_0.{number}.{ending}": content
+        for number in range(3)
+        for ending, content in (("png", png(number)), ("cls", b"%d" % number))
+    }
+    assert labels(opened(tar(tmp_path / "in.tar", members), tmp_path)) == [0, 1, 2]
+
+
+def test_a_name_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "in.tar"
+    with tarfile.open(path, "w") as archive:
+        for name in ("a.png", "b.png", "./a.png"):
+            archive.addfile(tarfile.TarInfo(name))
+    with pytest.raises(InputError, match=r"a\.png .at byte 0. and \./a\.png .at byte 1024. have the same name"):
+        opened(path, tmp_path)
+    compressed = tmp_path / "in.tar.gz"
+    compressed.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(InputError, match=rf"^{compressed}: "):
+        opened(compressed, tmp_path)
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        archive.writestr("a.png", b"x")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("a.png", b"x")
+    with pytest.raises(InputError, match=r"holds a\.png twice"):
+        opened(tmp_path / "in.zip", tmp_path)
+
+
+def test_joined_zips_are_refused(tmp_path: Path) -> None:
+    parts = []
+    for number in range(2):
+        with zipfile.ZipFile(tmp_path / "part.zip", "w") as archive:
+            archive.writestr(f"{number}.png", png(number))
+        parts.append((tmp_path / "part.zip").read_bytes())
+    (tmp_path / "in.zip").write_bytes(b"".join(parts))
+    with pytest.raises(InputError, match="several zip files joined"):
+        opened(tmp_path / "in.zip", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("hardlinks.tar", [0, 1, 0, 1, 1]),
+        ("stray_picture.zip", [0, 0, 0, 1, 1, 1, None]),
+        ("number_folders.zip", sorted(range(12), key=str)),
+        ("dotted_keys.tar", [None] * 3),
+    ],
+)
+def test_odd_sources_of_others_keep_their_labels(
+    tmp_path: Path, shared: Path, name: str, expected: list[int | None]
+) -> None:
+    found = labels(opened(shared / "data/odd" / name, tmp_path))
+    assert (found if name != "number_folders.zip" else list(dict.fromkeys(found))) == expected
+
+
+def test_odd_sources_of_others_are_refused_or_told(tmp_path: Path, shared: Path) -> None:
+    odd = shared / "data/odd"
+    for name, said in (("sparse.tar", "is a sparse member"), ("joined_by_tar_A.tar", "have the same name")):
+        with pytest.raises(InputError, match=said):
+            opened(odd / name, tmp_path)
+    style = opened(odd / "stylegan_labels.zip", tmp_path)
+    assert (sorted(labels(style)), style.skipped) == ([label for label in range(4) for _ in range(6)], [])
+    assert "parts of a data set" in opened(odd / "splits.zip", tmp_path).notes[0]
+    assert len(opened(odd / "endings.tar", tmp_path).items) == 6
 
 
 @pytest.mark.parametrize("images", ["train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"])

@@ -1,0 +1,150 @@
+"""Compare the data set with what config, game and machine ask of it, before anything is allocated; one line for each fault."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from gan_dist.config import Config
+from gan_dist.data.index import Index
+from gan_dist.errors import InputError
+from gan_dist.interfaces import Field
+
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+def check(index: Index, config: Config) -> None:
+    """Raise InputError, naming a sample, where the data cannot serve the config."""
+    data, total = config.data, len(index)
+    if total == 0:
+        what = "an image" if index.image == "auto" else f"a member .{index.image}"
+        raise InputError(f"data.shards: no sample of {len(index.shards)} shards has {what}; see `gan-dist index`")
+    _check_keys(index)
+    bad = unreadable(index)
+    if len(bad) > data.max_bad_fraction * total:
+        first = next(field.bad[0] for field in index.images.values() if field.bad)
+        raise InputError(
+            f"data.shards: {len(bad)} of {total} images cannot be read, first {first}; `gan-dist index` "
+            f"lists them, `gan-dist pack` leaves them out (data.max_bad_fraction = {data.max_bad_fraction:g})"
+        )
+    for name, field in index.images.items():
+        key = f"data.fields.{name}.channels" if name in data.fields else "data.channels"
+        _check_images(field, channels(config, name), key, data.resolution)
+    if total < config.training.batch:
+        raise InputError(
+            f"training.batch = {config.training.batch} is more than the {total} samples of data.shards; make it smaller"
+        )
+    if data.labels:
+        _check_labels(index, config)
+
+
+def channels(config: Config, name: str) -> int:
+    """Return the channels of an image field."""
+    own = config.data.fields[name].channels if name in config.data.fields else 0
+    return own or config.data.channels
+
+
+def unreadable(index: Index) -> np.ndarray:
+    """Return the numbers of the samples of which the index could not read some image."""
+    bad = np.zeros(len(index), bool)
+    for field in index.images.values():
+        bad |= field.width == 0
+    return np.flatnonzero(bad)
+
+
+def _check_keys(index: Index) -> None:
+    (first_name, first), *others = index.images.items()
+    for name, other in others:
+        for shard, path in enumerate(index.shards):
+            if first.key_digests[shard] == other.key_digests[shard]:
+                continue
+            keys, other_keys = first.keys(shard), other.keys(shard)
+            for has, lacks, lacking in ((keys, set(other_keys), name), (other_keys, set(keys), first_name)):
+                if key := next((key for key in has if key not in lacks), None):
+                    member = index.images[lacking].image
+                    raise InputError(
+                        f"data.fields: sample {key} of {path} has no member .{member} ({lacking}); every sample needs all "
+                        "fields: add the member or remove the sample"
+                    )
+
+
+def _check_images(index: Index, channels: int, key: str, resolution: int) -> None:
+    for kind, sample in index.channels.items():
+        if kind != str(channels):
+            found = {"1": "is grey", "3": "is RGB", "4": "has transparency or four colours (CMYK)"}[kind]
+            advice = f"set {key}: {kind}, or " if len(index.channels) == 1 and kind != "4" else ""
+            raise InputError(
+                f"data.shards: {sample} {found}, but {key} = {channels}; "
+                f"{advice}convert with `gan-dist pack --channels {channels}`"
+            )
+    smallest = int(np.where(index.width > 0, np.minimum(index.width, index.height), 65535).argmin())
+    width, height = int(index.width[smallest]), int(index.height[smallest])
+    if min(width, height) < resolution and width:
+        raise InputError(
+            f"data.shards: {index.key(smallest)} is {width}x{height}, smaller than data.resolution = {resolution}; "
+            f"set data.resolution: {min(width, height)} or less, or enlarge with `gan-dist pack --resolution {resolution}`"
+        )
+
+
+def _check_labels(index: Index, config: Config) -> None:
+    classes = config.data.classes
+    without = int(np.where(index.width > 0, index.label, 1 << 30).argmin())  # others stand in for the unreadable
+    if index.label[without] < 0:
+        raise InputError(
+            f"data.labels is set, but {index.key(without)} has no label (.cls, or `label` in .json); "
+            "add them or set data.labels: false"
+        )
+    if classes and index.label.max() >= classes:
+        worst = int(index.label.argmax())
+        raise InputError(
+            f"data.classes = {classes}, but {index.key(worst)} has label {index.label[worst]}; "
+            f"set data.classes: {index.label.max() + 1} or more"
+        )
+
+
+def check_fields(config: Config, wanted: Mapping[str, Field]) -> None:
+    """Raise InputError where the data and the game differ in a field: its name, kind, channels or size."""
+    data, game = config.data, config.game.kind
+    images = {name: field for name, field in wanted.items() if field.kind == "image"}
+    have = list(data.fields) or ["image"]
+    if missing := [name for name in images if name not in have]:
+        raise InputError(
+            f"the game {game} wants the images {', '.join(images)}, and data.fields has no {missing[0]}; name the member "
+            f"that holds it: data.fields: {{{missing[0]}: {{member: ENDING}}}}"
+        )
+    if unused := [name for name in have if name not in images]:
+        raise InputError(
+            f"data.fields names {unused[0]}, which the game {game} does not want ({', '.join(wanted)}); remove it"
+        )
+    for name, field in images.items():
+        if field.channels not in (0, channels(config, name)):
+            raise InputError(
+                f"the game {game} wants {name} with {field.channels} channels, the data has {channels(config, name)}"
+            )
+        if field.resolution not in (0, data.resolution):
+            raise InputError(
+                f"the game {game} wants {name} at {field.resolution} pixels, data.resolution = {data.resolution}"
+            )
+    classes = [name for name, field in wanted.items() if field.kind == "class"]
+    if classes not in ([], ["class"]):
+        raise InputError(f"the game {game} wants the classes {', '.join(classes)}; the data has one, called class")
+    if classes and not data.labels:
+        raise InputError(f"the game {game} wants classes; set data.labels: true")
+    if data.labels and not classes:
+        raise InputError(f"data.labels is set, and the game {game} takes no classes; set data.labels: false")
+
+
+def check_shared_memory(needed: int) -> None:
+    """Raise InputError where the free space of /dev/shm is less than this node's ranks need, `needed` bytes each."""
+    if not needed or not _SHARED_MEMORY.is_dir():
+        return
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    if free < needed * ranks:
+        raise InputError(
+            f"{_SHARED_MEMORY} has {free >> 20:,} MiB free, the data loader needs {-(-needed * ranks >> 20):,} MiB ({ranks} "
+            "rank(s)); give the container more (--shm-size), or set data.workers lower, 0 for none, or a smaller "
+            "training.micro_batch"
+        )

@@ -1,6 +1,6 @@
 """The state of players as named tensors: `G/weights/<name>`, `G/average/<name>`, `G/exp_avg/<name>`, ...
 
-The names say nothing of how processes share the work, so a checkpoint loads under any strategy at any process count.
+The names do not depend on how ranks share the work, so a checkpoint loads under any strategy at any process count.
 """
 
 import dataclasses
@@ -17,31 +17,31 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """The players' tensors as one process has them, not copied."""
+    """The players' tensors as one rank has them, not copied."""
 
     shapes: dict[str, Tensor]
     """Every tensor's shape and type, whole (without memory)."""
     whole: dict[str, Tensor]
-    """Those that all processes hold alike."""
+    """Those that are the same on all ranks."""
     owned: list[tuple[Piece, Tensor]]
-    """Runs of the others that this process alone has."""
+    """Runs of elements of the other tensors, which only this rank has."""
     steps: dict[str, int]
     """Each player's optimizer steps."""
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], steps: Mapping[str, int] | None = None) -> "State":
-        """The state that every process holds whole."""
+        """Return the state where every rank holds every tensor whole."""
         shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
         return cls(shapes, dict(tensors), [], dict(steps or {}))
 
     def pieces(self, rank: int, world_size: int) -> list[tuple[Piece, Tensor]]:
-        """What this process writes: (piece, the tensor that holds it), whole tensors being dealt over processes."""
+        """Return what this rank writes: (piece, the tensor that holds it). Whole tensors are dealt over the ranks."""
         dealt = deal(self.whole, world_size)[rank]
         return [*((piece, self.whole[piece.name]) for piece in dealt), *self.owned]
 
 
 def collect(players: Iterable[Player]) -> State:
-    """All tensors of the players by name."""
+    """Return all tensors of the players by name."""
     state = State({}, {}, [], {})
     for player in players:
         for kind, network in _networks(player).items():
@@ -66,20 +66,20 @@ def collect(players: Iterable[Player]) -> State:
 
 
 def _collect_moments(player: Player, tensors: dict[str, Tensor]) -> int:
-    """Put Adam's moments of a whole player into `tensors`; its number of steps."""
+    """Put the Adam moments of a player with whole weights into `tensors`. Returns its number of steps."""
     counts = []
     for name, weight in player.network.named_parameters():
         state = player.optimizer.state.get(weight)
         counts.append(state["step"] if state else torch.zeros(()))
         if state:
             tensors.update({f"{player.name}/{moment}/{name}": state[moment] for moment in _MOMENTS})
-    found = set(torch.stack(counts).tolist())  # on a GPU: waited for once
-    assert len(found) == 1, f"{player.name}'s weights were updated unequally often: {found}"
-    return int(found.pop())
+    steps = set(torch.stack(counts).tolist())  # waits for a GPU once
+    assert len(steps) == 1, f"{player.name}'s weights were not all updated equally often: {steps}"
+    return int(steps.pop())
 
 
 def weights(players: Iterable[Player]) -> dict[str, Tensor]:
-    """The part of it that every process must hold alike: weights, unless they are cut, and statistics."""
+    """Return the tensors that must be the same on every rank: statistics, and weights that are not sharded."""
     return {
         f"{player.name}/weights/{name}": tensor.detach()
         for player in players
@@ -92,8 +92,8 @@ def weights(players: Iterable[Player]) -> dict[str, Tensor]:
 def restore(players: Iterable[Player], read: Callable[..., Tensor], steps: Mapping[str, int]) -> None:
     """Put saved tensors into the players.
 
-    `read(name)` gives a tensor on the CPU, `read(name, offset, length)` a run of its elements; they are asked for one
-    at a time. Every process calls this. Raises KeyError or RuntimeError where they do not fit.
+    `read(name)` returns a tensor on the CPU, `read(name, offset, length)` a run of its elements. They are read one at a
+    time. Every rank calls this. Raises KeyError or RuntimeError where the tensors do not fit.
     """
     for player in players:
         sharded = set() if player.shards is None else set(player.shards.shapes)
@@ -122,7 +122,7 @@ def _restore_moments(player: Player, read: Callable[..., Tensor], count: int) ->
         return
     on_device = bool(player.optimizer.defaults.get("fused"))
     for name, weight in player.network.named_parameters():
-        state = before[weight]  # of a run that goes back: its tensors are used again
+        state = before[weight]  # a run that goes back uses the tensors it has
         state["step"] = torch.tensor(float(count), device=weight.device if on_device else "cpu")
         for moment in _MOMENTS:
             if moment not in state:
@@ -131,16 +131,16 @@ def _restore_moments(player: Player, read: Callable[..., Tensor], count: int) ->
 
 
 def _named(player: Player, shard: Shard, moments: bool) -> list[tuple[str, Tensor]]:
-    found = [(f"{player.name}/weights/{shard.name}", shard.weight)]
+    named = [(f"{player.name}/weights/{shard.name}", shard.weight)]
     if moments:
-        found += [(f"{player.name}/{moment}/{shard.name}", shard.moments[moment]) for moment in _MOMENTS]
+        named += [(f"{player.name}/{moment}/{shard.name}", shard.moments[moment]) for moment in _MOMENTS]
     if shard.average is not None:
-        found.append((f"{player.name}/average/{shard.name}", shard.average))
-    return found
+        named.append((f"{player.name}/average/{shard.name}", shard.average))
+    return named
 
 
 def _networks(player: Player) -> dict[str, nn.Module]:
-    found = {"weights": player.network}
+    networks = {"weights": player.network}
     if player.average is not None:
-        found["average"] = player.average.network
-    return found
+        networks["average"] = player.average.network
+    return networks

@@ -1,4 +1,4 @@
-"""What processes tell each other beside gradients, on gloo groups of their own: the GPU's stream never waits for it."""
+"""What ranks tell each other besides gradients: on gloo groups of their own, so that the GPU's stream never waits."""
 
 import datetime
 import itertools
@@ -17,7 +17,7 @@ _boards = itertools.count()
 
 
 def channel(world_size: int, timeout: datetime.timedelta) -> Callable[[Any], list[Any]]:
-    """A function that collects a value of every process on all of them, usable from a thread. All must call this."""
+    """Return a function that collects a value of every rank on all of them, usable from a thread. All ranks call this."""
     if world_size == 1:
         return lambda value: [value]
     group = torch.distributed.new_group(backend="gloo", timeout=timeout)
@@ -85,10 +85,10 @@ def who_differs(machines: Sequence[str], values: Sequence[Any]) -> str:
 
 
 class Agreement:
-    """A few integers of every process, known to all of them at the same step.
+    """A few integers of every rank, known to all of them at the same step.
 
-    They are sent about every `interval` seconds, in the background of a step, and taken up after the next. So that all
-    processes send at the same step, each sends along how many of its steps fit into the interval, and the least holds.
+    They are sent about every `interval` seconds in the background of a step, and received after the next one. All ranks must
+    send at the same step: each also sends how many of its steps fit into the interval, and the smallest number holds.
     """
 
     def __init__(self, world_size: int, count: int, interval: float = 0.5) -> None:
@@ -101,12 +101,12 @@ class Agreement:
         self._sent, self._sent_at = 0, time.perf_counter()
 
     def due(self) -> bool:
-        """Called after every step, before `exchange`: whether this step sends."""
+        """Return whether this step sends. Call it once after every step, before `send` or `receive`."""
         self._step += 1
         return self._pending is None and self._step >= self._next
 
     def send(self, values: list[int]) -> None:
-        """Hand in this process's integers."""
+        """Send this rank's integers."""
         now = time.perf_counter()
         seconds = max((now - self._sent_at) / max(1, self._step - self._sent), 1e-6)
         self._sent, self._sent_at = self._step, now
@@ -124,7 +124,7 @@ class Agreement:
             )
 
     def receive(self) -> list[list[int]] | None:
-        """The integers of every process, in order of rank, in the step after they were sent; else None."""
+        """Return the integers of every rank, in order of rank, in the step after they were sent; otherwise None."""
         if self._pending is None or self._step == self._sent:
             return None
         if self._group is not None:
@@ -135,14 +135,14 @@ class Agreement:
         return [row[1:] for row in rows]
 
     def close(self) -> None:
-        """Take up what is under way, so that no process is left waiting for another."""
+        """Receive what was sent, so that no rank is left waiting for another."""
         if self._pending is not None and self._group is not None:
             self._pending.wait()
         self._pending = None
 
 
 def lost_contact(error: BaseException) -> bool:
-    """Whether an error may be the echo of another process's end, and not an error of its own."""
+    """Return whether an error may be the echo of another rank's end, and not an error of its own."""
     if isinstance(error, torch.distributed.DistError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _ECHOES)

@@ -1,4 +1,4 @@
-"""What of a run is kept: saves begun while it trains, what became of them, and the way back to the newest."""
+"""The checkpoints of a run: saves while it trains, what became of them, and the way back to the newest."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from gan_dist.tracking import Tracker
 
 
 class Checkpointer:
-    """The checkpoints of a run on this launch's processes. All of them call the same methods at the same step."""
+    """Saves and loads the checkpoints of a run. All ranks call the same methods at the same step."""
 
     def __init__(self, config: Config, engine: Engine, game: Game, run: Run) -> None:
         self._config, self._engine, self._game, self._run = config, engine, game, run
@@ -29,8 +29,8 @@ class Checkpointer:
         return next(reversed(self.store.names()), None)
 
     def save(self, images: int, tracker: Tracker) -> None:
-        """Begin a checkpoint; it is written while the training goes on. Raises RunError where too many were missed."""
-        self.wait(tracker)  # every process knows the same of the saves before
+        """Begin a checkpoint, which is written while the training goes on. Raises RunError where too many were missed."""
+        self.wait(tracker)  # so that every rank knows the same about earlier saves
         if self.missed >= self._config.checkpoint.max_missed:
             raise RunError(
                 f"{self.missed} saves in a row failed (checkpoint.max_missed; RUN/events.jsonl says why); the newest "
@@ -73,10 +73,10 @@ class Checkpointer:
                 tracker.status("running", outcome.images, "", outcome.name)
 
     def load(self) -> list[str]:
-        """Take up the newest whole checkpoint, the same on every process; returns what was wrong with newer ones.
+        """Load the newest whole checkpoint, the same on every rank. Returns what was wrong with newer ones.
 
-        `saved_at` is then its position, 0 where there is none. Raises InputError where none is whole, or it is of
-        another config: a run never begins anew by itself.
+        `saved_at` is then its position, 0 where there is none. Raises AgreedError where none is whole or it is of another
+        config: a run never begins again by itself.
         """
         engine = self._engine
         found = engine.on_main(self.store.newest)
@@ -85,7 +85,7 @@ class Checkpointer:
         if not name:
             if problems:
                 raise AgreedError(
-                    f"no checkpoint of {self._run.directory} is whole ({problems[0]}); mend it, or begin anew with "
+                    f"no checkpoint of {self._run.directory} is whole ({problems[0]}); fix it, or begin again with "
                     "--run.fresh true, which moves the old run aside"
                 )
             return []
@@ -101,7 +101,7 @@ class Checkpointer:
             )
         with format.Reader(directory, manifest) as read:
             tensors.restore(self._game.players, read, manifest["steps"], self._game.state())
-        # the sums so far belong to all processes together: one of them takes them up
+        # the sums so far belong to all ranks together: one of them takes them
         own = manifest["figures"] if engine.is_main else dict.fromkeys(manifest["figures"], (0.0, 0))
         engine.metrics.clear()
         engine.metrics.restore(own)

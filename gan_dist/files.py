@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, synced, then renamed."""
+"""Files that are whole or absent: written under a temporary name, synced, then renamed."""
 
 import ctypes
 import errno
@@ -30,13 +30,13 @@ def sync_directory(directory: Path) -> None:
 def temporary(path: Path, ending: str = "part") -> Path:
     """Return a name beside `path` that no other writer has: not a thread of this process, not one on another machine.
 
-    It begins with a dot and ends with `.part` (being written) or what else `ending` says. Who wrote it can be read off it.
+    It begins with a dot, holds the process id, and ends with `.part` (being written) or another `ending`.
     """
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.{ending}")
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Replace `path` by `content`; a reader sees the old file or the new one, never a part."""
+    """Replace the content of `path`. A reader sees the old file or the new one, never a part."""
     data = content.encode() if isinstance(content, str) else content
     part = temporary(path)
     try:
@@ -51,7 +51,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 def write_new(path: Path, buffers: Iterable[memoryview]) -> None:
-    """Write a file that must not exist yet, one buffer after the other, and bring it to the disk."""
+    """Write a file that must not exist yet, buffer by buffer, and sync it."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         for buffer in buffers:
@@ -92,7 +92,7 @@ def sha256_file(path: Path, from_disk: bool = False) -> str:
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The sections of a YAML file, and where each key stands: {"training.batch": "x.yaml, line 7", ...}.
+    """Return the sections of a YAML file, and where each key is: {"training.batch": "x.yaml, line 7", ...}.
 
     Raises InputError, with the line, where the file cannot be read or is not YAML with sections.
     """
@@ -128,7 +128,7 @@ def _lines(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:
 
 
 def make_directory(path: Path, what: str) -> Path:
-    """Create `path` where it is missing and prove that it can be written.
+    """Create `path` if it is missing, and prove that it can be written.
 
     Raises InputError, naming `what` the directory is for, where that fails.
     """

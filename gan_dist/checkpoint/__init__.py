@@ -1,4 +1,4 @@
-"""What is saved: named tensors of the players, whole on disk or absent, read by any process count."""
+"""What is saved: named tensors of the players, whole on disk or absent, readable at any process count."""
 
 from gan_dist.checkpoint.store import Store
 from gan_dist.checkpoint.writer import Outcome, Writer

@@ -1,8 +1,8 @@
 """One checkpoint directory: safetensors parts and a manifest, written last, that says what must be there.
 
-A part holds pieces of tensors, each a flat run of elements under the key `name@offset`; the manifest says
-for every tensor its type, its shape and where its pieces lie. So any number of processes can write what each
-owns, and any other number can read what each needs.
+A part holds pieces of tensors. A piece is a flat run of elements under the key `name@offset`. The manifest gives every
+tensor's type, shape and the places of its pieces. So any number of ranks can write what each owns, and any other number can
+read what each needs.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ _TYPES = {str(kind).removeprefix("torch."): kind for kind in _CODES}
 
 
 class DamagedError(Exception):
-    """A checkpoint that is not what its manifest says: the message names the file, and the tensor where it can."""
+    """A checkpoint is not what its manifest says. The message names the file, and the tensor where it can."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What a process wrote: its file, and which pieces of which tensors are in it."""
+    """What a rank wrote: its file, and which pieces of which tensors are in it."""
 
     file: str
     bytes: int
@@ -62,21 +62,21 @@ class Part:
     header: str
     """SHA-256 of the file up to its first piece, shortened."""
     pieces: list[tuple[Piece, int, str]]
-    """With the byte at which each ends, and the SHA-256 of the file up to there, shortened: the first that differs tells
-    what a flipped bit has hit, and costs nothing beside the hash of the whole."""
+    """Each with the byte at which it ends and the shortened SHA-256 of the file up to there. The first that differs tells
+    what a flipped bit has hit. This costs nothing beyond the hash of the whole file."""
 
 
 def deal(tensors: Mapping[str, Tensor], world_size: int) -> list[list[Piece]]:
-    """What each process writes of tensors that all of them hold: as many bytes each, cut where that needs it.
+    """Return what each rank writes of tensors that all of them hold: the same number of bytes, cut where necessary.
 
-    Every process comes to the same result from the shapes alone.
+    Every rank gets the same result, from the shapes alone.
     """
     names = sorted(tensors)
     total = sum(tensors[name].numel() * tensors[name].element_size() for name in names)
     dealt: list[list[Piece]] = [[] for _ in range(world_size)]
     for rank, pieces in enumerate(dealt):
         begin, end = total * rank // world_size, total * (rank + 1) // world_size
-        start = 0  # of the tensor, in bytes
+        start = 0  # where the tensor begins, in bytes
         for name in names:
             size, count = tensors[name].element_size(), tensors[name].numel()
             first = min(max(-(-(begin - start) // size), 0), count)  # elements that begin within [begin, end)
@@ -88,9 +88,9 @@ def deal(tensors: Mapping[str, Tensor], world_size: int) -> list[list[Piece]]:
 
 
 def write_part(directory: Path, pieces: Sequence[tuple[Piece, Tensor]], rank: int, world_size: int) -> Part:
-    """Write one process's pieces (flat, on the CPU) as a safetensors file that survives a power cut.
+    """Write one rank's pieces (flat, on the CPU) as a safetensors file that survives a power cut.
 
-    The file is hashed while it is written, from memory: what the disk made of it, `verify` tells.
+    The hashes are of what was in memory. `verify` tells what the disk made of it.
     """
     name = f"part-{rank:05d}-of-{world_size:05d}.safetensors"
     table: dict[str, Any] = {}
@@ -124,7 +124,7 @@ def write_part(directory: Path, pieces: Sequence[tuple[Piece, Tensor]], rank: in
 
 
 def _hash_buffers(header: memoryview, buffers: Sequence[memoryview]) -> tuple[str, list[str]]:
-    """SHA-256 of everything, and, shortened, of everything up to the end of each buffer."""
+    """Return the SHA-256 of everything and, shortened, of everything up to the end of each buffer."""
     total = hashlib.sha256()
     so_far = []
     for buffer in (header, *buffers):
@@ -136,7 +136,7 @@ def _hash_buffers(header: memoryview, buffers: Sequence[memoryview]) -> tuple[st
 def write_manifest(
     directory: Path, parts: Sequence[Part], tensors: Mapping[str, Tensor], state: Mapping[str, Any]
 ) -> None:
-    """Declare the parts in `directory` a checkpoint. `state` is everything of the run that is no tensor."""
+    """Declare the parts in `directory` a checkpoint. `state` is everything in the run that is not a tensor."""
     table: dict[str, Any] = {
         name: {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape), "pieces": []}
         for name, tensor in sorted(tensors.items())
@@ -154,13 +154,13 @@ def write_manifest(
 
 
 def _hash(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest without the entry that says it."""
+    """Return the SHA-256 of a manifest, its own entry left out."""
     content = {name: value for name, value in manifest.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest. Raises DamagedError where there is none or it makes no sense."""
+    """Return the manifest. Raises DamagedError where there is none or it makes no sense."""
     try:
         manifest = json.loads((directory / MANIFEST).read_text())
         version = manifest["format"]
@@ -168,13 +168,13 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise DamagedError(f"{directory / MANIFEST}: {error}") from None
     if version != VERSION:
         raise DamagedError(f"{directory / MANIFEST}: format {version}, this version reads format {VERSION}")
-    if (found := _hash(manifest)) != (recorded := manifest.get("sha256")):
-        raise DamagedError(f"{directory / MANIFEST} has SHA-256 {found}, it says {recorded}")
+    if (actual := _hash(manifest)) != (recorded := manifest.get("sha256")):
+        raise DamagedError(f"{directory / MANIFEST} has SHA-256 {actual}, it says {recorded}")
     return dict(manifest)
 
 
 def find(directory: Path) -> str:
-    """The hash that the manifest here says of itself; empty where there is none."""
+    """Return the hash that the manifest here has of itself; "" where there is no manifest."""
     try:
         return str(read_manifest(directory)["sha256"])
     except DamagedError:
@@ -184,7 +184,7 @@ def find(directory: Path) -> str:
 def verify(directory: Path, manifest: Mapping[str, Any], hashes: bool = True, only: str = "") -> None:
     """Raise DamagedError, naming file and tensor, unless every file is there with its size and (if asked) its hash.
 
-    `only` looks at one file.
+    `only`: the name of the one file to look at.
     """
     for name, recorded in manifest["files"].items():
         if only not in ("", name):
@@ -194,9 +194,9 @@ def verify(directory: Path, manifest: Mapping[str, Any], hashes: bool = True, on
             size = path.stat().st_size
             if size != recorded["bytes"]:
                 raise DamagedError(f"{path} has {size} bytes, the manifest says {recorded['bytes']}")
-            if hashes and (found := files.sha256_file(path)) != recorded["sha256"]:
+            if hashes and (actual := files.sha256_file(path)) != recorded["sha256"]:
                 raise DamagedError(
-                    f"{path} has SHA-256 {found}, the manifest says {recorded['sha256']}{_damaged(path, manifest)}"
+                    f"{path} has SHA-256 {actual}, the manifest says {recorded['sha256']}{_damaged(path, manifest)}"
                 )
         except FileNotFoundError:
             raise DamagedError(f"{path} is missing") from None
@@ -205,7 +205,7 @@ def verify(directory: Path, manifest: Mapping[str, Any], hashes: bool = True, on
 
 
 def _damaged(path: Path, manifest: Mapping[str, Any]) -> str:
-    """What of a damaged file is hit first, as words for a message."""
+    """Return which part of a damaged file is hit first, as words for a message."""
     places = sorted(
         (piece["end"], piece["sha256"], name)
         for name, entry in manifest["tensors"].items()
@@ -224,13 +224,13 @@ def _damaged(path: Path, manifest: Mapping[str, Any]) -> str:
         for end, expected, name in [(recorded["bytes"] - size, recorded["header"], "its header"), *places]:
             so_far.update(file.read(end - position))
             position = end
-            if (found := so_far.hexdigest()[:_SHORT]) != expected:
-                return f"; damaged is {name} (SHA-256 up to its end {found}, not {expected})"
+            if (actual := so_far.hexdigest()[:_SHORT]) != expected:
+                return f"; damaged is {name} (SHA-256 up to its end {actual}, not {expected})"
     return ""
 
 
 class Reader:
-    """Reads tensors of a checkpoint one at a time, into memory of their own: no more than one is held twice."""
+    """Reads the tensors of a checkpoint one at a time, so that no more than one is in memory twice."""
 
     def __init__(self, directory: Path, manifest: Mapping[str, Any]) -> None:
         self._directory, self._table = directory, manifest["tensors"]
@@ -244,15 +244,15 @@ class Reader:
             opened[0].close()
 
     def __call__(self, name: str, offset: int = 0, length: int | None = None) -> Tensor:
-        """The tensor of this name on the CPU, put together from its pieces, or a flat run of its elements.
+        """Return the tensor of this name on the CPU, joined from its pieces, or a flat run of its elements.
 
         Raises DamagedError, KeyError.
         """
         entry = self._table[name]
         count = math.prod(entry["shape"]) if length is None else length
-        found = torch.empty(count, dtype=_TYPES[entry["dtype"]])
-        memory = found.view(torch.uint8).numpy() if count else np.empty(0, np.uint8)
-        size = found.element_size()
+        tensor = torch.empty(count, dtype=_TYPES[entry["dtype"]])
+        memory = tensor.view(torch.uint8).numpy() if count else np.empty(0, np.uint8)
+        size = tensor.element_size()
         for piece in entry["pieces"]:
             first = max(offset, piece["offset"])
             last = min(offset + count, piece["offset"] + piece["length"])
@@ -268,7 +268,7 @@ class Reader:
                     raise DamagedError(f"{path}: {name} is cut short")
             except (OSError, ValueError, KeyError) as error:
                 raise DamagedError(f"{path}: {name}: {error}") from None
-        return found.view(entry["shape"]) if length is None else found
+        return tensor.view(entry["shape"]) if length is None else tensor
 
     def _open(self, name: str) -> tuple[FileIO, int, dict[str, Any]]:
         if name not in self._files:
@@ -280,13 +280,13 @@ class Reader:
 
 
 def read_tensors(directory: Path, manifest: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, on the CPU."""
+    """Return the tensors whose names begin with `prefix`, on the CPU."""
     with Reader(directory, manifest) as read:
         return {name: read(name) for name in manifest["tensors"] if name.startswith(prefix)}
 
 
 def digest(directory: Path, manifest: Mapping[str, Any]) -> str:
-    """SHA-256 over every tensor in order of name (name, dtype, shape, bytes): equal digests, equal bits."""
+    """Return the SHA-256 of all tensors in order of name (name, dtype, shape, bytes): equal digests mean equal bits."""
     total = hashlib.sha256()
     with Reader(directory, manifest) as read:
         for name in sorted(manifest["tensors"]):

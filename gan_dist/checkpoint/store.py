@@ -1,4 +1,4 @@
-"""The checkpoints of a run as a folder: which there are, which are whole, which stay."""
+"""The folder with a run's checkpoints: which there are, which are whole, which stay."""
 
 import contextlib
 import os
@@ -15,20 +15,20 @@ _NAME = re.compile(r"images-(\d{9,})")
 
 
 class Store:
-    """`directory` holds `images-000120000/` and the like; what has another name is not a checkpoint."""
+    """`directory` holds `images-000120000/` and the like; anything with another name is not a checkpoint."""
 
     def __init__(self, directory: Path, keep: int) -> None:
         self.directory = directory
         self.keep = keep
 
     def names(self) -> list[str]:
-        """The checkpoints by name, oldest first; damaged ones too."""
+        """Return the names of all checkpoints, oldest first, damaged ones included."""
         return names(self.directory)
 
     def newest(self, hashes: bool = True) -> tuple[str, dict[str, Any], list[str]]:
-        """The newest whole checkpoint: its name, its manifest, and what was wrong with newer ones.
+        """Return the newest whole checkpoint: its name, its manifest, and what was wrong with newer ones.
 
-        The name is empty where there is none.
+        The name is "" where there is none.
         """
         problems = []
         for name in reversed(self.names()):
@@ -42,7 +42,7 @@ class Store:
         return "", {}, problems
 
     def begin(self, images: int) -> Path:
-        """An empty folder for the parts of a new checkpoint; what earlier saves left unfinished goes."""
+        """Make an empty folder for the parts of a new checkpoint, and delete what earlier saves left unfinished."""
         self.sweep()
         part = self.directory / f".{name_of(images)}.part"
         part.mkdir(parents=True)
@@ -84,7 +84,7 @@ class Store:
         return freed
 
     def retire(self) -> int:
-        """Delete old checkpoints, but no milestone and none of the `keep` newest whole ones; the bytes freed."""
+        """Delete old checkpoints, but no milestone and none of the `keep` newest whole ones. Returns the bytes freed."""
         whole = []
         for name in reversed(self.names()):
             try:
@@ -92,24 +92,24 @@ class Store:
                 format.verify(self.directory / name, manifest, hashes=False)
                 whole.append((name, bool(manifest.get("milestone"))))
             except DamagedError:
-                continue  # kept for a person to look at; it does not count
+                continue  # it stays for a person to look at, and does not count
         freed = 0
         for name, milestone in whole[self.keep :]:
             if milestone:
                 continue
             path = self.directory / name
             freed += _bytes(path)
-            # all at once: a kill in the midst of deleting leaves nothing that looks like a damaged checkpoint
+            # its name goes first: a kill in the middle leaves nothing that looks like a damaged checkpoint
             shutil.rmtree(path.rename(files.temporary(path, "old")))
         return freed
 
     def room(self) -> int:
-        """Bytes that can be written here."""
+        """Return how many bytes can be written here."""
         state = os.statvfs(self.directory)
         return state.f_bavail * state.f_frsize
 
     def last_size(self) -> int:
-        """Bytes of the newest checkpoint; 0 where there is none."""
+        """Return the size of the newest checkpoint in bytes; 0 where there is none."""
         for name in reversed(self.names()):
             with contextlib.suppress(OSError):
                 return _bytes(self.directory / name)
@@ -129,16 +129,16 @@ def _bytes(directory: Path) -> int:
 
 
 def names(directory: Path) -> list[str]:
-    """Names of checkpoints in a folder, oldest first; temporary and foreign names are passed over."""
+    """Return the names of the checkpoints in a folder, oldest first. Temporary and foreign names are skipped."""
     if not directory.is_dir():
         return []
-    found = [path.name for path in directory.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda name: int(name.removeprefix("images-")))
+    checkpoints = [path.name for path in directory.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)]
+    return sorted(checkpoints, key=lambda name: int(name.removeprefix("images-")))
 
 
 def describe(directory: Path, hashes: bool = False) -> dict[str, Any]:
-    """What a checkpoint is: name, images, bytes, whole, digest, and the problem where it is damaged."""
-    found: dict[str, Any] = {
+    """Return what a checkpoint is: name, images, bytes, whole, digest, and the problem where it is damaged."""
+    facts: dict[str, Any] = {
         "name": directory.name,
         "images": int(directory.name.removeprefix("images-")),
         "bytes": _bytes(directory),
@@ -149,7 +149,7 @@ def describe(directory: Path, hashes: bool = False) -> dict[str, Any]:
     try:
         manifest = format.read_manifest(directory)
         format.verify(directory, manifest, hashes)
-        found["milestone"] = bool(manifest.get("milestone"))
-        return {**found, "whole": True, "digest": format.digest(directory, manifest)}
+        facts["milestone"] = bool(manifest.get("milestone"))
+        return {**facts, "whole": True, "digest": format.digest(directory, manifest)}
     except DamagedError as error:
-        return {**found, "problem": str(error)}
+        return {**facts, "problem": str(error)}

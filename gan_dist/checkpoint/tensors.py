@@ -17,25 +17,25 @@ from gan_dist.player import Player, Shard
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """The players' tensors as one process has them, not copied."""
+    """The players' tensors as one rank has them, not copied."""
 
     shapes: dict[str, Tensor]
     """Every tensor's shape and type, whole (without memory)."""
     whole: dict[str, Tensor]
-    """Those that all processes hold alike."""
+    """Those that are the same on all ranks."""
     owned: list[tuple[Piece, Tensor]]
-    """Runs of the others that this process alone has."""
+    """Runs of elements of the other tensors, which only this rank has."""
     steps: dict[str, int]
     """Each player's optimizer steps."""
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], steps: Mapping[str, int] | None = None) -> "State":
-        """The state that every process holds whole."""
+        """Return the state where every rank holds every tensor whole."""
         shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
         return cls(shapes, dict(tensors), [], dict(steps or {}))
 
     def pieces(self, rank: int, world_size: int) -> list[tuple[Piece, Tensor]]:
-        """What this process writes: (piece, the tensor that holds it), whole tensors being dealt over processes."""
+        """Return what this rank writes: (piece, the tensor that holds it). Whole tensors are dealt over the ranks."""
         dealt = deal(self.whole, world_size)[rank]
         return [*((piece, self.whole[piece.name]) for piece in dealt), *self.owned]
 
@@ -101,8 +101,8 @@ def restore(
 ) -> None:
     """Put saved tensors into the players.
 
-    `read(name)` gives a tensor on the CPU, `read(name, offset, length)` a run of its elements; they are asked for one
-    at a time. Every process calls this. Raises KeyError or RuntimeError where they do not fit.
+    `read(name)` returns a tensor on the CPU, `read(name, offset, length)` a run of its elements. They are read one at a
+    time. Every rank calls this. Raises KeyError or RuntimeError where the tensors do not fit.
     """
     for name, tensor in (of_game or {}).items():
         tensor.copy_(read(f"game/{name}"))
@@ -143,16 +143,16 @@ def _restore_optimizer(player: Player, read: Callable[..., Tensor], count: int) 
 
 
 def _named(player: Player, shard: Shard, stepped: bool) -> list[tuple[str, Tensor]]:
-    found = [(f"{player.name}/weights/{shard.name}", shard.weight)]
+    named = [(f"{player.name}/weights/{shard.name}", shard.weight)]
     if stepped:
-        found += [(f"{player.name}/{kind}/{shard.name}", tensor) for kind, tensor in shard.state.items()]
+        named += [(f"{player.name}/{kind}/{shard.name}", tensor) for kind, tensor in shard.state.items()]
     if shard.average is not None:
-        found.append((f"{player.name}/average/{shard.name}", shard.average))
-    return found
+        named.append((f"{player.name}/average/{shard.name}", shard.average))
+    return named
 
 
 def _networks(player: Player) -> dict[str, nn.Module]:
-    found = {"weights": player.network}
+    networks = {"weights": player.network}
     if player.average is not None:
-        found["average"] = player.average.network
-    return found
+        networks["average"] = player.average.network
+    return networks

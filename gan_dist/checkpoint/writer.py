@@ -1,7 +1,7 @@
-"""Saves in the background: the loop stalls for a copy to host memory, a thread does the rest.
+"""Saves in the background: the loop stalls only for a copy to host memory, and a thread does the rest.
 
-Every process writes what it was dealt; the first one declares the parts a checkpoint when all are on the disk. What
-fails on one process fails on all, is reported, and takes nothing away from the checkpoints that are there.
+Every rank writes what it was dealt. Rank 0 declares the parts a checkpoint once all are on the disk. A save that fails on
+one rank fails on all. It is reported, and the older checkpoints stay.
 """
 
 import contextlib
@@ -29,26 +29,26 @@ _SPARE = 1.1  # a save needs its size and a little more
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a save, the same on every process but for the times."""
+    """What became of a save. Only the times differ between ranks."""
 
     name: str
     images: int
     bytes: int = 0
     seconds: float = 0.0
-    """From the copy to the name."""
+    """From the copy until the checkpoint has its name."""
     stalled: float = 0.0
-    """Seconds that the loop stood still: waiting for the save before, and copying."""
+    """Seconds that the loop stood still, waiting for the previous save and copying."""
     problem: str = ""
     """Why it was not saved; empty if it was."""
     warning: str = ""
-    """What a person should know though it was saved."""
+    """What a person should know although it was saved."""
 
 
 class Writer:
-    """One save at a time; every process calls the same methods in the same order.
+    """Makes one save at a time. Every rank calls the same methods in the same order.
 
-    `gather` collects a value of every process on all of them. It is called from a thread, so it needs a way of
-    its own (Engine.channel).
+    `gather` collects a value of every rank on all of them. A thread calls it, so it needs a process group of its own
+    (Engine.channel).
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class Writer:
         self._buffers: dict[Piece, Tensor] = {}
 
     def save(self, images: int, tensors: State, state: Mapping[str, Any]) -> None:
-        """Copy this process's part of `tensors` and write it; waits for the save before this one.
+        """Copy this rank's part of `tensors`, and begin to write it. Waits for the previous save.
 
-        `state` is everything of the run that is no tensor.
+        `state` is everything in the run that is not a tensor.
         """
         began = time.perf_counter()
         self._join()
@@ -79,7 +79,7 @@ class Writer:
         self._thread.start()
 
     def finished(self) -> list[Outcome]:
-        """Saves that ended since the last call."""
+        """Return the saves that ended since the last call."""
         if self._error is not None:
             raise self._error
         if not self._outcomes:
@@ -88,7 +88,7 @@ class Writer:
         return outcomes
 
     def wait(self) -> list[Outcome]:
-        """The same, when the save in flight has ended too."""
+        """Wait for the save in flight, then return the saves that ended since the last call."""
         self._join()
         return self.finished()
 
@@ -100,9 +100,9 @@ class Writer:
             raise self._error
 
     def _copy(self, pieces: Sequence[tuple[Piece, Tensor]]) -> list[tuple[Piece, Tensor]]:
-        """This process's pieces in host memory that is kept from save to save, pinned where a GPU copies into it.
+        """Copy this rank's pieces to host memory, which stays from save to save and is pinned where a GPU copies into it.
 
-        The tensor that comes with a piece is the piece itself, or the whole that it is cut from.
+        The tensor that comes with a piece is the piece itself, or the whole tensor that it is cut from.
         """
         on_gpu = False
         for piece, held in pieces:
@@ -111,7 +111,7 @@ class Writer:
             if piece not in self._buffers:
                 self._buffers[piece] = torch.empty(piece.length, dtype=source.dtype, pin_memory=source.is_cuda)
             buffer = self._buffers[piece]
-            if piece.length == source.numel():  # in one go from any memory format
+            if piece.length == source.numel():  # one copy, from any memory format
                 buffer.view(source.shape).copy_(source, non_blocking=True)
             else:
                 part = source.reshape(-1)[piece.offset : piece.offset + piece.length]
@@ -131,11 +131,11 @@ class Writer:
         stalled: float,
     ) -> None:
         began = time.perf_counter()
-        with contextlib.suppress(OSError):  # this thread, and those it starts, take what the training leaves
+        with contextlib.suppress(OSError):  # this thread and those it starts use the time that the training leaves
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         try:
             outcome = self._write(images, pieces, shapes, state)
-        except BaseException as error:  # another process is gone: raised in the loop
+        except BaseException as error:  # another rank is gone: raised in the loop
             self._error = error
             return
         seconds = time.perf_counter() - began + stalled
@@ -148,7 +148,7 @@ class Writer:
         shapes: dict[str, Tensor],
         state: dict[str, Any],
     ) -> Outcome:
-        """Every step ends with all processes knowing whether it went well on all."""
+        """After each step all ranks know whether it succeeded on all."""
         outcome = Outcome(name=name_of(images), images=images)
         size = sum(tensor.numel() * tensor.element_size() for tensor in shapes.values())
         part, warning, problem = self._first(lambda: self._begin(images, size))
@@ -163,7 +163,7 @@ class Writer:
             if self.rank == 0:
                 shutil.rmtree(part, ignore_errors=True)
             return dataclasses.replace(outcome, problem=problem)
-        # read back by whoever wrote it; only then may an older one go
+        # each rank reads back what it wrote; only then may an older checkpoint go
         _, problem = _attempt(lambda: self._read_back(outcome.name, written))
         if problem := _worst(list(self._gather(problem))):
             return dataclasses.replace(outcome, problem=f"what was written does not read back: {problem}")
@@ -174,22 +174,22 @@ class Writer:
 
     def _read_back(self, name: str, written: Part) -> None:
         path = self.store.directory / name / written.file
-        found = files.sha256_file(path, from_disk=True)  # memory would only say again what was written
-        if found != written.sha256:
-            raise DamagedError(f"{path} has SHA-256 {found}, written was {written.sha256}")
+        actual = files.sha256_file(path, from_disk=True)  # memory would only repeat what was written
+        if actual != written.sha256:
+            raise DamagedError(f"{path} has SHA-256 {actual}, written was {written.sha256}")
         if self.rank == 0:
             format.read_manifest(self.store.directory / name)
 
     def _first(self, work: Callable[[], tuple[Any, str]]) -> tuple[Any, str, str]:
-        """What `work` returns on the first process, on all of them; and what went wrong there."""
-        found: tuple[Any, str, str] = (None, "", "")
+        """Run `work` on rank 0. Returns its result on all ranks, and what went wrong there."""
+        outcome: tuple[Any, str, str] = (None, "", "")
         if self.rank == 0:
             result, problem = _attempt(work)
-            found = (*(result or (None, "")), problem)
-        return self._gather(found)[0]  # type: ignore[no-any-return]
+            outcome = (*(result or (None, "")), problem)
+        return self._gather(outcome)[0]  # type: ignore[no-any-return]
 
     def _begin(self, images: int, size: int) -> tuple[Path, str]:
-        """A folder for the parts, once there is room for them; and a word where room is getting short."""
+        """Make a folder for the parts if there is room for them. Returns it, and a warning where room gets short."""
         store = self.store
         store.directory.mkdir(parents=True, exist_ok=True)
         needed = int(max(size, store.last_size()) * _SPARE)
@@ -215,7 +215,7 @@ class Writer:
 
 
 def _attempt(work: Callable[[], Any]) -> tuple[Any, str]:
-    """What `work` returns, or why the disk refused."""
+    """Return what `work` returns, or why the disk refused."""
     try:
         return work(), ""
     except DamagedError as error:

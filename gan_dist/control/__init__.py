@@ -1,1 +1,1 @@
-"""When a run must not simply go on: asked to stop, out of time, hung, dead ranks, bad numbers, ranks that differ."""
+"""When a run must stop or end: it was asked to, it is out of time, it hangs, ranks are dead or differ, numbers are bad."""

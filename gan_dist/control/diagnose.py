@@ -1,4 +1,4 @@
-"""Where numbers went bad: the first layer whose output is not finite, or the first weight whose gradient is not."""
+"""Where numbers first went bad: the layer whose output is not finite, or the weight whose gradient is not."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -9,32 +9,32 @@ from torch import Tensor, nn
 
 
 def first_bad(networks: Mapping[str, nn.Module], loss: Callable[[], Tensor], together: bool = False) -> str:
-    """Compute a loss and its gradients while looking; what was not finite first, in words, or "" for nothing.
+    """Compute a loss and its gradients, and return in words what was not finite first; "" if all is finite.
 
-    `networks` maps a player's name to its network. Gradients of the networks are overwritten. It waits for the
-    device at every layer: not for a healthy step. `together`: the processes need each other for a forward (ZeRO), so
-    each does all of it, and none does the backward.
+    `networks` maps a player's name to its network. Gradients of the networks are overwritten. It waits for the device at
+    every layer, so it is too slow for a healthy step. `together`: the ranks need each other for a forward (ZeRO), so each
+    computes all of it, and none computes the backward.
     """
     if together:
-        together_found: list[str] = []
-        with _looking(networks, together_found):
+        bad_outputs: list[str] = []
+        with _watching(networks, bad_outputs):
             value = loss()
-        return together_found[0] if together_found else "" if torch.isfinite(value) else "the loss itself"
+        return bad_outputs[0] if bad_outputs else "" if torch.isfinite(value) else "the loss itself"
     for player, network in networks.items():
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 return f"weight {player}.{name}"
-    found: list[str] = []
-    with _looking(networks, found):
+    bad_outputs = []
+    with _watching(networks, bad_outputs):
         value = loss()
-        if found:
-            return found[0]
+        if bad_outputs:
+            return bad_outputs[0]
         if not torch.isfinite(value):
             return "the loss itself"
         for network in networks.values():
             network.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
-    # backward passes the layers from the last to the first
+    # the backward goes through the layers from the last to the first
     for player, network in networks.items():
         for name, weight in reversed(list(network.named_parameters())):
             if weight.grad is not None and not torch.isfinite(weight.grad).all():
@@ -43,16 +43,18 @@ def first_bad(networks: Mapping[str, nn.Module], loss: Callable[[], Tensor], tog
 
 
 @contextlib.contextmanager
-def _looking(networks: Mapping[str, nn.Module], found: list[str]) -> Iterator[None]:
-    def watch(place: str) -> Callable[..., None]:
+def _watching(networks: Mapping[str, nn.Module], bad_outputs: list[str]) -> Iterator[None]:
+    """Note the first module whose output is not finite."""
+
+    def hook(place: str) -> Callable[..., None]:
         def look(_: nn.Module, __: Any, output: Any) -> None:
-            if not found and isinstance(output, Tensor) and not torch.isfinite(output).all():
-                found.append(f"output of {place}")
+            if not bad_outputs and isinstance(output, Tensor) and not torch.isfinite(output).all():
+                bad_outputs.append(f"output of {place}")
 
         return look
 
     handles = [
-        module.register_forward_hook(watch(f"{player}.{name}" if name else player))
+        module.register_forward_hook(hook(f"{player}.{name}" if name else player))
         for player, network in networks.items()
         for name, module in network.named_modules()
     ]

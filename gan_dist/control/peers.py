@@ -109,7 +109,7 @@ class Peers:
         part.replace(path)  # no fsync: it is of no use after a power cut
 
     def others(self) -> list[Progress]:
-        """Return what every other rank told last, in order of rank. It reads W - 1 texts: not for every turn."""
+        """Return what every other rank told last, in order of rank. Reads W - 1 texts, so it is not for every turn."""
         names = [f"rank-{rank}" for rank in range(self._world_size) if rank != self._own.rank]
         return [progress for text in self._read(names) if (progress := self._parse(text))]
 

@@ -24,6 +24,7 @@ import torch
 from gan_dist import config as config_module, footprint, games
 from gan_dist.checkpoint import Store, Writer, tensors
 from gan_dist.config import Config
+from gan_dist.control import launcher
 from gan_dist.data import loader, order
 from gan_dist.data.index import Index
 from gan_dist.doctor import autotune, node_reports, nodes, numerics
@@ -403,6 +404,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    launcher.watch()
     code = main(sys.argv[1:])
     sys.stdout.flush()
     os._exit(code)  # not in order: gloo aborts where another rank is gone already

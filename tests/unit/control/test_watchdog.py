@@ -48,7 +48,7 @@ class Kennel:
         return Watchdog(self.folder, "launch", rank, world_size, **wanted)
 
     def never_answers(self, path: Path) -> None:
-        """Nobody writes to this pipe and nobody reads from it: to open it takes for ever."""
+        """Make a pipe that nobody reads or writes: opening it never returns."""
         path.parent.mkdir(parents=True, exist_ok=True)
         os.mkfifo(path)
         self.stuck.append(path)

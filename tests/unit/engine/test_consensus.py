@@ -1,8 +1,11 @@
 """What ranks tell each other, in words that name the machine."""
 
-import pytest
+import datetime
 
-from gan_dist.engine.consensus import who_differs
+import pytest
+from torch.distributed import TCPStore
+
+from gan_dist.engine.consensus import Board, who_differs
 
 
 @pytest.mark.parametrize(
@@ -24,3 +27,17 @@ from gan_dist.engine.consensus import who_differs
 )
 def test_the_machines_that_differ_are_named_once(machines: str, values: str, words: str) -> None:
     assert who_differs(list(machines), list(values)) == words
+
+
+def test_a_board_keeps_the_first_text_and_says_when_the_store_does_not_answer() -> None:
+    store = TCPStore("127.0.0.1", 0, 1, True, wait_for_workers=False)
+    one, other = (Board(store, datetime.timedelta(seconds=0.1)) for _ in range(2))
+    for name in ("failed", "rank-0"):
+        one.put(name, "")
+    assert other.read(["failed", "rank-0"]) == ["", ""]
+    one.put_first("failed", "rank 1")
+    other.put_first("failed", "rank 2")
+    other.put("rank-0", "lives")
+    assert one.read(["failed", "rank-0"]) == ["rank 1", "lives"]
+    with pytest.raises(RuntimeError):
+        one.read(["nobody"])

@@ -16,3 +16,6 @@ assert _spec is not None
 assert _spec.loader is not None
 sys.modules[__name__] = _module = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_module)
+for _name, _part in list(sys.modules.items()):  # pytest imports this file after parts of the package
+    if _name.rpartition(".")[0] == __name__:
+        setattr(_module, _name.rpartition(".")[2], _part)

@@ -130,7 +130,7 @@ def serve(config_name: str, order: str) -> None:
     trainer.advance(next(batches))
     print("ready", flush=True)
     for line in sys.stdin:
-        for _ in range(3):
+        for _ in range(2):
             trainer.advance(next(batches))
         images, begin = trainer.images, time.perf_counter()
         while (passed := time.perf_counter() - begin) < float(line):

@@ -1,4 +1,4 @@
-"""The run directory: made for a new run, recognised for one that goes on, and refused for anything else."""
+"""The run directory: created for a new run, recognised for one that continues, refused where it holds anything else."""
 
 import contextlib
 import dataclasses
@@ -22,19 +22,19 @@ from gan_dist.errors import InputError, RunError
 
 LOCK = ".lock"
 STARTS = "slurm.jsonl"
-"""Which Slurm jobs started the run, and where it stood (gan_dist/slurm_jobs/records.py); it may be there before the run is."""
+"""Which Slurm jobs started the run, and at how many images (gan_dist/slurm_jobs/records.py); it may exist before the run does."""
 CHOICES = "choices.json"
-"""What the run measured and chose by itself."""
+"""What the run measured and chose by itself; later starts keep it."""
 _NAMED = 8  # runs in one message
-_PATIENCE = 5.0  # seconds for a run that is just ending
+_PATIENCE = 5.0  # seconds to wait for a run that is just ending
 _PATIENCE_WITH_OWN = 60.0  # for an earlier start of the same submission, which may hang on a node that Slurm gave up
 _held: list[int] = []
-"""Descriptors of the locks that this process holds until it ends, however it does."""
+"""Descriptors of the locks that this process holds until it ends, however it ends."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Where a run is kept, and the name under which W&B knows it over all resumes."""
+    """Where a run is kept, and the name under which W&B knows it across all resumes."""
 
     directory: Path
     wandb_id: str
@@ -48,7 +48,7 @@ class Run:
         return self.directory / "samples"
 
     def choose(self, own: Mapping[str, Any]) -> dict[str, Any]:
-        """Keep what this start chose for later ones, which go on to the same bits; returns what the first to choose kept."""
+        """Record what this start chose, so that later starts compute the same bits; returns what the first start chose."""
         known = chosen(self.directory)
         if not own.keys() <= known.keys():
             files.write_json(self.directory / CHOICES, {**own, **known})
@@ -86,18 +86,18 @@ def runs_in(folder: Path, depth: int = 3) -> list[Path]:
 
 
 def chosen(directory: Path) -> dict[str, Any]:
-    """What earlier starts of a run chose by themselves. Raises InputError where that cannot be read."""
+    """Return what earlier starts of a run chose by themselves. Raises InputError where that cannot be read."""
     path = directory / CHOICES
     try:
         return dict(json.loads(path.read_text())) if path.exists() else {}
     except (OSError, ValueError, TypeError):
         raise InputError(
-            f"{path}, which says how the run began, cannot be read; put it back, or remove it to choose anew: bits may change"
+            f"{path}, which says how the run began, cannot be read; restore it, or remove it to choose again, which may change bits"
         ) from None
 
 
 def open_run(config: Config, data_digest: str, old_data_digest: str = "") -> Run:
-    """Make or take up the run directory of `config`, and record the resolved config in it.
+    """Create or reopen the run directory of `config`, and record the resolved config in it.
 
     `old_data_digest` is the same data's digest as older versions computed it: a run that recorded it is accepted, and then
     records `data_digest`.
@@ -111,7 +111,7 @@ def open_run(config: Config, data_digest: str, old_data_digest: str = "") -> Run
         raise InputError(f"{directory} holds files that are no run; give --run.directory another folder")
     if directory.is_dir():
         _lock(directory)
-        if begins_anew(config):
+        if starts_fresh(config):
             _move_aside(directory)
     if (directory / "config.yaml").exists():
         before, recorded = config_module.read_run(directory)
@@ -146,7 +146,7 @@ def open_run(config: Config, data_digest: str, old_data_digest: str = "") -> Run
 
 
 def is_foreign(directory: Path) -> bool:
-    """Whether a directory holds something else than a run."""
+    """Say whether a directory holds something other than a run."""
     if not directory.is_dir() or (directory / "config.yaml").exists():
         return False
     return any(path.name not in (LOCK, STARTS) for path in directory.iterdir())
@@ -155,14 +155,14 @@ def is_foreign(directory: Path) -> bool:
 def _lock(directory: Path) -> None:
     """Keep other runs out of the directory until this process ends.
 
-    Raises InputError where another one is in it; RunError where that is an earlier start of the same submission to Slurm:
-    nobody's input is wrong then.
+    Raises InputError where another run is in it, and RunError where that is an earlier start of the same submission to
+    Slurm: no input is wrong then.
     """
     path = directory / LOCK
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError:
-        return  # not writable: said where the directory is made
+        return  # not writable: reported where the directory is created
     for held in _held:
         if os.path.samestat(os.fstat(held), os.fstat(descriptor)):
             os.close(descriptor)
@@ -188,14 +188,14 @@ def _lock(directory: Path) -> None:
                     "or give --run.directory another folder"
                 ) from None
             time.sleep(0.2)
-    with contextlib.suppress(OSError):  # a full disk takes the name of the owner, and not the lock
+    with contextlib.suppress(OSError):  # a full disk loses the owner's name, not the lock
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}{mark}\n".encode(), 0)
     _held.append(descriptor)
 
 
-def begins_anew(config: Config, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether `run.fresh` moves aside what the run directory holds: not where it is a start of the same submission that did.
+def starts_fresh(config: Config, environment: Mapping[str, str] = os.environ) -> bool:
+    """Say whether `run.fresh` moves the run directory's content aside; not where a start of the same submission did it before.
 
     Raises InputError where the directory's config.yaml cannot be read.
     """
@@ -208,13 +208,14 @@ def begins_anew(config: Config, environment: Mapping[str, str] = os.environ) -> 
 
 
 def _submission(environment: Mapping[str, str]) -> tuple[str, bool]:
-    """What a person submitted to Slurm once, and whether this may be a later start of it. slurm/lib.sh tells."""
+    """Return the name of what a person submitted to Slurm once, and whether this may be a later start of it (slurm/lib.sh)."""
     name = environment.get("GAN_DIST_SUBMISSION", "")
     restarted = environment.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
     return name or environment.get("SLURM_JOB_ID", ""), bool(name) or restarted
 
 
 def _move_aside(directory: Path) -> None:
+    """Rename the run directory, and keep the list of Slurm's starts in a new one."""
     if not (directory / "config.yaml").exists():
         return
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
@@ -223,7 +224,7 @@ def _move_aside(directory: Path) -> None:
         directory.rename(aside)
     except OSError as error:
         raise InputError(f"{directory} cannot be moved to {aside} ({error.strerror}); move it yourself") from None
-    with contextlib.suppress(OSError):  # the start that moves it is one of the new run
+    with contextlib.suppress(OSError):  # the start that moves the old run belongs to the new one
         directory.mkdir()
         shutil.copy2(aside / STARTS, directory / STARTS)
     print(f"{directory} was moved to {aside}", flush=True)

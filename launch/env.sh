@@ -1,11 +1,12 @@
 # shellcheck shell=bash
 # Thread, NCCL, memory and launcher settings, in one place: sourced by run.sh and the Slurm templates.
 #
-# Set PROCESSES first: the training processes on this machine (default 1). What the user has set stays as it is.
+# Set PROCESSES first: the training processes on this machine (default 1). What the user has set stays.
 
 : "${PROCESSES:=1}"
 
-# Cores are shared out. Left alone, torch takes all of them in every process, and torchrun and accelerate allow one.
+# Each process gets its share of the cores. By default torch takes all of them in every process, and torchrun and accelerate
+# allow one.
 if [[ -z ${OMP_NUM_THREADS:-} ]]; then
     OMP_NUM_THREADS=$(($(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) / PROCESSES))
     ((OMP_NUM_THREADS > 0)) || OMP_NUM_THREADS=1
@@ -18,7 +19,7 @@ if [[ -z ${OMP_WAIT_POLICY:-}${GOMP_SPINCOUNT:-}${KMP_BLOCKTIME:-}${KMP_LIBRARY:
     export OMP_WAIT_POLICY=PASSIVE
 fi
 
-# glibc gives every large tensor back to the system and gets it anew, page by page, in the next step. With these it
+# glibc gives every large tensor back to the system and gets it back, page by page, in the next step. With these it
 # keeps blocks up to 32 MiB (the most that it accepts) and up to 512 MiB of free memory. A DCGAN discriminator on 2
 # cores: 15,000 page faults a step become 400, and a step is 1.03 to 1.14 times as fast (three alternating runs).
 : "${MALLOC_MMAP_THRESHOLD_:=33554432}"
@@ -26,22 +27,22 @@ fi
 export MALLOC_MMAP_THRESHOLD_ MALLOC_TRIM_THRESHOLD_
 
 # GPU memory in segments that can grow: less is lost to fragments when samples and penalties change the sizes asked
-# for. torch reads PYTORCH_CUDA_ALLOC_CONF, its older name, too: who sets that one means it.
+# for. torch also reads PYTORCH_CUDA_ALLOC_CONF, its older name: a user who sets that one keeps it.
 if [[ -z ${PYTORCH_CUDA_ALLOC_CONF:-} ]]; then
     : "${PYTORCH_ALLOC_CONF:=expandable_segments:True}"
     export PYTORCH_ALLOC_CONF
 fi
 
-# A rank that waits for a dead one fails after the time limit, rather than waiting for ever.
+# A rank that waits for a dead one fails after the time limit instead of waiting without end.
 : "${TORCH_NCCL_ASYNC_ERROR_HANDLING:=1}"
 export TORCH_NCCL_ASYNC_ERROR_HANDLING
 
-# NCCL says why it failed; without this, only that it did.
+# NCCL reports why it failed; without this, only that it failed.
 : "${NCCL_DEBUG:=WARN}"
 export NCCL_DEBUG
 
 # torchrun and accelerate pass these signals on to the training processes. One that is missing here ends the launcher
-# and orphans them. The first four are torch's default; USR2 is how Slurm announces the end (NCCL uses USR1).
+# and leaves them running. The first four are torch's default; USR2 is how Slurm announces the end (NCCL uses USR1).
 : "${PET_SIGNALS_TO_HANDLE:=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2}"
 export PET_SIGNALS_TO_HANDLE
 

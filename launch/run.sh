@@ -32,7 +32,7 @@ esac
 "$here/setup.sh" --quiet
 export PATH="$venv/bin:$PATH"
 
-# GPUs to use. A config that asks for the CPU needs none, and what is wrong with one is said by one process.
+# GPUs to use. A config that asks for the CPU needs none, and one process reports what is wrong with a config.
 gpus=$(
     python -I - "$@" <<'PYTHON'
 import contextlib
@@ -69,7 +69,7 @@ if ((PROCESSES == 1)); then
     # its exit code into a traceback.
     exec python "$train" "$@"
 elif ((gpus > 0)); then
-    # port 0: a free one, so that two runs on one machine do not meet
+    # port 0: a free one, so that two runs on one machine do not collide
     exec accelerate launch --multi_gpu --num_processes "$PROCESSES" --num_machines 1 --main_process_port 0 \
         --mixed_precision no --dynamo_backend no "$train" "$@"
 else

@@ -10,7 +10,7 @@
 #   GAN_DIST_VENV=folder   where (default: .venv in the repository); one that is there already is added to
 #   --quiet                say nothing when there is nothing to do
 #
-# When nothing changed it does nothing and needs no network. It may be started twice at once, and interrupted.
+# When nothing changed it does nothing and needs no network. Starting it twice at once, or interrupting it, does no harm.
 set -euo pipefail
 
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)
@@ -29,7 +29,7 @@ usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; }
 
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 
-# Without PYTHON the version is the environment's own: no process is started to find that nothing is to do.
+# Without PYTHON the version is the environment's own, so that no process starts where nothing is to be done.
 wanted_version() {
     if [[ -n ${PYTHON:-} ]]; then
         version_of "$PYTHON"
@@ -91,12 +91,12 @@ if up_to_date ${extras[@]+"${extras[@]}"}; then
     exit
 fi
 
-# All that can be refused is refused before anything is written.
+# Refuse what must be refused before anything is written.
 others=$(find "$venv/" -mindepth 1 -maxdepth 1 ! -name '.gan_dist-*' 2>/dev/null || true)
 if [[ -n $others && ! -f $made ]]; then
     [[ -x $venv/bin/python ]] ||
         fail "$venv holds other things and is no virtual environment; set GAN_DIST_VENV to a new folder"
-    PYTHON=${PYTHON:-$venv/bin/python} # somebody's own environment, perhaps with a Python that is nowhere else
+    PYTHON=${PYTHON:-$venv/bin/python} # a user's own environment, whose Python may exist nowhere else
 fi
 python=$(find_python)
 [[ $python == "$venv/bin/python" ]] || "$python" -c 'import ensurepip, venv' 2>/dev/null ||
@@ -112,7 +112,7 @@ if command -v flock >/dev/null && ! flock -n 9; then
     fi
 fi
 
-# What was added once stays: the extras of the last set-up.
+# Keep the extras of the last set-up.
 wanted=digits,dev
 installed=""
 [[ ! -f $stamp ]] || { read -r installed && read -r wanted; } <"$stamp"
@@ -122,7 +122,7 @@ done
 
 place="$venv python$(version_of "$python")" # an environment works only where, and for what, it was made
 if [[ -f $made && -f $venv/pyvenv.cfg ]] && [[ $(<"$made") != "$place" || -z $installed || $installed == unfinished ]]; then
-    say "starting anew: $venv is from an interrupted set-up, another folder or another Python"
+    say "starting over: $venv is from an interrupted set-up, another folder or another Python"
     find "$venv/" -mindepth 1 -maxdepth 1 ! -name '.gan_dist-*' -exec rm -rf {} +
 fi
 [[ -x $venv/bin/python ]] || echo "$place" >"$made"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# For sites that forbid requeue: N jobs, each after the one before, whatever became of it; those that find the run
-# finished end at once. All run the code as it is now.
+# For sites that forbid requeue: submits N jobs. Each starts after the one before, however that ended; jobs that find the
+# run finished end at once. All run the code as it is now.
 #
 #   slurm/chain.sh N [sbatch options] slurm/train.sbatch configs/x.yaml [--key.path value ...]
 set -euo pipefail
@@ -17,7 +17,7 @@ source "$root/slurm/lib.sh"
 activate
 GAN_DIST_CHAIN=chain-$(date +%Y%m%d-%H%M%S)-$$
 export GAN_DIST_ROOT=$root GAN_DIST_CHAIN GAN_DIST_CODE=${GAN_DIST_CODE:-$jobs/$GAN_DIST_CHAIN/code}
-configs=() # what stands between the template and the first key
+configs=() # the words between the template and the first key
 for word in "$@"; do
     case $word in
         *.sbatch) configs=("") ;;

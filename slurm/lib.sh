@@ -21,10 +21,10 @@ if [[ ${ENVIRONMENT:-} != BATCH && -z ${GAN_DIST_CODE:-} ]]; then # by hand in a
     code=$jobs/$job-$(date +%H%M%S)-$$/code
 fi
 if [[ ${ENVIRONMENT:-} == BATCH && -z ${GAN_DIST_CODE:-} && ${SLURM_RESTART_COUNT:-0} -eq 0 && -d $code ]] &&
-    [[ ! ${BASH_SOURCE[0]} -ef $code/slurm/lib.sh ]]; then # of an older job: the numbers have begun anew
+    [[ ! ${BASH_SOURCE[0]} -ef $code/slurm/lib.sh ]]; then # of an older job: Slurm counts from 1 again
     mv "$jobs/$job" "$jobs/$job.before-$(date +%Y%m%dT%H%M%S)"
 fi
-if [[ -f $code/slurm/lib.sh && ! ${BASH_SOURCE[0]} -ef $code/slurm/lib.sh ]]; then # an edit changes no later start
+if [[ -f $code/slurm/lib.sh && ! ${BASH_SOURCE[0]} -ef $code/slurm/lib.sh ]]; then # an edit must not change later starts
     # shellcheck source=slurm/lib.sh
     source "$code/slurm/lib.sh"
     return
@@ -39,7 +39,7 @@ copy_code() { [[ -d $code ]] || PYTHONPATH=$root python -P -m gan_dist.slurm_job
 
 activate() {
     if [[ -n ${GAN_DIST_SETUP:-} ]]; then
-        set +u # a site's scripts may use variables that are not set
+        set +u # a site's scripts may use unset variables
         eval "$GAN_DIST_SETUP"
         set -u
     fi
@@ -47,22 +47,22 @@ activate() {
     [[ ! -d $venv/bin ]] || export PATH="$venv/bin:$PATH"
 }
 
-# The least of a list such as Slurm writes it: 8(x2),7
+# Prints the smallest number of a list as Slurm writes it: 8(x2),7
 least() { tr ',' '\n' <<<"$1" | sed 's/(.*//' | sort -n | head -n 1; }
 
-# GPUs of a node, the least that any of the job's nodes gives.
+# Prints the GPUs of a node: the smallest number that any of the job's nodes has.
 gpus_per_node() {
     local nodes=$1 own=${SLURM_GPUS_ON_NODE:-0} found
     if [[ ${ENVIRONMENT:-} == BATCH && ($nodes -eq 1 || $own -eq 0) ]]; then
         echo "$own"
         return
     fi
-    # other nodes, and the shell of salloc, may have others: each node says it, in a step of the shape that the job asked
-    # for (one of fewer tasks gets fewer GPUs, where the job asked for some a task); a prolog of the site may print, too
+    # other nodes, and the shell of salloc, may have other numbers: each node prints its own, in a step of the shape that the
+    # job asked for (a step of fewer tasks gets fewer GPUs, where the job asked for GPUs for each task); a prolog may print too
     # shellcheck disable=SC2016
     found=$(srun --export=ALL bash -c 'echo "GPUs: ${SLURM_GPUS_ON_NODE:-0}"' | sed -n 's/^GPUs: \([0-9]*\)$/\1/p' | sort -n)
     if [[ -z $found ]]; then
-        say "the nodes did not say how many GPUs they have: $own of each are used, as of this one" >&2
+        say "the nodes did not report how many GPUs they have: $own of each are used, as on this node" >&2
         echo "$own"
         return
     fi
@@ -72,7 +72,7 @@ gpus_per_node() {
     echo "$own"
 }
 
-# Training processes on each node.
+# Prints the training processes on each node.
 processes_per_node() {
     local gpus=$1
     if [[ -n ${GAN_DIST_PROCESSES:-} ]]; then
@@ -84,7 +84,7 @@ processes_per_node() {
     fi
 }
 
-# What srun is to start: one task a node with all its cores, or one a rank with its share of them.
+# Sets `tasks`, what srun starts: one task on each node with all its cores, or one for each rank with its share of them.
 tasks_of() {
     local launcher=$1 nodes=$2 processes=$3 gpus=$4 cores threads each
     tasks=(--export=ALL --ntasks="$nodes" --ntasks-per-node=1)
@@ -102,18 +102,18 @@ tasks_of() {
     else
         tasks+=(--cpus-per-task="$each")
     fi
-    # all GPUs of the node, where the job asked for some a task
+    # all GPUs of the node, where the job asked for GPUs for each task
     ((gpus == 0)) || tasks+=(--gpus-per-node="$gpus")
 }
 
-# What sbatch was told of its tasks would contradict the steps' own options.
+# Forgets the tasks that sbatch was given: they would contradict the steps' own options.
 forget_tasks() {
     unset SLURM_CPUS_PER_TASK SLURM_TRES_PER_TASK SLURM_GPUS SLURM_GPUS_PER_NODE SLURM_GPUS_PER_TASK SLURM_GPUS_PER_SOCKET \
         SLURM_NTASKS SLURM_NPROCS SLURM_NTASKS_PER_NODE SLURM_NTASKS_PER_GPU SLURM_NTASKS_PER_SOCKET SLURM_NTASKS_PER_CORE \
         SLURM_EXPORT_ENV
 }
 
-# A port that nothing listens on at the first node, and that another job there hardly takes.
+# Prints a port of the first node that nothing listens on, and that another job there is unlikely to take.
 free_port() {
     local head=$1 port=$((20000 + SLURM_JOB_ID % 10000))
     while timeout 2 bash -c ": <>/dev/tcp/$head/$port" 2>/dev/null; do
@@ -122,10 +122,10 @@ free_port() {
     echo "$port"
 }
 
-# The warning comes to the batch shell alone (B:); the steps are told by scancel, which leaves the shell out. A step that
-# is only being created hears no signal: it finds the file (node.sh).
+# Passes a signal on to the steps. Slurm warns only the batch shell (B:), and scancel signals the steps without the shell. A
+# step that is just being created receives no signal: it finds the file (node.sh).
 tell() {
-    # a second one in the midst of this, and bash 5.2 finds "unexpected EOF" in it and forgets both
+    # a second signal during this handler makes bash 5.2 report "unexpected EOF" and forget both
     trap '' USR2 TERM INT
     told=1
     say "$2"
@@ -140,8 +140,8 @@ listen() {
     trap 'tell TERM "told to end; saving"' TERM INT
 }
 
-# Half a minute before the time limit (sooner after a late warning) what has not ended is killed: at the limit this shell
-# would be, and requeue nothing.
+# Kills what has not ended half a minute before the time limit (earlier after a late warning): at the limit Slurm would
+# kill this shell, which could not requeue the job then.
 guard_end() {
     local end seconds
     end=$(scontrol -o show job "$job" 2>/dev/null | sed -n 's/.* EndTime=\([^ ]*\) .*/\1/p' | head -n 1)
@@ -149,48 +149,58 @@ guard_end() {
     seconds=$((end - $(date +%s)))
     seconds=$((seconds > 90 ? seconds - 30 : seconds * 2 / 3))
     ((seconds > 0)) || return 0
+    # The guard reads until the sleep, which holds the pipe's other end, is over. Both are this shell's own children, so that
+    # stop_guard ends both: a sleep inside the guard would outlive it.
+    local pipe
+    exec {pipe}< <(exec sleep "$seconds" 2>/dev/null)
+    nap=$!
     (
+        read -r -u "$pipe"
         trap - USR2 TERM INT
-        # reads from a pipe that stays empty: a sleep would be a process of its own, and outlive a guard that is killed
-        exec {quiet}<> <(:)
-        read -r -t "$seconds" -u "$quiet"
         say "not saved in time: the next start goes on from the checkpoint before"
         kill_steps
     ) &
     guard=$!
+    exec {pipe}<&-
+}
+
+# KILL: what was started while signals were ignored ignores them too.
+stop_guard() {
+    [[ -z ${guard:-} ]] || kill -KILL "$guard" "$nap" 2>/dev/null
+    guard=""
 }
 
 kill_steps() {
     local step
     for step in $(squeue -h -s -j "$job" -o %i | grep -E '\.[0-9]+$'); do
-        scancel --signal=KILL "$step" # the bare job would take this shell along
+        scancel --signal=KILL "$step" # the bare job would end this shell too
     done
 }
 
-# Waits for a program in the background: a shell that waits for one in the foreground hears no signal.
+# Waits for a program in the background: while one runs in the foreground, a shell handles no signal.
 attend() {
     local step=$1 result
     while true; do
         wait "$step"
         result=$?
-        kill -0 "$step" 2>/dev/null || return "$result" # else a signal ended the waiting
+        kill -0 "$step" 2>/dev/null || return "$result" # otherwise a signal ended the waiting
     done
 }
 
-# A minute for the nodes before the hours: answers "go ...", "again ..." or "stop ...", what was found goes to the job's log.
+# Checks the nodes before training takes hours: sets `answer` to "go ...", "again ..." or "stop ..."; findings go to the log.
 check_nodes() {
     local tasks seconds=${GAN_DIST_CHECK:-120} reports=$code/../reports-$SLURM_JOB_ID.txt
     tasks_of torchrun "$GAN_DIST_NODES" "$PROCESSES" "$gpus" # one a node
     timeout --kill-after=5 "$seconds" srun "${tasks[@]}" \
         bash "$code/slurm/node.sh" check "$@" >"$reports" 2>&1 &
     attend $!
-    # what did not end in time must not keep its GPU
+    # a check that did not end in time must not keep its GPU
     [[ $? -ne 124 && $? -ne 137 ]] || kill_steps
     answer=$(decide nodes "${run:-.}" --reports "$reports" --names "$(scontrol show hostnames "$SLURM_JOB_NODELIST")" \
         --processes "$PROCESSES")
 }
 
-# How the job's ranks are started: `nodes`, `gpus` and `tasks` of the caller, and what node.sh is told.
+# Decides how the job's ranks start: sets `nodes`, `gpus` and `tasks` of the caller, and the variables of node.sh.
 lay_out() {
     local launcher=$1
     nodes=${SLURM_JOB_NUM_NODES:-1}
@@ -200,20 +210,20 @@ lay_out() {
     forget_tasks
     GAN_DIST_PORT=$(free_port "$GAN_DIST_HEAD")
     export GAN_DIST_CODE=$code GAN_DIST_NODES=$nodes GAN_DIST_LAUNCHER=$launcher GAN_DIST_HEAD GAN_DIST_PORT PROCESSES
-    export GAN_DIST_TOLD=$code/../told-$SLURM_JOB_ID # is there once the job was told to end
+    export GAN_DIST_TOLD=$code/../told-$SLURM_JOB_ID # exists once the job was told to end
     rm -f "$GAN_DIST_TOLD"
     tasks_of "$launcher" "$nodes" "$PROCESSES" "$gpus"
 }
 
-# `gan-dist doctor` in a job: on the ranks that its training would have, on all its nodes.
+# Runs `gan-dist doctor` in a job: on the ranks that its training would have, on all its nodes.
 doctor_on_slurm() {
-    local nodes gpus tasks run="" told="" guard="" answer word config=()
+    local nodes gpus tasks run="" told="" guard="" nap="" answer word config=()
     lay_out "${GAN_DIST_LAUNCHER:-srun}"
-    if [[ $nodes -gt 1 && ${GAN_DIST_CHECK:-120} -gt 0 ]]; then # a node that hangs or cannot start is named by this
+    if [[ $nodes -gt 1 && ${GAN_DIST_CHECK:-120} -gt 0 ]]; then # this names a node that hangs or cannot start
         for word in "$@"; do
             [[ $word == --json || $word == --numerics ]] || config+=("$word")
         done
-        export GAN_DIST_UNRECORDED=1 # a training's start writes to the run directory, this does not
+        export GAN_DIST_UNRECORDED=1 # only the start of a training writes to the run directory
         check_nodes "${config[@]}"
         unset GAN_DIST_UNRECORDED
         [[ $answer == go* ]] || {
@@ -223,14 +233,14 @@ doctor_on_slurm() {
     fi
     GAN_DIST_RANKS=$(printf '%s\n' srun "${tasks[@]}" --kill-on-bad-exit=1 bash "$code/slurm/node.sh" doctor)
     export GAN_DIST_RANKS
-    # not in a container, which has no srun: its ranks are
+    # outside a container, which has no srun; the ranks run inside
     PYTHONPATH=$code exec python -P -m gan_dist.cli doctor "$@"
 }
 
 train_on_slurm() {
-    local config=${1:-} run wanted anew nodes gpus told="" guard="" answer tasks found instead=""
+    local config=${1:-} run wanted fresh nodes gpus told="" guard="" nap="" answer tasks found instead=""
     local launcher=${GAN_DIST_LAUNCHER:-srun} most=${GAN_DIST_MAX_RESTARTS:-100} code_of_srun=0
-    # from here on a signal is noted: untrapped it would end this shell, and nobody would requeue the job
+    # from here on note signals: an untrapped one would end this shell, and nothing would requeue the job
     trap 'told=1' USR2 TERM INT
     [[ -n $config ]] || {
         echo "error: give a config: sbatch slurm/train.sbatch configs/x.yaml" >&2
@@ -250,12 +260,12 @@ train_on_slurm() {
     export GAN_DIST_SUBMISSION=${GAN_DIST_CHAIN:-$job}
     [[ ${ENVIRONMENT:-} == BATCH ]] || GAN_DIST_SUBMISSION+="-$$"
     found=$(decide look "$@") || exit $?
-    { read -r wanted anew && read -r config && read -r run; } <<<"$found"
+    { read -r wanted fresh && read -r config && read -r run; } <<<"$found"
     set -- "$config" "${@:2}"
-    ((anew == 0)) || anew="--anew"
+    ((fresh == 0)) || fresh="--fresh"
     lay_out "$launcher"
 
-    answer=$(decide begin "$run" --wanted "$wanted" ${anew/#0/} --code-folder "$code" --max-restarts "$most")
+    answer=$(decide begin "$run" --wanted "$wanted" ${fresh/#0/} --code-folder "$code" --max-restarts "$most")
     say "${answer#* }"
     case $answer in
         finished*) exit 0 ;;
@@ -264,7 +274,7 @@ train_on_slurm() {
     esac
 
     export GAN_DIST_RUN=$run
-    export GAN_DIST_REASONS=$code/../reasons-$SLURM_JOB_ID.txt # what ranks die of before the run has a log
+    export GAN_DIST_REASONS=$code/../reasons-$SLURM_JOB_ID.txt # why ranks end before the run has a log
     rm -f "$GAN_DIST_REASONS"
     say "job $job, start $((${SLURM_RESTART_COUNT:-0} + 1)): $nodes node(s) x $PROCESSES process(es) by $launcher on $SLURM_JOB_NODELIST; run $run"
 
@@ -273,7 +283,7 @@ train_on_slurm() {
         check_nodes "$@"
         case $answer in
             go*) [[ -n $told ]] || say "${answer#* }" ;;
-            again*) instead=${answer#* } ;; # another start may find them
+            again*) instead=${answer#* } ;; # another start may succeed
             *)
                 [[ -n $told ]] || {
                     say "${answer#* }"
@@ -287,8 +297,8 @@ train_on_slurm() {
         attend $!
         code_of_srun=$?
     fi
-    trap '' USR2 TERM INT # what is left takes a second, and a shell that died in it would requeue nothing
-    [[ -z $guard ]] || kill "$guard" 2>/dev/null
+    trap '' USR2 TERM INT # the rest takes a second, and a shell that died in it would not requeue the job
+    stop_guard
 
     answer=$(decide after "$run" --code "$code_of_srun" --max-restarts "$most" --reasons "$GAN_DIST_REASONS" \
         --instead "$instead" --facts "$(scontrol -o show job "$job" 2>/dev/null)" ${told:+--told})
@@ -305,7 +315,7 @@ train_on_slurm() {
             exit 75
             ;;
         *)
-            decide why "$run" --reasons "$GAN_DIST_REASONS" # the error of the rank that failed first, last in this log
+            decide why "$run" --reasons "$GAN_DIST_REASONS" # the error of the rank that failed first ends this log
             exit 1
             ;;
     esac

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# What srun starts: `check` once a node; `train`, or what `gan-dist doctor` tries (`doctor`), once a node (torchrun) or
-# once a rank (srun). slurm/lib.sh has set the variables.
+# What srun starts: `check` once on each node; `train`, or the ranks of `gan-dist doctor` (`doctor`), once on each node
+# (torchrun) or once for each rank (srun). slurm/lib.sh sets the variables.
 set -uo pipefail
 
 what=$1
 shift
 
-if [[ -e $GAN_DIST_TOLD ]]; then # the signal came before this step could hear it
+if [[ -e $GAN_DIST_TOLD ]]; then # the signal came before this step could receive it
     exit 75
 fi
 
-# Slurm may have bound a rank to its own cores; else the ranks of a node share them.
+# Slurm may have bound a rank to its own cores; otherwise the ranks of a node share them.
 if [[ $what != check && $GAN_DIST_LAUNCHER == srun && -z ${OMP_NUM_THREADS:-} ]]; then
     own=$(nproc)
     share=$((${SLURM_CPUS_ON_NODE:-$own} / PROCESSES))
@@ -21,9 +21,9 @@ source "$GAN_DIST_CODE/launch/env.sh"
 program=("$GAN_DIST_CODE/gan_dist/train.py")
 if [[ $what == doctor ]]; then
     program=(-m gan_dist.doctor.ranks)
-    export PYTHONPATH=$GAN_DIST_CODE PYTHONSAFEPATH=1 # the copy, wherever the job was submitted
+    export PYTHONPATH=$GAN_DIST_CODE PYTHONSAFEPATH=1 # use the copy, wherever the job was submitted
 fi
-# Lines reach the job's log as they are said. srun --unbuffered would do it by a terminal, and programs would draw bars on it.
+# Lines reach the job's log at once. srun --unbuffered would use a terminal for that, on which programs draw bars.
 export PYTHONUNBUFFERED=1
 # A folder of the node itself, for indexes and copies of remote shards, where data.cache names none.
 [[ -z ${SLURM_TMPDIR:-} ]] || export GAN_DIST_CACHE=${GAN_DIST_CACHE:-$SLURM_TMPDIR/gan_dist}
@@ -41,7 +41,7 @@ fi
 export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID LOCAL_WORLD_SIZE=$PROCESSES
 # A rank takes the GPU of its number on the node, or the only one that the site lets it see.
 if [[ ${CUDA_VISIBLE_DEVICES:-} =~ ^[^,]+$ && ${SLURM_GPUS_ON_NODE:-0} -ge $PROCESSES ]]; then
-    LOCAL_RANK=0 LOCAL_WORLD_SIZE=1 # as if it had a machine of its own
+    LOCAL_RANK=0 LOCAL_WORLD_SIZE=1 # as if it had its own machine
 fi
 export MASTER_ADDR=$GAN_DIST_HEAD MASTER_PORT=$GAN_DIST_PORT
 # shellcheck disable=SC2086

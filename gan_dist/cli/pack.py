@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="folder (subfolders are classes), zip, tar, MNIST idx folder, CIFAR archive, or the word digits",
     )
     parser.add_argument(
-        "dest", metavar="DEST", type=Path, help="folder for the shards; the same command goes on after a stop"
+        "dest", metavar="DEST", type=Path, help="folder for the shards; the same command continues after a stop"
     )
     parser.add_argument("--resolution", type=int, help="centre-crop to a square and resize to this many pixels")
     parser.add_argument("--channels", type=int, choices=(1, 3), help="convert to grey (1) or RGB (3)")

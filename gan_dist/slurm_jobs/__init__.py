@@ -1,4 +1,4 @@
-"""Trainings on a Slurm cluster: checked and submitted, started on good nodes, requeued, and asked how they stand.
+"""Trainings on a Slurm cluster: check and submit them, start them on good nodes, requeue them, report how they stand.
 
 slurm/lib.sh calls these modules from a batch script.
 """

@@ -1,6 +1,6 @@
-"""What slurm/lib.sh asks: `python -m gan_dist.slurm_jobs.batch look|begin|nodes|after|why ...`.
+"""Answers to slurm/lib.sh: `python -m gan_dist.slurm_jobs.batch look|begin|nodes|after|why ...`.
 
-Every answer is one line that begins with the decision. It loads no torch, so that a batch shell has it in a moment.
+Every answer is one line that begins with the decision. This module loads no torch, so that a batch shell waits only a moment.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from gan_dist import config as config_module
 from gan_dist.doctor import nodes
 from gan_dist.errors import EXIT_INPUT, InputError
-from gan_dist.run_directory import begins_anew, is_foreign
+from gan_dist.run_directory import is_foreign, starts_fresh
 from gan_dist.slurm_jobs import code as copies, records, requeue
 from gan_dist.slurm_jobs.records import Start
 from gan_dist.slurm_jobs.requeue import Decision, End
@@ -30,16 +30,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("when", choices=("begin", "nodes", "after", "why"))
     parser.add_argument("run", type=Path)
     parser.add_argument("--code", type=int, default=0)
-    parser.add_argument("--code-folder", type=Path, default=Path(), help="the copy of the code that is run")
+    parser.add_argument("--code-folder", type=Path, default=Path(), help="the copy of the code that runs")
     parser.add_argument("--wanted", type=int, default=0, help="images at which the run is finished")
-    parser.add_argument("--anew", action="store_true", help="what the run directory holds will be moved aside")
+    parser.add_argument("--fresh", action="store_true", help="the run directory's content will be moved aside")
     parser.add_argument("--told", action="store_true", help="the job was warned, or told to end")
-    parser.add_argument("--facts", default="", help="what scontrol says of the job")
+    parser.add_argument("--facts", default="", help="what scontrol prints about the job")
     parser.add_argument("--instead", default="", help="why training was not started")
-    parser.add_argument("--reasons", type=Path, help="what ranks died of before the run had a log")
+    parser.add_argument("--reasons", type=Path, help="why ranks ended before the run had a log")
     parser.add_argument("--reports", type=Path, help="what the nodes printed (check.py)")
-    parser.add_argument("--names", default="", help="the job's nodes, a line each")
-    parser.add_argument("--processes", type=int, default=1, help="a node")
+    parser.add_argument("--names", default="", help="the job's nodes, one on each line")
+    parser.add_argument("--processes", type=int, default=1, help="processes on each node")
     parser.add_argument("--max-restarts", type=int, default=100)
     options = parser.parse_args(arguments)
     answers: dict[str, Callable[[argparse.Namespace], object]] = {
@@ -50,30 +50,31 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _look(arguments: Sequence[str]) -> int:
-    """Three lines: the config's images and whether the run begins anew; the copy of the config; the run directory."""
+    """Print three lines: the config's images and whether the run starts fresh; the copy of the config; the run directory."""
     kept = copies.keep(Path(__file__).resolve().parents[2], arguments[0])
     try:
         config = config_module.load([kept, *arguments[1:]], "train.sbatch")
-        anew = begins_anew(config)
+        fresh = starts_fresh(config)
     except InputError as error:
         print(f"error: {str(error).replace(kept, arguments[0])}", file=sys.stderr)
         return EXIT_INPUT
-    print(config.training.images, int(anew))
+    print(config.training.images, int(fresh))
     print(kept, config.directory, sep="\n")
     return 0
 
 
 def _own_starts(run: Path) -> list[Start]:
-    """Tries are counted within a submission: who submits another job has done something about it."""
+    """Return the starts of this submission. Tries count within it: another submission follows a change that a person made."""
     submission = os.environ.get("GAN_DIST_SUBMISSION", "")
     return [start for start in records.read_starts(run) if start.submission == submission]
 
 
 def _begin(options: argparse.Namespace) -> Decision:
+    """Decide whether to train, and record the start."""
     run: Path = options.run
-    status = None if options.anew else records.read_status(run)
+    status = None if options.fresh else records.read_status(run)
     decision = requeue.begin(status, _own_starts(run), options.max_restarts, options.wanted)
-    if decision.action != "go" or is_foreign(run):  # no start is recorded among foreign files: training says it
+    if decision.action != "go" or is_foreign(run):  # training refuses foreign files; record no start among them
         return decision
     environment, folder = os.environ, options.code_folder
     job = environment.get("SLURM_JOB_ID", "")
@@ -90,17 +91,19 @@ def _begin(options: argparse.Namespace) -> Decision:
     try:
         records.record(run, start)
     except OSError as error:
-        words = f"error: {run} cannot be written ({error.strerror}); mend that, or choose another --run.directory"
+        words = (
+            f"error: {run} cannot be written ({error.strerror}); make it writable, or choose another --run.directory"
+        )
         return Decision("stop", words)
     return decision
 
 
 def _nodes(options: argparse.Namespace) -> Decision:
-    """After the check of the nodes: whether to train on them. What was found goes to the job's log."""
+    """Decide after the check of the nodes whether to train on them. The findings go to the job's log."""
     reports, names = options.reports.read_text(errors="replace").splitlines(), options.names.split()
     found = nodes.parse(reports)
     verdicts = nodes.judge(found, names, options.processes)
-    if not found:  # no python there, a wrong GAN_DIST_WRAP, a step that Slurm does not start: who knows is quoted
+    if not found:  # no python on the nodes, a wrong GAN_DIST_WRAP, a step that Slurm does not start: quote the output
         print("\n".join(reports[-_QUOTED:]), file=sys.stderr)
     for verdict in verdicts:
         print(f"{'ok     ' if verdict.good else 'PROBLEM'}  {verdict.what:13s}  {verdict.text}", file=sys.stderr)
@@ -115,6 +118,7 @@ def _nodes(options: argparse.Namespace) -> Decision:
 
 
 def _after(options: argparse.Namespace) -> Decision:
+    """Decide what to do after training."""
     run: Path = options.run
     status, starts = records.read_status(run), _own_starts(run)
     facts = requeue.facts_of(options.facts, os.environ.get("SLURM_JOB_ID", ""))
@@ -131,6 +135,7 @@ def _after(options: argparse.Namespace) -> Decision:
 
 
 def _why(options: argparse.Namespace) -> str:
+    """Return the first failure of the last start."""
     return "\n".join(records.first_failure(options.run, _reasons(options.reasons)))
 
 

@@ -1,4 +1,4 @@
-"""What a run directory tells of its jobs: their starts, how the run stands, and what failed first."""
+"""What a run directory records about its jobs: their starts, how the run stands, and what failed first."""
 
 import contextlib
 import dataclasses
@@ -21,38 +21,38 @@ class Start:
     job: str
     restart: int
     images: int
-    """Where the run stood."""
+    """Images that the run had at this start."""
     time: float
     nodes: str = ""
     commit: str = ""
     code: str = ""
-    """The copy of the code that ran."""
+    """Folder of the copy of the code that ran."""
     submission: str = ""
-    """What a person submitted once: a job with its restarts, or all jobs of a chain."""
+    """Name of what a person submitted once: a job with its restarts, or all jobs of a chain."""
     told: bool = False
-    """It was told to end before training began, so that it says nothing about the run."""
+    """Whether it was told to end before training began: such a start proves nothing about the run."""
 
 
 def read_status(run: Path) -> dict[str, Any] | None:
-    """What the run says of itself; None where it has not begun, and empty where the file is torn or lost."""
+    """Return status.json; None where the run has not begun, and empty where the file is torn or lost."""
     try:
-        found = json.loads((run / "status.json").read_text(errors="replace"))
+        status = json.loads((run / "status.json").read_text(errors="replace"))
     except OSError:
         return {} if (run / "events.jsonl").exists() else None
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return status if isinstance(status, dict) else {}
 
 
 def images_of(status: Mapping[str, Any] | None) -> int:
-    """The position that the next start would go on from: the newest checkpoint's."""
+    """Return the images of the newest checkpoint, where the next start continues."""
     name = str((status or {}).get("checkpoint") or "")
     digits = name.removeprefix("images-")
     return int(digits) if digits.isdecimal() else 0
 
 
 def time_of(record: Mapping[str, Any]) -> float:
-    """Of a status or an event, in seconds since 1970; 0 where it has none."""
+    """Return the time of a status or an event in seconds since 1970; 0 where it has none."""
     try:
         return datetime.datetime.fromisoformat(str(record["time"])).timestamp()
     except (KeyError, ValueError):
@@ -60,7 +60,7 @@ def time_of(record: Mapping[str, Any]) -> float:
 
 
 def read_starts(run: Path) -> list[Start]:
-    """All starts in order. A line that says more of a start (that it was told to end) takes the place of its first one."""
+    """Return all starts in order. A later line about a start (that it was told to end) replaces its first line."""
     starts: dict[tuple[str, float], Start] = {}
     path = run / STARTS
     for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
@@ -71,12 +71,12 @@ def read_starts(run: Path) -> list[Start]:
 
 
 def first_line(reason: object) -> str:
-    """Of what a run says of its end: an error of CUDA has several, and an answer to a batch shell is one."""
+    """Return the first line of a reason: a CUDA error has several lines, an answer to a batch shell has one."""
     return next(iter(str(reason).splitlines()), "")
 
 
 def record(run: Path, start: Start) -> None:
-    """Add a line. Raises OSError where the run directory cannot be written."""
+    """Append a start. Raises OSError where the run directory cannot be written."""
     run.mkdir(parents=True, exist_ok=True)
     with (run / STARTS).open("a") as file:
         file.write(json.dumps(dataclasses.asdict(start)) + "\n")
@@ -85,11 +85,11 @@ def record(run: Path, start: Start) -> None:
 
 
 def first_failure(run: Path, reasons: Sequence[str] = ()) -> list[str]:
-    """The first failure of the last start, for the end of a job's log: ten lines at most.
+    """Return the first failure of the last start, in ten lines at most.
 
-    `reasons`: what ranks died of before the run could write events (train.py).
+    `reasons` are lines that ranks wrote before the run could write events (train.py).
     """
-    began = max((start.time for start in read_starts(run)), default=0.0)
+    last_start = max((start.time for start in read_starts(run)), default=0.0)
     failures: list[dict[str, Any]] = []
     path = run / "events.jsonl"
     for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
@@ -99,12 +99,12 @@ def first_failure(run: Path, reasons: Sequence[str] = ()) -> list[str]:
             continue
         if event.get("event") in ("started", "resumed"):
             failures = []
-        if event.get("event") == "failed" and ("time" not in event or time_of(event) >= began):
+        if event.get("event") == "failed" and ("time" not in event or time_of(event) >= last_start):
             failures.append(event)
-    own = [event for event in failures if "ended because rank" not in str(event.get("reason"))] or failures
-    if not own:
+    causes = [event for event in failures if "ended because rank" not in str(event.get("reason"))] or failures
+    if not causes:
         return list(reasons[:_LAST_WORDS])
-    event = own[0]
+    event = causes[0]
     lines = [f"rank {event.get('rank')} at {event.get('images'):,} images: {first_line(event.get('reason'))}"]
     log = run / "logs" / f"rank-{event.get('rank')}.txt"
     if log.exists():

@@ -1,4 +1,4 @@
-"""Whether a run goes on after a Slurm job: decided by what the run wrote, never by exit codes, which launchers change."""
+"""Decide whether a run continues after a Slurm job, from what the run wrote; launchers change exit codes."""
 
 import dataclasses
 import datetime
@@ -11,8 +11,8 @@ from gan_dist.errors import EXIT_INPUT
 from gan_dist.run_directory import STARTS
 from gan_dist.slurm_jobs.records import Start, first_line, images_of, time_of
 
-_TRIES = 2  # starts in a row that bring no image
-_FOR_GOOD = (WORDS[Reason.STOP_FILE], WORDS[Reason.DATE])  # a later start would stop for them again
+_TRIES = 2  # starts in a row that add no image
+_FINAL = (WORDS[Reason.STOP_FILE], WORDS[Reason.DATE])  # a later start would stop for them again
 _WRONG = re.compile(r"rank \d+ on \S+: error: ")
 
 
@@ -27,18 +27,18 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class End:
-    """How the ranks of a start ended, as far as its batch shell knows."""
+    """How the ranks of a start ended, as far as the batch shell knows."""
 
     code: int = 0
-    """What srun returned."""
+    """Exit code of srun."""
     told: bool = False
-    """The job was warned, preempted or told to end."""
+    """Whether the job was warned, preempted or told to end."""
     done: Literal["", "cancelled", "requeued"] = ""
-    """What Slurm has done with the job by itself (by_slurm)."""
+    """What Slurm did with the job by itself (by_slurm)."""
     reasons: Sequence[str] = ()
-    """What ranks died of before the run could write events."""
+    """Lines that ranks wrote before the run could write events."""
     instead: str = ""
-    """Why training was not even started."""
+    """Why training was not started at all."""
 
     @property
     def wrong_input(self) -> bool:
@@ -46,7 +46,10 @@ class End:
 
 
 def begin(status: Mapping[str, Any] | None, starts: Sequence[Start], most: int, wanted: int) -> Decision:
-    """Before training: whether to. `status` as read_status gives it, `starts` of this submission, `wanted` images."""
+    """Decide whether to train.
+
+    `status` is what read_status returns, `starts` are those of this submission, the run is finished at `wanted` images.
+    """
     images = images_of(status)
     if status and status.get("state") == "finished" and int(status.get("images") or 0) >= wanted:
         return Decision("finished", f"the run is finished at {images:,} images: nothing to do")
@@ -58,7 +61,7 @@ def begin(status: Mapping[str, Any] | None, starts: Sequence[Start], most: int, 
 
 
 def after(status: Mapping[str, Any] | None, starts: Sequence[Start], most: int, end: End) -> Decision:
-    """After training: what now. `starts` of this submission, with the one that has just ended."""
+    """Decide what to do after training. `starts` are those of this submission, the last one has just ended."""
     decision = _after(status, starts, most, end)
     if decision.action == "requeue" and end.done == "cancelled":
         return Decision("ended", f"cancelled at {images_of(status):,} images: submit it again to go on")
@@ -84,7 +87,7 @@ def _after(status: Mapping[str, Any] | None, starts: Sequence[Start], most: int,
             return Decision("stop", f"wrong input: {why}")
     elif status["state"] == "finished":
         return Decision("finished", f"the run is finished at {images:,} images")
-    elif status["state"] == "stopped" and status.get("reason") in _FOR_GOOD:
+    elif status["state"] == "stopped" and status.get("reason") in _FINAL:
         return Decision("ended", f"{status.get('reason')} ended it at {images:,} images: submit it again to go on")
     elif status["state"] == "failed" and status.get("code") == EXIT_INPUT:
         return Decision("stop", f"wrong input: {first_line(status.get('reason'))}")
@@ -100,15 +103,15 @@ def _after(status: Mapping[str, Any] | None, starts: Sequence[Start], most: int,
 
 
 def began(status: Mapping[str, Any] | None, start: Start) -> TypeGuard[Mapping[str, Any]]:
-    """Whether `status` is of this start: not of an earlier one, and not of another job that is in the run."""
+    """Say whether `status` belongs to this start, not to an earlier one or to another job that trains this run."""
     return bool(status) and time_of(status or {}) >= start.time and (status or {}).get("job", start.job) == start.job
 
 
 def by_slurm(facts: Mapping[str, str], start: Start) -> Literal["", "cancelled", "requeued"]:
-    """What Slurm has done with the job by itself. `facts`: as facts_of gives them.
+    """Say what Slurm did with the job by itself. `facts` is what facts_of returns.
 
-    Both come as TERM. A job that a person cancelled is completing, under its own number of restarts, and Slurm names no
-    reason (seen with Slurm 22.05).
+    Both arrive as TERM. A job that a person cancelled is completing, its count of restarts is unchanged, and Slurm gives
+    no reason (observed with Slurm 22.05).
     """
     if facts.get("Restarts", "").isdecimal() and int(facts["Restarts"]) > start.restart:
         return "requeued"
@@ -117,7 +120,7 @@ def by_slurm(facts: Mapping[str, str], start: Start) -> Literal["", "cancelled",
 
 
 def preempted(facts: Mapping[str, str], start: Start) -> bool:
-    """Whether Slurm takes the nodes away: its first TERM reaches the ranks alone, so the batch shell cannot tell."""
+    """Say whether Slurm takes the nodes away. Its first TERM reaches only the ranks, so the batch shell does not see it."""
     try:
         when = datetime.datetime.fromisoformat(facts.get("PreemptTime", ""))  # local, whole seconds
     except ValueError:
@@ -126,11 +129,11 @@ def preempted(facts: Mapping[str, str], start: Start) -> bool:
 
 
 def facts_of(text: str, job: str) -> dict[str, str]:
-    """A job's own row of `scontrol -o show job`, which may show all tasks of an array."""
+    """Return a job's own row of `scontrol -o show job`, which may show all tasks of an array."""
     for row in text.splitlines():
-        found = dict(word.partition("=")[::2] for word in row.split() if "=" in word)
-        if found.get("JobId") == job:
-            return found
+        facts = dict(word.partition("=")[::2] for word in row.split() if "=" in word)
+        if facts.get("JobId") == job:
+            return facts
     return {}
 
 
@@ -139,9 +142,9 @@ def _enough(starts: Sequence[Start]) -> str:
 
 
 def _stuck(images: int, starts: Sequence[Start]) -> str:
-    """Why another start would bring nothing; empty if it may."""
+    """Say why another start would add nothing; empty if it may."""
     tried = [start for start in starts if not start.told]
-    last = [start for start in tried[-_TRIES:] if start.images >= images]
-    if len(last) < _TRIES:
+    in_vain = [start for start in tried[-_TRIES:] if start.images >= images]
+    if len(in_vain) < _TRIES:
         return ""
     return f"{_TRIES} starts in a row brought no image beyond {images:,}: see the logs, then submit the job again"

@@ -1,8 +1,7 @@
-"""`gan-dist slurm --status RUN`: how a run on the cluster stands."""
+"""`gan-dist slurm --status RUN`: report how a run on the cluster stands."""
 
 import contextlib
 import datetime
-import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,33 +9,34 @@ from typing import Any
 
 from gan_dist import config as config_module
 from gan_dist.errors import InputError
+from gan_dist.run_status import last_line
 from gan_dist.slurm_jobs import records, requeue
 
 
 def read(run: Path) -> dict[str, Any]:
-    """How a run stands: job, nodes, images, rate, ETA, restarts, last checkpoint, and the first failure's last lines."""
+    """Return how a run stands: job, nodes, images, rate, ETA, restarts, last checkpoint, last lines of the first failure."""
     starts = records.read_starts(run)
     if (run / "config.yaml").exists():
         whole = config_module.read_run(run)[0].training.whole_images
-    elif starts:  # its first start has not come so far
+    elif starts:  # its first start has not written the config yet
         whole = 0
     else:
         raise InputError(
             f"{run} is no run directory (no config.yaml in it): give a folder that training made, or wait for its job to "
             "start (squeue --me)"
         )
-    found = records.read_status(run) or {}
-    last = _last_line(run / "metrics.jsonl")
-    state = str(found.get("state", "unknown"))
-    images = int(found.get("images") or 0)
-    if state == "running" or not found:  # its status is as old as its last save
+    status = records.read_status(run) or {}
+    last = last_line(run / "metrics.jsonl")
+    state = str(status.get("state", "unknown"))
+    images = int(status.get("images") or 0)
+    if state == "running" or not status:  # status.json is as old as the last save
         images = max(images, int(last.get("images") or 0))
     rate = float(last.get("speed/images_per_second") or 0)
     left = whole - images
-    # while one job trains, another may have started in vain
+    # while one job trains, another may have started and been refused
     now = starts[-1] if starts else None
     if state == "running":
-        now = next((start for start in reversed(starts) if start.job == found.get("job")), now)
+        now = next((start for start in reversed(starts) if start.job == status.get("job")), now)
     reasons: list[str] = []
     if now:
         with contextlib.suppress(OSError):
@@ -45,12 +45,12 @@ def read(run: Path) -> dict[str, Any]:
     report = {
         "run": str(run),
         "state": state,
-        "reason": found.get("reason", ""),
+        "reason": status.get("reason", ""),
         "images": images,
         "of": whole,
         "images_per_second": rate,
         "eta_seconds": round(left / rate) if rate and state == "running" else None,
-        "checkpoint": found.get("checkpoint"),
+        "checkpoint": status.get("checkpoint"),
         "starts": len(starts),
         "job": now.job if now else "",
         "nodes": now.nodes if now else "",
@@ -59,19 +59,19 @@ def read(run: Path) -> dict[str, Any]:
     if report["job"] and shutil.which("scontrol"):
         facts = {}
         with contextlib.suppress(InputError):  # Slurm forgets a job some minutes after its end
-            facts = requeue.facts_of(told("scontrol", "-o", "show", "job", str(report["job"])), str(report["job"]))
+            facts = requeue.facts_of(ask("scontrol", "-o", "show", "job", str(report["job"])), str(report["job"]))
         report["slurm"] = {
             name: facts[name]
             for name in ("JobState", "Reason", "NodeList", "RunTime", "TimeLimit", "Restarts", "StartTime")
             if name in facts
         }
-        if facts.get("JobState", "RUNNING") not in ("RUNNING", "COMPLETING", "SUSPENDED"):  # killed, or it waits
+        if facts.get("JobState", "RUNNING") not in ("RUNNING", "COMPLETING", "SUSPENDED"):  # killed or waiting
             report["eta_seconds"] = None
     return report
 
 
 def lines(report: dict[str, Any]) -> list[str]:
-    """The report as lines for a person."""
+    """Return the report as lines for a person."""
     facts = report.get("slurm", {})
     eta = report["eta_seconds"]
     rows = {
@@ -83,14 +83,14 @@ def lines(report: dict[str, Any]) -> list[str]:
         "starts": f"{report['starts']} (restarts of this job: {facts.get('Restarts', '?')})",
         "saved": report["checkpoint"] or "nothing yet",
     }
-    said = [f"{name:8s}{text}" for name, text in rows.items()]
+    shown = [f"{name:8s}{text}" for name, text in rows.items()]
     if report["failure"]:
-        said += ["failed first:", *(f"  {text}" for text in report["failure"])]
-    return said
+        shown += ["failed first:", *(f"  {text}" for text in report["failure"])]
+    return shown
 
 
-def told(*words: str) -> str:
-    """What a Slurm command prints. Raises InputError where it fails."""
+def ask(*words: str) -> str:
+    """Return what a Slurm command prints. Raises InputError where it fails."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:
@@ -98,13 +98,3 @@ def told(*words: str) -> str:
     if done.returncode:
         raise InputError(f"{' '.join(words)}: {(done.stderr or done.stdout).strip()}")
     return done.stdout
-
-
-def _last_line(path: Path) -> dict[str, Any]:
-    for text in reversed(path.read_text().splitlines() if path.exists() else []):
-        try:
-            found = json.loads(text)
-        except ValueError:
-            continue  # torn
-        return dict(found)
-    return {}

@@ -1,4 +1,4 @@
-"""`gan-dist slurm CONFIG`: from a config to an sbatch line that the cluster will accept."""
+"""`gan-dist slurm CONFIG`: make an sbatch line that the cluster will accept, and submit it."""
 
 import dataclasses
 import datetime
@@ -16,7 +16,7 @@ from gan_dist.config import Config
 from gan_dist.doctor.findings import Finding
 from gan_dist.errors import InputError
 from gan_dist.slurm_jobs import code as copies
-from gan_dist.slurm_jobs.status import told
+from gan_dist.slurm_jobs.status import ask
 
 _ROOT = Path(__file__).resolve().parents[2]
 _TEMPLATE = _ROOT / "slurm/train.sbatch"
@@ -25,18 +25,18 @@ _WARNING = 180  # seconds before the end at which slurm/train.sbatch is warned
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What is asked of the cluster."""
+    """What the job asks of the cluster."""
 
     nodes: int = 1
     gpus_per_node: int = 0
     processes_per_node: int = 0
-    """On CPUs; with GPUs there is one for each."""
+    """On CPUs; with GPUs there is one process for each."""
     cpus_per_task: int = 0
     time: str = ""
     partition: str = ""
     account: str = ""
     save_seconds: float = 0.0
-    """How long a save takes; 0: what the run's events say."""
+    """Seconds that a save takes; 0: as long as the run's events say."""
 
     @property
     def processes(self) -> int:
@@ -44,7 +44,7 @@ class Wanted:
 
 
 def prepare(arguments: Sequence[str], wanted: Wanted) -> tuple[list[Finding], list[str]]:
-    """What a login node can tell before the job waits in the queue, and the words of the sbatch line.
+    """Return what a login node can tell before the job waits in the queue, and the words of the sbatch line.
 
     Raises InputError for a wrong config, and where there is no Slurm.
     """
@@ -80,13 +80,16 @@ def prepare(arguments: Sequence[str], wanted: Wanted) -> tuple[list[Finding], li
 
 
 def line(words: Sequence[str]) -> str:
-    """What a person may type here for the same job; its code is then copied at its first start."""
+    """Return what a person may type here for the same job; the job then copies the code at its first start."""
     root = f"GAN_DIST_ROOT={shlex.quote(str(_ROOT))} " if str(_TEMPLATE) in words else ""
     return root + shlex.join(words)
 
 
 def submit(words: Sequence[str], config: str) -> str:
-    """Submit with a copy of code and `config` as they are now: an edit in the queue time changes nothing; the job's number."""
+    """Submit with a copy of the code and `config` as they are now, and return the job's number.
+
+    An edit while the job waits in the queue changes nothing.
+    """
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     code = Path(os.environ.get("GAN_DIST_JOBS") or _ROOT / ".slurm") / f"submitted-{stamp}" / "code"
     copies.copy(_ROOT, code)
@@ -102,7 +105,7 @@ def submit(words: Sequence[str], config: str) -> str:
 
 def _data(config: Config) -> Finding:
     from gan_dist.data import shards
-    from gan_dist.doctor import node_reports  # they load much, and --status needs none of it
+    from gan_dist.doctor import node_reports  # these load much that --status does not need
 
     if problem := node_reports.data_problem(config):
         return Finding("data", False, problem)
@@ -133,8 +136,8 @@ def _dealt(config: Config, wanted: Wanted) -> Finding:
 
 
 def _partition(wanted: Wanted, save_seconds: float) -> tuple[list[Finding], str]:
-    """What the partition says to the job, and the time that the job will have, as Slurm writes it."""
-    rows = [dict(re.findall(r"(\S+?)=(\S*)", row)) for row in told("scontrol", "-o", "show", "partition").splitlines()]
+    """Return whether the partition accepts the job, and the time that the job will have, as Slurm writes it."""
+    rows = [dict(re.findall(r"(\S+?)=(\S*)", row)) for row in ask("scontrol", "-o", "show", "partition").splitlines()]
     names = [row.get("PartitionName", "") for row in rows]
     asked = wanted.partition.split(",") if wanted.partition else []
     for name in asked:
@@ -146,7 +149,7 @@ def _partition(wanted: Wanted, save_seconds: float) -> tuple[list[Finding], str]
         text = f"the cluster has no default partition; --partition takes {', '.join(names)}"
         return [Finding("partition", False, text)], wanted.time
     findings = [_fits(row, wanted, save_seconds) for row in chosen]
-    good = [finding for finding in findings if finding.good]  # Slurm takes the first of several that serves
+    good = [finding for finding in findings if finding.good]  # Slurm takes the first of several that fits
     usual = chosen[0].get("DefaultTime", "NONE")
     usual = chosen[0].get("MaxTime", "UNLIMITED") if usual == "NONE" else usual
     return good or findings, wanted.time or usual
@@ -162,19 +165,19 @@ def _fits(row: Mapping[str, str], wanted: Wanted, save_seconds: float) -> Findin
     if wanted.time and seconds_of(wanted.time) > seconds_of(row.get("MaxTime", "UNLIMITED")):
         problems.append(f"ends jobs after {row['MaxTime']}, --time asks for {wanted.time}")
     if wanted.gpus_per_node:
-        listed = told("sinfo", "-h", "-N", "-p", name, "-o", "%G")
+        listed = ask("sinfo", "-h", "-N", "-p", name, "-o", "%G")
         gpus = max((int(count) for count in re.findall(r"gpu(?::[^:,()]+)?:(\d+)", listed)), default=0)
         if gpus < wanted.gpus_per_node:
             problems.append(f"has {gpus} GPUs on a node, --gpus-per-node asks for {wanted.gpus_per_node}")
     grace = float(row.get("GraceTime") or 0)
     text = f"{name}: {row.get('TotalNodes')} nodes, at most {row.get('MaxTime')}"
-    if row.get("PreemptMode", "OFF") not in ("OFF", "") and grace < save_seconds:  # a price, not a fault
+    if row.get("PreemptMode", "OFF") not in ("OFF", "") and grace < save_seconds:  # a cost, not a fault
         text += f"; preempts after {grace:g} s, a save takes {save_seconds:.0f} s: what came since the last checkpoint may be lost"
     return Finding("partition", not problems, "; ".join([f"{name} {problem}" for problem in problems]) or text)
 
 
 def _margin(time: str, seconds: float, warning: int) -> Finding:
-    """`time`: the job's limit, as Slurm writes it; `seconds`: how long a save takes, 0 where nobody knows."""
+    """Check the warning before the job's limit `time`, as Slurm writes it, against a save of `seconds`; 0: unknown."""
     if time and seconds_of(time) <= 2 * warning:
         text = f"warned {warning} s before the end of a job of {seconds_of(time):.0f} s: give a longer --time, or train by hand (slurm/interactive.md)"
         return Finding("margin", False, text)
@@ -184,7 +187,10 @@ def _margin(time: str, seconds: float, warning: int) -> Finding:
 
 
 def seconds_of(time: str) -> float:
-    """Slurm's times: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]. Raises InputError."""
+    """Return a time of Slurm in seconds: minutes, minutes:seconds, hours:minutes:seconds or days-hours[:minutes[:seconds]].
+
+    Raises InputError for other text.
+    """
     if time.upper() in ("UNLIMITED", "INFINITE"):
         return float("inf")
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
@@ -205,7 +211,7 @@ def _number(text: str | None) -> float:
 
 
 def _seconds_of_saves(run: Path) -> float:
-    """The longest save that the run reports; 0 where there is none."""
+    """Return the seconds of the longest save that the run reports; 0 where there is none."""
     path, longest = run / "events.jsonl", 0.0
     for text in path.read_text().splitlines() if path.exists() else ():
         try:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from gan_dist import generate
+from gan_dist import cli, generate
 from gan_dist.checkpoint import format
 from gan_dist.errors import InputError
 from tests import making
@@ -193,7 +193,47 @@ def test_generate_gives_the_same_image_for_a_seed_whatever_n(run: Path, tmp_path
     assert Image.open(tmp_path / "many/grid.png").width > 300
     again = gan_dist("generate", run, "--n", 3, "--out", tmp_path / "few")
     assert again.returncode == 2
-    assert "holds files already" in again.stderr
+    assert "holds files already; add --replace" in again.stderr
+
+
+def test_generate_has_a_folder_of_its_own_and_replaces_only_what_it_wrote(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = tmp_path / "run"
+    shutil.copytree(run, ours)
+    assert cli.main(["generate", str(ours), "--n", "3", "--seed", "4"]) == 0
+    assert cli.main(["generate", str(ours), "--n", "2", "--class", "1"]) == 0
+    folders = {path.name: len(list(path.iterdir())) for path in (ours / "generated").iterdir()}
+    assert folders == {"seed-4": 4, "seed-0-class-1": 3}
+    assert cli.main(["generate", str(ours), "--n", "2", "--seed", "4"]) == 2
+    assert cli.main(["generate", str(ours), "--n", "2", "--seed", "4", "--replace"]) == 0
+    seed = ours / "generated/seed-4"
+    assert sorted(path.name for path in seed.iterdir()) == ["000000.png", "000001.png", "grid.png"]
+    (seed / "notes.txt").write_text("mine")
+    capsys.readouterr()
+    assert cli.main(["generate", str(ours), "--n", "2", "--seed", "4", "--replace"]) == 2
+    assert "did not write, notes.txt for example" in capsys.readouterr().err
+    assert (seed / "notes.txt").read_text() == "mine"
+
+
+def test_status_and_runs_tell_of_a_finished_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", str(run), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["state"], report["alive"], report["images"], report["of"]) == ("finished", False, 64, 64)
+    assert (report["checkpoint"], report["starts"], report["failure"]) == ("images-000000064", 1, [])
+    assert report["events"][-1]["event"] == "finished"
+    assert cli.main(["runs", str(run.parent)]) == 0
+    assert f"{run}  finished  64 (100 %)" in capsys.readouterr().out
+
+
+def test_gan_dist_train_trains_and_its_exit_code_is_training_s(shards: Path, tmp_path: Path) -> None:
+    keys = making.flags(making.tiny(shards, tmp_path / "run"))
+    (tmp_path / "run").mkdir()
+    done = gan_dist("train", "configs/digits.yaml", *keys)
+    assert (done.returncode, "finished at 64 images" in done.stdout) == (0, True), done.stderr
+    (tmp_path / "run/STOP").touch()
+    stopped = gan_dist("train", "configs/digits.yaml", *keys, "--training.images", 640_000)
+    assert stopped.returncode == 75, stopped.stderr
 
 
 def test_generate_draws_a_class_from_a_chosen_checkpoint(run: Path, tmp_path: Path) -> None:
@@ -208,7 +248,7 @@ def test_generate_draws_a_class_from_a_chosen_checkpoint(run: Path, tmp_path: Pa
     assert not (tmp_path / "x").exists()
 
 
-def test_generate_takes_the_newest_anew_where_training_deletes_what_it_reads(
+def test_generate_takes_the_next_newest_where_training_deletes_what_it_reads(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = tmp_path / "run"
@@ -251,16 +291,6 @@ def test_index_says_what_shards_hold(shards: Path) -> None:
     found = json.loads(gan_dist("index", shards, "--json").stdout)
     assert (found["samples"], found["classes"], found["bad"]) == (96, {"0": 32, "1": 32, "2": 32}, [])
     assert "96 in 3 shards" in gan_dist("index", shards).stdout
-
-
-COMMANDS = ("pack", "index", "generate", "checkpoints")
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help_with_an_example(name: str) -> None:
-    done = gan_dist(name, "--help")
-    assert done.returncode == 0
-    assert f"examples:\n  gan-dist {name} " in done.stdout
 
 
 KEYS = """

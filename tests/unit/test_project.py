@@ -2,13 +2,18 @@
 
 import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from setuptools import find_packages
+
+import gan_dist
 
 SCRIPTS = ("launch/setup.sh", "launch/run.sh", "launch/test.sh", ".ci/run")
 SOURCED = ("launch/env.sh",)
@@ -101,7 +106,7 @@ def test_scripts_can_be_started(repository: Path, name: str) -> None:
     assert path.read_text().startswith("#!/usr/bin/env bash\n")
 
 
-@pytest.mark.parametrize("name", ["launch/setup.sh", "launch/run.sh"])
+@pytest.mark.parametrize("name", ["launch/setup.sh", "launch/run.sh", "launch/test.sh"])
 def test_help_is_the_comment_at_the_top(repository: Path, tmp_path: Path, name: str) -> None:
     link = tmp_path / "a link"
     link.symlink_to(repository / name)
@@ -128,8 +133,82 @@ def test_settings_share_the_cores_and_leave_what_the_user_set(repository: Path) 
     cores = len(os.sched_getaffinity(0))
     alone, many = _settings(repository), _settings(repository, PROCESSES=str(2 * cores))
     assert alone["OMP_NUM_THREADS"] == str(cores)
-    assert "OMP_WAIT_POLICY" not in alone
+    assert alone["OMP_WAIT_POLICY"] == "PASSIVE"  # other programs may use the cores
+    assert "OMP_WAIT_POLICY" not in _settings(repository, GOMP_SPINCOUNT="1000")
     assert (many["OMP_NUM_THREADS"], many["OMP_WAIT_POLICY"]) == ("1", "PASSIVE")
     mine = {key: f"mine-{key}" for key in many.keys() - {"PATH", "PROCESSES", "PWD", "SHLVL", "_"}}
     assert mine.items() <= _settings(repository, PROCESSES="2", **mine).items()
     assert "PYTORCH_ALLOC_CONF" not in _settings(repository, PYTORCH_CUDA_ALLOC_CONF="max_split_size_mb:64")
+
+
+def test_the_package_is_found_above_a_clone_that_is_named_like_it(repository: Path, tmp_path: Path) -> None:
+    clone = tmp_path / "gan_dist"
+    clone.mkdir()
+    shutil.copy(repository / "__init__.py", clone)
+    shutil.copytree(repository / "gan_dist", clone / "gan_dist", ignore=shutil.ignore_patterns("__pycache__"))
+    code = "import gan_dist, gan_dist.errors, gan_dist.cli.runs; print(gan_dist.__version__, gan_dist.errors.__file__)"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    for folder in (tmp_path, clone):  # above it, and in it
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.stdout.split() == [gan_dist.__version__, str(clone / "gan_dist/errors.py")], done.stderr
+
+
+def test_the_file_that_finds_it_is_not_packaged(repository: Path) -> None:
+    wanted = tomllib.loads((repository / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    packages = find_packages(str(repository), **wanted)
+    assert "gan_dist.cli" in packages
+    assert [name for name in packages if name.partition(".")[0] != "gan_dist" or "tests" in name] == []
+
+
+def _marked_cases(repository: Path, folder: Path, *words: str) -> set[str]:
+    """What a run of pytest with the repository's conftest and markers takes of three marked tests."""
+    shutil.copy(repository / "pyproject.toml", folder)
+    (folder / "tests").mkdir(exist_ok=True)
+    shutil.copy(repository / "tests/conftest.py", folder / "tests")
+    cases = "".join(f"@pytest.mark.{mark}\ndef test_{mark}(): pass\n" for mark in ("slow", "exhaustive", "dist"))
+    (folder / "tests/test_marked.py").write_text(f"import pytest\n{cases}")
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return set(re.findall(r"::test_(\w+)", done.stdout))
+
+
+def test_exhaustive_tests_run_only_when_their_mark_is_asked_for(repository: Path, tmp_path: Path) -> None:
+    assert _marked_cases(repository, tmp_path) == {"slow", "dist"}
+    assert _marked_cases(repository, tmp_path, "-m", "exhaustive") == {"exhaustive"}
+
+
+@pytest.mark.parametrize(
+    ("words", "calls"),
+    [
+        ([], ["-n 2 -m not slow and not fault and not deepspeed and not slurm --ignore=tests/slurm"]),
+        (["--all"], ["--ignore=tests/slurm", "-n 2 --dist loadfile tests/slurm"]),
+        (["--all", "-x"], ["--ignore=tests/slurm -x", "-n 2 --dist loadfile tests/slurm -x"]),
+        (["tests/unit/test_rng.py", "-k", "a b"], ["tests/unit/test_rng.py -k a b"]),
+    ],
+)
+def test_the_test_script_has_a_quick_tier_a_full_one_and_takes_pytest_s_arguments(
+    repository: Path, tmp_path: Path, words: list[str], calls: list[str]
+) -> None:
+    assert _calls_of_test_sh(repository, tmp_path, words, 0) == (0, calls)
+
+
+def test_the_test_script_s_last_lines_are_of_the_part_that_failed(repository: Path, tmp_path: Path) -> None:
+    assert _calls_of_test_sh(repository, tmp_path, ["--all"], 1) == (1, ["--ignore=tests/slurm"])
+
+
+def _calls_of_test_sh(repository: Path, folder: Path, words: list[str], code: int) -> tuple[int, list[str]]:
+    """Exit code, and what launch/test.sh calls pytest with where lint and types are well."""
+    programs = {"ruff": "", "mypy": "", "pytest": f'echo "$*" >>"{folder}/calls"; exit {code}'}
+    (folder / "launch").mkdir()
+    shutil.copy(repository / "launch/test.sh", folder / "launch")
+    for path, text in {
+        folder / "launch/setup.sh": "",
+        **{folder / "bin" / name: programs[name] for name in programs},
+    }.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+        path.chmod(0o755)
+    environment = {"PATH": os.environ["PATH"], "GAN_DIST_VENV": str(folder)}
+    done = subprocess.run(["bash", folder / "launch/test.sh", *words], env=environment, capture_output=True, text=True)
+    assert done.stderr == ""
+    return done.returncode, (folder / "calls").read_text().splitlines()

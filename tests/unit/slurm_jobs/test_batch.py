@@ -74,12 +74,12 @@ def test_a_run_directory_that_cannot_be_written_stops_the_job_at_once(tmp_path: 
     assert answer.startswith(f"stop error: {tmp_path}/file/run cannot be written (Not a directory)")
 
 
-def test_what_begins_anew_stands_at_nothing(tmp_path: Path, capsys: Read) -> None:
+def test_what_starts_fresh_stands_at_nothing(tmp_path: Path, capsys: Read) -> None:
     old = {"state": "finished", "images": 320, "checkpoint": "images-000000320", "time": "2020-01-01T00:00:00+00:00"}
     (tmp_path / "status.json").write_text(json.dumps(old))
     (tmp_path / "config.yaml").touch()
     assert ask(capsys, "begin", tmp_path, "--wanted", 320).startswith("finished")
-    assert ask(capsys, "begin", tmp_path, "--wanted", 320, "--anew").startswith("go a new run")
+    assert ask(capsys, "begin", tmp_path, "--wanted", 320, "--fresh").startswith("go a new run")
     assert records.read_starts(tmp_path)[0].images == 0
 
 

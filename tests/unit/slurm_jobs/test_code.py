@@ -23,8 +23,26 @@ def test_a_copy_is_made_once_and_knows_its_commit_and_changes(tmp_path: Path) ->
     code.copy(root, tmp_path / "job/code")
     assert (tmp_path / "job/code/configs/file.txt").read_text() == "changed\n"
     assert "+changed" in (tmp_path / "job/code/changes.patch").read_text()
-    assert code.commit(tmp_path / "job/code").endswith(" and 2 changed file(s)")
+    assert code.commit(tmp_path / "job/code").endswith(" and 1 changed file(s): configs/file.txt")
     assert [path.name for path in (tmp_path / "job").iterdir()] == ["code"]
+
+
+def test_tracked_files_count_as_changed_and_untracked_ones_only_where_they_are_code(tmp_path: Path) -> None:
+    for name in ("gan_dist/a.py", "docs/a.md", "pyproject.toml", *(f"docs/{number}.md" for number in range(4))):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("as committed\n")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"]):
+        subprocess.run([*git, *words], check=True)
+    (tmp_path / "out1").mkdir()
+    (tmp_path / "out1/000000.png").touch()  # a person's pictures
+    assert len(code.commit(tmp_path)) == 40
+    (tmp_path / "docs/a.md").write_text("changed\n")
+    (tmp_path / "gan_dist/mine.py").touch()
+    assert code.commit(tmp_path)[40:] == " and 2 changed file(s): docs/a.md, gan_dist/mine.py"
+    for number in range(4):
+        (tmp_path / f"docs/{number}.md").write_text("changed\n")
+    assert code.commit(tmp_path).endswith(" and 6 changed file(s): docs/0.md, docs/1.md, docs/2.md and 3 more")
 
 
 def test_without_git_the_commit_is_unknown(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What slurm/lib.sh makes of an allocation, and of signals at any moment, with pretended commands of Slurm."""
 
+import contextlib
 import datetime
 import signal
 import subprocess
@@ -187,7 +188,7 @@ def test_signals_that_come_all_at_once_are_heard_and_the_guard_ends_with_its_job
     lines = [
         "set -u; root=/nowhere; source slurm/lib.sh",
         f"scancel() {{ :; }}; scontrol() {{ echo 'JobId=7 EndTime={end} '; }}",
-        "guard=''; listen; echo ready; sleep 1 & attend $!; echo \"told ${told:-}\"; trap '' USR2; kill $guard",
+        "guard=''; listen; echo ready; sleep 1 & attend $!; echo \"told ${told:-}\"; trap '' USR2; stop_guard",
     ]
     environment = {"PATH": "/usr/bin:/bin", "ENVIRONMENT": "BATCH", "GAN_DIST_TOLD": str(tmp_path / "told")}
     shells = [
@@ -212,12 +213,39 @@ def test_signals_that_come_all_at_once_are_heard_and_the_guard_ends_with_its_job
     assert not [one for one in said if "unexpected" in one or "not saved in time" in one]
 
 
+def test_the_guard_leaves_no_process_behind_when_its_job_ends(tmp_path: Path) -> None:
+    end = (datetime.datetime.now() + datetime.timedelta(hours=1)).isoformat(timespec="seconds")
+    lines = [
+        "set -u; root=/nowhere; source slurm/lib.sh",
+        f"scontrol() {{ echo 'JobId=7 EndTime={end} '; }}",
+        "guard=''; listen; trap '' USR2 TERM INT; guard_end; stop_guard; echo ended",
+    ]
+    mark = f"GUARD_OF={tmp_path}"
+    environment = {"PATH": "/usr/bin:/bin", "ENVIRONMENT": "BATCH", "GUARD_OF": str(tmp_path)}
+    with (tmp_path / "said").open("w+") as said:  # not a pipe, which what is left behind would hold open
+        subprocess.run(["bash", "-c", "\n".join(lines)], env=environment, cwd=REPOSITORY, stdout=said, check=True)
+        said.seek(0)
+        assert said.read() == "ended\n"
+    left = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (process / "environ").read_text(errors="replace").split("\0"):
+                left.append((process / "cmdline").read_text())
+    assert left == []
+
+
 def test_what_does_not_save_in_time_is_killed_before_the_limit_and_requeued(tmp_path: Path) -> None:
-    ends = datetime.datetime.now() + datetime.timedelta(seconds=12)
-    batch = Batch(tmp_path, {}, ENDS=ends.isoformat(timespec="seconds"))
+    # the time limit counts from the warning, so that a slow start leaves as much of it
+    limit = '$(cat "$PLACE/limit" 2>/dev/null || date -d \'+12 seconds\' +%FT%T | tee "$PLACE/limit")'
+    commands = {
+        "scontrol": COMMANDS["scontrol"].replace("${ENDS:-Unknown}", limit),
+        "scancel": f'[[ $* != *KILL* ]] || touch "$PLACE/killed"; {COMMANDS["scancel"]}',
+    }
+    batch = Batch(tmp_path, commands)
     batch.tell(signal.SIGUSR2, "trains")  # which training does not hear
     _, said, calls = batch.end()
-    assert datetime.datetime.now() < ends
+    limit_at = datetime.datetime.fromisoformat((tmp_path / "limit").read_text().strip()).timestamp()
+    assert (tmp_path / "killed").stat().st_mtime < limit_at
     assert "not saved in time" in said
     assert calls == ["srun", "scancel --signal=USR2 7", "scancel --signal=KILL 7.0", "requeue 7"], said
 

@@ -44,7 +44,7 @@ def _makes_state(player: Player) -> bool:
     if not player.kept.tensors and player.kept.step is None:
         return False
     state = player.optimizer.state
-    return any(weight not in state for weight in player.weights if weight.grad is not None)
+    return any(not state.get(weight) for weight in player.weights if weight.grad is not None)
 
 
 def takes_found_inf(optimizer: torch.optim.Optimizer) -> bool:
@@ -57,8 +57,8 @@ def takes_found_inf(optimizer: torch.optim.Optimizer) -> bool:
 def masked_step(optimizer: torch.optim.Optimizer, good: Tensor) -> None:
     """A step of any optimizer that has state already; where it is not `good`, everything is put back as it was.
 
-    Takes the memory of the weights and their state once more. The host waits only for an optimizer that keeps numbers of
-    its own on the host (a step count as a Python number).
+    It holds the weights and their state twice. The host waits only for an optimizer that changes state on the host (a step
+    count as a Python number, or Adagrad's as a CPU tensor).
     """
     weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
     places: list[tuple[dict[Any, Any], Any, Any]] = []  # (state of a weight, name, value before)

@@ -100,6 +100,7 @@ def test_on_a_gpu_the_host_waits_for_the_first_step_alone(fused: bool, monkeypat
     masked: list[bool] = []
     monkeypatch.setattr(update, "masked_step", lambda optimizer, good: masked.append(good.good))
     gradients(player)
+    assert not player.optimizer.state[player.weights[0]]  # who only looks makes an empty entry
     for good, asked in ((OnGpu(False), 1), (OnGpu(True), 1), (OnGpu(True), 0), (OnGpu(False), 0)):
         update.step(player, [], torch.ones(()), good)
         assert good.asked == asked

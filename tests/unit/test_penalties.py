@@ -47,4 +47,3 @@ def test_every_weight_has_a_gradient_even_an_output_bias() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1), nn.Flatten(0)).double()
     penalties.squared_gradient(network, images()).backward()
     assert all(weight.grad is not None for weight in network.parameters())
-

@@ -82,7 +82,7 @@ def transient(strategy: str, weights: int, parts: int, gathers: bool) -> float:
 
 @dataclasses.dataclass
 class Uses:
-    """How often a player is used in a step, in whoever's turn: the average over steps (doctor/ranks.py counts)."""
+    """How often a player is used in a step, in whoever's turn: the average over steps (doctor/play.py counts)."""
 
     backwards: float
     """For its own gradients."""

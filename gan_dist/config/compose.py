@@ -102,7 +102,9 @@ def _section_of(tree: dict[str, Any], top: str, below: Mapping[str, Place]) -> t
     section = _section(tree, top)
     base: Any = Config.model_fields[top].annotation if top in Config.model_fields else Section
     made = {name: _field(_place(section, name, place, f"{top}.")) for name, place in below.items()}
-    return _made(top.capitalize(), base, made)
+    described = _made(top.capitalize(), base, made)
+    described.__doc__ = base.__doc__ if base is not Section else f"{top.capitalize()} of {' and '.join(below)}."
+    return described
 
 
 def _place(tree: dict[str, Any], key: str, place: Place, prefix: str = "") -> type[Section]:
@@ -147,7 +149,7 @@ def _with_kind(found: type[Part], usual: str) -> type[Part]:
     """The part's section with the kind that a config has when it names none."""
     described = Field(usual, description=Part.model_fields["kind"].description)
     chosen: type[Part] = create_model(
-        found.__name__, __base__=found, __module__=found.__module__, kind=(str, described)
+        found.__name__, __base__=found, __doc__=found.__doc__, __module__=found.__module__, kind=(str, described)
     )
     return chosen
 

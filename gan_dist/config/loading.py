@@ -8,7 +8,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -105,7 +105,7 @@ def validate(
     try:
         with parts.reading(folder) as sources:
             composed = compose.compose(tree)
-            _take_texts(tree, composed, texts or {})
+            _take_texts(tree, composed, texts or {}, places)
             config = composed.model_validate(tree)
         config._sources = sources
     except ValidationError as error:
@@ -120,16 +120,26 @@ def validate(
     return _expand(config)
 
 
-def _take_texts(tree: dict[str, Any], composed: type[Config], texts: dict[str, str]) -> None:
-    """Keys of type str take what is written: `name: 2024` and `deadline: 3:50:00` are words."""
+def _take_texts(
+    tree: dict[str, Any], composed: type[Config], texts: Mapping[str, str], places: Mapping[str, str]
+) -> None:
+    """Keys of type str take what is written: `name: 2024` and `deadline: 3:50:00` are words.
+
+    In a file, null and truth values stay what they are, so that they are refused; a word on the command line is a word.
+    """
     for key, field in fields(composed):
-        if field.annotation is str and key in texts:
-            *sections, name = key.split(".")
-            section: Any = tree
-            for part in sections:
-                section = section.get(part) if isinstance(section, dict) else None
-            if isinstance(section, dict) and not isinstance(section.get(name), str | bool | type(None)):
-                section[name] = texts[key]
+        if key not in texts or str not in (field.annotation, *typing.get_args(field.annotation)):
+            continue
+        *sections, name = key.split(".")
+        section: Any = tree
+        for part in sections:
+            section = section.get(part) if isinstance(section, dict) else None
+        if not isinstance(section, dict) or (isinstance(section.get(name), list) and field.annotation is not str):
+            continue
+        if (texts[key] and places.get(key, "").startswith("--")) or not isinstance(
+            section.get(name), str | bool | type(None)
+        ):
+            section[name] = texts[key]
 
 
 def _expand(config: Config) -> Config:
@@ -239,8 +249,10 @@ def _parse_value(key: str, text: str) -> Any:
 def _put(tree: dict[str, Any], key: str, value: Any, path: Path | None) -> None:
     *sections, name = key.split(".")
     for number, section in enumerate(sections):
-        if isinstance(tree.get(section), str) and number:  # a part by its kind alone
-            tree[section] = {"kind": tree[section]}
+        if isinstance(tree.get(section), str) and (number or section not in Config.model_fields):
+            tree[section] = {"kind": tree[section]}  # a part by its kind alone
+        if isinstance(tree.get(section), int | float) and number:  # a number becomes a schedule
+            tree[section] = {}
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
             raise InputError(f"{path}: {section} must be a section of keys, not the value {tree!r}")

@@ -12,6 +12,7 @@ from gan_dist.doctor import numerics
 from gan_dist.checkpoint import Store, Writer, format, tensors
 from gan_dist.config import Config
 from gan_dist.engine import Engine
+from gan_dist.step import play_step
 from tests import reference
 from tests import making
 from tests.launching import loaded_once, run_ranks
@@ -32,14 +33,8 @@ def build(strategy: str, **more: Any) -> Config:
 def play(engine: Engine, game: games.Game, config: Config, first: int, last: int) -> None:
     for step in range(first, last):
         micros = numerics.random_batches(config, game.fields, step, engine.slots)
-        for micro in micros:
-            micro.fields["image"] = micro["image"].float()
-        for phase in game.due(step):
-            with engine.turn(phase):
-                for loss, samples in engine.share(micros):
-                    engine.backward(loss(samples))
-                engine.update()
-        game.average(step * config.training.batch, config.training.batch)
+        size = config.training.batch
+        play_step(engine, game, numerics.on_device(config, engine, micros), step * size, size)
 
 
 def start(strategy: str, **more: Any) -> tuple[Engine, games.Game, Config]:

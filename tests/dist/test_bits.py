@@ -31,7 +31,6 @@ CASES: dict[str, dict[str, Any]] = {
         "penalties.wgan_gp.weight": 10.0,
         "game.discriminator_steps": 2,
     },
-    "finite differences": {**R1, "game.penalty.method": "finite_difference"},
     "BatchNorm between linear layers, R1": {**R1, "networks.generator.kind": "article", "networks.discriminator.kind": "article", "data.resolution": 28},
     "bf16, R1 every step, clipped": {**BF16, **R1, **CLIPPED, "data.flip": True},
     "bf16, lazy R1 in bf16, labels": {**BF16, **LAZY, "penalties.r1.full_precision": False, "data.labels": True},

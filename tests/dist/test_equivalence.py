@@ -14,6 +14,7 @@ from gan_dist.config import Config
 from gan_dist.data import loader
 from gan_dist.data.pack.packing import pack
 from gan_dist.engine import Engine
+from gan_dist.step import play_step
 from gan_dist.errors import InputError, RunError
 from tests import reference
 from tests import making
@@ -37,10 +38,9 @@ CASES = {
 
 
 def load(keys: dict[str, Any], name: str = "digits") -> Config:
-    keys = dict(keys)
-    if keys.get("game.networks") == "article":
+    keys = making.fit(dict(keys))
+    if keys.get("networks.generator.kind") == "article":
         name = "mnist"
-        keys.pop("game.base_channels")
     return config_module.load([str(CONFIGS / f"{name}.yaml"), *making.flags(keys)])
 
 
@@ -57,12 +57,7 @@ def play(config: Config, steps: int) -> dict[str, Any]:
     batches = loader.micro_batches(index, config, 0, engine.slots, engine.device)
     for number, batch in enumerate(islice(batches, steps)):
         seen.append([hashlib.sha1(image.numpy().tobytes()).hexdigest() for micro in batch for image in micro["image"]])
-        for phase in game.due(number):
-            with engine.turn(phase):
-                for loss, micro in engine.share(batch):
-                    engine.backward(loss(micro))
-                engine.update()
-        game.average(number * config.training.batch, config.training.batch)
+        play_step(engine, game, batch, number * config.training.batch, config.training.batch)
         figures.append({name: total / count for name, (total, count) in engine.read_metrics().items()})
     batches.close()
     state = {name: tensor.clone().numpy() for name, tensor in tensors.collect(game.players).whole.items()}
@@ -90,7 +85,7 @@ def test_weights_moments_and_statistics_equal_a_plain_loop_in_fp64(shards: Path,
     ranks = run_ranks(world_size, play_all, [(config, 4) for config in configs])
     for number, (name, config) in enumerate(zip(cases, configs, strict=True)):
         index = loader.open_index(config)
-        single = config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})})
+        single = config.with_({"data.workers": 0})
         batches = loader.micro_batches(index, single, 0, range(config.training.batch), torch.device("cpu"))
         _, expected = reference.by_hand(config, 4, lambda step, batches=batches: next(batches), lively=False)
         for rank in ranks:
@@ -114,7 +109,7 @@ def test_thirty_steps_of_a_recipe_agree_at_every_process_and_worker_count(
         shared = request.getfixturevalue("shared")
         source = str(shared / {"mnist": "data/mnist/t10k-images-idx3-ubyte.gz", "dcgan": "data/faces/utkface-128.tar"}[name])
     if name == "dcgan":  # the paper's widths take minutes here
-        keys["game.base_channels"] = 8
+        keys |= {"networks.generator.base_channels": 8, "networks.discriminator.base_channels": 8}
     pack(source, tmp_path / "data", resolution={"digits": 16, "mnist": 28, "dcgan": 64}[name], progress=False)
     runs = {}
     for world_size, workers in ((1, 0), (1, 3), (2, 1), (4, 0)):

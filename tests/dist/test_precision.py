@@ -80,7 +80,7 @@ SEEN = 160
 """Images before a step in 16 bits, so that the average keeps a part of what it was."""
 
 
-def samples(config: Config, slots: range, device: torch.device) -> list[Batch]:
+def samples(config: Config, game: games.Game, slots: range, device: torch.device) -> list[Batch]:
     return [
         micro.to(device, torch.float32, torch.contiguous_format)
         for micro in numerics.random_batches(config, game.fields, 0, slots)
@@ -93,8 +93,8 @@ def lowered_step(config: Config, scale: float = 1.0) -> numerics.State:
     numerics.enliven([player.network for player in game.players])
     engine.wrap(game)
     engine.restore_loss_scales({player.name: [scale, 0.0] for player in game.players})
-    lazy = config.game.penalty.every > 1
-    micros = samples(config, engine.slots, engine.device)
+    lazy = config.penalties.r1.every > 1
+    micros = samples(config, game, engine.slots, engine.device)
     for phase in [phase for phase in game.phases if not lazy or phase.loss is None]:
         with engine.turn(phase):
             for loss, micro in engine.share(micros):
@@ -111,8 +111,9 @@ def lowered_step(config: Config, scale: float = 1.0) -> numerics.State:
 
 def by_autocast(config: Config, device: torch.device, scale: float = 1.0) -> numerics.State:
     """The same by one process and a plain loop: forwards under autocast, all else in fp32, and R1 wholly in it."""
-    play, lazy = config.game, config.game.penalty.every > 1
-    micros = samples(config, range(config.training.batch), device)
+    play, rule = config.game, config.penalties.r1
+    lazy = rule.every > 1
+    micros = samples(config, games.build(config), range(config.training.batch), device)
     lay = torch.contiguous_format if config.training.strategy.startswith("zero") else torch.channels_last
     networks = generation.build_networks(config)
     numerics.enliven(networks)
@@ -128,7 +129,7 @@ def by_autocast(config: Config, device: torch.device, scale: float = 1.0) -> num
     def penalty(micro: Batch) -> Tensor:
         images = micro["image"].requires_grad_()
         (slope,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
-        return play.penalty.every * play.penalty.r1 / 2 * slope.square().sum((1, 2, 3)).mean()
+        return rule.every * rule.weight / 2 * slope.square().sum((1, 2, 3)).mean()
 
     def fool(micro: Batch) -> Tensor:
         latents = rng.normal(rng.key(config.run.seed, "latent"), micro.positions, play.latent)
@@ -153,7 +154,7 @@ def by_autocast(config: Config, device: torch.device, scale: float = 1.0) -> num
                 (value * scale / len(micros)).backward()
                 if loss is not penalty:
                     seen.append(value)
-        settings = play.generator if player == "G" else play.discriminator
+        settings = config.optimizers.generator if player == "G" else config.optimizers.discriminator
         betas = settings.beta1**part, settings.beta2**part
         adam = torch.optim.Adam(network.parameters(), settings.learning_rate * part, betas, settings.epsilon)
         for weight in network.parameters():
@@ -168,12 +169,12 @@ def by_autocast(config: Config, device: torch.device, scale: float = 1.0) -> num
             found.update({f"{player}/{kind}/{name}": adam.state[weight][kind] for kind in ("exp_avg", "exp_avg_sq")})
 
     if lazy:
-        turn("D", discriminator, [penalty], play.penalty.every / (play.penalty.every + 1))
+        turn("D", discriminator, [penalty], rule.every / (rule.every + 1))
     else:
         discriminator.requires_grad_(False)
         turn("G", generator, [fool])
         turn("D", discriminator.requires_grad_(True), [tell_apart, penalty])
-    kept = ema.decay(SEEN, config.training.batch, play.average.half_life)
+    kept = ema.decay(SEEN, config.training.batch, config.average.half_life)
     for name, tensor in generator.state_dict().items():
         found[f"G/average/{name}"] = kept * average[name] + (1 - kept) * tensor
     return {name: tensor.detach().double().cpu() for name, tensor in found.items()}
@@ -294,7 +295,7 @@ def with_scales(strategy: str, shared: bool = False) -> dict[str, Any]:
         micros = numerics.random_batches(config, game.fields, step, engine.slots)
         for micro in micros:
             micro.fields["image"] = micro["image"].float()
-        for phase in game.due(step):
+        for phase in game.due(step * config.training.batch, config.training.batch):
             with engine.turn(phase):
                 for loss, samples in engine.share(micros):
                     value = loss(samples)
@@ -342,13 +343,13 @@ def test_a_scale_that_both_players_share_is_seen_by_that() -> None:
 def scaled_equals_unscaled(strategy: str) -> list[float]:
     """How far a run with a loss scale is from the plain loop: powers of two round nothing."""
     config = build(strategy, "fp32", optimizers__discriminator__clip_norm=0.5)
-    plain = Engine.settle
+    plain = Engine.place
 
-    def settle(engine: Engine, game: games.Game) -> None:
+    def place(engine: Engine, game: games.Game) -> None:
         plain(engine, game)
         engine._scales = {player.name: LossScale(engine.device, 2.0**12) for player in game.players}
 
-    Engine.settle = settle  # type: ignore[method-assign]
+    Engine.place = place  # type: ignore[method-assign]
     first, last = numerics.by_engine(config, 4)
     expected = reference.by_hand(build("ddp", "fp64", optimizers__discriminator__clip_norm=0.5), 4)
     return [

@@ -101,7 +101,7 @@ def peak(micro_batches: int, size: int) -> int:
     with memory.Peak(engine.device) as before:
         pass
     with memory.Peak(engine.device) as found:
-        for phase in game.due(0):
+        for phase in game.due(0, config.training.batch):
             with engine.turn(phase):
                 for loss, samples in engine.share(joined):
                     engine.backward(loss(samples))

@@ -16,10 +16,11 @@ import torch
 from gan_dist import cli, config as config_module, games
 from gan_dist.config import Config
 from gan_dist.data import loader
-from gan_dist.doctor import local, numerics, ranks
+from gan_dist.doctor import local, numerics, play, ranks
 from gan_dist.engine import Engine
-from gan_dist.games.generation import Generation
+from gan_dist.games.generation import GenerationGame
 from gan_dist.interfaces import Batch
+from gan_dist.penalties import Penalty
 from tests import making
 from tests.launching import REPOSITORY, train
 
@@ -139,7 +140,8 @@ SELDOM = {"game__discriminator_steps": 5, "penalties__r1__weight": 1.0, "penalti
 
 def test_every_phase_is_played_and_measured_however_seldom_it_is_due() -> None:
     config, engine, game = at_work(**SELDOM)
-    times, peaks = ranks.play(config, engine, game)
+    played = play.play(config, engine, game)
+    times, peaks = played.times, played.peaks
     assert peaks.keys() == {"G every 5 steps", "D", "D's penalty every 16 steps"}
     assert all(0 < seconds < 60 for seconds in times)
     # so large a pass that its memory stands out of the interpreter's
@@ -150,7 +152,7 @@ def test_every_phase_is_played_and_measured_however_seldom_it_is_due() -> None:
         networks__generator__base_channels=64,
         networks__discriminator__base_channels=64,
     )
-    larger = ranks.play(config, engine, game)[1]
+    larger = play.play(config, engine, game).peaks
     assert min(larger.values()) > max(peaks.values()) + 2**24
 
 
@@ -183,7 +185,7 @@ def test_the_loader_is_timed_at_what_it_keeps_up_and_not_at_what_it_had_ready(tm
     index, engine = loader.open_index(config), Engine(config)
     text = ranks._loading(config, engine, index, 1.0).text
     rate = float(text.split()[0].replace(",", ""))
-    longer = config.model_copy(update={"training": config.training.model_copy(update={"images": 10**9})})
+    longer = config.with_({"training.images": 10**9})
     batches = loader.micro_batches(index, longer, 0, engine.slots, engine.device)
     began = time.perf_counter()
     count = sum(1 for _ in itertools.islice(batches, 2000 // config.training.batch))
@@ -197,13 +199,13 @@ def test_numerics_sees_a_mistake_in_a_seldom_phase_and_in_a_wide_pass(
     fault: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, engine, _ = at_work(**SELDOM, training__precision=precision)
-    plain = Generation.keep_gradients_small
+    plain = GenerationGame.penalise
 
-    def weaker(game: Generation, micro: Batch) -> torch.Tensor:
-        return plain(game, micro) / 2
+    def weaker(game: GenerationGame, named: list[tuple[str, Penalty]], every: int, batch: Batch) -> torch.Tensor:
+        return plain(game, named, every, batch) / 2
 
     if fault == "a lazy penalty is too weak":
-        monkeypatch.setattr(Generation, "keep_gradients_small", weaker)
+        monkeypatch.setattr(GenerationGame, "penalise", weaker)
     elif fault != "none":
         monkeypatch.setattr(Engine, "see_parts", lambda engine, parts: None)
     found = list(numerics.findings(config, engine))

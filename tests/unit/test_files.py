@@ -1,4 +1,4 @@
-"""A file is whole or absent, whatever happens while it is written; a YAML file is read with the line of every key."""
+"""A file is whole or absent, whatever happens while it is written."""
 
 import json
 import os
@@ -114,65 +114,6 @@ def test_the_content_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypat
 def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert files.sha256_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-
-
-def test_every_key_of_a_yaml_file_is_found_with_its_line(tmp_path: Path) -> None:
-    path = tmp_path / "x.yaml"
-    path.write_text("# comment\ndata:\n  shards: a\n\ngame:\n  generator: {learning_rate: 1, beta1: 0}\n  latent: 3\n")
-    tree, places = files.read_yaml(path)
-    assert tree == {"data": {"shards": "a"}, "game": {"generator": {"learning_rate": 1, "beta1": 0}, "latent": 3}}
-    assert places == {
-        key: f"{path}, line {line}"
-        for key, line in {
-            "data": 2,
-            "data.shards": 3,
-            "game": 5,
-            "game.generator": 6,
-            "optimizers.generator.learning_rate": 6,
-            "optimizers.generator.beta1": 6,
-            "game.latent": 7,
-        }.items()
-    }
-
-
-@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n"])
-def test_an_empty_file_has_no_sections(tmp_path: Path, text: str) -> None:
-    (tmp_path / "x.yaml").write_text(text)
-    assert files.read_yaml(tmp_path / "x.yaml")[0] == {}
-
-
-def test_a_section_without_keys_is_an_empty_one(tmp_path: Path) -> None:
-    (tmp_path / "x.yaml").write_text("track:\n  # every: 10\nrun:\n")
-    assert files.read_yaml(tmp_path / "x.yaml")[0] == {"track": {}, "run": {}}
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"a: [1\nb: 2\n", ["line 2", "not valid YAML"]),
-        (b"a:\n\tb: 1\n", ["line 2", "not valid YAML"]),
-        (b"a: \x00\n", ["not valid YAML"]),
-        (b"a: \xff\xfe\n", ["it is not text"]),
-        (b"a: !!python/object:os.system x\n", ["line 1", "not valid YAML"]),
-        (b"- a\n- b\n", ["must hold sections", "not a list"]),
-        (b"hello\n", ["must hold sections", "not a str"]),
-        (b"data: {a: 1}\nrun:\n  seed: 1\ndata: {b: 1}\n", ["line 4: data", "second time", "line 1"]),
-        (b"run:\n  seed: 1\n  name: x\n  seed: 2\n", ["line 4: run.seed", "second time", "line 2"]),
-    ],
-)
-def test_what_is_no_yaml_with_sections_is_named(tmp_path: Path, content: bytes, words: list[str]) -> None:
-    path = tmp_path / "x.yaml"
-    path.write_bytes(content)
-    with pytest.raises(InputError) as caught:
-        files.read_yaml(path)
-    assert all(word in str(caught.value) for word in [str(path), *words]), caught.value
-
-
-def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere\.yaml cannot be read: No such file"):
-        files.read_yaml(tmp_path / "nowhere.yaml")
-    with pytest.raises(InputError, match="cannot be read: Is a directory"):
-        files.read_yaml(tmp_path)
 
 
 def test_make_directory_makes_parents_and_proves_that_files_can_be_written(tmp_path: Path) -> None:

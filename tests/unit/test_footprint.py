@@ -2,7 +2,11 @@
 
 import pytest
 
-from gan_dist import footprint
+from gan_dist import config as config_module, footprint, games
+from gan_dist.doctor import play
+from gan_dist.engine import Engine
+from gan_dist.footprint import Uses
+from tests import making
 
 
 def test_zero_cuts_moments_then_gradients_then_weights() -> None:
@@ -23,7 +27,7 @@ def test_a_weight_that_is_cut_keeps_its_gradient_whole() -> None:
 
 
 def test_a_ring_sends_everything_twice_less_the_own_part() -> None:
-    used = footprint.Uses(backwards=2, passes=6, looks=1, updates=1)
+    used = Uses(backwards=2, passes=6, looks=1, updates=1)
     assert footprint.traffic("ddp", 1000, 1, used) == 0
     once = 4000 * 3 / 4
     assert footprint.traffic("ddp", 1000, 4, used) == pytest.approx(2 * once)
@@ -32,15 +36,28 @@ def test_a_ring_sends_everything_twice_less_the_own_part() -> None:
     assert footprint.traffic("zero3", 1000, 4, used) == pytest.approx(15 * once)
 
 
+def counted(**keys: object) -> dict[str, Uses]:
+    """How often the players of a small game are used in a step, with two micro-batches a rank."""
+    wanted = making.tiny(
+        "unused", "unused", training__strategy="ddp", training__batch=8, training__micro_batch=4, **keys
+    )
+    config = config_module.load(["configs/digits.yaml", *making.flags(wanted)])
+    engine, game = Engine(config), games.build(config)
+    engine.wrap(game)
+    return play.play(config, engine, game).uses
+
+
 def test_the_discriminator_is_passed_through_in_both_turns_and_for_penalties() -> None:
-    uses, Uses = footprint.uses, footprint.Uses
-    assert uses("zero2", 2) == {"G": Uses(2, 2, 0, 1), "D": Uses(2, 6, 0, 1)}
-    assert uses("zero2", 2, 1)["D"].backwards == 4
-    assert uses("zero3", 2, 2) == {"G": Uses(2, 2, 0, 1), "D": Uses(3, 7, 0, 1)}  # gathered for the phase
-    assert uses("zero3", 2, 2, exact=False)["D"] == Uses(4, 14, 0, 1)
+    assert counted() == {"G": Uses(2, 2, 0, 1), "D": Uses(2, 6, 0, 1)}
+    assert counted(penalties__r1__weight=1.0) == {"G": Uses(2, 2, 0, 1), "D": Uses(4, 8, 0, 1)}
+    assert counted(penalties__r1__weight=1.0, penalties__r2__weight=1.0)["D"] == Uses(4, 10, 0, 1)
+
+
+def test_micro_batches_that_share_a_pass_are_one_use() -> None:
+    assert counted(training__micro_batches_per_pass=2) == {"G": Uses(1, 1, 0, 1), "D": Uses(1, 3, 0, 1)}
 
 
 def test_what_is_seldom_due_counts_as_seldom() -> None:
-    seldom = footprint.uses("ddp", 2, 1, every=4, discriminator_steps=2)
-    assert seldom["G"] == footprint.Uses(1, 1, 1, 0.5)  # in every other step it makes images for D alone
-    assert seldom["D"] == footprint.Uses(2.5, 5.5, 0, 1.25)
+    seldom = counted(game__discriminator_steps=2, penalties__r1__weight=1.0, penalties__r1__every=4)
+    assert seldom["G"] == Uses(1, 1, 1, 0.5)  # in every other step it makes images for D alone
+    assert seldom["D"] == Uses(2.5, 5.5, 0, 1.25)

@@ -21,7 +21,11 @@ def load(**keys: object) -> Config:
 @pytest.mark.parametrize(("step", "every", "turns"), [(0, 1, 1), (1, 1, 2), (3, 4, 3), (2, 3, 2)])
 def test_the_generator_makes_a_steps_images_once(step: int, every: int, turns: int) -> None:
     """With a turn of its own (steps 1 and 3) or without, for the discriminator's loss, R2 and WGAN-GP, lazy or not."""
-    penalties = {"penalties__r2__weight": 1.0, "penalties__wgan_gp__weight": 1.0, "penalties__r1__every": every}
+    penalties = {
+        f"penalties__{name}__{key}": value
+        for name in ("r2", "wgan_gp")
+        for key, value in (("weight", 1.0), ("every", every))
+    }
     config = load(game__discriminator_steps=2, **penalties)
     engine, game = Engine(config), games.build(config)
     engine.wrap(game)
@@ -31,7 +35,7 @@ def test_the_generator_makes_a_steps_images_once(step: int, every: int, turns: i
     for micro in micros:
         micro.fields["image"] = micro["image"].float()
     played = 0
-    for phase in game.due(step):
+    for phase in game.due(step * config.training.batch, config.training.batch):
         with engine.turn(phase):
             for loss, samples in engine.share(micros):
                 engine.backward(loss(samples))

@@ -16,16 +16,17 @@ from safetensors.torch import load_file
 from gan_dist import files
 from gan_dist.checkpoint import Writer, format, store, tensors
 from gan_dist.checkpoint.store import Store
-from gan_dist.games.base import adam
 from gan_dist.networks import dcgan
+from gan_dist.optimizers import Adam
 from gan_dist.player import Player
 
 
 def players() -> list[Player]:
     torch.manual_seed(0)
+    adam = Adam(learning_rate=1e-3, beta1=0.5, beta2=0.9)
     pair = [
-        Player("G", dcgan.Generator(8, 3, 4, 4), adam(1e-3, (0.5, 0.9), 1e-8), average_half_life=10),
-        Player("D", dcgan.Discriminator(8, 3, 4), adam(1e-3, (0.5, 0.9), 1e-8)),
+        Player("G", dcgan.Generator(8, 3, 4, 4), adam.build, average_half_life=10),
+        Player("D", dcgan.Discriminator(8, 3, 4), adam.build),
     ]
     for player in pair:
         player.place(torch.device("cpu"), torch.float32)

@@ -21,7 +21,7 @@ from gan_dist import config as config_module
 from gan_dist.doctor import numerics
 from gan_dist.doctor.comparison import distances
 from gan_dist.config import Config
-from gan_dist.engine import engine, ddp
+from gan_dist.engine import ddp, engine as engine_module
 from gan_dist.games import generation
 from gan_dist.networks.statistics import BatchNorm
 from gan_dist.player import Player
@@ -229,13 +229,13 @@ def spoil(fault: str, patch: pytest.MonkeyPatch) -> None:
     if fault == "static_graph":
         # silent where a frozen player goes through its wrapper; else an update of several backwards ends in an assertion
         settings = {"static_graph": True, "broadcast_buffers": False, "gradient_as_bucket_view": True}
-        patch.setattr(whole, "prepare_quietly", lambda _, network: DistributedDataParallel(network, **settings))
+        patch.setattr(ddp, "prepare_quietly", lambda _, network: DistributedDataParallel(network, **settings))
         patch.setattr(Player, "__call__", lambda player, *inputs: player.trained(*inputs))
     elif fault == "a player is not frozen":
-        plain = core.Engine.turn
+        plain = engine_module.Engine.turn
 
         @contextlib.contextmanager
-        def turn(engine: core.Engine, phase: core.Phase) -> Iterator[None]:
+        def turn(engine: engine_module.Engine, phase: engine_module.Phase) -> Iterator[None]:
             # and gradients are cleared after an update, as many loops do: before it, the wrong ones would go too. With ZeRO
             # there is nothing to compare: DeepSpeed raises
             optimizer = phase.player.optimizer
@@ -247,11 +247,11 @@ def spoil(fault: str, patch: pytest.MonkeyPatch) -> None:
                     yield
             optimizer.zero_grad(set_to_none=True)
 
-        patch.setattr(core.Engine, "turn", turn)
+        patch.setattr(engine_module.Engine, "turn", turn)
     elif fault == "one rank's share is counted twice":
-        backward = core.Engine.backward
+        backward = engine_module.Engine.backward
         patch.setattr(
-            core.Engine, "backward", lambda engine, loss: backward(engine, loss * 2 if engine.rank == 0 else loss)
+            engine_module.Engine, "backward", lambda engine, loss: backward(engine, loss * 2 if engine.rank == 0 else loss)
         )
     elif fault == "stage 3 does not count micro-batches":
         from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
@@ -267,16 +267,16 @@ def spoil(fault: str, patch: pytest.MonkeyPatch) -> None:
 
         patch.setattr(zero.Zero, "_settings", unsaid)
     elif fault == "both players are clipped alike":
-        wrap = core.Engine.wrap
+        wrap = engine_module.Engine.wrap
 
-        def wrap_alike(engine: core.Engine, game: core.Players) -> None:
+        def wrap_alike(engine: engine_module.Engine, game: engine_module.Players) -> None:
             for player in game.players:
                 player.clip_norm = game.players[0].clip_norm
             wrap(engine, game)
 
-        patch.setattr(core.Engine, "wrap", wrap_alike)
+        patch.setattr(engine_module.Engine, "wrap", wrap_alike)
     elif fault == "BatchNorm sees all micro-batches of a pass":
-        patch.setattr(core.Engine, "see_parts", lambda engine, parts: None)
+        patch.setattr(engine_module.Engine, "see_parts", lambda engine, parts: None)
     else:
         assert fault == "a lazy penalty is not made stronger"
         penalty = generation.Generation.keep_gradients_small

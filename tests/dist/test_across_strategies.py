@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from gan_dist import config as config_module, games
-from gan_dist.doctor import numerics
 from gan_dist.checkpoint import Store, Writer, format, tensors
 from gan_dist.config import Config
+from gan_dist.doctor import numerics
 from gan_dist.engine import Engine
 from gan_dist.step import play_step
-from tests import reference
-from tests import making
+from tests import making, reference
 from tests.launching import loaded_once, run_ranks
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow, pytest.mark.deepspeed]
@@ -25,7 +24,9 @@ BEFORE, AFTER = 3, 2
 
 
 def build(strategy: str, **more: Any) -> Config:
-    keys = making.tiny("unused", "unused", training__strategy=strategy, training__batch=16, training__micro_batch=2, **more)
+    keys = making.tiny(
+        "unused", "unused", training__strategy=strategy, training__batch=16, training__micro_batch=2, **more
+    )
     keys |= {"penalties.r1.weight": 5.0, "optimizers.generator.epsilon": 1e-4, "optimizers.discriminator.epsilon": 1e-4}
     return config_module.load(["configs/digits.yaml", *making.flags(keys)])
 

@@ -31,7 +31,12 @@ CASES: dict[str, dict[str, Any]] = {
         "penalties.wgan_gp.weight": 10.0,
         "game.discriminator_steps": 2,
     },
-    "BatchNorm between linear layers, R1": {**R1, "networks.generator.kind": "article", "networks.discriminator.kind": "article", "data.resolution": 28},
+    "BatchNorm between linear layers, R1": {
+        **R1,
+        "networks.generator.kind": "article",
+        "networks.discriminator.kind": "article",
+        "data.resolution": 28,
+    },
     "bf16, R1 every step, clipped": {**BF16, **R1, **CLIPPED, "data.flip": True},
     "bf16, lazy R1 in bf16, labels": {**BF16, **LAZY, "penalties.r1.full_precision": False, "data.labels": True},
     "fp64, lazy R1": {**LAZY, "training.precision": "fp64"},

@@ -7,17 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+
 from gan_dist import config as config_module, games
-from gan_dist.doctor import numerics
 from gan_dist.checkpoint import tensors
 from gan_dist.config import Config
 from gan_dist.data import loader
 from gan_dist.data.pack.packing import pack
 from gan_dist.engine import Engine
-from gan_dist.step import play_step
 from gan_dist.errors import InputError, RunError
-from tests import reference
-from tests import making
+from gan_dist.step import play_step
+from tests import making, reference
 from tests.launching import REPOSITORY, run_ranks
 
 pytestmark = pytest.mark.dist
@@ -107,7 +106,9 @@ def test_thirty_steps_of_a_recipe_agree_at_every_process_and_worker_count(
         source = "digits"
     else:
         shared = request.getfixturevalue("shared")
-        source = str(shared / {"mnist": "data/mnist/t10k-images-idx3-ubyte.gz", "dcgan": "data/faces/utkface-128.tar"}[name])
+        source = str(
+            shared / {"mnist": "data/mnist/t10k-images-idx3-ubyte.gz", "dcgan": "data/faces/utkface-128.tar"}[name]
+        )
     if name == "dcgan":  # the paper's widths take minutes here
         keys |= {"networks.generator.base_channels": 8, "networks.discriminator.base_channels": 8}
     pack(source, tmp_path / "data", resolution={"digits": 16, "mnist": 28, "dcgan": 64}[name], progress=False)

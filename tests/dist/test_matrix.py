@@ -18,18 +18,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks import engines
 from gan_dist import config as config_module
+from gan_dist.config import Config
 from gan_dist.doctor import numerics
 from gan_dist.doctor.numerics import distances
-from gan_dist.config import Config
 from gan_dist.engine import ddp
 from gan_dist.engine.engine import Engine, Players
 from gan_dist.games import generation
-from gan_dist.networks.statistics import BatchNorm
 from gan_dist.interfaces import Batch, Phase
+from gan_dist.networks.statistics import BatchNorm
 from gan_dist.penalties import Penalty
 from gan_dist.player import Player
-from tests import reference
-from tests import making
+from tests import making, reference
 from tests.launching import loaded_once, run_ranks
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow, pytest.mark.deepspeed]
@@ -249,9 +248,7 @@ def spoil(fault: str, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(Engine, "turn", turn)
     elif fault == "one rank's share is counted twice":
         backward = Engine.backward
-        patch.setattr(
-            Engine, "backward", lambda engine, loss: backward(engine, loss * 2 if engine.rank == 0 else loss)
-        )
+        patch.setattr(Engine, "backward", lambda engine, loss: backward(engine, loss * 2 if engine.rank == 0 else loss))
     elif fault == "stage 3 does not count micro-batches":
         from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 

@@ -14,17 +14,16 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from gan_dist import config as config_module, ema, games, rng
-from gan_dist.doctor import numerics
 from gan_dist.checkpoint.format import read_manifest
 from gan_dist.config import Config
-from gan_dist.interfaces import Batch
+from gan_dist.doctor import numerics
 from gan_dist.engine import Engine
 from gan_dist.engine.precision import HALF, LossScale, Lowered
 from gan_dist.errors import InputError
 from gan_dist.games import generation
+from gan_dist.interfaces import Batch
 from gan_dist.networks.statistics import batch_norms
-from tests import reference
-from tests import making
+from tests import making, reference
 from tests.conftest import REPOSITORY
 from tests.launching import run_ranks, start
 
@@ -138,7 +137,9 @@ def by_autocast(config: Config, device: torch.device, scale: float = 1.0) -> num
         return softplus(-low(discriminator, fake)).mean()
 
     def tell_apart(micro: Batch) -> Tensor:
-        return (softplus(-low(discriminator, micro["image"])) + softplus(low(discriminator, micro.cache["fake"]))).mean()
+        return (
+            softplus(-low(discriminator, micro["image"])) + softplus(low(discriminator, micro.cache["fake"]))
+        ).mean()
 
     found: numerics.State = {}
 
@@ -376,7 +377,9 @@ def test_loss_scales_go_on_from_a_checkpoint(tmp_path: Path) -> None:
             assert started.end() == 0, started.output.read_text()
         finally:
             started.kill()
-        kept: dict[str, list[float]] = read_manifest(tmp_path / f"{name}/checkpoints/images-{images:09d}")["loss_scales"]
+        kept: dict[str, list[float]] = read_manifest(tmp_path / f"{name}/checkpoints/images-{images:09d}")[
+            "loss_scales"
+        ]
         return kept
 
     first = LossScale(torch.device("cpu")).factor.item()

@@ -3,8 +3,9 @@
 from typing import ClassVar, Literal
 
 import torch
-from gan_dist.evaluation import Metric
 from torch import Tensor
+
+from gan_dist.evaluation import Metric
 
 
 class Brightness(Metric):

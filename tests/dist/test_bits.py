@@ -150,7 +150,7 @@ def test_a_device_that_the_config_names_is_refused_where_the_run_began_on_anothe
 
 
 def test_compiled_networks_are_refused(shards: Path) -> None:
-    with pytest.raises(InputError, match="was not proved to keep the bits of training.strategy: exact"):
+    with pytest.raises(InputError, match=r"was not proved to keep the bits of training.strategy: exact"):
         load(making.tiny(shards, "unused", training__strategy="exact", training__compile=True))
 
 

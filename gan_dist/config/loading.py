@@ -128,8 +128,8 @@ def _take_texts(
         section: Any = tree
         for part in sections:
             section = section.get(part) if isinstance(section, dict) else None
-        if not isinstance(section, dict) or (isinstance(section.get(name), list) and field.annotation is not str):
-            continue
+        if not isinstance(section, dict) or (texts[key].startswith("[") and field.annotation is not str):
+            continue  # a list of words
         if (texts[key] and places.get(key, "").startswith("--")) or not isinstance(
             section.get(name), str | bool | type(None)
         ):

@@ -153,7 +153,8 @@ def test_bad_keys_are_named(
 
     if keys.get("training.device") == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    said = refused(capfd, making.fit({**making.tiny(shards, tmp_path / "run"), **keys}))
+    config = f"configs/{'mnist' if 'networks.generator.kind' in keys else 'digits'}.yaml"
+    said = refused(capfd, making.fit({**making.tiny(shards, tmp_path / "run"), **keys}), config)
     assert all(word in said for word in words), said
     assert not (tmp_path / "run").exists()
 

@@ -23,8 +23,8 @@ from torch import nn
 
 from gan_dist.checkpoint import Store, Writer, format, tensors
 from gan_dist.data import order
-from gan_dist.games.base import adam
 from gan_dist.networks import dcgan
+from gan_dist.optimizers import Adam
 from gan_dist.player import Player
 
 LAYERS, WIDTH = 20, 1000
@@ -35,7 +35,7 @@ def players() -> list[Player]:
     pair = []
     for name, half_life in (("G", 1000), ("D", None)):
         network = nn.Sequential(*(layer for _ in range(LAYERS) for layer in (nn.Linear(WIDTH, WIDTH), nn.ReLU())))
-        player = Player(name, network, adam(1e-4, (0.5, 0.999), 1e-8), average_half_life=half_life)
+        player = Player(name, network, Adam(learning_rate=1e-4).build, average_half_life=half_life)
         player.place(torch.device("cpu"), torch.float32)
         pair.append(player)
     return pair
@@ -116,7 +116,7 @@ def slow_down(folder: Path, every: int) -> None:
     torch.manual_seed(0)
     networks = dcgan.Generator(64, 3, 100, 160), dcgan.Discriminator(64, 3, 160)
     pair = [
-        Player(name, network, adam(2e-4, (0.5, 0.999), 1e-8), average_half_life=1000 if name == "G" else None)
+        Player(name, network, Adam().build, average_half_life=1000 if name == "G" else None)
         for name, network in zip("GD", networks, strict=True)
     ]
     for player in pair:

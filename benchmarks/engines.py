@@ -4,14 +4,12 @@
     python benchmarks/engines.py memory      # live tensors of each process against the formula
     python benchmarks/engines.py traffic     # what each process hands to collectives against the formula
     python benchmarks/engines.py precision   # tf32, bf16 and fp16 over fp32 of one strategy: images a second, memory, phases
-    python benchmarks/engines.py penalty     # finite differences over exact R1: cost, bias, noise
 
 All variants take turns within the same processes, so that a ratio compares like with like. One thread a process.
 """
 
 import argparse
 import contextlib
-import functools
 import gc
 import json
 import math
@@ -34,11 +32,10 @@ from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_flatten  # noqa: E402
 
-from gan_dist import config as config_module, footprint, games, interfaces, penalties  # noqa: E402
-from gan_dist.config import Config  # noqa: E402
-from gan_dist.doctor import numerics, ranks  # noqa: E402
+from gan_dist import config as config_module, footprint, games, interfaces  # noqa: E402
+from gan_dist.doctor import numerics, play  # noqa: E402
 from gan_dist.engine import Engine  # noqa: E402
-from gan_dist.networks.statistics import BatchNorm, batch_norms  # noqa: E402
+from gan_dist.networks.statistics import batch_norms  # noqa: E402
 from gan_dist.player import Player  # noqa: E402
 
 STRATEGIES = ("ddp", "exact", "zero1", "zero2", "zero3")
@@ -46,22 +43,19 @@ STRATEGIES = ("ddp", "exact", "zero1", "zero2", "zero3")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "memory", "traffic", "precision", "penalty"))
+    parser.add_argument("what", choices=("speed", "memory", "traffic", "precision"))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--base", type=int, default=64, help="DCGAN's width")
     parser.add_argument("--micro-batch", type=int, default=16)
-    parser.add_argument("--draws", type=int, default=64, help="of the noise of a finite-difference penalty")
     parser.add_argument("--strategies", nargs="+", default=STRATEGIES)
     options = parser.parse_args()
-    if options.what != "penalty" and "RANK" not in os.environ:
+    if "RANK" not in os.environ:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(options.processes)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         sys.exit(subprocess.call([sys.executable, *launcher, *sys.argv], env=environment))
-    {"speed": speed, "memory": memory, "traffic": traffic, "precision": precision, "penalty": penalty}[options.what](
-        options
-    )
+    {"speed": speed, "memory": memory, "traffic": traffic, "precision": precision}[options.what](options)
     sys.stdout.flush()
     os._exit(0)  # gloo aborts where another rank is gone already
 
@@ -84,25 +78,23 @@ class Variant:
         self.engine, self.game = Engine(self.config), games.build(self.config)
         self.engine.wrap(self.game)
         self.number = 0
-        self.images = numerics.images_of(self.config, 0, self.engine.slots)
-        for micro in self.images:
-            micro.fields["image"] = (
-                micro["image"].float().to(self.engine.device).contiguous(memory_format=torch.channels_last)
-            )
-            micro.positions = micro.positions.to(self.engine.device)
+        samples = numerics.random_batches(self.config, self.game.fields, 0, self.engine.slots)
+        self.images = numerics.on_device(self.config, self.engine, samples)
 
     def step(self, began=lambda player: None, computed=lambda player: None) -> None:
         # exact's engine switches them on for the whole process, where the others take turns with it
         torch.use_deterministic_algorithms(self.config.training.strategy == "exact")
         micros = [interfaces.Batch(dict(micro.fields), micro.positions) for micro in self.images]
-        for phase in self.game.due(self.number):
+        images, size = self.number * self.config.training.batch, self.config.training.batch
+        self.game.images = images
+        for phase in self.game.due(images, size):
             with self.engine.turn(phase):
                 began(phase.player)
                 for loss, samples in self.engine.share(micros):
                     self.engine.backward(loss(samples))
                 computed(phase.player)
-                self.engine.update()
-        self.game.average(self.number * self.config.training.batch, self.config.training.batch)
+                self.engine.update(images)
+        self.game.average(images, size)
         self.number += 1
 
 
@@ -201,11 +193,12 @@ def precision(options: argparse.Namespace) -> None:
     worst: dict[str, str] = {}
     for name in PRECISIONS if gpu else ("fp32", "bf16"):
         variant = make(options, strategy, name, **lazy)  # alone, as its memory is looked at
-        seconds, peaks = ranks.play(variant.config, variant.engine, variant.game)
+        played = play.play(variant.config, variant.engine, variant.game)
+        seconds, peaks = played.times, played.peaks
         slowest = max(range(len(seconds)), key=seconds.__getitem__)
         largest = max(peaks, key=lambda phase: peaks[phase])
         worst[name] = (
-            f"slowest phase {ranks.called(variant.game.phases[slowest])} {1000 * seconds[slowest]:.1f} ms, "
+            f"slowest phase {play.called(variant.game.phases[slowest])} {1000 * seconds[slowest]:.1f} ms, "
             f"largest {largest} {peaks[largest] / 2**20:.0f} MiB{'' if gpu else ' with the whole process'}"
         )
         variant.engine.release()
@@ -308,7 +301,6 @@ def sizes(player: Player) -> list[int]:
 PENALTIES: dict[str, dict[str, object]] = {
     "no penalty": {},
     "exact R1": {"penalties.r1.weight": 1.0},
-    "R1 by finite differences": {"penalties.r1.weight": 1.0, "game.penalty.method": "finite_difference"},
 }
 
 
@@ -340,14 +332,13 @@ def told(stage: int, **settings: int) -> Iterator[None]:
 def sent(variant: Variant) -> tuple[float, float]:
     """Bytes that this process sends in a step, by what it hands to collectives, and by the formula."""
     config, engine = variant.config, variant.engine
-    rule, parts, often = config.game.penalty, len(variant.images), config.game.discriminator_steps
-    round_ = math.lcm(rule.every, often)  # steps in which every phase is played
+    round_ = math.lcm(*(phase.every for phase in variant.game.phases))  # steps in which every phase is played
     for _ in range(2 * round_):  # DeepSpeed has seen the order of layers by then
         variant.step()
     with Sent() as counter:
         for _ in range(round_):
             variant.step()
-    uses = footprint.uses(config.training.strategy, parts, len(rule.weights), rule.method == "exact", rule.every, often)
+    uses = play.play(config, engine, variant.game).uses
     return sum(counter.bytes.values()) / round_, sum(
         footprint.traffic(config.training.strategy, sum(sizes(player)), engine.world_size, uses[player.name])
         for player in variant.game.players
@@ -385,86 +376,6 @@ def live() -> int:
                 if tensor is not None:
                     storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
     return sum(storages.values())
-
-
-def penalty(options: argparse.Namespace) -> None:
-    """On the recipes' discriminators, and on DCGAN's with smooth activations and no BatchNorm."""
-    torch.set_num_threads(1)
-    for recipe in ("digits", "mnist", "dcgan", "smooth"):
-        keys = ["--data.classes", "10"] if recipe == "mnist" else []
-        name = "dcgan" if recipe == "smooth" else recipe
-        config = config_module.load([str(HERE.parent / f"configs/{name}.yaml"), "--data.shards", "-", *keys])
-        discriminator = games.build(config).players[1].network
-        if recipe == "smooth":
-            for layer, module in enumerate(discriminator.features):
-                if isinstance(module, torch.nn.LeakyReLU):
-                    discriminator.features[layer] = torch.nn.SiLU()
-                elif isinstance(module, BatchNorm):
-                    discriminator.features[layer] = torch.nn.Identity()
-        print(f"{recipe}:")
-        compare_penalties(options, config, discriminator)
-
-
-def compare_penalties(options: argparse.Namespace, config: Config, network: torch.nn.Module) -> None:
-    """On a discriminator trained a little against noise, images of smooth blobs."""
-    data, count = config.data, options.micro_batch
-    coarse = torch.rand(count, data.channels, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    real = torch.nn.functional.interpolate(coarse, data.resolution, mode="bilinear")
-    real = real.contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(count) % data.classes if data.classes else None
-    discriminator = functools.partial(network, labels=labels)
-    torch.manual_seed(0)
-    adam = torch.optim.Adam(network.parameters(), 2e-4, (0.5, 0.999))
-    for _ in range(30):
-        adam.zero_grad()
-        (softplus(-discriminator(real)).mean() + softplus(discriminator(torch.randn_like(real))).mean()).backward()
-        adam.step()
-
-    def gradient(loss: torch.Tensor) -> torch.Tensor:
-        weights = list(network.parameters())
-        found = torch.autograd.grad(loss, weights, allow_unused=True)
-        return torch.cat(
-            [(torch.zeros_like(w) if g is None else g).flatten() for w, g in zip(weights, found, strict=True)]
-        )
-
-    exact = gradient(penalties.squared_gradient(discriminator, real))
-    value = penalties.squared_gradient(discriminator, real).item()
-    for step in (0.001, 0.003, 0.01, 0.03, 0.1):
-        count, values = options.draws, []
-        total, squares = torch.zeros_like(exact, dtype=torch.float64), 0.0
-        for seed in range(count):
-            noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(seed))
-            found = penalties.squared_difference(discriminator, real, noise, step)
-            values.append(found.item())
-            draw = gradient(found).double()
-            total += draw
-            squares += draw.square().sum().item()
-        mean = total / count
-        noise_of_one = ((squares - count * mean.square().sum().item()) / (count - 1)) ** 0.5 / exact.norm().item()
-        cosine = torch.nn.functional.cosine_similarity(mean, exact.double(), dim=0).item()
-        at_most = (1 + noise_of_one**2 / count) ** -0.5  # of draws that have the exact gradient as their mean
-        print(
-            f"  step {step}: value {statistics.mean(values) / value:.0%} of exact R1's; noise of one draw's gradient "
-            f"{noise_of_one:.1f} lengths of the exact one; cosine of {count} draws' mean with it {cosine:.2f}, "
-            f"{at_most:.2f} without bias",
-            flush=True,
-        )
-    ratios = []
-    for number in range(options.rounds + 1):
-        seconds = {}
-        noise = torch.randn_like(real)
-        for name in ("exact", "finite difference") if number % 2 else ("finite difference", "exact"):
-            began = time.perf_counter()
-            if name == "exact":
-                gradient(penalties.squared_gradient(discriminator, real))
-            else:
-                gradient(penalties.squared_difference(discriminator, real, noise, 0.03))
-            seconds[name] = time.perf_counter() - began
-        ratios.append(seconds["finite difference"] / seconds["exact"])
-    ratios = sorted(ratios[1:])
-    print(
-        f"  RATIO time of a finite-difference penalty over exact R1: {statistics.median(ratios):.2f} ({ratios[0]:.2f}..{ratios[-1]:.2f})"
-    )
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def main() -> None:
     found = probabilities(classifier, samples)
     shares = torch.bincount(found.argmax(1), minlength=10) / options.n
     confident = (found.max(1).values > 0.9).float().mean().item()
-    print(f"{options.n} samples of {options.run} ({name}, loss {config.game.loss})")
+    print(f"{options.n} samples of {options.run} ({name}, loss {config.loss.kind})")
     print("share of each digit: " + "  ".join(f"{digit}: {share:.1%}" for digit, share in enumerate(shares.tolist())))
     print(f"digits found: {int((shares > 0).sum())}, least {shares.min():.1%}; sure (over 0.9) of {confident:.1%}")
     good = accuracy >= 0.985 and shares.min() >= 0.03 and confident >= 0.8

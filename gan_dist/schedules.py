@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from gan_dist.config import parts
 from gan_dist.config.section import Part
+from gan_dist.errors import InputError
 
 
 class Schedule(Part):
@@ -89,7 +90,10 @@ def _read(value: Any) -> Any:
     """A schedule from its keys; anything else is left to the field's own type."""
     if not isinstance(value, dict):
         return value
-    kind, found = parts.find(str(value.get("kind", "")), Schedule, SCHEDULES, "kind of a schedule")
+    try:
+        kind, found = parts.find(str(value.get("kind", "")), Schedule, SCHEDULES, "kind of a schedule")
+    except InputError as error:
+        raise ValueError(str(error)) from None  # which pydantic gives with the key
     return found.model_validate({**value, "kind": kind})
 
 

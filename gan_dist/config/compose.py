@@ -85,7 +85,7 @@ def _by_top(places: Mapping[str, Place]) -> dict[str, Any]:
     return found
 
 
-def _section(tree: dict[str, Any], key: str) -> dict[str, Any]:
+def _section(tree: dict[str, Any], key: str, prefix: str = "") -> dict[str, Any]:
     """The section at a key of the tree, made where it is missing. A bare word is its kind."""
     value = tree.setdefault(key, {})
     if isinstance(value, str):
@@ -93,7 +93,7 @@ def _section(tree: dict[str, Any], key: str) -> dict[str, Any]:
     if value is None:
         value = tree[key] = {}
     if not isinstance(value, dict):
-        raise InputError(f"{key} must be a section of keys, not the value {value!r}")
+        raise InputError(f"{prefix}{key} must be a section of keys, not the value {value!r}")
     return value
 
 
@@ -109,21 +109,21 @@ def _section_of(tree: dict[str, Any], top: str, below: Mapping[str, Place]) -> t
 
 def _place(tree: dict[str, Any], key: str, place: Place, prefix: str = "") -> type[Section]:
     if isinstance(place, One):
-        section = _section(tree, key)
+        section = _section(tree, key, prefix)
         kind, found = parts.find(
             str(section.get("kind") or place.default), place.base, place.kinds, f"{prefix}{key}.kind"
         )
         section["kind"] = kind
         return _with_kind(found, place.default)
     if isinstance(place, Many):
-        if isinstance(tree.get(key), str):  # a: one, or one, two
-            tree[key] = [name.strip() for name in tree[key].split(",")]
         if isinstance(tree.get(key), list):
-            tree[key] = {_name(kind): {"kind": kind} for kind in map(str, tree[key])}
-        entries = _section(tree, key)
+            tree[key] = by_name(tree[key])
+        entries = _section(tree, key, prefix)
+        if isinstance(entries.get("kind"), str):  # a: one, or one, two
+            entries = tree[key] = _joined(by_name(entries.pop("kind").split(",")), entries)
         made = {}
         for name in list(entries):
-            section = _section(entries, name)
+            section = _section(entries, name, f"{prefix}{key}.")
             kind, found = parts.find(
                 str(section.get("kind") or name), place.base, place.kinds, f"{prefix}{key}.{name}.kind"
             )
@@ -138,6 +138,17 @@ def _place(tree: dict[str, Any], key: str, place: Place, prefix: str = "") -> ty
 def _made(name: str, base: Any, made: dict[str, Any]) -> type[Section]:
     section: type[Section] = create_model(name, __base__=base, **made)
     return section
+
+
+def by_name(kinds: list[Any]) -> dict[str, Any]:
+    """The sections of parts whose kinds alone are given."""
+    return {_name(kind): {"kind": kind} for kind in (str(each).strip() for each in kinds)}
+
+
+def _joined(named: dict[str, Any], entries: dict[str, Any]) -> dict[str, Any]:
+    for name, section in entries.items():
+        named[name] = {**named.get(name, {}), **section} if isinstance(section, dict) else section
+    return named
 
 
 def _name(kind: str) -> str:

@@ -134,8 +134,8 @@ def _take_texts(
         section: Any = tree
         for part in sections:
             section = section.get(part) if isinstance(section, dict) else None
-        if not isinstance(section, dict) or (isinstance(section.get(name), list) and field.annotation is not str):
-            continue
+        if not isinstance(section, dict) or (texts[key].startswith("[") and field.annotation is not str):
+            continue  # a list of words
         if (texts[key] and places.get(key, "").startswith("--")) or not isinstance(
             section.get(name), str | bool | type(None)
         ):
@@ -251,6 +251,8 @@ def _put(tree: dict[str, Any], key: str, value: Any, path: Path | None) -> None:
     for number, section in enumerate(sections):
         if isinstance(tree.get(section), str) and (number or section not in Config.model_fields):
             tree[section] = {"kind": tree[section]}  # a part by its kind alone
+        if isinstance(tree.get(section), list) and section not in Config.model_fields:
+            tree[section] = compose.by_name(tree[section])
         if isinstance(tree.get(section), int | float) and number:  # a number becomes a schedule
             tree[section] = {}
         tree = tree.setdefault(section, {})
@@ -276,6 +278,8 @@ def _explain(problem: Any, origin: str, places: dict[str, str], composed: type[C
         return f"{where}: unknown key {key}{near}"
     if problem["type"] == "missing":
         needed = [name for name, field in fields(composed) if f"{name}.".startswith(f"{key}.") and field.is_required()]
+        if not needed:  # a key of a schedule
+            return f"{where}: {key} is missing; write it there or give --{key} VALUE"
         return "\n".join(f"{origin}: {name} is missing; write it there or give --{name} VALUE" for name in needed)
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]

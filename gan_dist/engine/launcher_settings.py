@@ -47,17 +47,17 @@ _HARMLESS = (
 )
 """These change no result: logs, checks, which cores a process uses."""
 _INSTEAD = {
-    "GRADIENT_CLIPPING": "game.generator.clip_norm and game.discriminator.clip_norm decide about that",
+    "GRADIENT_CLIPPING": "optimizers.generator.clip_norm and optimizers.discriminator.clip_norm decide about that",
     "USE_FSDP": "it cannot train here; choose by training.strategy",
     "USE_MEGATRON_LM": "it cannot train here; choose by training.strategy",
 }
 _KEYS = {
-    "gradient_clipping": "game.generator.clip_norm and game.discriminator.clip_norm",
+    "gradient_clipping": "optimizers.generator.clip_norm and optimizers.discriminator.clip_norm",
     "train_batch_size": "training.batch",
     "train_micro_batch_size_per_gpu": "training.micro_batch",
     "gradient_accumulation_steps": "training.micro_batch",
-    "optimizer": "game.generator and game.discriminator",
-    "scheduler": "game.generator and game.discriminator",
+    "optimizer": "optimizers.generator and optimizers.discriminator",
+    "scheduler": "optimizers.generator and optimizers.discriminator",
     "fp16": "training.precision",
     "bf16": "training.precision",
 }

@@ -163,6 +163,7 @@ def test_a_small_number_may_be_written_in_any_usual_way(path: Path, text: str) -
         ("train-{0000..0003}.tar", "train-{0000..0003}.tar"),
         ("{00..03}.tar", "{00..03}.tar"),
         ("2024", "2024"),
+        ("-", "-"),
         ("pipe:cat a.tar # b: c", "pipe:cat a.tar # b: c"),
         ("[a.tar, b.tar]", ["a.tar", "b.tar"]),
     ],

@@ -207,11 +207,7 @@ def test_images_that_the_index_knows_as_bad_are_replaced_too(tmp_path: Path) -> 
     members[2 * 40] = ("000040.png", b"no image")
     making.write_tar(tmp_path / "data/0.tar", members)
     with pytest.raises(InputError, match="1 of 96 images cannot be read"):
-        read(
-            config_for(tmp_path / "data").model_copy(
-                update={"data": config_for(tmp_path / "data").data.model_copy(update={"max_bad_fraction": 0.01})}
-            )
-        )
+        read(config_for(tmp_path / "data").with_({"data.max_bad_fraction": 0.01}))
     _, notes = read(config_for(tmp_path / "data"))
     assert {note.key for note in notes} == {"000040"}
 

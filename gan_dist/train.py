@@ -41,14 +41,14 @@ def run(arguments: list[str], program: str = "train.py") -> NoReturn:
 def main(arguments: list[str], program: str = "train.py") -> int:
     """Train, and return the exit code."""
     from gan_dist.control import launcher
-
-    launcher_watch = launcher.watch()  # before anything that takes time
-    from gan_dist import config as config_module
     from gan_dist.errors import EXIT_FAILED, EXIT_INPUT, InputError, RunError
 
     if problem := leftover(os.environ):
         report(InputError(problem))
         return EXIT_INPUT
+    launcher_watch = launcher.watch()  # before anything that takes time
+    from gan_dist import config as config_module
+
     speaks = int(os.environ.get("RANK", "0")) == 0
     config = None
     try:

@@ -37,7 +37,7 @@ def compose(tree: dict[str, Any]) -> type[Config]:
     built: dict[str, Any] = {"game": _field(_with_kind(keys, "generation"))}
     for top, below in _by_top({**_common_places(), **keys.parts}).items():  # type: ignore[attr-defined]
         place = _section_of(tree, top, below) if isinstance(below, dict) else _place(tree, top, below)
-        built[top] = _field(place)
+        built[top] = _field(place, Config.model_fields[top].description if top in Config.model_fields else None)
     return create_model("ComposedConfig", __base__=Config, **built)
 
 
@@ -165,9 +165,9 @@ def _with_kind(found: type[Part], usual: str) -> type[Part]:
     return chosen
 
 
-def _field(section: type[Section]) -> tuple[type[Section], Any]:
+def _field(section: type[Section], description: str | None = None) -> tuple[type[Section], Any]:
     """The section as a field: optional where it has no required key."""
-    description = " ".join((section.__doc__ or "").split())
+    description = description or " ".join((section.__doc__ or "").split())
     if any(field.is_required() for field in section.model_fields.values()):
         return section, Field(description=description)
     return section, Field(section(), description=description)

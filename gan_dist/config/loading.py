@@ -16,8 +16,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from gan_dist.config import compose, legacy, parts, yaml_file
-from gan_dist.config.common import Config, fields
+from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Section
+from gan_dist.config.tree import fields
 from gan_dist.errors import InputError
 from gan_dist.redaction import redact_all
 
@@ -128,7 +129,7 @@ def _take_texts(
     In a file, null and truth values stay what they are, so that they are refused; a word on the command line is a word.
     """
     for key, field in fields(composed):
-        if key not in texts or str not in (field.annotation, *typing.get_args(field.annotation)):
+        if key not in texts or not _is_text(field.annotation):
             continue
         *sections, name = key.split(".")
         section: Any = tree
@@ -140,6 +141,10 @@ def _take_texts(
             section.get(name), str | bool | type(None)
         ):
             section[name] = texts[key]
+
+
+def _is_text(kind: Any) -> bool:
+    return kind is str or (typing.get_origin(kind) in (typing.Union, types.UnionType) and str in typing.get_args(kind))
 
 
 def _expand(config: Config) -> Config:
@@ -273,7 +278,7 @@ def _explain(problem: Any, origin: str, places: dict[str, str], composed: type[C
     where = places[known[0]] if known else origin
     if problem["type"] == "extra_forbidden":
         near = _nearest(key, _names(composed))
-        if where.startswith("--"):
+        if where == f"--{key}":
             return f"unknown argument {where}{near.replace('did you mean ', 'did you mean --')}"
         return f"{where}: unknown key {key}{near}"
     if problem["type"] == "missing":

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from gan_dist.config import Config, default_cache, differences, fields, load, read_run, to_yaml
-from gan_dist.config.common import leaves
+from gan_dist.config.tree import leaves
 from gan_dist.errors import InputError
 
 TEXT = """\
@@ -50,6 +50,7 @@ OTHERS: dict[str, Any] = {
     "training.precision": "fp64",
     "training.device": "cpu",
     "track.wandb": "disabled",
+    "evaluate.scores.pixels.kind": None,  # there is one so far
 }
 """Another value of each key for which that is not obvious."""
 
@@ -74,7 +75,7 @@ def path(tmp_path: Path) -> Path:
 def full(path: Path) -> Path:
     """The same with parts that are not there by default."""
     full = path.with_name("full.yaml")
-    full.write_text(TEXT + "penalties:\n  r1: {weight: 1.0}\n  wgan_gp: {weight: 2.0, every: 2}\n")
+    full.write_text(TEXT + "penalties:\n  r1: {weight: 1.0}\n  wgan_gp: {weight: 2.0, every: 2}\nevaluate: {every: 9, scores: pixels}\n")
     return full
 
 
@@ -82,7 +83,7 @@ def every_key(path: Path, full: Path) -> Iterator[tuple[str, Path]]:
     """Each key with a config file that has it, the shorter one if it does."""
     short = dict(fields(type(load([str(path)]))))
     for key, _ in fields(type(load([str(full)]))):
-        yield key, path if key in short else full
+        yield key, path if key in short and not key.startswith("evaluate.") else full
 
 
 def required(path: Path) -> list[str]:
@@ -407,7 +408,7 @@ def changed(path: Path, full: Path) -> Iterator[tuple[str, Config, Config]]:
 
 
 def free_keys(config: Config) -> set[str]:
-    return {key for key, section, name in leaves(config) if section.is_free(name)}
+    return {key for key, is_free in leaves(config) if is_free}
 
 
 def test_the_fingerprint_changes_with_every_mathematical_key_and_no_other(path: Path, full: Path) -> None:
@@ -428,6 +429,9 @@ def test_a_key_at_its_default_is_not_in_the_fingerprint(path: Path) -> None:
 def test_the_keys_that_a_running_run_may_change_are_these(full: Path) -> None:
     """Paths, tracking, intervals, workers, strategy: a new key is mathematics unless someone decides otherwise."""
     assert free_keys(load([str(full)])) == {
+        "evaluate.every",
+        "evaluate.samples",
+        "evaluate.scores.pixels.kind",
         "run.name",
         "run.directory",
         "run.deadline",

@@ -49,4 +49,4 @@ def test_an_output_that_cannot_be_written_is_one_line(shard: Path, repository: P
     with open("/dev/full", "w") as full:
         words = [sys.executable, "-m", "gan_dist.cli", "index", str(shard)]
         done = subprocess.run(words, cwd=repository, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (2, "error: the output cannot be written (No space left on device)\n")
+    assert (done.returncode, done.stderr) == (1, "error: standard output cannot be written: No space left on device\n")

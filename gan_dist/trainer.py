@@ -20,7 +20,7 @@ from gan_dist.data.quarantine import Quarantine
 from gan_dist.doctor import autotune, numerics
 from gan_dist.engine import AgreedError, Engine, lost_contact
 from gan_dist.errors import EXIT_FINISHED, EXIT_STOPPED, RunError
-from gan_dist.games.check import verify
+from gan_dist.games.check import naming, verify
 from gan_dist.interfaces import Batch, Phase, random_batch
 from gan_dist.reporting import Reporter
 from gan_dist.run_directory import Run, chosen, open_run
@@ -44,9 +44,10 @@ class Trainer:
         assert run is not None
         self.run_directory: Run = run
         other_machine = self._keep_bits()
-        self.game = games.build(config)
-        engine.on_main(lambda: checks.check_fields(config, self.game.fields))
-        engine.place(self.game)
+        with naming(config):
+            self.game = games.build(config)
+            engine.on_main(lambda: checks.check_fields(config, self.game.fields))
+            engine.place(self.game)
         verify(self.game, config, _few_samples(config, engine, self.game))
         self._choose_passes()
         engine.wrap(self.game)

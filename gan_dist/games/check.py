@@ -1,5 +1,6 @@
 """Try a game on a few random samples before it trains, so that a user's part that will not do is one line and no traceback."""
 
+import contextlib
 import traceback
 from collections.abc import Iterator
 
@@ -20,8 +21,7 @@ def verify(game: Game, config: Config, batch: Batch) -> None:
     Raises AgreedError, naming file, class and what is missing, for a part that fails, gives no scalar loss, has buffers
     that would depend on the number of ranks, or state that would not be saved.
     """
-    own = ", ".join(kind.rpartition("/")[2] for kind in config.sources)
-    own = f"{own}: " if own else ""
+    own = _own(config)
     modules = {type(module).__name__: module for module in game.modules}
     for player in game.players:
         for each in player.statistics:
@@ -48,6 +48,21 @@ def verify(game: Game, config: Config, batch: Batch) -> None:
         game.metrics = recorded
         for player in game.players:
             player.network.requires_grad_(True).zero_grad(set_to_none=True)
+
+
+@contextlib.contextmanager
+def naming(config: Config) -> Iterator[None]:
+    """While parts are made, put the user's own parts before what is said to be wrong with one."""
+    try:
+        yield
+    except AgreedError as error:
+        raise AgreedError(f"{_own(config)}{error}") from error
+
+
+def _own(config: Config) -> str:
+    """The user's own parts, to begin a message with."""
+    own = ", ".join(kind.rpartition("/")[2] for kind in config.sources)
+    return f"{own}: " if own else ""
 
 
 def _play(game: Game, batch: Batch) -> None:

@@ -25,8 +25,16 @@ def read(tmp_path: Path, *words: str) -> Config:
     "words",
     [
         ("--loss", "relativistic_average"),
-        ("--loss", "relativistic", "--penalties.r1.weight", "1", "--penalties.wgan_gp.weight", "1")
-        + ("--penalties.wgan_gp.every", "2"),
+        (
+            "--loss",
+            "relativistic",
+            "--penalties.r1.weight",
+            "1",
+            "--penalties.wgan_gp.weight",
+            "1",
+            "--penalties.wgan_gp.every",
+            "2",
+        ),
     ],
 )
 def test_micro_batches_that_share_a_pass_count_each_by_itself(tmp_path: Path, words: tuple[str, ...]) -> None:
@@ -47,7 +55,7 @@ def test_phases_are_due_by_their_period_and_between_begin_and_end(tmp_path: Path
     words = ["--game.discriminator_steps", "2", "--penalties.r1.weight", "1", "--penalties.r1.every", "3"]
     game = games.build(read(tmp_path, *words))
     assert due(game, 6, 8) == ["D", "GD", "DD'", "GD", "D", "GDD'"]
-    generator, discriminator, penalty = game.phases
+    generator, _discriminator, penalty = game.phases
     object.__setattr__(generator, "begin", 16)
     object.__setattr__(penalty, "end", 40)
     assert due(game, 6, 8) == ["D", "D", "DD'", "GD", "D", "GD"]
@@ -57,6 +65,6 @@ def test_a_scheduled_rate_is_that_of_the_position(tmp_path: Path) -> None:
     ramp = "--optimizers.generator.learning_rate"
     words = [f"{ramp}.kind=linear", f"{ramp}.start=1e-2", f"{ramp}.stop=0", f"{ramp}.end=8"]
     one, two = by_engine(read(tmp_path, *words), 1)[1], by_engine(read(tmp_path, *words), 2)[1]
-    assert difference(two, one, "weights")[1].startswith("D/"), "from 8 images on the generator stands still"
-    moved = {name for name in one if name.startswith("G/weights") and "running" not in name}
-    assert all((one[name] == two[name]).all() for name in moved)
+    weights = {name for name in one if "/weights/" in name and "running" not in name}
+    moved = {name[0] for name in weights if (one[name] != two[name]).any()}
+    assert moved == {"D"}, "from 8 images on the generator stands still"

@@ -1,6 +1,7 @@
 """The config of a run: common.py has the keys of every run, compose.py adds those of its parts, loading.py reads them."""
 
-from gan_dist.config.common import Config, default_cache, differences, fields, other_bits
+from gan_dist.config.common import Config, default_cache, differences, other_bits
+from gan_dist.config.keys import fields
 from gan_dist.config.loading import find, load, read_run, to_yaml, validate
 from gan_dist.config.section import FREE, Fraction, Many, One, Part, Positive, Section
 

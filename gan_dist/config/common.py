@@ -4,13 +4,13 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
-from gan_dist.config import legacy
+from gan_dist.config import keys, legacy
 from gan_dist.config.section import FREE, Positive, Section
 
 
@@ -260,7 +260,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        for section in sections(self):
+        for section in keys.sections(self):
             section.check(self)
         return self
 
@@ -285,20 +285,24 @@ class Config(Section):
 
     def with_(self, changes: Mapping[str, Any]) -> "Config":
         """A copy with other values of some keys: with_({"training.batch": 8}). Contradictions are not looked for."""
-        changed: Config = _with(self, changes)
+        changed: Config = keys.with_(self, changes)
         return changed
+
+    def with_classes(self, count: Callable[[], int]) -> "Config":
+        """A copy with as many classes as `count` says, where data.labels is on and data.classes leaves it to the data."""
+        return self.with_({"data.classes": count()}) if self.data.labels and not self.data.classes else self
 
     def flat(self) -> dict[str, Any]:
         """Every key with its value: {"training.batch": 64, ...}."""
-        return dict(_flatten(self.model_dump(mode="json")))
+        return dict(keys.flatten(self.model_dump(mode="json")))
 
     def mathematics(self) -> dict[str, Any]:
         """The keys that decide what is computed; the others may change when a run goes on.
 
         A kind in a user's file is named by its class and by the hash of the file, wherever it lies.
         """
-        free = {key for key, is_free in leaves(self) if is_free}
-        found = {key: value for key, value in self.flat().items() if not _is_below(key, free)}
+        free = {key for key, is_free in keys.leaves(self) if is_free}
+        found = {key: value for key, value in self.flat().items() if not keys.is_below(key, free)}
         for key, value in found.items():
             if key.rpartition(".")[2] == "kind" and value in self._sources:
                 found[key] = f"{value.rpartition(':')[2]} of a file with SHA-256 {self._sources[value][:16]}"
@@ -310,78 +314,19 @@ class Config(Section):
         Keys at their default do not count, so that a version with more keys knows its older runs; neither do new names of
         old keys (legacy.py).
         """
-        usual = {key: field.default for key, field in fields(type(self)) if not field.is_required()}
+        usual = {key: field.default for key, field in keys.fields(type(self)) if not field.is_required()}
         chosen = {key: value for key, value in self.mathematics().items() if key not in usual or value != usual[key]}
         chosen = legacy.names(chosen, self.mathematics())
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def sections(section: Section) -> Iterator[Section]:
-    """The sections of a config, deepest last, beginning with those right below `section`."""
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        for found in value.values() if isinstance(value, dict) else [value]:
-            if isinstance(found, Section):
-                yield found
-                yield from sections(found)
-
-
-def leaves(section: Section, prefix: str = "", free: bool = False) -> Iterator[tuple[str, bool]]:
-    """Every leaf of a config: its key, and whether it is free. Whatever lies in a free section is free."""
-    free = free or section.all_free
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, Section):
-            yield from leaves(value, f"{prefix}{name}.", free)
-        else:
-            yield f"{prefix}{name}", free or section.is_free(name)
-
-
-def _is_below(key: str, keys: set[str]) -> bool:
-    parts = key.split(".")
-    return any(".".join(parts[:count]) in keys for count in range(1, len(parts) + 1))
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _with(section: Any, changes: Mapping[str, Any]) -> Any:
-    below: dict[str, dict[str, Any]] = {}
-    update: dict[str, Any] = {}
-    for key, value in changes.items():
-        name, _, rest = key.partition(".")
-        if name not in type(section).model_fields:
-            raise KeyError(f"{type(section).__name__} has no key {name}")
-        if rest:
-            below.setdefault(name, {})[rest] = value
-        else:
-            update[name] = value
-    update |= {name: _with(getattr(section, name), rest) for name, rest in below.items()}
-    return section.model_copy(update=update)
-
-
-def fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf key of a section's class with its pydantic field: ("training.batch", FieldInfo), ... in order."""
-    for name, field in section.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
-            yield from fields(kind, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", field
-
-
 def differences(old: Config, new: Config) -> list[str]:
     """The mathematical keys in which two configs differ, each with both values."""
     before, after = old.mathematics(), new.mathematics()
-    keys = dict.fromkeys([*before, *after])
+    names = dict.fromkeys([*before, *after])
     return [
         f"{key}: the run has {before.get(key)!r}, asked for is {after.get(key)!r}"
-        for key in keys
+        for key in names
         if before.get(key) != after.get(key)
     ]
 

@@ -16,7 +16,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from gan_dist.config import compose, legacy, parts, yaml_file
-from gan_dist.config.common import Config, fields
+from gan_dist.config.common import Config
+from gan_dist.config.keys import fields
 from gan_dist.config.section import Many, One, Section
 from gan_dist.errors import InputError
 from gan_dist.redaction import redact_all

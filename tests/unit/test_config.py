@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from gan_dist.config import Config, default_cache, differences, fields, load, read_run, to_yaml
-from gan_dist.config.common import leaves
+from gan_dist.config.keys import leaves
 from gan_dist.errors import InputError
 
 TEXT = """\

@@ -41,8 +41,8 @@ def found(directory: Path, **keys: object) -> dict[str, local.Finding]:
 def test_a_new_directory_is_fine(tmp_path: Path) -> None:
     assert all(finding.good for finding in found(tmp_path / "run").values())
     rows = found(tmp_path / "run")
-    assert "MiB free in" in rows["disk space"].text
-    assert "MiB/s" in rows["disk speed"].text
+    assert "iB free in " in rows["disk space"].text
+    assert "iB/s for 32.00 MiB" in rows["disk speed"].text
 
 
 def test_other_files_and_a_run_of_another_config_are_problems(
@@ -96,8 +96,8 @@ def test_every_kind_of_strategy_is_tried(tmp_path: Path, capsys: pytest.CaptureF
     rows = json.loads(capsys.readouterr().out)
     assert [row for row in rows if not row["good"] and row["what"] != "loader"] == []
     by_name = {row["what"]: row["text"] for row in rows}
-    assert by_name["memory"].startswith(f"{strategy} on 2 process(es) holds in each: weights ")
-    assert "each process sends " in by_name["traffic"]
+    assert by_name["memory"].startswith(f"{strategy} on 2 rank(s) holds in each: weights ")
+    assert "each rank sends " in by_name["traffic"]
     assert by_name["numerics"].startswith(f"{strategy} in fp32: ")
     assert ("threads" in by_name) == (strategy == "exact")
 
@@ -116,10 +116,10 @@ def test_processes_are_tried_and_leave_nothing_behind(tmp_path: Path, capsys: py
     for name in ("gan_dist", "Python", "torch", "accelerate"):
         assert f"{name} " in by_name["devices"]
     assert "1.00 MiB in" in by_name["links"]
-    assert by_name["data overlap"] == "the first 16 samples are dealt over 2 process(es), 0 of them twice"
+    assert by_name["data overlap"] == "the first 16 samples are dealt over 2 rank(s), 0 of them twice"
     assert "images/s with" in by_name["step"]
     assert "D's penalty every 16 steps " in by_name["step"]
-    assert by_name["memory"].startswith("ddp on 2 process(es) holds in each: weights ")
+    assert by_name["memory"].startswith("ddp on 2 rank(s) holds in each: weights ")
     assert "; the worst phase, " in by_name["memory"]
     assert "saved and read back" in by_name["checkpoint"]
     assert "the step takes" in by_name["loader"]
@@ -247,7 +247,7 @@ def test_a_disk_without_locks_is_no_reason_to_end(tmp_path: Path, monkeypatch: p
     (tmp_path / ".lock").touch()
     monkeypatch.setattr(local.fcntl, "flock", refuse)
     finding = local._lock(tmp_path)
-    assert (finding.good, finding.text) == (True, f"cannot be told ({os.strerror(number)})")
+    assert (finding.good, finding.text) == (True, f"cannot be found out ({os.strerror(number)})")
 
 
 def test_the_node_of_a_rank_that_died_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

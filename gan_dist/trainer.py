@@ -1,5 +1,6 @@
 """The loop, and when things happen in it: step, report, sample, save, stop."""
 
+import os
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ from gan_dist import games, provenance
 from gan_dist.checkpoint import tensors
 from gan_dist.checkpointing import Checkpointer
 from gan_dist.config import Config
-from gan_dist.control import desync, diagnose, peers, stop
+from gan_dist.control import desync, diagnose, load, peers, stop
 from gan_dist.control.stop import Reason, Requests
 from gan_dist.control.watchdog import Watchdog
 from gan_dist.data import checks, loader
@@ -135,6 +136,8 @@ class Trainer:
             tracker.event(begun, self.images, processes=self.engine.world_size, commit=facts["commit"])
             tracker.environment(self.images, facts)
         tracker.status("running", self.images, "", self.checkpointer.newest_name)
+        if self.engine.is_main and (busy := load.others(torch.get_num_threads(), _ranks_here())):
+            tracker.say(busy)
         with self.watchdog:
             try:
                 tracker.begin()
@@ -292,9 +295,7 @@ class Trainer:
         directory = self.run_directory.directory
         self.tracker.status("finished", self.images, "training.images reached", self.checkpointer.newest_name)
         self.tracker.say(f"{directory} {how} at {self.images:,} images. Pictures: {self.run_directory.samples}")
-        self.tracker.say(
-            f"More pictures: gan-dist generate {directory} --out FOLDER. Dashboard: {self.tracker.dashboard}"
-        )
+        self.tracker.say(f"More pictures: gan-dist generate {directory}. Dashboard: {self.tracker.dashboard}")
 
     def _go_back(self) -> None:
         """After too many skipped steps: to the last checkpoint, once. Raises RunError the second time."""
@@ -341,6 +342,10 @@ class Trainer:
         self.images = self.checkpointer.saved_at
         self._skipped = {player: found.total for player, found in self.engine.skipped(wait=True).items()}
         return problems
+
+
+def _ranks_here() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _name(loss: Callable[..., Any]) -> str:

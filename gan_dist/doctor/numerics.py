@@ -123,7 +123,8 @@ def gather(engine: Engine, game: Game) -> State:
     state = tensors.collect(game.players)
     whole: State = {name: torch.empty(shape.numel(), dtype=torch.float64) for name, shape in state.shapes.items()}
     for name, tensor in state.whole.items():
-        whole[name] = tensor.detach().double().cpu().reshape(-1)
+        # a copy: in fp64 on a CPU the tensor itself would change with the next step
+        whole[name] = tensor.detach().to("cpu", torch.float64, copy=True).reshape(-1)
     owned = [(piece.name, piece.offset, tensor.detach().double().cpu()) for piece, tensor in state.owned]
     for name, offset, part in (each for rank in engine.gather(owned) for each in rank):
         whole[name][offset : offset + len(part)] = part

@@ -1,5 +1,6 @@
 """Files that are whole or absent: written under a temporary name, synced, then renamed."""
 
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -74,6 +75,29 @@ def exchange(one: Path, other: Path) -> bool:
     if error in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
         return False
     raise OSError(error, os.strerror(error), str(one))
+
+
+def folder_size(folder: Path) -> int:
+    """Return the bytes of the files in a folder. Files that another process deletes meanwhile count nothing."""
+    total = 0
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):
+                total += path.stat().st_size
+    return total
+
+
+def existing(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that exists: where it would be made."""
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def room(path: Path) -> int:
+    """Return how many bytes can be written at a path, which need not exist yet."""
+    state = os.statvfs(existing(path))
+    return state.f_bavail * state.f_frsize
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,6 +1,6 @@
-"""What a strategy costs: bytes a process holds, and bytes it sends in a step, from the number of weights alone.
+"""Compute what a strategy costs: the bytes that a rank holds, and those that it sends in a step, from the number of weights.
 
-Activations are not in it: they depend on the networks, and `gan-dist doctor` measures them. docs/engines.md derives and
+Activations are not included: they depend on the networks, and `gan-dist doctor` measures them. docs/engines.md derives and
 measures the figures.
 """
 
@@ -14,15 +14,16 @@ BUCKETS = 5_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes that one process holds of one player while it trains."""
+    """Bytes that one rank holds of one player while it trains."""
 
     weights: float
     """What the forward computes with."""
     masters: float
-    """ZeRO's own fp32 copy of what the process updates."""
+    """ZeRO's fp32 copy of what the rank updates."""
     gradients: float
     """When the last backward of an update has ended."""
     moments: float
+    """What the optimizer keeps of the weights."""
     average: float
     buffers: float
     """What ZeRO-3 keeps for what it sends."""
@@ -37,10 +38,14 @@ class Memory:
         return self.kept + self.gradients
 
 
-def memory(strategy: str, sizes: Sequence[int], world_size: int, averaged: bool, rank: int = 0) -> Memory:
-    """Of a player whose weights have so many elements each, in order; `averaged`: whether it has a moving average.
+def memory(
+    strategy: str, sizes: Sequence[int], world_size: int, averaged: bool, rank: int = 0, moments: int = 2
+) -> Memory:
+    """Return the bytes of a player whose weights have so many elements each, in order.
 
-    ZeRO-1 and 2 keep the gradient of every weight that is partly the process's whole until the update.
+    `averaged` says whether it has a moving average, `moments` how many tensors of a weight's shape its optimizer keeps
+    (`player.kept.tensors`; Adam keeps two). Under ZeRO-1 and 2 a rank keeps the whole gradient of every weight that
+    overlaps its partition, until the update.
     """
     weights = sum(sizes)
     whole = _WORD * weights
@@ -50,27 +55,27 @@ def memory(strategy: str, sizes: Sequence[int], world_size: int, averaged: bool,
         weights=part if strategy == "zero3" else whole,
         masters=part if zero else 0.0,
         gradients=_touched(sizes, world_size, rank) if strategy in ("zero1", "zero2") else part if zero else whole,
-        moments=2 * (part if zero else whole),
+        moments=moments * (part if zero else whole),
         average=(part if zero else whole) if averaged else 0.0,
         buffers=_WORD * min(BUCKETS, weights) if strategy == "zero3" else 0.0,
     )
 
 
 def _touched(sizes: Sequence[int], world_size: int, rank: int) -> float:
-    """Bytes of the weights that lie in a process's part, or partly."""
-    total, start, found = sum(sizes), 0, 0
+    """Return the bytes of the weights that overlap a rank's partition."""
+    total, start, touched = sum(sizes), 0, 0
     for size in sizes:
         if start < total * (rank + 1) / world_size and start + size > total * rank / world_size:
-            found += size
+            touched += size
         start += size
-    return float(_WORD * found)
+    return float(_WORD * touched)
 
 
 def transient(strategy: str, weights: int, parts: int, gathers: bool) -> float:
-    """Bytes that come on top for a while in an update: `parts` micro-batches a process; `gathers` for an exact penalty.
+    """Return the bytes that an update takes for a while on top: `parts` micro-batches a rank; `gathers`: an exact penalty.
 
-    `exact` keeps a partial sum for each level of its tree, and sends a copy of the whole; ZeRO-3 with a penalty that
-    differentiates twice has weights and gradients whole, and when it hands over the latter, both and another copy of them.
+    `exact` keeps a partial sum for each level of its tree, and sends a copy of all of them. ZeRO-3 with a penalty that
+    differentiates twice holds weights and gradients whole, and a copy of the gradients when it hands them over.
     """
     whole = _WORD * weights
     if strategy == "exact":
@@ -82,7 +87,7 @@ def transient(strategy: str, weights: int, parts: int, gathers: bool) -> float:
 
 @dataclasses.dataclass
 class Uses:
-    """How often a player is used in a step, in whoever's turn: the average over steps (doctor/play.py counts)."""
+    """How often a player is used in a step, in any player's turn: the mean over steps (doctor/play.py counts)."""
 
     backwards: float
     """For its own gradients."""
@@ -94,7 +99,7 @@ class Uses:
 
 
 def traffic(strategy: str, weights: int, world_size: int, used: Uses) -> float:
-    """Bytes that a process sends for a player of so many weights in a step, over rings.
+    """Return the bytes that a rank sends for a player of so many weights in a step, over rings.
 
     With ZeRO-3 at most: where a prefetched weight is still there for its next use, DeepSpeed does not gather it again.
     """
@@ -104,7 +109,7 @@ def traffic(strategy: str, weights: int, world_size: int, used: Uses) -> float:
     if strategy in ("ddp", "exact"):
         return once * 2 * used.updates
     if strategy == "zero1":
-        return once * (2 + 1) * used.updates  # DeepSpeed reduces by all-reduce, though a process keeps a part alone
+        return once * (2 + 1) * used.updates  # DeepSpeed reduces by all-reduce, though a rank keeps only its part
     if strategy == "zero2":
         return once * (2 * used.backwards + used.updates)
     # weights for a forward, and again for what it gives back

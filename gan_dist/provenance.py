@@ -1,9 +1,10 @@
-"""What each start of a run ran on, for questions months later: code, packages, devices and settings."""
+"""Record what each start of a run ran on: command, code, packages, devices and settings."""
 
 import hashlib
 import importlib.metadata
 import os
 import platform
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def describe(engine: Engine, logs: Path) -> dict[str, Any] | None:
         }
     root = Path(__file__).resolve().parents[1]
     return {
+        "command": [redaction.redact(word) for word in sys.argv],
         "commit": code.commit(root),
         "changes": _keep(code.changes(root), logs),
         "ranks": [f"{node} {kind}" for node, kind in ranks],

@@ -1,4 +1,4 @@
-"""What a run shows while it trains: figures, pictures, panels and scores. The trainer says when."""
+"""Report on a run while it trains: figures, pictures, panels and scores. The trainer says when."""
 
 import time
 from collections.abc import Callable
@@ -33,6 +33,7 @@ class Reporter:
         self._panels: dict[str, Panel] = named(config.track, "panels")
         self._began, self._from = time.perf_counter(), 0
         self._first: Batch | None = None
+        self._last: tuple[range, Batch] | None = None
 
     def begin(self, images: int) -> None:
         """Measure the rate from here."""
@@ -80,7 +81,8 @@ class Reporter:
         config, engine, game = self._config, self._engine, self._game
 
         def fake(numbers: range) -> Tensor:
-            return game.generated(config.run.seed, numbers, self._shuffled(numbers))
+            shown = self._shuffled(numbers) if game.shows_data else Batch({}, torch.arange(numbers.start, numbers.stop))
+            return game.generated(config.run.seed, numbers, shown)
 
         def real(numbers: range) -> Tensor:
             return self._shuffled(numbers)[game.judged]
@@ -97,20 +99,27 @@ class Reporter:
                 gather=engine.gather,
                 progress=lambda done, total: beat(),
             )
+        self._last = None
         scores: dict[str, Media] = {name: Scalar(value) for name, value in found.scores.items()}
         self._tracker.log(images, {**scores, "speed/evaluation_seconds": Scalar(found.seconds)})
 
     def _shuffled(self, numbers: range) -> Batch:
-        """Samples of the data set in a fixed shuffled order: shards may be sorted by class."""
-        total = len(self._index)
-        key = rng.key(self._config.run.seed, "evaluate")
-        return self._load(order.permute(key, total, np.arange(numbers.start, numbers.stop) % total))
+        """Return samples of the data set in a fixed shuffled order: shards may be sorted by class.
+
+        The last ones are kept: a game that turns images into images is scored against them at once.
+        """
+        if self._last is None or self._last[0] != numbers:
+            total = len(self._index)
+            key = rng.key(self._config.run.seed, "evaluate")
+            samples = order.permute(key, total, np.arange(numbers.start, numbers.stop) % total)
+            self._last = numbers, self._load(samples)
+        return self._last[1]
 
     def _load(self, samples: np.ndarray) -> Batch:
         return loader.load(self._index, self._config, samples.tolist(), self._engine.device)
 
 
 def named(section: Section, place: str) -> dict[str, Any]:
-    """The parts at a place of a section by name."""
+    """Return the parts at a place of a section by name."""
     parts = getattr(section, place)
     return {name: getattr(parts, name) for name in type(parts).model_fields}

@@ -141,6 +141,7 @@ def open_run(config: Config, data_digest: str, old_data_digest: str = "") -> Run
         "data": data_digest,
     }
     kept = config.with_({"run.fresh": False})
+    config_module.keep_parts(directory, config.sources)
     files.write_atomic(directory / "config.yaml", config_module.to_yaml(kept, recorded))
     return Run(directory, recorded["wandb_id"])
 

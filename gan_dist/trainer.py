@@ -1,5 +1,6 @@
 """The loop, and when things happen in it: step, report, sample, save, stop."""
 
+import os
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -10,18 +11,17 @@ from gan_dist import games, provenance
 from gan_dist.checkpoint import tensors
 from gan_dist.checkpointing import Checkpointer
 from gan_dist.config import Config
-from gan_dist.control import desync, diagnose, peers, stop
+from gan_dist.control import desync, diagnose, load, peers, stop
 from gan_dist.control.stop import Reason, Requests
 from gan_dist.control.watchdog import Watchdog
 from gan_dist.data import checks, loader
 from gan_dist.data.decode import Note
-from gan_dist.data.index import Index
 from gan_dist.data.quarantine import Quarantine
 from gan_dist.doctor import autotune, numerics
 from gan_dist.engine import AgreedError, Engine, lost_contact
 from gan_dist.errors import EXIT_FINISHED, EXIT_STOPPED, RunError
 from gan_dist.games.check import naming, verify
-from gan_dist.interfaces import Batch, Phase, random_batch
+from gan_dist.interfaces import Batch, Phase
 from gan_dist.reporting import Reporter
 from gan_dist.run_directory import Run, chosen, open_run
 from gan_dist.step import play_step
@@ -39,7 +39,7 @@ class Trainer:
         self.index = loader.open_index(config)
         if where := engine.who_differs(self.index.digest):
             raise AgreedError(f"data.shards has other contents {where}; give all machines the same shards")
-        self.config = config = _resolve(config, self.index)
+        self.config = config = config.with_classes(lambda: self.index.classes)
         run = engine.on_main(lambda: open_run(config, self.index.digest, self.index.old_digest))
         assert run is not None
         self.run_directory: Run = run
@@ -48,7 +48,8 @@ class Trainer:
             self.game = games.build(config)
             engine.on_main(lambda: checks.check_fields(config, self.game.fields))
             engine.place(self.game)
-        verify(self.game, config, _few_samples(config, engine, self.game))
+        few = range(min(4, config.training.micro_batch))
+        verify(self.game, config, numerics.samples(config, engine, self.game, few))
         self._choose_passes()
         engine.wrap(self.game)
         self.checkpointer = Checkpointer(config, engine, self.game, run)
@@ -136,6 +137,8 @@ class Trainer:
             tracker.event(begun, self.images, processes=self.engine.world_size, commit=facts["commit"])
             tracker.environment(self.images, facts)
         tracker.status("running", self.images, "", self.checkpointer.newest_name)
+        if self.engine.is_main and (busy := load.others(torch.get_num_threads(), _ranks_here())):
+            tracker.say(busy)
         with self.watchdog:
             try:
                 tracker.begin()
@@ -293,9 +296,7 @@ class Trainer:
         directory = self.run_directory.directory
         self.tracker.status("finished", self.images, "training.images reached", self.checkpointer.newest_name)
         self.tracker.say(f"{directory} {how} at {self.images:,} images. Pictures: {self.run_directory.samples}")
-        self.tracker.say(
-            f"More pictures: gan-dist generate {directory} --out FOLDER. Dashboard: {self.tracker.dashboard}"
-        )
+        self.tracker.say(f"More pictures: gan-dist generate {directory}. Dashboard: {self.tracker.dashboard}")
 
     def _go_back(self) -> None:
         """After too many skipped steps: to the last checkpoint, once. Raises RunError the second time."""
@@ -344,24 +345,14 @@ class Trainer:
         return problems
 
 
+def _ranks_here() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def _name(loss: Callable[..., Any]) -> str:
     return str(getattr(loss, "__name__", None) or getattr(loss, "func", loss).__name__)
-
-
-def _few_samples(config: Config, engine: Engine, game: games.Game) -> Batch:
-    """Random samples to try a game on."""
-    positions = torch.arange(min(4, config.training.micro_batch))
-    (batch,) = numerics.on_device(config, engine, [random_batch(game.fields, config.run.seed, positions)])
-    return batch
 
 
 def _prepare_data(config: Config, progress: bool) -> None:
     loader.prepare(config, progress)
     loader.open_index(config)
-
-
-def _resolve(config: Config, index: Index) -> Config:
-    """The config with what only the data knows: how many classes there are."""
-    if not config.data.labels or config.data.classes:
-        return config
-    return config.with_({"data.classes": int(index.label.max()) + 1})

@@ -1,7 +1,6 @@
 """The folder with a run's checkpoints: which there are, which are whole, which stay."""
 
 import contextlib
-import os
 import re
 import shutil
 from pathlib import Path
@@ -79,7 +78,7 @@ class Store:
                     aside.rename(final)
         for ending in ("part", "old", "replaced"):
             for path in self.directory.glob(f".images-*.{ending}"):
-                freed += _bytes(path)
+                freed += files.folder_size(path)
                 shutil.rmtree(path, ignore_errors=True)
         return freed
 
@@ -98,34 +97,25 @@ class Store:
             if milestone:
                 continue
             path = self.directory / name
-            freed += _bytes(path)
+            freed += files.folder_size(path)
             # its name goes first: a kill in the middle leaves nothing that looks like a damaged checkpoint
             shutil.rmtree(path.rename(files.temporary(path, "old")))
         return freed
 
     def room(self) -> int:
         """Return how many bytes can be written here."""
-        state = os.statvfs(self.directory)
-        return state.f_bavail * state.f_frsize
+        return files.room(self.directory)
 
     def last_size(self) -> int:
         """Return the size of the newest checkpoint in bytes; 0 where there is none."""
         for name in reversed(self.names()):
             with contextlib.suppress(OSError):
-                return _bytes(self.directory / name)
+                return files.folder_size(self.directory / name)
         return 0
 
 
 def name_of(images: int) -> str:
     return f"images-{images:09d}"
-
-
-def _bytes(directory: Path) -> int:
-    total = 0
-    for path in directory.iterdir():
-        with contextlib.suppress(OSError):
-            total += path.stat().st_size
-    return total
 
 
 def names(directory: Path) -> list[str]:
@@ -141,7 +131,7 @@ def describe(directory: Path, hashes: bool = False) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "name": directory.name,
         "images": int(directory.name.removeprefix("images-")),
-        "bytes": _bytes(directory),
+        "bytes": files.folder_size(directory),
         "whole": False,
         "milestone": False,
         "digest": None,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_dist import files
+from gan_dist import files, units
 from gan_dist.checkpoint import format
 from gan_dist.checkpoint.format import DamagedError, Part, Piece
 from gan_dist.checkpoint.store import Store, name_of
@@ -198,12 +198,12 @@ class Writer:
             store.retire()
         room = store.room()
         if room < needed:
-            raise OSError(None, f"{_mib(room)} free in {store.directory}, a checkpoint needs {_mib(needed)}")
+            raise OSError(
+                None, f"{units.size(room)} free in {store.directory}, a checkpoint needs {units.size(needed)}"
+            )
         warning = ""
         if room < 2 * needed:
-            warning = (
-                f"only {_mib(room)} free in {store.directory}: after this checkpoint there is no room for the next"
-            )
+            warning = f"only {units.size(room)} free in {store.directory}: after this checkpoint there is no room for the next"
         return store.begin(images), warning
 
     def _publish(
@@ -227,7 +227,3 @@ def _attempt(work: Callable[[], Any]) -> tuple[Any, str]:
 
 def _worst(problems: Sequence[str]) -> str:
     return next((problem for problem in problems if problem), "")
-
-
-def _mib(count: int) -> str:
-    return f"{count / 2**20:,.1f} MiB"

@@ -17,7 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print a line for each checkpoint."""
-    from gan_dist import run_directory
+    from gan_dist import run_directory, units
     from gan_dist.checkpoint import store
 
     directory = run_directory.locate(options.run)
@@ -32,5 +32,5 @@ def run(options: argparse.Namespace) -> None:
         print(f"{directory} has no checkpoint yet")
     for row in rows:
         state = "whole" if row["whole"] else f"damaged: {row['problem']}"
-        size, digest = row["bytes"] / 2**20, (row["digest"] or "-")[:16]
-        print(f"{row['name']}  {row['images']:>13,} images  {size:8.1f} MiB  {digest}  {state}")
+        size, digest = units.size(row["bytes"]), (row["digest"] or "-")[:16]
+        print(f"{row['name']}  {row['images']:>13,} images  {size:>12s}  {digest}  {state}")

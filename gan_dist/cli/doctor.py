@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
     for finding in local.examine([options.config, *options.keys], options.processes, options.numerics):
         findings.append(finding)
         if not options.json:
-            print(f"{'ok     ' if finding.good else 'PROBLEM'}  {finding.what:14s}  {finding.text}", flush=True)
+            print(finding.row(), flush=True)
     if options.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
     if bad := [finding for finding in findings if not finding.good]:

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
         )
     else:
         for finding in findings:
-            print(f"{'ok     ' if finding.good else 'PROBLEM'}  {finding.what:10s}  {finding.text}")
+            print(finding.row(10))
         print(line)
         if job:
             print(f"submitted as job {job}; `gan-dist slurm --status RUN` prints how it stands")

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -287,6 +287,10 @@ class Config(Section):
         """A copy with other values of some keys: with_({"training.batch": 8}). Contradictions are not looked for."""
         copied: Config = tree.changed(self, changes)
         return copied
+
+    def with_classes(self, count: Callable[[], int]) -> "Config":
+        """A copy with as many classes as `count` says, where data.labels is on and data.classes leaves it to the data."""
+        return self.with_({"data.classes": count()}) if self.data.labels and not self.data.classes else self
 
     def flat(self) -> dict[str, Any]:
         """Every key with its value: {"training.batch": 64, ...}."""

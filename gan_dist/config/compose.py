@@ -66,10 +66,11 @@ def _base_of_games() -> type[Part]:
 
 def _common_places() -> dict[str, Place]:
     """The places for parts in the sections that every run has. Looked up by name, like the games."""
-    evaluation, panels = (importlib.import_module(f"gan_dist.{name}") for name in ("evaluation", "tracking.panels"))
+    scores, panels = (importlib.import_module(f"gan_dist.{name}") for name in ("evaluation.base", "tracking.panels"))
+    scores_text, panels_text = (f"{what} by name, with the keys of each." for what in ("Scores", "Panels"))
     return {
-        "evaluate.scores": Many(evaluation.Metric, evaluation.METRICS, "Scores by name, with the keys of each."),
-        "track.panels": Many(panels.Panel, panels.PANELS, "Panels by name, with the keys of each."),
+        "evaluate.scores": Many(scores.Metric, scores.METRICS, scores_text, scores.check_name),
+        "track.panels": Many(panels.Panel, panels.PANELS, panels_text, panels.check_name),
     }
 
 
@@ -123,6 +124,7 @@ def _place(tree: dict[str, Any], key: str, place: Place, prefix: str = "") -> ty
             entries = tree[key] = _joined(by_name(entries.pop("kind").split(",")), entries)
         made = {}
         for name in list(entries):
+            _check_name(place, name, f"{prefix}{key}")
             section = _section(entries, name, f"{prefix}{key}.")
             kind, found = parts.find(
                 str(section.get("kind") or name), place.base, place.kinds, f"{prefix}{key}.{name}.kind"
@@ -133,6 +135,13 @@ def _place(tree: dict[str, Any], key: str, place: Place, prefix: str = "") -> ty
         described.__doc__ = place.description
         return described
     return place
+
+
+def _check_name(place: Many, name: str, key: str) -> None:
+    try:
+        place.check_name(name)
+    except InputError as error:
+        raise InputError(str(error) if str(error).startswith(key) else f"{key}.{name}: {error}") from None
 
 
 def _made(name: str, base: Any, made: dict[str, Any]) -> type[Section]:

@@ -1,6 +1,5 @@
 """Load a config from a YAML file and the command line: merged first and validated once, so every error names its place."""
 
-import difflib
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ from typing import Any, Literal, NoReturn
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from gan_dist.config import compose, legacy, parts, yaml_file
+from gan_dist.config import compose, legacy, names, parts, yaml_file
 from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Section
 from gan_dist.config.tree import fields
@@ -100,11 +99,15 @@ def validate(
     places: dict[str, str] | None = None,
     texts: dict[str, str] | None = None,
     folder: Path | None = None,
+    recorded: Mapping[str, str] | None = None,
 ) -> Config:
-    """Check a tree of keys read from `origin`; `places` and `texts` tell where and how single keys were written."""
+    """Check a tree of keys read from `origin`; `places` and `texts` tell where and how single keys were written.
+
+    `folder` is where users' files are looked for; `recorded` are the hashes that the run in it recorded of them.
+    """
     places = places or {}
     try:
-        with parts.reading(folder) as sources:
+        with parts.reading(folder, recorded) as sources:
             composed = compose.compose(tree)
             _take_texts(tree, composed, texts or {}, places)
             config = composed.model_validate(tree)
@@ -176,9 +179,10 @@ def read_run(directory: Path) -> tuple[Config, dict[str, Any]]:
         tree["data"].pop("allow_pipe", None)  # for the command line alone
     if legacy.is_old(tree):
         tree, texts = legacy.convert(tree), {}
-    config = validate(tree, str(path), places, texts, directory)
+    sources = recorded.get("sources", {})
+    config = validate(tree, str(path), places, texts, directory, sources)
     # a user's file as it was when the run was recorded
-    config._sources = {**config.sources, **recorded.get("sources", {})}
+    config._sources = {**config.sources, **sources}
     return config, recorded
 
 
@@ -277,10 +281,14 @@ def _explain(problem: Any, origin: str, places: dict[str, str], composed: type[C
     known = [part for part in (".".join(path[:count]) for count in range(len(path), 0, -1)) if part in places]
     where = places[known[0]] if known else origin
     if problem["type"] == "extra_forbidden":
-        near = _nearest(key, _names(composed))
-        if where == f"--{key}":
-            return f"unknown argument {where}{near.replace('did you mean ', 'did you mean --')}"
-        return f"{where}: unknown key {key}{near}"
+        # of an unknown section (optimizer.G.lr) the key in it says more
+        below = [name for name in places if name.startswith(f"{key}.")]
+        written = key if key in places or not below else below[-1]
+        where = places.get(written, where)
+        mark = "--" if where == f"--{written}" else ""
+        near = [names.suggest(word, _names(composed), mark) for word in (*reversed(below), key)]
+        hint = next(filter(None, near), f"`{Path(sys.argv[0]).name} --help` lists all keys")
+        return f"unknown argument {where}; {hint}" if mark else f"{where}: unknown key {written}; {hint}"
     if problem["type"] == "missing":
         needed = [name for name, field in fields(composed) if f"{name}.".startswith(f"{key}.") and field.is_required()]
         if not needed:  # a key of a schedule
@@ -300,10 +308,3 @@ _BRANCH = re.compile(r"list\[|str$|float$|int$|constrained|function-|literal|[A-
 def _names(composed: type[Section]) -> list[str]:
     leaves = [key for key, _ in fields(composed)]
     return list(dict.fromkeys([*leaves, *(key.rsplit(".", 1)[0] for key in leaves)]))
-
-
-def _nearest(word: str, names: Sequence[str]) -> str:
-    leaf = word.rsplit(".", 1)[-1].lstrip("-")
-    close = [name for name in names if name.rsplit(".", 1)[-1].lstrip("-") == leaf][:1]  # in a wrong section
-    close = close or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else f"; `{Path(sys.argv[0]).name} --help` lists all keys"

@@ -124,33 +124,33 @@ MEANINGS: dict[str, Meaning] = {
 _MOST = 2  # keys in one answer
 
 
-def suggest(word: str, known_keys: Iterable[str]) -> str:
+def suggest(word: str, known_keys: Iterable[str], mark: str = "") -> str:
     """Return a sentence about the key that `word` may mean, without a full stop; empty where nothing is near.
 
     `word` is what stood on the command line or in the config: `--lr`, `--lr=0.1`, `optimizer.G.lr`. Only keys of
-    `known_keys` are named.
+    `known_keys` are named, each with `mark` before it.
     """
     known = list(dict.fromkeys(key.lstrip("-") for key in known_keys))
     word = word.lstrip("-").partition("=")[0].strip()
     leaf = word.rpartition(".")[2].lower().replace("-", "_")
-    if moved := _best([key for key in known if key.rpartition(".")[2] == leaf], word):  # in another section
+    if moved := _best([key for key in known if key.rpartition(".")[2] == leaf], word, mark):  # in another section
         return f"did you mean {moved}?"
     meaning = MEANINGS.get(word.lower().replace("-", "_")) or MEANINGS.get(leaf)
     if meaning is not None:
         keys = [key for wanted in meaning.keys for key in known if key == wanted or key.endswith(f".{wanted}")]
         if keys:
             note = f" ({meaning.note})" if meaning.note else ""
-            return f"did you mean {_best(keys, word)}{note}?"
+            return f"did you mean {_best(keys, word, mark)}{note}?"
         if meaning.note and not meaning.keys:
             return meaning.note
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else ""
+    return f"did you mean {mark}{close[0]}?" if close else ""
 
 
-def _best(keys: Sequence[str], word: str) -> str:
+def _best(keys: Sequence[str], word: str, mark: str) -> str:
     """Return the keys of the player that `word` names, or else the first few."""
     parts = {part.lower() for part in word.replace("_", ".").split(".")}
     for player, names in (("generator", {"g", "generator"}), ("discriminator", {"d", "discriminator", "critic"})):
         if parts & names and (own := [key for key in keys if f".{player}." in key]):
             keys = own
-    return " or ".join(list(dict.fromkeys(keys))[:_MOST])
+    return " or ".join(f"{mark}{key}" for key in list(dict.fromkeys(keys))[:_MOST])

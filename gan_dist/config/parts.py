@@ -12,24 +12,63 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+from gan_dist import files
 from gan_dist.config.section import Part
 from gan_dist.errors import InputError
 
 _OWN = re.compile(r"(?P<module>.+\.py|[A-Za-z_][\w.]*\.[\w.]+|[A-Za-z_]\w*(?=:))(?::(?P<name>\w+))?")
+_COPY = re.compile(r"^[0-9a-f]{16}-")
 _folder: contextvars.ContextVar[Path | None] = contextvars.ContextVar("folder", default=None)
+_recorded: contextvars.ContextVar[Mapping[str, str] | None] = contextvars.ContextVar("recorded", default=None)
 _sources: contextvars.ContextVar[dict[str, str] | None] = contextvars.ContextVar("sources", default=None)
 
 
 @contextmanager
-def reading(folder: Path | None) -> Iterator[dict[str, str]]:
-    """Look for users' files in `folder` first while the block lasts; gives {kind: SHA-256 of its file} of what it used."""
+def reading(folder: Path | None, recorded: Mapping[str, str] | None = None) -> Iterator[dict[str, str]]:
+    """Look for users' files in `folder` first while the block lasts; gives {kind: SHA-256 of its file} of what it used.
+
+    `recorded` has the hashes of the run whose directory `folder` is: a file that is gone, or was changed since, is taken
+    from the copy that the run keeps.
+    """
     sources: dict[str, str] = {}
-    tokens = _folder.set(folder), _sources.set(sources)
+    tokens = _folder.set(folder), _sources.set(sources), _recorded.set(recorded)
     try:
         yield sources
     finally:
         _folder.reset(tokens[0])
         _sources.reset(tokens[1])
+        _recorded.reset(tokens[2])
+
+
+def copy_of(run: Path, kind: str, digest: str) -> Path | None:
+    """Return where a run keeps its copy of the user's file of a kind; None for a kind that no file defines."""
+    name = Path(kind.rpartition(":")[0]).name
+    return run / "parts" / f"{digest[:16]}-{_COPY.sub('', name)}" if name.endswith(".py") and digest else None
+
+
+def keep(run: Path, sources: Mapping[str, str]) -> None:
+    """Copy the users' files of a config into the run directory, so that the run needs no other folder."""
+    for kind, digest in sources.items():
+        copy, path = copy_of(run, kind, digest), Path(kind.rpartition(":")[0])
+        if copy is None or copy.exists() or not path.is_file():
+            continue
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() == digest:
+            copy.parent.mkdir(exist_ok=True)
+            files.write_atomic(copy, content)
+
+
+def _kept(kind: str, path: Path | None) -> Path | None:
+    """Return the run's copy of a user's file, where `path` is gone or no longer has the recorded content."""
+    digest, run = (_recorded.get() or {}).get(kind, ""), _folder.get()
+    if run is None or not digest or (path is not None and _digest(path) == digest):
+        return path
+    copy = copy_of(run, kind, digest)
+    return copy.resolve() if copy is not None and copy.is_file() and _digest(copy) == digest else path
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def find(kind: str, base: type[Part], kinds: Mapping[str, type[Part]], key: str) -> tuple[str, type[Part]]:
@@ -45,16 +84,16 @@ def find(kind: str, base: type[Part], kinds: Mapping[str, type[Part]], key: str)
         near = f"did you mean {' or '.join(close)}? " if close else ""
         known = f"known are {', '.join(kinds)}" if kinds else "none are built in"
         raise InputError(f"{key} = {kind}: there is no such kind; {near}{known}, or give FILE.py:CLASS of your own")
-    module, path = _load(match["module"], key)
+    module, path = _load(match["module"], key, kind)
     found = _choose(module, match["name"], base, match["module"], key)
     full = f"{path or match['module']}:{found.__name__}"
     if (sources := _sources.get()) is not None:
         source = path or Path(module.__file__ or "")
-        sources[full] = hashlib.sha256(source.read_bytes()).hexdigest() if source.is_file() else ""
+        sources[full] = _digest(source) if source.is_file() else ""
     return full, found
 
 
-def _load(name: str, key: str) -> tuple[ModuleType, Path | None]:
+def _load(name: str, key: str, kind: str) -> tuple[ModuleType, Path | None]:
     """The module of a file (with its path) or of an importable name."""
     if not name.endswith(".py"):
         try:
@@ -63,7 +102,7 @@ def _load(name: str, key: str) -> tuple[ModuleType, Path | None]:
             raise InputError(f"{key}: {name} cannot be imported: {type(error).__name__}: {error}") from None
     folder = _folder.get()
     places = [Path(name).expanduser()] if Path(name).is_absolute() or folder is None else [folder / name, Path(name)]
-    path = next((place.resolve() for place in places if place.is_file()), None)
+    path = _kept(kind, next((place.resolve() for place in places if place.is_file()), None))
     if path is None:
         where = f" in {folder} or here" if len(places) > 1 else ""
         raise InputError(f"{key}: there is no file {name}{where}; the path is relative to the config file")

@@ -1,6 +1,6 @@
 """Define what every section of the config has in common: frozen, no unknown keys, a docstring under each key."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -66,5 +66,12 @@ class One:
 class Many:
     """A place for any number of parts by name: `penalties: {r1: {weight: 1}}`; the kind is the name unless it is given."""
 
-    def __init__(self, base: type[Part], kinds: Mapping[str, type[Part]], description: str) -> None:
-        self.base, self.kinds, self.description = base, kinds, description
+    def __init__(
+        self,
+        base: type[Part],
+        kinds: Mapping[str, type[Part]],
+        description: str,
+        check_name: Callable[[str], object] = lambda name: None,
+    ) -> None:
+        """`check_name` raises InputError for a name that will not do."""
+        self.base, self.kinds, self.description, self.check_name = base, kinds, description, check_name

@@ -103,6 +103,11 @@ class Index:
         return self.rows["size"]
 
     @property
+    def classes(self) -> int:
+        """The largest label plus one: the number of classes, where the config leaves it to the data."""
+        return int(self.label.max()) + 1
+
+    @property
     def label(self) -> np.ndarray:
         """Class, or -1 where the sample has none, int32."""
         return self.rows["label"]

@@ -1,7 +1,7 @@
-"""How many micro-batches go through the networks in one pass: what fits and is fastest here, found by trying.
+"""Try how many micro-batches go through the networks in one pass: what fits and is fastest here.
 
-Kernels of a small micro-batch leave a GPU idle, and those of a large one may not fit. The results differ by rounding
-alone, so the choice is kept in the run directory: the same launch of a run goes on to the same bits.
+A small micro-batch leaves a GPU idle, and a large one may not fit. The results differ by rounding only, so the choice is
+kept in the run directory: the same launch of a run gives the same bits.
 """
 
 import contextlib
@@ -15,15 +15,15 @@ from gan_dist.config import Config
 from gan_dist.doctor import numerics
 from gan_dist.engine import Engine, memory
 from gan_dist.games.base import Game
-from gan_dist.interfaces import Batch, random_batch
+from gan_dist.interfaces import Batch
 
-_GAIN = 1.05  # a larger pass must be so much faster
+_GAIN = 1.05  # by which a larger pass must be faster
 _ROUNDS = 3
-_ROOM = 0.8  # of the memory that there is: fragments, and what libraries take for themselves, come on top
+_ROOM = 0.8  # of the memory: fragments, and what libraries take, come on top
 
 
 def candidates(parts: int) -> Iterator[int]:
-    """1, 2, 4, ... up to all micro-batches of a process, which comes last."""
+    """Yield 1, 2, 4, ... and last all micro-batches of a rank."""
     size = 1
     while size < parts:
         yield size
@@ -32,7 +32,7 @@ def candidates(parts: int) -> Iterator[int]:
 
 
 def choose(config: Config, engine: Engine, game: Game) -> int:
-    """The best size on this process, for players that are settled and not wrapped yet. Leaves no trace in them."""
+    """Return the best size on this rank, for players that are placed and not wrapped yet. Leaves no trace in them."""
     parts = len(engine.slots) // config.training.micro_batch
     best, fastest = 1, float("inf")
     for size in candidates(parts):
@@ -41,18 +41,19 @@ def choose(config: Config, engine: Engine, game: Game) -> int:
             break
         if seconds * _GAIN < fastest:
             best, fastest = size, seconds
-        if engine.device.type == "cpu" and 2 * share > 1:  # there nothing is raised: the system ends the process
+        if engine.device.type == "cpu" and 2 * share > 1:  # there nothing is raised: the system kills the process
             break
     return best
 
 
 def _try(config: Config, engine: Engine, game: Game, size: int) -> tuple[float, float]:
-    """Seconds a micro-batch for all phases of a step, and which part of the memory training would then take."""
-    times = []
+    """Return the seconds that a micro-batch takes in all phases of a step, and the part of the memory that training takes."""
+    times, count = [], config.training.micro_batch
     try:
         with memory.Peak(engine.device) as peak:
             for _ in range(1 + _ROUNDS):  # the first finds algorithms and memory
-                (micro,) = interfaces.join([_random(config, engine, game, number) for number in range(size)], size)
+                micros = [range(number * count, (number + 1) * count) for number in range(size)]
+                (micro,) = interfaces.join([numerics.samples(config, engine, game, each) for each in micros], size)
                 began = time.perf_counter()
                 _play(engine, game, micro)
                 if engine.device.type == "cuda":
@@ -83,12 +84,12 @@ def _play(engine: Engine, game: Game, micro: Batch) -> None:
 
 
 def _later(config: Config, engine: Engine, game: Game) -> float:
-    """Bytes that training holds beside what a trial does: what a strategy keeps, and the samples of the other passes."""
+    """Return the bytes that training holds and a trial does not: what a strategy keeps, and the samples of other passes."""
     strategy, count = config.training.strategy, engine.world_size
     total = 0.0
     for player in game.players:
         sizes = [weight.numel() for weight in player.network.parameters()]
-        held = footprint.memory(strategy, sizes, count, False, engine.rank)
+        held = footprint.memory(strategy, sizes, count, False, engine.rank, len(player.kept.tensors))
         total += held.moments + held.masters + held.buffers
         if strategy == "ddp" and count > 1:
             total += held.gradients  # DDP's buckets, which stay
@@ -97,10 +98,3 @@ def _later(config: Config, engine: Engine, game: Game) -> float:
     pixels = sum(field.channels * field.resolution**2 for field in game.fields.values())
     total += 2 * 4 * len(engine.slots) * pixels  # and what is made of them
     return total * (2 if config.training.precision == "fp64" else 1)
-
-
-def _random(config: Config, engine: Engine, game: Game, number: int) -> Batch:
-    size = config.training.micro_batch
-    positions = torch.arange(number * size, (number + 1) * size)
-    (batch,) = numerics.on_device(config, engine, [random_batch(game.fields, 0, positions)])
-    return batch

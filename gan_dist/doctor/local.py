@@ -1,7 +1,6 @@
-"""What a training would meet, found out without training: in its run directory, on its disk, and on its processes."""
+"""Find out without training what a training would meet: in its run directory, on its disk, and on its ranks."""
 
 import fcntl
-import json
 import os
 import re
 import subprocess
@@ -12,29 +11,29 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gan_dist import config as config_module, games
+from gan_dist import config as config_module, files, games, units
 from gan_dist.checkpoint import store
 from gan_dist.config import Config
-from gan_dist.doctor.findings import MARK, Finding
+from gan_dist.doctor.findings import Finding, of_line
 from gan_dist.errors import InputError
 from gan_dist.run_directory import LOCK, is_foreign
 
 RANKS = "GAN_DIST_RANKS"
-"""What starts doctor/ranks.py on all ranks of a job, a word a line: slurm/lib.sh sets it."""
-# in torchrun's report; what others say of it are echoes, and 15 (TERM) is how it ends them
+"""Variable that holds what starts doctor/ranks.py on all ranks of a job, one word a line: slurm/lib.sh sets it."""
+# a rank's entry in torchrun's report, where 15 (TERM) is how torchrun itself ends the other ranks
 _KILLED = re.compile(
     r"host +: (\S+)\n +rank +: (\d+) .*\n +exitcode +: -.*\n +error_file: .*\n +traceback : (Signal (?!15 )\d+ \(\w+\))"
 )
-_ERROR = re.compile(r"(\[rank\d+\]: *)?[\w.]*(Error|Exception)\b(?!:$).*")  # with its words: a launcher's own has none
+_ERROR = re.compile(r"(\[rank\d+\]: *)?[\w.]*(Error|Exception)\b(?!:$).*")  # with a message: a launcher's own has none
 _ROOT = str(Path(__file__).resolve().parents[2])
 _PROBE = 32 << 20  # bytes written to measure the disk
-_COPIES = 3  # of a player's weights in a checkpoint, besides them: average and Adam's two moments
+_SOME_CLASSES = 10  # where only the data knows how many
 
 
 def examine(arguments: Sequence[str], processes: int = 0, with_numerics: bool = False) -> Iterator[Finding]:
-    """Look at everything; what was found, good or bad. Raises InputError where the config itself is wrong.
+    """Examine everything, and yield each finding as soon as it is known. Raises InputError where the config is wrong.
 
-    The training's processes are tried last: `processes` of them; 0: training.processes, or one for each GPU. In a job of
+    The ranks come last: as many as `processes` says; 0: training.processes, or one for each GPU. In a job of
     slurm/command.sbatch they are those that the job's training would have.
     """
     config = config_module.load(arguments)
@@ -50,7 +49,7 @@ def examine(arguments: Sequence[str], processes: int = 0, with_numerics: bool = 
 
 
 def _processes(arguments: Sequence[str], processes: int, with_numerics: bool) -> Iterator[Finding]:
-    """What gan_dist/doctor/ranks.py finds, as it finds it."""
+    """Start gan_dist/doctor/ranks.py on the ranks, and yield what it finds."""
     words = [sys.executable, "-m", "gan_dist.doctor.ranks"]
     if processes > 1:
         launcher = "torch.distributed.run"
@@ -63,37 +62,39 @@ def _processes(arguments: Sequence[str], processes: int, with_numerics: bool) ->
         words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as running:
         assert running.stdout is not None
-        others: deque[str] = deque(maxlen=10_000)
+        output: deque[str] = deque(maxlen=10_000)
         explained = False
         for line in running.stdout:
-            _, mark, found = line.partition(MARK)
-            if mark:
-                finding = Finding(**json.loads(found))
+            if finding := of_line(line):
                 explained = explained or finding.text.startswith("rank ")
                 yield finding
             else:
-                others.append(line.rstrip())
+                output.append(line.rstrip())
     if running.returncode and not explained:
-        # srun says which task of which node ended first, and how; why, the process itself
-        killed = [f"rank {rank} on {host}: {how}" for host, rank, how in _KILLED.findall("\n".join(others))]
-        ended = [line for line in others if line.startswith("srun: error: ")]
-        own = [line for line in others if not line.startswith(("srun: ", "slurmstepd"))]
-        # the first: what other ranks say of it comes later
-        errors = [line for line in own if _ERROR.fullmatch(line)][:1] or [line for line in own if "error" in line][-1:]
-        said = killed[:1] or [*(errors or own[-1:]), *ended[:1]]
-        yield Finding("processes", False, f"ended with code {running.returncode}: {'; '.join(said)}")
+        yield Finding("processes", False, f"ended with code {running.returncode}: {_cause(output)}")
+
+
+def _cause(output: Sequence[str]) -> str:
+    """Return the line of the ranks' output that says why they ended."""
+    # srun says which task of which node ended first, and how; the rank itself says why
+    killed = [f"rank {rank} on {host}: {how}" for host, rank, how in _KILLED.findall("\n".join(output))]
+    ended = [line for line in output if line.startswith("srun: error: ")]
+    of_ranks = [line for line in output if not line.startswith(("srun: ", "slurmstepd"))]
+    # the first: other ranks report its consequences later
+    errors = [line for line in of_ranks if _ERROR.fullmatch(line)][:1] or [
+        line for line in of_ranks if "error" in line
+    ][-1:]
+    return "; ".join(killed[:1] or [*(errors or of_ranks[-1:]), *ended[:1]])
 
 
 def place(config: Config) -> list[Finding]:
-    """What the run directory and its disk are like."""
+    """Examine the run directory and its disk."""
     directory = config.directory
     findings = [_run(config), _lock(directory), *_checkpoints(directory)]
-    place = directory
-    while not place.exists():  # where it would be made
-        place = place.parent
+    place = files.existing(directory)
     try:
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=place) as probe:
-            findings += [_space(config, place), _write(Path(probe)), _rename(Path(probe)), _locks(Path(probe))]
+            findings += [_space(config), _write(Path(probe)), _rename(Path(probe)), _locks(Path(probe))]
     except OSError as error:
         findings.append(Finding("run directory", False, f"{place} cannot be written ({error.strerror})"))
     return findings
@@ -111,9 +112,7 @@ def _run(config: Config) -> Finding:
         before, _ = config_module.read_run(directory)
     except InputError as error:
         return Finding("run directory", False, str(error))
-    if config.data.labels and not config.data.classes:  # training takes their number from the data
-        config = config.with_({"data.classes": before.data.classes})
-    if changed := config_module.differences(before, config):
+    if changed := config_module.differences(before, config.with_classes(lambda: before.data.classes)):
         return Finding("run directory", False, f"{directory} holds a run of another config: {'; '.join(changed)}")
     return Finding("run directory", True, f"{directory} holds this run, which would go on")
 
@@ -128,8 +127,8 @@ def _lock(directory: Path) -> Finding:
                 return Finding("in use", False, f"by {owner}; stop it: touch {directory}/STOP")
     except FileNotFoundError:
         pass
-    except OSError as error:  # no locks there, or another user's run: what training would meet is said elsewhere
-        return Finding("in use", True, f"cannot be told ({error.strerror})")
+    except OSError as error:  # no locks there, or another user's run, which the other findings report
+        return Finding("in use", True, f"cannot be found out ({error.strerror})")
     return Finding("in use", True, "by nobody")
 
 
@@ -137,27 +136,42 @@ def _checkpoints(directory: Path) -> list[Finding]:
     rows = [store.describe(directory / "checkpoints" / name) for name in store.names(directory / "checkpoints")]
     if not rows:
         return []
-    whole = [row["name"] for row in rows if row["whole"]]
+    whole = [str(row["name"]) for row in rows if row["whole"]]
     problems = "; ".join(str(row["problem"]) for row in rows if not row["whole"])
     text = f"{len(whole)} of {len(rows)} are whole" + (f", the newest is {whole[-1]}" if whole else "")
     return [Finding("checkpoints", bool(whole), f"{text}{'; ' if problems else ''}{problems}")]
 
 
-def _space(config: Config, place: Path) -> Finding:
-    size = 0
-    for player in games.build(config).players:
-        numbers = sum(weight.numel() for weight in player.network.parameters())
-        size += numbers * 4 * (_COPIES + (player.average_half_life is not None))
-    needed = size * (config.checkpoint.keep + 1)  # the new one is there before an old one goes
-    state = os.statvfs(place)
-    room = state.f_bavail * state.f_frsize
+def _space(config: Config) -> Finding:
+    try:
+        size = checkpoint_bytes(config)
+    except InputError as error:
+        return Finding("game", False, str(error))
+    keep, place = config.checkpoint.keep, files.existing(config.directory)
+    needed, room = size * (keep + 1), files.room(place)  # the new one is written before an old one is deleted
     text = (
-        f"{_mib(room)} free in {place}; {config.checkpoint.keep} checkpoints of {_mib(size)} and one being written need "
-        f"{_mib(needed)}"
+        f"{units.size(room)} free in {place}; {keep} checkpoints of {units.size(size)} and one that is being written need "
+        f"{units.size(needed)}"
     )
-    return Finding(
-        "disk space", room >= needed, text if room >= needed else f"{text}: make room, or lower checkpoint.keep"
-    )
+    good = room >= needed
+    return Finding("disk space", good, text if good else f"{text}: make room, or lower checkpoint.keep")
+
+
+def checkpoint_bytes(config: Config) -> int:
+    """Return the bytes of the tensors in a checkpoint. Raises InputError where the game cannot be built."""
+    import torch
+
+    game = games.build(config.with_classes(lambda: _SOME_CLASSES))
+    dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
+    saved = list(game.state().values())
+    total = 0
+    for player in game.players:
+        player.place(torch.device("cpu"), dtype)
+        saved += player.network.state_dict().values()
+        saved += player.average.network.state_dict().values() if player.average else ()
+        for kind in player.kept.tensors.values():
+            total += sum(weight.numel() for weight in player.weights) * kind.itemsize
+    return total + sum(tensor.numel() * tensor.element_size() for tensor in saved)
 
 
 def _write(probe: Path) -> Finding:
@@ -169,7 +183,7 @@ def _write(probe: Path) -> Finding:
         file.flush()
         os.fsync(file.fileno())
     rate = _PROBE / (time.perf_counter() - began)
-    return Finding("disk speed", True, f"{_mib(int(rate))}/s for {_mib(_PROBE)} written and synced")
+    return Finding("disk speed", True, f"{units.size(rate)}/s for {units.size(_PROBE)} written and synced")
 
 
 def _rename(probe: Path) -> Finding:
@@ -185,11 +199,5 @@ def _locks(probe: Path) -> Finding:
         with (probe / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return Finding(
-            "file locks", True, f"none here ({error.strerror}): see to it that only one run uses a directory"
-        )
+        return Finding("file locks", True, f"none here ({error.strerror}): start only one run in a directory")
     return Finding("file locks", True, "work")
-
-
-def _mib(count: int) -> str:
-    return f"{count / 2**20:,.1f} MiB"

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gan_dist import config as config_module
+from gan_dist import config as config_module, files, units
 from gan_dist.config import Config
 from gan_dist.data import shards
 from gan_dist.doctor.nodes import NodeReport
@@ -61,7 +61,7 @@ def _run_directory(run: Path, job: str) -> str:
         if time.monotonic() > end:
             return f"{run} is not the folder that the first node sees: it must lie on a shared disk"
         time.sleep(0.2)
-    place = _existing(run)
+    place = files.existing(run)
     try:
         with tempfile.NamedTemporaryFile(prefix=".check-", dir=place) as file:
             file.write(b"0" * 4096)
@@ -73,13 +73,12 @@ def _run_directory(run: Path, job: str) -> str:
 
 
 def _disk(node: str, run: Path) -> NodeReport:
-    needed = 2 * max((_size(path) for path in (run / "checkpoints").glob("images-*")), default=_ROOM // 2)
-    free = _free(run)
+    needed = 2 * max((files.folder_size(path) for path in (run / "checkpoints").glob("images-*")), default=_ROOM // 2)
     for place, wanted in ((run, needed), (Path(tempfile.gettempdir()), _ROOM)):
-        if (found := _free(place)) < wanted:
-            problem = f"{_existing(place)} has {found / 2**20:,.0f} MiB free, {wanted / 2**20:,.0f} are needed"
-            return NodeReport(node, "disk", problem=problem, value=found)
-    return NodeReport(node, "disk", value=free)
+        if (room := files.room(place)) < wanted:
+            problem = f"{files.existing(place)} has {units.size(room)} free, {units.size(wanted)} are needed"
+            return NodeReport(node, "disk", problem=problem, value=room)
+    return NodeReport(node, "disk", value=files.room(run))
 
 
 def data_problem(config: Config, number: int = 0) -> str:
@@ -95,25 +94,6 @@ def data_problem(config: Config, number: int = 0) -> str:
         except (OSError, ValueError) as error:
             return f"data.shards: {shards.redact(shard)} cannot be read: {error}"
     return ""
-
-
-def _existing(path: Path) -> Path:
-    while not path.exists():
-        path = path.parent
-    return path
-
-
-def _free(path: Path) -> int:
-    state = os.statvfs(_existing(path))
-    return state.f_bavail * state.f_frsize
-
-
-def _size(checkpoint: Path) -> int:
-    total = 0
-    for path in checkpoint.glob("*"):
-        with contextlib.suppress(OSError):  # deleted just now
-            total += path.stat().st_size
-    return total
 
 
 def of_device(device: "torch.device", rank: int) -> NodeReport:

@@ -1,6 +1,6 @@
 """Compare what this launch computes with the same game on one rank, in double precision, one micro-batch a pass.
 
-Both play steps on random samples, so no data is needed, and any game will do. `gan-dist doctor --numerics` and the tests use it.
+Both play steps on random samples, so it needs no data and works for any game. `gan-dist doctor --numerics` and the tests use it.
 """
 
 import dataclasses
@@ -27,25 +27,31 @@ States = tuple[State, State]
 
 _STEPS = 4
 _LINEAR = ("exp_avg", "momentum_buffer")
-"""State of optimizers that is a sum of gradients: a wrong gradient shows in it at once."""
+"""State of optimizers that is a sum of gradients: it shows a wrong gradient at once."""
 
 
 def random_batches(config: Config, fields: Mapping[str, Field], step: int, slots: range) -> list[Batch]:
-    """Random micro-batches for some slots of a step's global batch, in float64 on the CPU."""
+    """Return random micro-batches for some slots of a step's global batch, in float64 on the CPU."""
     training = config.training
-    found = []
+    batches = []
     for slot in slots[:: training.micro_batch]:
         first = step * training.batch + slot
         positions = torch.arange(first, first + training.micro_batch)
-        found.append(random_batch(fields, config.run.seed, positions))
-    return found
+        batches.append(random_batch(fields, config.run.seed, positions))
+    return batches
 
 
 def on_device(config: Config, engine: Engine, batches: Sequence[Batch]) -> list[Batch]:
-    """The batches as the loader would give them."""
+    """Return the batches as the loader would give them."""
     dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
     layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
     return [batch.to(engine.device, dtype, layout) for batch in batches]
+
+
+def samples(config: Config, engine: Engine, game: Game, positions: range) -> Batch:
+    """Return random samples for some positions as one micro-batch, as the loader would give it."""
+    batch = random_batch(game.fields, config.run.seed, torch.arange(positions.start, positions.stop))
+    return on_device(config, engine, [batch])[0]
 
 
 def by_engine(
@@ -55,11 +61,12 @@ def by_engine(
     change: Callable[[Game], None] = lambda game: None,
     settings: Mapping[str, float] | None = None,
 ) -> States:
-    """The players after the first step in which every phase was due (or after fewer `steps`), and after all of them.
+    """Return the players after the first step in which every phase was due (or after fewer `steps`), and after all steps.
 
-    Every rank calls it, and gets all of it. `alone`: by one rank that needs no other. `change` may alter the game before it
-    is played, `settings` are least values of the optimizers' settings. What is called gradient is a running sum of gradients
-    over 1 - beta1: the gradient itself after a player's first update.
+    Every rank calls it, and gets all of it; with `alone` one rank that needs no other. `change` may alter the game before it
+    is played, `settings` are least values of the optimizers' settings. `gradient` is a running sum of gradients over
+    1 - beta1: after a player's first update the gradient itself. Of an optimizer that keeps no state it is the change of
+    the weights; others that keep no sum of gradients have none.
     """
     engine = Engine(config, alone=alone)
     game = games.build(config)
@@ -72,35 +79,38 @@ def by_engine(
     engine.wrap(game)
     # in fp16: a first update that overflows is skipped, as it should be, and would differ from the reference's
     engine.restore_loss_scales({player.name: [2.0**10, 0.0] for player in game.players})
-    first: State = {}
+    begin, first = gather(engine, game), State()
     size = config.training.batch
     compared = min(steps, math.lcm(*(phase.every for phase in game.phases))) - 1
     for step in range(steps):
         batches = on_device(config, engine, random_batches(config, game.fields, step, engine.slots))
         play_step(engine, game, batches, step * size, size)
         if step == compared:
-            first = _with_gradients(gather(engine, game), game)
-    last = _with_gradients(gather(engine, game), game)
+            first = _with_gradients(gather(engine, game), game, begin)
+    last = _with_gradients(gather(engine, game), game, begin)
     engine.release()
     return first, last
 
 
-def _with_gradients(state: State, game: Game) -> State:
+def _with_gradients(state: State, game: Game, begin: State) -> State:
     for player in game.players:
         beta = player.optimizer.param_groups[0].get("betas", (0.0,))[0]
+        linear = next((kind for kind in _LINEAR if kind in player.kept.tensors), "")
         for name, _ in player.network.named_parameters():
-            weight = state[f"{player.name}/weights/{name}"]
-            # none before the player's first update
-            sums = [state[key] for kind in _LINEAR if (key := f"{player.name}/{kind}/{name}") in state]
-            state[f"{player.name}/gradient/{name}"] = sums[0] / (1 - beta) if sums else torch.zeros_like(weight)
+            weight, gradient = f"{player.name}/weights/{name}", f"{player.name}/gradient/{name}"
+            if linear:  # none before the player's first update
+                total = state.get(f"{player.name}/{linear}/{name}", torch.zeros_like(state[weight]))
+                state[gradient] = total / (1 - beta)
+            elif not player.kept.tensors:
+                state[gradient] = begin[weight] - state[weight]
     return state
 
 
 @torch.no_grad()
 def enliven(networks: Sequence[nn.Module]) -> None:
-    """Weights as large as trained ones.
+    """Make weights as large as trained ones.
 
-    With a deviation of 0.02 a penalty's gradient is 1e-8 of the loss's, and a mistake in it would not be seen.
+    With a deviation of 0.02 a penalty's gradient is 1e-8 of the loss's, and would hide a mistake in it.
     """
     for network in networks:
         for weight in network.parameters():
@@ -109,19 +119,20 @@ def enliven(networks: Sequence[nn.Module]) -> None:
 
 
 def gather(engine: Engine, game: Game) -> State:
-    """All tensors of the players, whole, on every rank. Every rank calls it."""
+    """Return all tensors of the players, whole, on every rank. Every rank calls it."""
     state = tensors.collect(game.players)
-    found: State = {name: torch.empty(shape.numel(), dtype=torch.float64) for name, shape in state.shapes.items()}
+    whole: State = {name: torch.empty(shape.numel(), dtype=torch.float64) for name, shape in state.shapes.items()}
     for name, tensor in state.whole.items():
-        found[name] = tensor.detach().double().cpu().reshape(-1)
-    own = [(piece.name, piece.offset, tensor.detach().double().cpu()) for piece, tensor in state.owned]
-    for name, offset, part in (each for rank in engine.gather(own) for each in rank):
-        found[name][offset : offset + len(part)] = part
-    return {name: tensor.view(state.shapes[name].shape) for name, tensor in found.items()}
+        # a copy: in fp64 on a CPU the tensor itself would change with the next step
+        whole[name] = tensor.detach().to("cpu", torch.float64, copy=True).reshape(-1)
+    owned = [(piece.name, piece.offset, tensor.detach().double().cpu()) for piece, tensor in state.owned]
+    for name, offset, part in (each for rank in engine.gather(owned) for each in rank):
+        whole[name][offset : offset + len(part)] = part
+    return {name: tensor.view(state.shapes[name].shape) for name, tensor in whole.items()}
 
 
 def difference(found: State, expected: State, kind: str) -> tuple[float, str]:
-    """The largest difference in tensors of a kind (weights, gradient, average), over their largest number; and where."""
+    """Return the largest difference in tensors of a kind (weights, gradient, average), over their largest number, and where."""
     worst, where = 0.0, ""
     for name, right in expected.items():
         if f"/{kind}/" not in name:
@@ -134,7 +145,7 @@ def difference(found: State, expected: State, kind: str) -> tuple[float, str]:
 
 
 def distances(found: State, expected: State, kind: str) -> dict[str, float]:
-    """The length of the difference of all tensors of a kind, over their own length, of each player."""
+    """Return the length of the difference of all tensors of a kind, over their own length, for each player."""
     total: dict[str, tuple[float, float]] = {}
     for name, right in expected.items():
         player = name.partition("/")[0]
@@ -160,7 +171,7 @@ class Compared:
 
 
 def compare(found: States, expected: States, rounded: States, config: Config) -> dict[str, Compared]:
-    """The engine's states against the reference's in double precision; `rounded` is the reference in the engine's precision.
+    """Compare the engine's states with the reference's in double precision; `rounded` is the reference in the engine's precision.
 
     Kinks (LeakyReLU) and BatchNorm amplify rounding; the engine may amplify it a few times as much as the reference does.
     In 16 bits single numbers are mostly rounding: there all of a player's together are compared, by their L2 norm.
@@ -168,14 +179,17 @@ def compare(found: States, expected: States, rounded: States, config: Config) ->
     result = {}
     precision = config.training.precision
     coarse = precision in HALF or config.training.tf32
-    for what, number, kind in (("gradients", 0, "gradient"), ("moments", 1, "gradient"), ("weights", 1, "weights")):
+    limits = {"fp64": (1e-10, 1e-8, 1e-8), "fp32": (1e-5, 1e-5, 1e-3)}.get(precision, (0.0, 0.0, 0.0))
+    kinds = ("gradients", 0, "gradient"), ("sums of gradients", 1, "gradient"), ("weights", 1, "weights")
+    for (what, number, kind), least in zip(kinds, limits, strict=True):
+        if not any(f"/{kind}/" in name for name in expected[number]):
+            continue  # optimizers that keep no sum of gradients
         if coarse:
             noise, distance = (distances(states[number], expected[number], kind) for states in (rounded, found))
             pairs = [Compared(distance[player], max(1e-3, 3 * noise[player]), player) for player in distance]
-            result[what] = max(pairs, key=lambda one: one.fraction)
+            result[what] = max(pairs, key=lambda pair: pair.fraction)
             continue
         # a BatchNorm's bias begins at 0: relative to it, the roundings of Adam's first steps are large
-        least = {"fp64": (1e-10, 1e-8, 1e-8), "fp32": (1e-5, 1e-5, 1e-3)}[precision][len(result)]
         noise_in_one, _ = difference(rounded[number], expected[number], kind)
         worst, where = difference(found[number], expected[number], kind)
         result[what] = Compared(worst, max(least, 10 * noise_in_one), where)
@@ -183,21 +197,21 @@ def compare(found: States, expected: States, rounded: States, config: Config) ->
 
 
 def findings(config: Config, engine: Engine) -> Iterator[Finding]:
-    """Steps of the config's own game as launched against the same on one rank: all that the engine may split.
+    """Compare steps of the config's game, as launched, with the same on one rank: over all that the engine may split.
 
-    With 1 and 2 micro-batches a rank, 1 and 2 in a pass, over as many steps as it takes to play all phases twice. Phases
-    that are played seldom are played every 2nd step: it is the same code.
+    With 1 and 2 micro-batches a rank, 1 and 2 in a pass, over as many steps as play all phases twice. Phases that are
+    played seldom are played every 2nd step: it is the same code.
     """
     training = config.training
     micro_batch = min(training.micro_batch, 4)
-    classes = config.data.classes or (10 if config.data.labels else 0)
-    base = config.with_({"data.classes": classes, "data.streams": 1, "training.micro_batch": micro_batch})
+    # any number of classes will do, and no data is needed to know it
+    base = config.with_classes(lambda: 10).with_({"data.streams": 1, "training.micro_batch": micro_batch})
     strategy = training.strategy
     splits = [(1, 1), (2, 1), *([(2, 2)] if strategy != "exact" else [])]
     reference: dict[tuple[int, str], States] = {}
 
     def play(case: Config, alone: bool) -> States:
-        # Adam's first steps are else signs, which rounding decides near 0
+        # without it Adam's first steps are signs, which rounding decides near 0
         return by_engine(case, _STEPS, alone, _often, {"eps": 1e-4})
 
     def by_one(case: Config, precision: str) -> States:
@@ -208,6 +222,7 @@ def findings(config: Config, engine: Engine) -> Iterator[Finding]:
                 "training.precision": precision,
                 "training.micro_batches_per_pass": "auto",
                 "training.tf32": case.training.tf32 and precision != "fp64",
+                "training.compile": False,
             }
             reference[key] = play(case.with_(changes), alone=True)
         return reference[key]
@@ -217,9 +232,9 @@ def findings(config: Config, engine: Engine) -> Iterator[Finding]:
 
     for precision in dict.fromkeys(["fp32" if strategy.startswith("zero") else "fp64", training.precision]):
         worst: dict[str, Compared] = {}
-        for own, size in splits:
+        for held, size in splits:
             changes = {
-                "training.batch": own * engine.world_size * micro_batch,
+                "training.batch": held * engine.world_size * micro_batch,
                 "training.micro_batches_per_pass": size if strategy != "exact" else "auto",
                 "training.precision": precision,
                 "training.tf32": training.tf32 and precision != "fp64",
@@ -229,21 +244,25 @@ def findings(config: Config, engine: Engine) -> Iterator[Finding]:
             compared = engine.on_main(lambda case=case, found=found: against(case, found))  # type: ignore[misc]
             assert compared is not None
             for kind, result in compared.items():
-                worst[kind] = max(worst.get(kind, result), result, key=lambda one: one.fraction)
+                worst[kind] = max(worst.get(kind, result), result, key=lambda pair: pair.fraction)
         words = [
-            f"{kind} differ by {one.difference:.1e} ({one.where}; up to {one.limit:.0e} is rounding)"
-            for kind, one in worst.items()
+            f"{kind} differ by {pair.difference:.1e} ({f'{pair.where}; ' if pair.where else ''}up to {pair.limit:.0e} is rounding)"
+            for kind, pair in worst.items()
         ]
-        good = all(one.fraction <= 1 for one in worst.values())
+        good = all(pair.fraction <= 1 for pair in worst.values())
         text = (
-            f"{strategy} in {precision}: from one rank's in double precision, over {len(splits)} ways to split "
+            f"{strategy} in {precision}: compared with one rank in double precision, over {len(splits)} ways to split "
             f"{_STEPS} steps, {', '.join(words)}"
         )
-        yield Finding("numerics", good, text if good else f"{text}: do not train like this")
+        yield Finding("numerics", good, text if good else f"{text}; do not train like this")
 
 
 def _often(game: Game) -> None:
     """Play every phase from the start, every 2nd step at least."""
-    game.phases = tuple(
-        dataclasses.replace(phase, every=min(2, phase.every), begin=0, end=None) for phase in game.phases
-    )
+    from_the_start(game)
+    game.phases = tuple(dataclasses.replace(phase, every=min(2, phase.every)) for phase in game.phases)
+
+
+def from_the_start(game: Game) -> None:
+    """Play every phase over the whole run, also those that would begin later or end earlier."""
+    game.phases = tuple(dataclasses.replace(phase, begin=0, end=None) for phase in game.phases)

@@ -21,9 +21,9 @@ _ROUNDS = 5  # the first finds algorithms and memory, the last is looked at for 
 
 
 def called(phase: Phase) -> str:
-    """How a person calls it: G, D, or D's penalty every 16 steps."""
-    own = phase.player.name if phase.loss else f"{phase.player.name}'s penalty"
-    return own if phase.every == 1 else f"{own} every {phase.every} steps"
+    """Return how a person calls a phase: G, D, or D's penalty every 16 steps."""
+    name = phase.player.name if phase.loss else f"{phase.player.name}'s penalty"
+    return name if phase.every == 1 else f"{name} every {phase.every} steps"
 
 
 @dataclasses.dataclass
@@ -39,18 +39,18 @@ class Played:
 
 
 def kinds_of_steps(game: games.Game, batch: int) -> dict[int, float]:
-    """A step of each kind (which phases are due), with the part of all steps that are of it."""
+    """Return a step of each kind (which phases are due), with the part of all steps that are of this kind."""
     period = math.lcm(*(phase.every for phase in game.phases))
-    start = max(phase.begin for phase in game.phases) // batch  # when all have begun
     kinds: dict[tuple[int, ...], list[int]] = {}
-    for step in range(start, start + period):
+    for step in range(period):
         due = tuple(game.phases.index(phase) for phase in game.due(step * batch, batch))
         kinds.setdefault(due, []).append(step)
     return {steps[0]: len(steps) / period for steps in kinds.values()}
 
 
 def play(config: Config, engine: Engine, game: games.Game) -> Played:
-    """Play a few steps of each kind."""
+    """Play a few steps of each kind, with all phases from the start: those that begin later must fit as well."""
+    numerics.from_the_start(game)
     size = config.training.batch
     times = [math.inf] * len(game.phases)
     peaks: dict[str, int] = {}
@@ -85,7 +85,7 @@ def play(config: Config, engine: Engine, game: games.Game) -> Played:
 def _counting(
     config: Config, engine: Engine, game: games.Game, phase: Phase, part: float, uses: dict[str, footprint.Uses]
 ) -> Iterator[None]:
-    """Add to `uses` what a phase does, times the part of steps that are so."""
+    """Add to `uses` what a phase does, times the part of the steps that are of this kind."""
     gathers = config.training.strategy == "zero3" and phase.twice
 
     def note(player: Player, differentiates: bool) -> None:
@@ -95,7 +95,7 @@ def _counting(
         elif not differentiates:
             used.looks += part
 
-    own = uses[phase.player.name]
+    of_player = uses[phase.player.name]
     for player in game.players:
         player.observer = note
     try:
@@ -105,8 +105,8 @@ def _counting(
             player.observer = None
     passes = math.ceil(len(engine.slots) / (config.training.micro_batch * engine.passes))
     losses = sum(loss is not None for loss in (phase.loss, None if gathers else phase.penalty))
-    own.backwards += part * passes * losses
-    if gathers:  # ZeRO-3 has the weights whole for the penalty: it gathers them twice, and reduces once
-        own.passes += part
-        own.backwards += part
-    own.updates += part
+    of_player.backwards += part * passes * losses
+    if gathers:  # ZeRO-3 gathers the whole weights twice for the penalty, and reduces once
+        of_player.passes += part
+        of_player.backwards += part
+    of_player.updates += part

@@ -1,13 +1,12 @@
-"""What a training would meet on the processes that will run it: measured in half a minute, with nothing left behind.
+"""Measure in half a minute what a training would meet on its ranks, and leave nothing behind.
 
-`gan-dist doctor` starts this module on as many processes as the training will have (torchrun), and reads the findings
-that the first of them prints as JSON.
+`gan-dist doctor` starts this module on as many ranks as the training will have (torchrun), and reads the findings that
+rank 0 prints as JSON.
 """
 
 import argparse
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import platform
@@ -20,40 +19,41 @@ from pathlib import Path
 
 import torch
 
-from gan_dist import config as config_module, footprint, games
+from gan_dist import config as config_module, files, footprint, games, units
 from gan_dist.checkpoint import Store, Writer, tensors
 from gan_dist.config import Config
 from gan_dist.control import launcher
-from gan_dist.data import loader, order
+from gan_dist.data import checks, loader, order
 from gan_dist.data.index import Index
 from gan_dist.doctor import autotune, node_reports, nodes, numerics
-from gan_dist.doctor.findings import MARK, Finding
+from gan_dist.doctor.findings import Finding
 from gan_dist.doctor.play import called, play
 from gan_dist.engine import Engine, launch, links, memory
 from gan_dist.errors import AgreedError, InputError
+from gan_dist.games.check import verify
 
-_FULL = 0.9  # of a memory
-_LOADED = 24  # micro-batches at least, after those that workers had ready
+_FULL = 0.9  # part of a memory beyond which a step does not fit
+_LOADED = 24  # micro-batches that are timed at least, after those that workers had ready
 _SIZES = (1 << 12, 1 << 20, 1 << 26)  # bytes of an all-reduce
 
 
 def examine(config: Config, with_numerics: bool) -> Iterator[Finding]:
-    """The findings, the same on every process. Each step of it is taken by all."""
+    """Yield the findings, the same on every rank. All ranks take every step of it."""
     engine = Engine(config)
     yield _machine(engine)
     if config.training.strategy == "exact" and engine.device.type == "cpu":
         yield Finding(
-            "threads", True, f"{torch.get_num_threads()} a process; `exact` keeps to those of the run's first start"
+            "threads", True, f"{torch.get_num_threads()} a rank; `exact` keeps those of the run's first start"
         )
     if engine.world_size > 1:
         yield _links(engine)
     yield from _nodes(config, engine)
+    yield _game(config.with_classes(lambda: 10), engine)  # any number will do, and no data is needed to know it
     if with_numerics:
         yield from numerics.findings(config, engine)
     engine.on_main(lambda: loader.prepare(config, progress=False), where="machine")
     index = loader.open_index(config)
-    if config.data.labels and not config.data.classes:
-        config = config.with_({"data.classes": int(index.label.max()) + 1})
+    config = config.with_classes(lambda: index.classes)
     yield _overlap(config, engine, len(index))
     needed, findings = _step(config, engine)
     yield from findings
@@ -64,13 +64,9 @@ def examine(config: Config, with_numerics: bool) -> Iterator[Finding]:
 
 def _machine(engine: Engine) -> Finding:
     gpu = torch.cuda.get_device_properties(engine.device) if engine.device.type == "cuda" else None
-    own = (
-        f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"
-        if gpu
-        else f"CPU, {torch.get_num_threads()} threads a process"
-    )
+    device = f"{gpu.name}, {units.size(gpu.total_memory)}" if gpu else f"CPU, {torch.get_num_threads()} threads a rank"
     hosts = sorted(set(engine.gather(platform.node())))
-    kinds = sorted(set(engine.gather(own)))
+    kinds = sorted(set(engine.gather(device)))
     software = launch.software(on_cpu=gpu is None)
     text = (
         f"{engine.world_size} process(es) on {len(hosts)} machine(s): {'; '.join(kinds)}. "
@@ -80,48 +76,66 @@ def _machine(engine: Engine) -> Finding:
 
 
 def _links(engine: Engine) -> Finding:
-    """All-reduce by size, as the training would do it."""
+    """Time the all-reduce of several sizes."""
     words = []
     for size in _SIZES:
         seconds = links.time_all_reduce(engine, size)
         sent = 2 * size * (engine.world_size - 1) / engine.world_size
-        words.append(f"{_bytes(size)} in {seconds * 1e3:.2f} ms ({sent / seconds / 1e9:.2f} GB/s)")
+        words.append(f"{units.size(size)} in {seconds * 1e3:.2f} ms ({sent / seconds / 1e9:.2f} GB/s)")
     return Finding("links", True, f"all-reduce of {', '.join(words)}")
 
 
 def _nodes(config: Config, engine: Engine) -> Iterator[Finding]:
-    """The looks that a job takes at its nodes before it trains (doctor/node_reports.py)."""
-    own = [node_reports.of_device(engine.device, engine.rank), *node_reports.of_links(engine)]
+    """Check the nodes as a job does before it trains (doctor/node_reports.py)."""
+    own_reports = [node_reports.of_device(engine.device, engine.rank), *node_reports.of_links(engine)]
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        own += node_reports.of_node(config)
-    reports = [report for found in engine.gather(own) for report in found]
+        own_reports += node_reports.of_node(config)
+    reports = [report for of_rank in engine.gather(own_reports) for report in of_rank]
     names = [report.node for report in reports if report.what == "device"]
-    for verdict in nodes.judge(reports, list(dict.fromkeys(names)), len(names) // len(set(names))):
-        left_out = nodes.exclude([verdict])
-        text = f"{verdict.text}; leave out: {left_out}" if left_out and len(set(names)) > 1 else verdict.text
-        yield Finding(verdict.what, verdict.good, text)
+    for finding in nodes.judge(reports, list(dict.fromkeys(names)), len(names) // len(set(names))):
+        left_out = nodes.exclude([finding]) if len(set(names)) > 1 else ""
+        yield dataclasses.replace(finding, text=f"{finding.text}; leave out: {left_out}") if left_out else finding
+
+
+def _game(config: Config, engine: Engine) -> Finding:
+    """Try the game on a few random samples, as training does before it begins. Raises AgreedError for a part that fails."""
+    game = games.build(config)
+    engine.on_main(lambda: checks.check_fields(config, game.fields))
+    engine.place(game)
+    verify(game, config, numerics.samples(config, engine, game, range(min(4, config.training.micro_batch))))
+    players = ", ".join(
+        f"{player.name} has {sum(weight.numel() for weight in player.weights):,} weights ({type(player.optimizer).__name__})"
+        for player in game.players
+    )
+    phases = ", ".join(called(phase) for phase in game.phases)
+    fields = ", ".join(game.fields)
+    return Finding("game", True, f"{config.game.kind} of {fields}: {players}; in a step: {phases}")
 
 
 def _overlap(config: Config, engine: Engine, total: int) -> Finding:
-    """Whether two processes would be given the same sample of a step."""
+    """Find out whether two ranks would be given the same sample of a step."""
     import numpy as np
 
     data, training = config.data, config.training
     slots = np.arange(engine.slots.start, engine.slots.stop)
-    own = order.samples(config.run.seed, total, training.batch, data.streams, 0, slots)
-    everyone = [int(number) for found in engine.gather(own.tolist()) for number in found]
+    samples = order.samples(config.run.seed, total, training.batch, data.streams, 0, slots)
+    everyone = [int(number) for of_rank in engine.gather(samples.tolist()) for number in of_rank]
     twice = len(everyone) - len(set(everyone))
-    text = f"the first {len(everyone)} samples are dealt over {engine.world_size} process(es), {twice} of them twice"
+    text = f"the first {len(everyone)} samples are dealt over {engine.world_size} rank(s), {twice} of them twice"
     return Finding("data overlap", twice == 0, text)
 
 
 def _step(config: Config, engine: Engine) -> tuple[float, list[Finding]]:
-    """Steps on random images: images/s over all processes, and what they took."""
+    """Play steps on random samples. Returns the images/s of all ranks together, and the findings."""
     training = config.training
     game = games.build(config)
-    sizes = {player.name: [weight.numel() for weight in player.network.parameters()] for player in game.players}
-    averaged = {player.name: player.average_half_life is not None for player in game.players}
     engine.place(game)
+    weights = {
+        player.name: _Weights(
+            [weight.numel() for weight in player.weights], len(player.kept.tensors), player.average is not None
+        )
+        for player in game.players
+    }
     if training.micro_batches_per_pass == "auto" and training.strategy != "exact":
         engine.passes = min(engine.gather(autotune.choose(config, engine, game)))
     engine.wrap(game)
@@ -130,41 +144,54 @@ def _step(config: Config, engine: Engine) -> tuple[float, list[Finding]]:
     # a phase that is played every n steps takes 1/n of its time of each
     seconds = max(engine.gather(sum(times[number] / phase.every for number, phase in enumerate(game.phases))))
     rate = training.batch / seconds
-    found = [
+    findings = [
         Finding(
             "step",
             True,
             f"{seconds * 1e3:.0f} ms, {rate:,.0f} images/s with {engine.passes} micro-batch(es) a pass: "
-            f"{training.images:,} images take {_hours(training.images / rate)}; "
+            f"{training.images:,} images take {units.hours(training.images / rate)}; "
             + ", ".join(f"{called(phase)} {times[number] * 1e3:.0f} ms" for number, phase in enumerate(game.phases)),
         ),
-        _memory(config, engine, sizes, averaged, played.peaks),
-        _traffic(config, engine, sizes, played.uses),
+        _memory(config, engine, weights, played.peaks),
+        _traffic(config, engine, weights, played.uses),
         _saving(config, engine, game),
     ]
     engine.release()
-    return rate, found
+    return rate, findings
 
 
-def _memory(
-    config: Config, engine: Engine, sizes: dict[str, list[int]], averaged: dict[str, bool], peaks: dict[str, int]
-) -> Finding:
+@dataclasses.dataclass(frozen=True)
+class _Weights:
+    """What decides how much memory a player takes."""
+
+    sizes: list[int]
+    """Elements of each weight."""
+    moments: int
+    """Tensors that its optimizer keeps of each weight."""
+    averaged: bool
+
+    def memory(self, strategy: str, world_size: int, rank: int = 0) -> footprint.Memory:
+        return footprint.memory(strategy, self.sizes, world_size, self.averaged, rank, self.moments)
+
+
+def _memory(config: Config, engine: Engine, weights: dict[str, _Weights], peaks: dict[str, int]) -> Finding:
     strategy, count = config.training.strategy, engine.world_size
-    parts = [footprint.memory(strategy, sizes[name], count, averaged[name], engine.rank) for name in sizes]
+    parts = [of_player.memory(strategy, count, engine.rank) for of_player in weights.values()]
     words = ", ".join(
-        f"{kind} {_bytes(sum(getattr(part, kind) for part in parts))}"
+        f"{kind} {units.size(sum(getattr(part, kind) for part in parts))}"
         for kind in ("weights", "masters", "gradients", "moments", "average", "buffers")
         if any(getattr(part, kind, 0) for part in parts)
     )
-    text = f"{strategy} on {count} process(es) holds in each: {words}"
+    text = f"{strategy} on {count} rank(s) holds in each: {words}"
     phase = max(peaks, key=lambda name: peaks[name])
-    engine.wait()  # all look at what is free now
-    found = engine.gather((phase, peaks[phase], memory.room(engine.device)))
-    return fits(text, *max(found, key=lambda one: one[1] / one[2]), smaller(config, engine.passes, count))
+    engine.wait()  # so that all ranks measure the free memory at one time
+    of_ranks = engine.gather((phase, peaks[phase], memory.room(engine.device)))
+    phase, peak, room = max(of_ranks, key=lambda row: row[1] / row[2])
+    return fits(text, phase, peak, room, smaller(config, engine.passes, count))
 
 
 def smaller(config: Config, passes: int, processes: int) -> str:
-    """What to change where a step does not fit: first what changes its speed alone."""
+    """Return what to change where a step does not fit: first what changes only its speed."""
     training, words = config.training, []
     if passes > 1:
         words.append(f"training.micro_batches_per_pass: {passes // 2}")
@@ -176,54 +203,52 @@ def smaller(config: Config, passes: int, processes: int) -> str:
 
 
 def fits(text: str, phase: str, peak: int, room: int, advice: str) -> Finding:
-    """The finding on memory, of the process that comes nearest to what there is for it."""
-    text += f"; the worst phase, {phase}, took {_bytes(peak)} with everything, of {_bytes(room)} that there are"
+    """Return the finding on memory, of the rank that comes nearest to the memory that it has."""
+    text += f"; the worst phase, {phase}, took {units.size(peak)} with everything, of {units.size(room)} that there are"
     if peak > _FULL * room:
         return Finding("memory", False, f"{text}: {advice}")
     return Finding("memory", True, text)
 
 
-def _traffic(config: Config, engine: Engine, sizes: dict[str, list[int]], uses: dict[str, footprint.Uses]) -> Finding:
-    strategy = config.training.strategy
+def _traffic(config: Config, engine: Engine, weights: dict[str, _Weights], uses: dict[str, footprint.Uses]) -> Finding:
+    strategy, count = config.training.strategy, engine.world_size
     total = sum(
-        footprint.traffic(strategy, sum(weights), engine.world_size, uses[name]) for name, weights in sizes.items()
+        footprint.traffic(strategy, sum(of_player.sizes), count, uses[name]) for name, of_player in weights.items()
     )
     others = {
-        other: sum(footprint.memory(other, weights, engine.world_size, False).total for weights in sizes.values())
+        other: sum(of_player.memory(other, count).total for of_player in weights.values())
         for other in ("ddp", "zero2", "zero3")
     }
-    compared = ", ".join(f"{name} {_bytes(held)}" for name, held in others.items())
-    return Finding("traffic", True, f"each process sends {_bytes(total)} a step; held a process: {compared}")
+    compared = ", ".join(f"{name} {units.size(held)}" for name, held in others.items())
+    return Finding("traffic", True, f"each rank sends {units.size(total)} a step; it holds: {compared}")
 
 
 def _saving(config: Config, engine: Engine, game: games.Game) -> Finding:
-    place = config.directory
-    while not place.exists():
-        place = place.parent
+    place = files.existing(config.directory)
     seconds = problem = None
     with tempfile.TemporaryDirectory(prefix=".doctor-", dir=place) as folder:
         shared = engine.on_main(lambda: folder)
         writer = Writer(Store(Path(str(shared)), 2), engine.rank, engine.world_size, engine.channel())
-        writer.save(0, tensors.collect(game.players), {})
+        writer.save(0, tensors.collect(game.players, game.state()), {})
         (outcome,) = writer.wait()
         seconds, problem = outcome.seconds, outcome.problem
         engine.wait()
     if problem:
         return Finding("checkpoint", False, f"could not be saved: {problem}")
-    text = f"{_bytes(outcome.bytes)} saved and read back in {seconds:.2f} s, {outcome.stalled:.3f} s of it in the loop's way"
+    text = f"{units.size(outcome.bytes)} saved and read back in {seconds:.2f} s, training waits for {outcome.stalled:.3f} s of it"
     margin = config.control.margin_seconds
     good = seconds < margin
     return Finding("checkpoint", good, text if good else f"{text}: raise control.margin_seconds above {margin:g}")
 
 
 def _loading(config: Config, engine: Engine, index: Index, needed: float) -> Finding:
-    """The loader alone against the step."""
+    """Time the loader alone, and compare it with the step."""
     endless = config.with_({"training.images": 1 << 40})
     batches = loader.micro_batches(index, endless, 0, engine.slots, engine.device)
-    own = len(engine.slots) // config.training.micro_batch
-    for _ in islice(batches, math.ceil(loader.ahead(config) / own)):  # decoded while the first was waited for
+    each_step = len(engine.slots) // config.training.micro_batch
+    for _ in islice(batches, math.ceil(loader.ahead(config) / each_step)):  # decoded while the first one was awaited
         pass
-    steps, began = math.ceil(max(_LOADED, loader.ahead(config)) / own), time.perf_counter()
+    steps, began = math.ceil(max(_LOADED, loader.ahead(config)) / each_step), time.perf_counter()
     count = sum(1 for _ in islice(batches, steps))
     seconds = time.perf_counter() - began
     batches.close()  # type: ignore[attr-defined]
@@ -238,7 +263,7 @@ def _loading(config: Config, engine: Engine, index: Index, needed: float) -> Fin
 
 
 def _keys(config: Config, engine: Engine, loader_keeps_up: bool) -> Finding:
-    """The keys worth changing, after what was measured."""
+    """Name the keys worth changing, by what was measured."""
     training, words = config.training, []
     if not loader_keeps_up:
         words.append(f"data.workers: {config.data.workers + 1} (the step waits for images)")
@@ -256,21 +281,10 @@ def _keys(config: Config, engine: Engine, loader_keeps_up: bool) -> Finding:
 
 
 def _multiplies_bf16() -> bool:
-    """Whether this CPU does (AMX, AVX-512 BF16, ARM's bf16), as far as Linux says."""
+    """Say whether this CPU multiplies in bf16 (AMX, AVX-512 BF16, ARM's bf16), as far as Linux knows."""
     with contextlib.suppress(OSError):
         return bool({"amx_bf16", "avx512_bf16", "bf16"} & set(Path("/proc/cpuinfo").read_text().split()))
     return True
-
-
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} hours" if seconds > 3600 else f"{seconds / 60:.1f} minutes"
-
-
-def _bytes(count: float) -> str:
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count / 2**10:.0f} KiB"
 
 
 def collect(config: Config, with_numerics: bool, report: Callable[[Finding], None]) -> None:
@@ -285,7 +299,7 @@ def main(arguments: list[str]) -> int:
     rank = int(os.environ.get("RANK", "0"))
 
     def say(finding: Finding) -> None:
-        print(f"{MARK}{json.dumps(dataclasses.asdict(finding))}", flush=True)
+        print(finding.line(), flush=True)
 
     def report(finding: Finding) -> None:
         if rank == 0:
@@ -298,7 +312,11 @@ def main(arguments: list[str]) -> int:
         collect(config, options.numerics, report)
     except AgreedError as error:
         report(Finding("start", False, str(error)))
-    except (InputError, OSError, torch.OutOfMemoryError) as error:  # perhaps of this rank alone, for which others wait
+    except (
+        InputError,
+        OSError,
+        torch.OutOfMemoryError,
+    ) as error:  # perhaps of this rank only, for which the others wait
         what, text = "start", str(error)
         if isinstance(error, torch.OutOfMemoryError):
             what, text = "memory", f"a step does not fit: {error}; {advice}"
@@ -311,4 +329,4 @@ if __name__ == "__main__":
     launcher.watch()
     code = main(sys.argv[1:])
     sys.stdout.flush()
-    os._exit(code)  # not in order: gloo aborts where another rank is gone already
+    os._exit(code)  # without Python's clean-up: gloo aborts where another rank has ended

@@ -12,8 +12,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
+from gan_dist import rank_counts
 from gan_dist.config import Config
-from gan_dist.engine import exact, launch
+from gan_dist.engine import launch
 from gan_dist.engine.consensus import Agreement, Board, board, channel, who_differs
 from gan_dist.engine.ddp import Ddp
 from gan_dist.engine.exact import Exact
@@ -88,9 +89,7 @@ class Engine:
         self._turn: _Turn | None = None
         training = config.training
         parts = training.batch // training.micro_batch
-        if training.strategy == "exact":  # first: fewer counts of ranks fit its tree than can share the batch
-            exact.check(parts, self.world_size)
-        self.slots = slots_of(training.batch, training.micro_batch, self.rank, self.world_size)
+        self.slots = slots_of(training.batch, training.micro_batch, self.rank, self.world_size, training.strategy)
         own = parts // self.world_size  # a run that resumes at more ranks may have fewer than it asks for
         self.passes = 1 if training.micro_batches_per_pass == "auto" else min(own, training.micro_batches_per_pass)
         """Micro-batches that go through the networks together."""
@@ -359,17 +358,12 @@ class Engine:
             self.accelerator.end_training()
 
 
-def slots_of(batch: int, micro_batch: int, rank: int, world_size: int) -> range:
+def slots_of(batch: int, micro_batch: int, rank: int, world_size: int, strategy: str = "ddp") -> range:
     """Return the slots of the global batch that a rank serves: its contiguous block of micro-batches.
 
-    Raises AgreedError, naming the counts of ranks that fit, where the micro-batches cannot be dealt.
+    Raises AgreedError, naming the counts of ranks that fit, where the ranks cannot share the micro-batches.
     """
-    parts = batch // micro_batch
-    if parts % world_size:
-        fitting = ", ".join(str(count) for count in range(1, parts + 1) if parts % count == 0)
-        raise AgreedError(
-            f"training.batch = {batch} is {parts} micro-batches of {micro_batch}, which {world_size} processes cannot "
-            f"share evenly; start {fitting} processes, or change training.micro_batch"
-        )
-    size = parts // world_size * micro_batch
+    if problem := rank_counts.refusal(batch, micro_batch, strategy, world_size):
+        raise AgreedError(problem)
+    size = batch // micro_batch // world_size * micro_batch
     return range(rank * size, (rank + 1) * size)

@@ -15,7 +15,6 @@ from torch import Tensor
 from gan_dist.engine import update
 from gan_dist.engine.health import Health
 from gan_dist.engine.precision import LossScale
-from gan_dist.errors import AgreedError
 from gan_dist.metrics import Metrics
 from gan_dist.networks.statistics import Statistics
 from gan_dist.player import Player
@@ -144,21 +143,3 @@ def _in_memory(tensor: Tensor) -> Tensor:
     if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
         return tensor.permute(0, 2, 3, 1).reshape(-1)
     return tensor.reshape(-1)
-
-
-def check(parts: int, world_size: int) -> None:
-    """Raises AgreedError, naming the process counts that would do, where the tree has no whole subtree for each process."""
-    if world_size not in (counts := fitting_counts(parts)):
-        raise AgreedError(
-            f"training.strategy = exact cannot sum {parts} micro-batches over {world_size} processes in its tree; "
-            f"start {', '.join(map(str, counts))} processes, or set training.strategy: ddp"
-        )
-
-
-def fitting_counts(parts: int) -> list[int]:
-    """Process counts at which every block of `parts` micro-batches is a whole subtree."""
-    return [count for count in range(1, parts + 1) if parts % count == 0 and (count == 1 or _is_power(parts // count))]
-
-
-def _is_power(number: int) -> bool:
-    return number & (number - 1) == 0

@@ -25,8 +25,8 @@ TIMEOUT = datetime.timedelta(hours=2)
 def start(config: Config) -> Accelerator:
     """Join the ranks of this launch. Raises InputError where launcher, machine and config contradict each other.
 
-    engine/zero.py drives DeepSpeed, not Accelerate, whose plugin knows one network, needs `transformers`, and makes every
-    process on a CPU rank 0 of 1. So Accelerate does not know of DeepSpeed.
+    engine/zero.py drives DeepSpeed itself: Accelerate's plugin knows one network, needs `transformers`, and makes every
+    process on a CPU rank 0 of 1.
     """
     training, environment = config.training, os.environ
     # cuBLAS reads it when CUDA starts, and refuses deterministic algorithms without: an engine that is made later in this
@@ -43,6 +43,7 @@ def start(config: Config) -> Accelerator:
     rendezvous.check_ranks(problem, facts, TIMEOUT)
     _set_up(config)
     environment.pop("ACCELERATE_USE_DEEPSPEED", None)
+    environment.pop("ACCELERATE_TORCH_DEVICE", None)  # training.device decides
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision="no",

@@ -1,4 +1,4 @@
-"""Validate ACCELERATE_* variables and DeepSpeed's config file: reject what contradicts the config or has no effect."""
+"""Validate the ACCELERATE_* variables that change mathematics, and DeepSpeed's config file, against the config."""
 
 import json
 import os
@@ -32,25 +32,15 @@ change these values and add no others: offloading, for example, would move weigh
 
 _TRUE = ("1", "on", "t", "true", "y", "yes")  # as Accelerate reads it
 _NOTHING = ("", "0", "0.0", "auto", "default", "f", "false", "n", "no", "none", "off")
-_CHECKED = (
-    "DEEPSPEED_CONFIG_FILE", "DEEPSPEED_ZERO_STAGE", "DYNAMO_BACKEND", "GRADIENT_ACCUMULATION_STEPS", "MIXED_PRECISION",
-    "USE_CPU", "USE_DEEPSPEED",
-)  # fmt: skip
-_HARMLESS = (
-    "CONFIG_DS_FIELDS",
-    "CPU_AFFINITY",
-    "DEBUG_MODE",
-    "DEBUG_RDV_FILE",
-    "DISABLE_RICH",
-    "ENABLE_RICH",
-    "LOG_LEVEL",
-)
-"""These change no result: logs, checks, which cores a process uses."""
-_INSTEAD = {
-    "GRADIENT_CLIPPING": "optimizers.generator.clip_norm and optimizers.discriminator.clip_norm decide about that",
-    "USE_FSDP": "it cannot train here; choose by training.strategy",
-    "USE_MEGATRON_LM": "it cannot train here; choose by training.strategy",
+_REFUSED = {
+    "GRADIENT_CLIPPING": "{clip_norms} decide about that",
+    "USE_FSDP": "it has no effect here; training.strategy decides how ranks share the work",
+    "USE_MEGATRON_LM": "it has no effect here; training.strategy decides how ranks share the work",
+    "USE_PARALLELISM_CONFIG": "it has no effect here; training.strategy decides how ranks share the work",
 }
+"""Variables that would change what is computed, and what decides about it instead. `validate` looks at six others:
+MIXED_PRECISION, DYNAMO_BACKEND, GRADIENT_ACCUMULATION_STEPS, USE_CPU, USE_DEEPSPEED and its stage. All the rest is ignored:
+it changes no result, and every release of Accelerate has more of it."""
 _KEYS = {
     "gradient_clipping": "optimizers.generator.clip_norm and optimizers.discriminator.clip_norm",
     "train_batch_size": "training.batch",
@@ -65,18 +55,20 @@ _KEYS = {
 
 
 def to_use_the_cpu() -> bool:
+    """Say whether accelerate was told to use the CPU."""
     return _said("USE_CPU") in _TRUE
 
 
 def validate(config: Config) -> None:
-    """Raise AgreedError where a setting of accelerate contradicts the config, or has no effect."""
+    """Raise AgreedError where a setting of accelerate that changes mathematics contradicts the config."""
     training = config.training
-    for variable, value in sorted(os.environ.items()):
-        name = variable.removeprefix("ACCELERATE_")
-        if name == variable or name in _CHECKED + _HARMLESS or value.lower() in _NOTHING:
-            continue
-        what = _INSTEAD.get(name, "it has no effect here; remove it")
-        raise AgreedError(f"accelerate was told {name.lower()} = {value} ({variable}): {what}")
+    for name, instead in _REFUSED.items():
+        if (value := _said(name)) not in _NOTHING:
+            clip_norms = " and ".join(key for key in config.flat() if key.endswith(".clip_norm"))
+            raise AgreedError(
+                f"accelerate was told {name.lower()} = {value} (ACCELERATE_{name}): "
+                f"{instead.format(clip_norms=clip_norms)}; remove it"
+            )
     if _said("USE_DEEPSPEED") in _TRUE:
         stage = (
             str(_file().get("zero_optimization", {}).get("stage", 0)) if _path() else _said("DEEPSPEED_ZERO_STAGE", "2")
@@ -104,8 +96,8 @@ def validate(config: Config) -> None:
 
 def deepspeed_config(strategy: str, weights: int) -> dict[str, Any]:
     """Return DeepSpeed's settings for a network of this many weights, with those of the launcher's file."""
-    found = _file().get("zero_optimization", {})
-    given = {name: value for name, value in found.items() if value != "auto"}
+    written = _file().get("zero_optimization", {})
+    given = {name: value for name, value in written.items() if value != "auto"}
     zero = {**SETTINGS[strategy], **given, "stage": int(strategy.removeprefix("zero"))}
     # no more than there is: buffers of this size are made; DeepSpeed wants an even number
     zero |= {name: min(size, weights + weights % 2) for name, size in zero.items() if name.endswith("bucket_size")}

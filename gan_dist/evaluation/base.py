@@ -27,6 +27,9 @@ class Metric(Part):
     needs: ClassVar[Literal["features", "samples"]] = "samples"
     """What `add` is given: images (N, C, H, W) in [-1, 1], or their features (N, F) by the evaluation's network."""
 
+    better: ClassVar[Literal["lower", "higher"]] = "lower"
+    """Which values are better: the run's summary in W&B shows the best one."""
+
     def begin(self) -> State:
         """Return the state of a part that has no samples yet."""
         return {}

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--facts", default="", help="what scontrol prints about the job")
     parser.add_argument("--instead", default="", help="why training was not started")
     parser.add_argument("--reasons", type=Path, help="why ranks ended before the run had a log")
-    parser.add_argument("--reports", type=Path, help="what the nodes printed (check.py)")
+    parser.add_argument("--reports", type=Path, help="what the nodes printed (doctor/node_reports.py)")
     parser.add_argument("--names", default="", help="the job's nodes, one on each line")
     parser.add_argument("--processes", type=int, default=1, help="processes on each node")
     parser.add_argument("--max-restarts", type=int, default=100)
@@ -101,18 +101,18 @@ def _begin(options: argparse.Namespace) -> Decision:
 def _nodes(options: argparse.Namespace) -> Decision:
     """Decide after the check of the nodes whether to train on them. The findings go to the job's log."""
     reports, names = options.reports.read_text(errors="replace").splitlines(), options.names.split()
-    found = nodes.parse(reports)
-    verdicts = nodes.judge(found, names, options.processes)
-    if not found:  # no python on the nodes, a wrong GAN_DIST_WRAP, a step that Slurm does not start: quote the output
+    parsed = nodes.parse(reports)
+    findings = nodes.judge(parsed, names, options.processes)
+    if not parsed:  # no python on the nodes, a wrong GAN_DIST_WRAP, a step that Slurm does not start: quote the output
         print("\n".join(reports[-_QUOTED:]), file=sys.stderr)
-    for verdict in verdicts:
-        print(f"{'ok     ' if verdict.good else 'PROBLEM'}  {verdict.what:13s}  {verdict.text}", file=sys.stderr)
-    left_out, fatal = nodes.exclude(verdicts), [verdict for verdict in verdicts if verdict.fatal]
+    for finding in findings:
+        print(finding.row(13), file=sys.stderr)
+    left_out, fatal = nodes.exclude(findings), [finding for finding in findings if finding.fatal]
     if not fatal:
         return Decision("go", "the nodes are fit" + (f"; better without them: {left_out}" if left_out else ""))
-    what = "; ".join(f"{verdict.what}: {verdict.text}" for verdict in fatal)
+    what = "; ".join(f"{finding.what}: {finding.text}" for finding in fatal)
     what += f". Better without: {left_out}" if left_out else ""
-    if all(verdict.passing for verdict in fatal):
+    if all(finding.passing for finding in fatal):
         return Decision("again", f"the nodes could not be checked: {what}")
     return Decision("stop", f"not fit to train: {what.replace('Better without:', 'Submit again with')}")
 

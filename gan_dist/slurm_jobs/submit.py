@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gan_dist import config as config_module
+from gan_dist import config as config_module, rank_counts
 from gan_dist.config import Config
 from gan_dist.doctor.findings import Finding
 from gan_dist.errors import InputError
@@ -121,18 +121,10 @@ def _dealt(config: Config, wanted: Wanted) -> Finding:
     if training.processes not in (0, count):
         text = f"{count}, and training.processes = {training.processes} refuses them; remove it, or ask for as many"
         return Finding("processes", False, text)
-    parts = training.batch // training.micro_batch
-    fitting = [number for number in range(1, parts + 1) if parts % number == 0]
-    if training.strategy == "exact":
-        fitting = [number for number in fitting if number == 1 or not (parts // number) & (parts // number - 1)]
-    if count not in fitting:
-        near = min(fitting, key=lambda number: abs(number - count))
-        text = (
-            f"{count} processes cannot share {parts} micro-batches (training.batch {training.batch}, micro_batch "
-            f"{training.micro_batch}, {training.strategy}); take {near} processes, or a batch of {count * training.micro_batch}"
-        )
-        return Finding("processes", False, text)
-    return Finding("processes", True, f"{count}, with {parts // count} micro-batches each")
+    if problem := rank_counts.refusal(training.batch, training.micro_batch, training.strategy, count):
+        return Finding("processes", False, problem)
+    each = training.batch // training.micro_batch // count
+    return Finding("processes", True, f"{count}, with {each} micro-batches each")
 
 
 def _partition(wanted: Wanted, save_seconds: float) -> tuple[list[Finding], str]:

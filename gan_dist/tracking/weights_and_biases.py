@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class WeightsAndBiases:
     ) -> None:
         self._directory = directory
         self._failed, self._ready = failed, ready
-        self._command = command
+        self._command, self._config = command, config
         self._run: Any = None
         self._scores: set[str] = set()
         """Whose summary W&B knows."""
@@ -103,11 +103,16 @@ class WeightsAndBiases:
             for name in values.keys() - self._scores:
                 if name.startswith("score/") and name not in _LOGITS:
                     # the best of a run in the runs table; by name, as of two patterns that fit W&B takes any
-                    self._run.define_metric(name, step_metric="images", summary="min")
+                    self._run.define_metric(name, step_metric="images", summary=self._best(name))
                     self._scores.add(name)
             return {"images": images, **values}
 
         self._log(content, images)  # at step=, as an offline run that is resumed counts from 0 again
+
+    def _best(self, name: str) -> Literal["min", "max"]:
+        """Return which value of a score W&B's table of runs shows."""
+        metric = getattr(getattr(self._config.evaluate, "scores", None), name.split("/")[1], None)
+        return "max" if getattr(metric, "better", "lower") == "higher" else "min"
 
     def picture(self, images: int, path: Path) -> None:
         """Show a sample grid."""

@@ -104,7 +104,7 @@ def test_a_process_count_that_the_tree_does_not_fit_is_refused_with_those_that_d
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert said == [
         f"error: training.strategy = exact cannot sum {batch // 4} micro-batches over 2 processes in its tree; start "
-        f"{fitting} processes, or set training.strategy: ddp"
+        f"{fitting} processes, or set {'training.strategy: ddp' if batch == 24 else 'training.batch: 32'}"
     ]
     assert "exitcode  : 2" in done.stderr
     assert not (tmp_path / "run").exists()

@@ -234,13 +234,7 @@ def test_two_processes_say_it_once_and_both_end(
         ({"penalties__r1__every": 4}, {}, "penalties.r1.weight is missing"),
         ({}, {"ACCELERATE_USE_FSDP": "true"}, "accelerate was told use_fsdp = true"),
         ({}, {"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "accelerate was told use_parallelism_config = true"),
-        ({}, {"ACCELERATE_TORCH_DEVICE": "meta"}, "accelerate was told torch_device = meta (ACCELERATE_TORCH_DEVICE)"),
         ({}, {"ACCELERATE_GRADIENT_CLIPPING": "1.0"}, "optimizers.discriminator.clip_norm decide about that"),
-        (
-            {"training__strategy": "zero2"},
-            {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu"},
-            "accelerate was told deepspeed_offload_optimizer_device = cpu",
-        ),
         ({}, {"ACCELERATE_USE_DEEPSPEED": "true"}, "ZeRO stage 2, but training.strategy = ddp"),
         ({}, {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "set training.compile: true"),
         ({}, {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "training.micro_batch decides"),

@@ -40,7 +40,7 @@ def test_gan_dist_slurm_checks_submits_and_says_how_it_stands(
     assert "PROBLEM  partition   short has 3 nodes for a job, --nodes asks for 5" in refused, refused
     assert "short ends jobs after 00:01:00, --time asks for 90-0" in refused
     assert "short has 2 GPUs on a node, --gpus-per-node asks for 4" in refused
-    assert "PROBLEM  processes   20 processes cannot share 2 micro-batches" in refused
+    assert "PROBLEM  processes   training.strategy = exact cannot sum 2 micro-batches over 20 processes" in refused
     assert "ok       cores       none asked for" in refused
     assert "there is no partition nowhere; --partition takes main, high, short" in call("--partition", "main,nowhere")
     assert "PROBLEM  margin      warned 180 s before the end of a job of 60 s" in call(
@@ -135,7 +135,7 @@ def test_the_doctor_looks_at_all_nodes_of_a_job(doctor: Submit, launcher: str) -
     said = job.text()
     assert "2 process(es) on 2 machine(s): " in said
     assert "network         2 process(es) agree on a sum" in said
-    assert "numerics        exact in fp64: from a plain loop's in double precision" in said
+    assert "numerics        exact in fp64: compared with one rank in double precision" in said
     for what in ("step", "memory", "traffic", "checkpoint"):
         assert f"ok       {what}" in said
     assert not job.run.exists()

@@ -1,5 +1,6 @@
 """`gan-dist doctor` finds what would stop a training, and changes nothing."""
 
+import dataclasses
 import errno
 import fcntl
 import itertools
@@ -14,13 +15,11 @@ import pytest
 import torch
 
 from gan_dist import cli, config as config_module, games
+from gan_dist.checkpoint import tensors
 from gan_dist.config import Config
 from gan_dist.data import loader
-from gan_dist.doctor import local, numerics, play, ranks
+from gan_dist.doctor import findings, local, numerics, play, ranks
 from gan_dist.engine import Engine
-from gan_dist.games.generation import GenerationGame
-from gan_dist.interfaces import Batch
-from gan_dist.penalties import Penalty
 from tests import making
 from tests.launching import REPOSITORY, train
 
@@ -41,8 +40,8 @@ def found(directory: Path, **keys: object) -> dict[str, local.Finding]:
 def test_a_new_directory_is_fine(tmp_path: Path) -> None:
     assert all(finding.good for finding in found(tmp_path / "run").values())
     rows = found(tmp_path / "run")
-    assert "MiB free in" in rows["disk space"].text
-    assert "MiB/s" in rows["disk speed"].text
+    assert "iB free in " in rows["disk space"].text
+    assert "iB/s for 32.00 MiB" in rows["disk speed"].text
 
 
 def test_other_files_and_a_run_of_another_config_are_problems(
@@ -96,8 +95,8 @@ def test_every_kind_of_strategy_is_tried(tmp_path: Path, capsys: pytest.CaptureF
     rows = json.loads(capsys.readouterr().out)
     assert [row for row in rows if not row["good"] and row["what"] != "loader"] == []
     by_name = {row["what"]: row["text"] for row in rows}
-    assert by_name["memory"].startswith(f"{strategy} on 2 process(es) holds in each: weights ")
-    assert "each process sends " in by_name["traffic"]
+    assert by_name["memory"].startswith(f"{strategy} on 2 rank(s) holds in each: weights ")
+    assert "each rank sends " in by_name["traffic"]
     assert by_name["numerics"].startswith(f"{strategy} in fp32: ")
     assert ("threads" in by_name) == (strategy == "exact")
 
@@ -116,10 +115,10 @@ def test_processes_are_tried_and_leave_nothing_behind(tmp_path: Path, capsys: py
     for name in ("gan_dist", "Python", "torch", "accelerate"):
         assert f"{name} " in by_name["devices"]
     assert "1.00 MiB in" in by_name["links"]
-    assert by_name["data overlap"] == "the first 16 samples are dealt over 2 process(es), 0 of them twice"
+    assert by_name["data overlap"] == "the first 16 samples are dealt over 2 rank(s), 0 of them twice"
     assert "images/s with" in by_name["step"]
     assert "D's penalty every 16 steps " in by_name["step"]
-    assert by_name["memory"].startswith("ddp on 2 process(es) holds in each: weights ")
+    assert by_name["memory"].startswith("ddp on 2 rank(s) holds in each: weights ")
     assert "; the worst phase, " in by_name["memory"]
     assert "saved and read back" in by_name["checkpoint"]
     assert "the step takes" in by_name["loader"]
@@ -199,18 +198,87 @@ def test_numerics_sees_a_mistake_in_a_seldom_phase_and_in_a_wide_pass(
     fault: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, engine, _ = at_work(**SELDOM, training__precision=precision)
-    plain = GenerationGame.penalise
+    plain = Engine.backward
 
-    def weaker(game: GenerationGame, named: list[tuple[str, Penalty]], every: int, batch: Batch) -> torch.Tensor:
-        return plain(game, named, every, batch) / 2
+    def weaker(engine: Engine, loss: torch.Tensor) -> None:
+        launched = engine.accelerator is not None  # the reference is an engine that is alone
+        plain(engine, loss / 2 if launched and engine.is_in_penalty else loss)
 
     if fault == "a lazy penalty is too weak":
-        monkeypatch.setattr(GenerationGame, "penalise", weaker)
+        monkeypatch.setattr(Engine, "backward", weaker)
     elif fault != "none":
         monkeypatch.setattr(Engine, "see_parts", lambda engine, parts: None)
     found = list(numerics.findings(config, engine))
     assert [finding.text.split(":")[0] for finding in found] == ["ddp in fp64", f"ddp in {precision}"]
     assert [finding.good for finding in found] == [fault == "none"] * 2, found
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("fault", [False, True])
+def test_numerics_compares_gradients_of_sgd_and_the_weights_of_any_optimizer(
+    monkeypatch: pytest.MonkeyPatch, momentum: float, fault: bool
+) -> None:
+    kinds = {"optimizers__generator": "sgd", "optimizers__generator__momentum": momentum}
+    config, engine, _ = at_work(**kinds, optimizers__discriminator="rmsprop")
+    plain = Engine.backward
+
+    def wrong(engine: Engine, loss: torch.Tensor) -> None:
+        plain(engine, loss if engine.accelerator is None else 1.001 * loss)
+
+    if fault:
+        monkeypatch.setattr(Engine, "backward", wrong)
+    for finding in numerics.findings(config, engine):
+        assert finding.good is not fault, finding.text
+        assert "gradients differ" in finding.text
+        assert "D/gradient" not in finding.text  # RMSprop keeps no sum of gradients
+        found, where, limit = re.search(r"gradients differ by (\S+) \((\S+); up to (\S+) is", finding.text).groups()
+        assert where.startswith("G/gradient/")
+        assert float(limit) < 3e-4
+        assert (float(found) > 9e-4) is fault
+
+
+def test_numerics_compares_weights_only_where_no_optimizer_keeps_a_sum_of_gradients() -> None:
+    config, engine, _ = at_work(optimizers__generator="rmsprop", optimizers__discriminator="rmsprop")
+    for finding in numerics.findings(config, engine):
+        assert finding.good
+        assert "gradients differ" not in finding.text
+        assert "weights differ by" in finding.text
+
+
+def test_disk_space_is_that_of_the_tensors_that_a_checkpoint_has(tmp_path: Path) -> None:
+    growth = REPOSITORY / "tests/growth"
+    for part in ("optimizer", "augmentation", "network"):
+        words = making.flags({"run.directory": tmp_path, "data.shards": "unused", "training.device": "cpu"})
+        config = config_module.load([str(growth / f"{part}.yaml"), *words])
+        engine, game = Engine(config), games.build(config)
+        engine.wrap(game)
+        play.play(config, engine, game)
+        state = tensors.collect(game.players, game.state())
+        size = sum(tensor.numel() * tensor.element_size() for tensor in state.shapes.values())
+        assert local.checkpoint_bytes(config) == size, part
+
+
+def test_a_phase_that_begins_later_is_measured_too() -> None:
+    config, engine, game = at_work()
+    first, second = game.phases
+    later = dataclasses.replace(second, begin=10**6)
+    game.phases = (dataclasses.replace(first, end=10**6), later)
+    assert all(seconds < 60 for seconds in play.play(config, engine, game).times)
+
+
+def test_the_moments_are_those_of_the_players_optimizer() -> None:
+    _, _, game = at_work(optimizers__generator="sgd", optimizers__discriminator="sgd")
+    sizes = [weight.numel() for weight in game.players[0].weights]
+    one = ranks._Weights(sizes, len(game.players[0].kept.tensors), averaged=True).memory("ddp", 1)
+    assert one.moments == one.weights == one.average
+
+
+def test_a_finding_passes_through_a_line_of_output() -> None:
+    finding = local.Finding("data", False, "no .tar file", ("node1", "node2"), fatal=True)
+    assert findings.of_line(f"[rank0]: {finding.line()}") == finding
+    assert findings.of_line("a library's words") is None
+    assert findings.of_line(finding.line()[:-5]) is None
+    assert finding.row(10) == "PROBLEM  data        no .tar file"
 
 
 def test_too_little_room_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +315,7 @@ def test_a_disk_without_locks_is_no_reason_to_end(tmp_path: Path, monkeypatch: p
     (tmp_path / ".lock").touch()
     monkeypatch.setattr(local.fcntl, "flock", refuse)
     finding = local._lock(tmp_path)
-    assert (finding.good, finding.text) == (True, f"cannot be told ({os.strerror(number)})")
+    assert (finding.good, finding.text) == (True, f"cannot be found out ({os.strerror(number)})")
 
 
 def test_the_node_of_a_rank_that_died_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

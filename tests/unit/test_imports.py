@@ -15,6 +15,8 @@ LEVELS = {
     "redaction": 0,
     "rng": 0,
     "threads": 0,
+    "units": 0,
+    "rank_counts": 0,
     "losses": 1,
     "augment": 1,
     "ema": 1,

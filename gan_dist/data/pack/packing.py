@@ -21,7 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gan_dist import files
+from gan_dist import files, units
 from gan_dist.data.pack import write
 from gan_dist.data.pack.convert import is_grey
 from gan_dist.data.pack.sources import NO_IMAGE, Item, Source, open_source
@@ -56,8 +56,9 @@ class PackReport:
 
     def lines(self) -> list[str]:
         """For a person."""
-        size = f"{self.bytes / 2**20:,.1f} MiB"
-        lines = [f"{self.images:,} images in {self.shards} shards, {size}; {self.kept:,} kept their bytes"]
+        lines = [
+            f"{self.images:,} images in {self.shards} shards, {units.size(self.bytes)}; {self.kept:,} kept their bytes"
+        ]
         if self.classes:
             first = list(self.classes.items())[:10]
             named = [name if name == str(number) else f"{number} = {name}" for name, number in first]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gan_dist.engine import exact
+from gan_dist import rank_counts
 from gan_dist.engine.engine import AgreedError, slots_of
 from gan_dist.engine.exact import TreeSum
 
@@ -21,7 +21,7 @@ def test_every_fitting_count_gives_the_same_bits(parts: int) -> None:
     leaves = list(torch.randn(parts, 10_000) * 10 ** torch.randn(parts, 1))
     whole = tree(leaves)
     assert torch.allclose(whole, torch.stack(leaves).sum(0), rtol=1e-3, atol=1e-3)
-    for count in exact.fitting_counts(parts):
+    for count in rank_counts.fitting(parts, "exact"):
         share = parts // count
         partial = [tree(leaves[rank * share : (rank + 1) * share]) for rank in range(count)]
         assert torch.equal(tree(partial), whole), f"{parts} leaves over {count} processes"
@@ -34,9 +34,17 @@ def test_the_order_of_a_sum_matters_without_the_tree() -> None:
 
 
 def test_counts_that_fit() -> None:
-    assert exact.fitting_counts(8) == [1, 2, 4, 8]
-    assert exact.fitting_counts(12) == [1, 3, 6, 12]
-    assert exact.fitting_counts(7) == [1, 7]
+    assert rank_counts.fitting(8, "exact") == [1, 2, 4, 8]
+    assert rank_counts.fitting(12, "exact") == [1, 3, 6, 12]
+    assert rank_counts.fitting(7, "exact") == [1, 7]
+    assert rank_counts.fitting(12, "ddp") == [1, 2, 3, 4, 6, 12]
+
+
+def test_a_count_that_does_not_fit_is_told_what_does() -> None:
+    assert rank_counts.refusal(48, 4, "ddp", 4) == ""
+    assert "start 1, 3, 6, 12 processes, or set training.strategy: ddp" in rank_counts.refusal(48, 4, "exact", 4)
+    assert "start 1, 3, 6, 12 processes, or set training.batch: 40" in rank_counts.refusal(48, 4, "exact", 5)
+    assert "start 1, 2, 3, 4, 6, 12 processes, or set training.batch: 40" in rank_counts.refusal(48, 4, "zero2", 5)
 
 
 @pytest.mark.parametrize(("batch", "micro_batch"), [(64, 16), (12, 4), (30, 5), (7, 7)])

@@ -9,6 +9,7 @@ import torch
 
 from gan_dist import config as config_module
 from gan_dist.engine import Engine, launch, launcher_settings, rendezvous
+from gan_dist.errors import InputError
 from tests import making
 
 
@@ -53,3 +54,26 @@ def test_settings_of_a_file_hold_where_they_say_something(tmp_path: Path, monkey
     expected = {**launcher_settings.SETTINGS["zero3"], "stage": 3, "stage3_param_persistence_threshold": 7}
     assert launcher_settings.deepspeed_config("zero3", 10**9) == {"zero_optimization": expected}
     assert launcher_settings.deepspeed_config("zero3", 10)["zero_optimization"]["reduce_bucket_size"] == 10
+
+
+def test_variables_of_accelerate_that_change_no_mathematics_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TORCH_DEVICE", "DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "WHAT_THE_NEXT_RELEASE_HAS", "CPU_AFFINITY"):
+        monkeypatch.setenv(f"ACCELERATE_{name}", "true" if name != "TORCH_DEVICE" else "meta")
+    assert start(training__strategy="ddp").device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("GRADIENT_CLIPPING", "1.0", "optimizers.generator.clip_norm and optimizers.discriminator.clip_norm decide"),
+        ("USE_FSDP", "true", "training.strategy decides"),
+        ("MIXED_PRECISION", "bf16", "give --training.precision bf16"),
+        ("GRADIENT_ACCUMULATION_STEPS", "4", "training.micro_batch decides"),
+    ],
+)
+def test_variables_of_accelerate_that_change_mathematics_are_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    with pytest.raises(InputError, match=says):
+        start(training__strategy="ddp")

@@ -1,0 +1,75 @@
+"""Scores load each sample of the data set once, and none for a game that draws from latents."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gan_dist.config import load
+from gan_dist.engine import Engine
+from gan_dist.evaluation import Metric
+from gan_dist.evaluation.base import State
+from gan_dist.interfaces import Batch
+from gan_dist.reporting import Reporter
+from gan_dist.tracking.weights_and_biases import WeightsAndBiases
+from tests import making
+from tests.launching import REPOSITORY
+
+
+class Count(Metric):
+    better: ClassVar[Literal["lower", "higher"]] = "higher"
+
+    def add(self, state: State, fake: Tensor, real: Tensor | None) -> None:
+        state["count"] = state.get("count", torch.zeros(1)) + len(fake) + (0 if real is None else len(real))
+
+    def value(self, state: State) -> float:
+        return float(state["count"])
+
+
+class Game:
+    judged = "image"
+
+    def __init__(self, shows_data: bool) -> None:
+        self.shows_data = shows_data
+
+    def generated(self, seed: int, numbers: range, shown: Batch) -> Tensor:
+        assert ("image" in shown.fields) is self.shows_data
+        assert len(shown) == len(numbers)
+        return torch.zeros(len(numbers), 1, 4, 4)
+
+
+@pytest.mark.parametrize(("shows_data", "loads"), [(True, 3), (False, 2)])
+def test_a_sample_is_loaded_once_and_only_where_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch, shows_data: bool, loads: int
+) -> None:
+    keys = making.tiny("unused", "unused", evaluate__every=64, evaluate__samples=96)
+    words = [*making.flags(keys), "--evaluate.scores.pixels.kind", "pixels"]
+    config = load([str(REPOSITORY / "configs/digits.yaml"), *words])
+    logged: dict[str, Any] = {}
+    tracker = SimpleNamespace(log=lambda images, media: logged.update(media))
+    index = range(64)  # fewer real samples than generated ones
+    reporter = Reporter(config, Engine(config), Game(shows_data), index, SimpleNamespace(), tracker)  # type: ignore[arg-type]
+    reporter._metrics = {"count": Count()}
+    loaded = []
+
+    def note(samples: np.ndarray) -> Batch:
+        loaded.append(samples)
+        return Batch({"image": torch.zeros(len(samples), 1, 4, 4)}, torch.as_tensor(samples))
+
+    monkeypatch.setattr(reporter, "_load", note)
+    reporter.scores(64, lambda: None)
+    assert len(loaded) == loads
+    assert logged["score/count"].value == 96 + 64
+    assert reporter._last is None  # nothing of it is kept in memory
+
+
+def test_the_summary_shows_the_better_value(tmp_path: Path) -> None:
+    config = load([str(REPOSITORY / "configs/digits.yaml"), "--track.wandb", "disabled"])
+    object.__setattr__(config.evaluate, "scores", SimpleNamespace(count=Count(), other=Metric()))
+    board = WeightsAndBiases(tmp_path, config, "id", print, print)
+    best = {name: board._best(name) for name in ("score/count", "score/other", "score/count/part", "score/gone")}
+    assert best == {"score/count": "max", "score/other": "min", "score/count/part": "max", "score/gone": "min"}

@@ -1,6 +1,6 @@
 """What a strategy costs: bytes a process holds, and bytes it sends in a step, from the number of weights alone.
 
-Activations are not in it: they depend on the networks, and `gan-dist doctor` measures them. docs/engines.md derives and
+Activations are not in it: they depend on the networks, and `gan-dist doctor` measures them. docs/many-ranks.md derives and
 measures the figures.
 """
 

@@ -1,4 +1,4 @@
-"""How long a job takes over each event, on a real Slurm of three nodes on this machine (root; docs/slurm.md).
+"""How long a job takes over each event, on a real Slurm of three nodes on this machine (root; docs/cluster.md).
 
     python benchmarks/slurm.py [--rounds 3] [--only start warning preemption rank node requeue]
 

@@ -1,6 +1,6 @@
 """Compute what a strategy costs: the bytes that a rank holds, and those that it sends in a step, from the number of weights.
 
-Activations are not included: they depend on the networks, and `gan-dist doctor` measures them. docs/engines.md derives and
+Activations are not included: they depend on the networks, and `gan-dist doctor` measures them. docs/many-ranks.md derives and
 measures the figures.
 """
 

@@ -97,7 +97,7 @@ class Training(Section):
     auto: what is fastest here, measured at the first start. strategy: exact takes one. A process that has
     fewer takes those."""
     strategy: Annotated[Literal["ddp", "exact", "zero1", "zero2", "zero3"], FREE] = "ddp"
-    """How processes share the work (docs/engines.md). ddp: each holds both networks, gradients are averaged while they
+    """How processes share the work (docs/many-ranks.md). ddp: each holds both networks, gradients are averaged while they
     are computed. exact: likewise, but summed along one fixed tree, so that every process count gives the same bits; it keeps
     training.device, threads and channels_last as the run began. zero1, zero2, zero3: DeepSpeed cuts the optimizers' state,
     then the gradients, then the weights over the processes."""

@@ -1,6 +1,6 @@
 """Strategies zero1, zero2 and zero3 by DeepSpeed: one DeepSpeed engine for each player, coupled by the generator's loss.
 
-Rules that were measured (tests/dist/test_matrix.py; docs/engines.md says which other ways fail):
+Rules that were measured (tests/dist/test_matrix.py; docs/many-ranks.md says which other ways fail):
 - Losses go through the bare network with stages 1 and 2, which therefore differentiate twice like any network; through
   DeepSpeed's engine with stage 3, whose forward keeps count of accumulated micro-batches. A frozen player is always
   called bare: its engine would answer the generator's backward with a reduction of the discriminator's gradients.

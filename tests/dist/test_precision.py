@@ -273,7 +273,7 @@ def test_every_strategy_trains_in_every_precision_or_says_why_not(walked: tuple[
 
 
 def test_the_documents_have_the_same_table() -> None:
-    text = (REPOSITORY / "docs/engines.md").read_text()
+    text = (REPOSITORY / "docs/many-ranks.md").read_text()
     rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| `") and "`fp" not in line]
     table = {row[0].strip().strip("`"): [cell.strip() for cell in row[1:]] for row in rows if len(row) == 5}
     assert table.keys() == set(STRATEGIES)

@@ -1,4 +1,4 @@
-"""Every launcher that docs/engines.md names starts the run it promises, and says so where it contradicts the config."""
+"""Every launcher that docs/many-ranks.md names starts the run it promises, and says so where it contradicts the config."""
 
 import json
 import os

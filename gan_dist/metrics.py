@@ -24,7 +24,7 @@ class Metrics:
         self._put(name, value.detach().mean(dtype=torch.float64) * weight, weight)
 
     def take(self) -> tuple[dict[str, float], Tensor]:
-        """Hand out all sums and begin anew: {name: count} in order of name, and the sums in that order, (names,) float64."""
+        """Return all sums and start again from zero: {name: count} in order of name, and the sums in that order, (names,) float64."""
         counts = {name: float(count) for name, count in sorted(self._counts.items())}
         sums = [self._sums[name] for name in counts]
         self.clear()

@@ -25,6 +25,9 @@ def run(arguments: list[str], program: str = "train.py") -> NoReturn:
         code = main(arguments, program)
     except SystemExit as error:  # --help, or an option without its value
         code = error.code if isinstance(error.code, int) else 2
+    except KeyboardInterrupt:  # before the training listens to signals
+        print("interrupted before the training began; nothing was changed", file=sys.stderr)
+        code = 75
     except BaseException:
         import traceback
 

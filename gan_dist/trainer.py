@@ -40,16 +40,17 @@ class Trainer:
         if where := engine.who_differs(self.index.digest):
             raise AgreedError(f"data.shards has other contents {where}; give all machines the same shards")
         self.config = config = config.with_classes(lambda: self.index.classes)
-        run = engine.on_main(lambda: open_run(config, self.index.digest, self.index.old_digest))
-        assert run is not None
-        self.run_directory: Run = run
-        other_machine = self._keep_bits()
         with naming(config):
             self.game = games.build(config)
             engine.on_main(lambda: checks.check_fields(config, self.game.fields))
             engine.place(self.game)
         few = range(min(4, config.training.micro_batch))
         verify(self.game, config, numerics.samples(config, engine, self.game, few))
+        # only now: what is refused above leaves no run behind
+        run = engine.on_main(lambda: open_run(config, self.index.digest, self.index.old_digest))
+        assert run is not None
+        self.run_directory: Run = run
+        other_machine = self._keep_bits()
         self._choose_passes()
         engine.wrap(self.game)
         self.checkpointer = Checkpointer(config, engine, self.game, run)
@@ -275,7 +276,7 @@ class Trainer:
             worst = self.quarantine.worst()
             raise AgreedError(
                 f"data.shards: more than {self.config.data.max_bad_fraction:g} of the samples are unusable "
-                f"(data.max_bad_fraction), {worst[0]} of them in {worst[1]}: {worst[2]}; mend that shard and start again"
+                f"(data.max_bad_fraction), {worst[0]} of them in {worst[1]}: {worst[2]}; fix or remove that shard, then run the same command again"
             )
         if not reason:
             if self.engine.is_main:

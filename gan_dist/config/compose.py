@@ -74,6 +74,18 @@ def _common_places() -> dict[str, Place]:
     }
 
 
+def kinds(composed: type[Config]) -> dict[str, list[str]]:
+    """The built-in kinds of every place of a composition, and of schedules."""
+    keys: Any = composed.model_fields["game"].annotation
+    places = {**keys.parts, **_common_places()}
+    schedules = importlib.import_module("gan_dist.schedules").SCHEDULES
+    return {
+        "game": list(games()),
+        **{key: list(place.kinds) for key, place in places.items() if isinstance(place, One | Many)},
+        "a SCHEDULE": list(schedules),
+    }
+
+
 def _by_top(places: Mapping[str, Place]) -> dict[str, Any]:
     """{"loss": place, "networks": {"generator": place, ...}} of dotted keys."""
     found: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from gan_dist.config import compose, legacy, names, parts, yaml_file
 from gan_dist.config.common import Config
-from gan_dist.config.section import Many, One, Section
+from gan_dist.config.section import Section
 from gan_dist.config.tree import fields
 from gan_dist.errors import InputError
 from gan_dist.redaction import redact_all
@@ -44,7 +44,11 @@ def load(arguments: Sequence[str], program: str = "train.py") -> Config:
         _put(tree, key, _parse_value(key, text), path)
         places[key], texts[key] = f"--{key}", text
     if wants_help:
-        print_help(tree, path, program)
+        try:
+            print_help(tree, path, program)
+            sys.stdout.flush()
+        except BrokenPipeError:  # `... --help | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     if path is None:
         _refuse(f"give a CONFIG: a YAML file, for example configs/digits.yaml; `{program} --help` lists all keys")
@@ -132,8 +136,8 @@ def _take_texts(
     In a file, null and truth values stay what they are, so that they are refused; a word on the command line is a word.
     """
     for key, field in fields(composed):
-        if key not in texts or not _is_text(field.annotation):
-            continue
+        if key not in texts or key.endswith(".kind") or not _is_text(field.annotation):
+            continue  # a kind is complete: a user's file has its whole path
         *sections, name = key.split(".")
         section: Any = tree
         for part in sections:
@@ -205,16 +209,10 @@ def print_help(tree: dict[str, Any], path: Path | None, program: str) -> None:
     print(f"Keys of {path or 'a config (give CONFIG to see those of its game and parts)'}:")
     for line in _help(composed, width):
         print(line)
-    for key, place in _places(composed):
-        kinds = ", ".join(place.kinds) or "none built in"
-        print(f"\nkinds of {key}: {kinds}, or FILE.py:CLASS of your own (docs/extending.md)")
-
-
-def _places(composed: type[Config]) -> Iterator[tuple[str, One | Many]]:
-    keys: Any = composed.model_fields["game"].annotation
-    for key, place in keys.parts.items():
-        if isinstance(place, One | Many):
-            yield key, place
+    for key, kinds in compose.kinds(composed).items():
+        print(
+            f"\nkinds of {key}: {', '.join(kinds) or 'none built in'}, or FILE.py:CLASS of your own (docs/extending.md)"
+        )
 
 
 def _help(composed: type[Config], width: int) -> Iterator[str]:

@@ -5,6 +5,7 @@
 
 import contextlib
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -48,8 +49,19 @@ def keep(code: Path, config: str) -> str:
             part.write_bytes(find(config).read_bytes())
         except OSError:  # training reports what is wrong with it
             return config
+        for name in _users_files(find(config)):  # looked for beside the config
+            (kept.parent / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(find(config).parent / name, kept.parent / name)
         part.rename(kept)
     return str(kept)
+
+
+def _users_files(config: Path) -> list[str]:
+    """The users' files that a config names by paths relative to it: `kind: my_loss.py:Mine`."""
+    words = re.findall(r"[\w./-]+\.py(?=[:\s\"',}\]]|$)", config.read_text(errors="replace"), re.MULTILINE)
+    return [
+        word for word in dict.fromkeys(words) if not word.startswith(("/", "..")) and (config.parent / word).is_file()
+    ]
 
 
 def commit(root: Path) -> str:

@@ -30,7 +30,7 @@ def open_metrics(path: Path, start: int) -> None:
 def write_metrics(path: Path, images: int, step: int, values: dict[str, float]) -> None:
     """Write figures of a position, rounded to 7 significant digits: a line of their own, or more figures of the last line.
 
-    A position has one line, whoever reports first. Raises OSError, with the old lines as they were.
+    A position has one line, shared by all reports. Raises OSError, with the old lines as they were.
     """
     rounded = {name: float(f"{value:.7g}") for name, value in values.items()}
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)  # no O_APPEND: with it pwrite ignores the offset

@@ -485,3 +485,11 @@ def test_every_field_of_a_composition_is_listed_once(path: Path) -> None:
     names = [key for key, _ in fields(type(config))]
     assert len(names) == len(set(names))
     assert set(names) == set(config.flat())
+
+
+def test_a_file_named_on_the_command_line_is_tied_to_the_run_like_one_in_the_file(own: Path, path: Path) -> None:
+    written = with_text(path, f"{NETWORKS}loss: my_loss.py\n")
+    for words in (["--loss", "my_loss.py"], ["--loss.kind", "my_loss.py:Shifted"]):
+        named = with_text(path, NETWORKS, *words)
+        assert named.loss.kind == written.loss.kind
+        assert (named.sources, named.fingerprint()) == (written.sources, written.fingerprint())

@@ -47,3 +47,12 @@ def test_tracked_files_count_as_changed_and_untracked_ones_only_where_they_are_c
 
 def test_without_git_the_commit_is_unknown(tmp_path: Path) -> None:
     assert code.commit(tmp_path) == "unknown"
+
+
+def test_a_jobs_copy_of_a_config_has_the_users_files_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/my_loss.py").write_text("# a loss\n")
+    (tmp_path / "mine/x.yaml").write_text("loss: {kind: my_loss.py:Mine}\nnetworks: {generator: other.py}\n")
+    kept = Path(code.keep(tmp_path / "job/code", str(tmp_path / "mine/x.yaml")))
+    assert (kept.parent / "my_loss.py").read_text() == "# a loss\n"
+    assert sorted(path.name for path in kept.parent.iterdir()) == ["my_loss.py", "x.yaml"]

@@ -75,7 +75,10 @@ def path(tmp_path: Path) -> Path:
 def full(path: Path) -> Path:
     """The same with parts that are not there by default."""
     full = path.with_name("full.yaml")
-    full.write_text(TEXT + "penalties:\n  r1: {weight: 1.0}\n  wgan_gp: {weight: 2.0, every: 2}\nevaluate: {every: 9, scores: pixels}\n")
+    full.write_text(
+        TEXT
+        + "penalties:\n  r1: {weight: 1.0}\n  wgan_gp: {weight: 2.0, every: 2}\nevaluate: {every: 9, scores: pixels}\n"
+    )
     return full
 
 

@@ -37,10 +37,11 @@ from tests.launching import loaded_once, run_ranks
 pytestmark = [pytest.mark.dist, pytest.mark.slow, pytest.mark.deepspeed]
 
 STRATEGIES = ("ddp", "exact", "zero1", "zero2", "zero3")
+LAZY = "lazy R1 alone"
 PENALTIES: dict[str, dict[str, Any]] = {
     "none": {},
     "R1 every step": {"penalties.r1.weight": 10.0},
-    "lazy R1 alone": {"penalties.r1.weight": 10.0, "penalties.r1.every": 2},
+    LAZY: {"penalties.r1.weight": 10.0, "penalties.r1.every": 2},
     "R1 and R2": {"penalties.r1.weight": 10.0, "penalties.r2.weight": 5.0},
     "WGAN-GP": {"penalties.wgan_gp.weight": 10.0},
 }
@@ -57,11 +58,17 @@ def cases() -> list[Case]:
 
 
 def meetings(case: Case, ways: int) -> set[tuple[Any, ...]]:
-    """What a case covers: so many settings that meet in it, and one more where zero3 is one of them."""
+    """What a case covers: so many settings that meet in it, and one more where zero3 is one of them.
+
+    And a lazy penalty under each strategy with and without clipping: its update is of the penalty alone, and clipping hides
+    a wrong factor of a whole update.
+    """
     settings = list(enumerate(case))
     found: set[tuple[Any, ...]] = set(itertools.combinations(settings, ways))
     if case[0] == "zero3":
         found |= {meeting for meeting in itertools.combinations(settings, ways + 1) if settings[0] in meeting}
+    if ways > 1 and case[3] == LAZY:
+        found.add((settings[0], settings[3], settings[4]))
     return found
 
 
@@ -240,7 +247,7 @@ LABELS = {
 
 
 def test_labels_and_several_discriminator_steps_are_the_same_game_under_every_strategy() -> None:
-    penalties = ("none", "R1 every step", "lazy R1 alone")
+    penalties = ("none", "R1 every step", LAZY)
     check(
         covering([(*most, True) for *most, norm in cases() if norm and most[1] < 4 and most[3] in penalties]), 2, LABELS
     )

@@ -32,11 +32,12 @@ def by_hand(
     dtype: torch.dtype = torch.float64,
     lively: bool = True,
     half: bool = False,
+    layout: torch.memory_format = torch.contiguous_format,
 ) -> States:
     """The states of numerics.by_engine by one process over all micro-batches: random ones, or `samples(step)`.
 
-    In single precision, and with the networks' arithmetic in bf16 (`half`), it shows what rounding alone does. Not `lively`:
-    from the initial weights as they are.
+    In single precision, and with the networks' arithmetic in bf16 (`half`), it shows what rounding alone does; the networks'
+    `layout` moves that. Not `lively`: from the initial weights as they are.
     """
     fields = games.build(config).fields
     play, optimizers = config.game, config.optimizers
@@ -46,7 +47,7 @@ def by_hand(
     nets = list(generation.build_networks(config))
     if lively:
         enliven(nets)
-    generator, discriminator = nets = [network.to(dtype) for network in nets]
+    generator, discriminator = nets = [network.to(dtype=dtype, memory_format=layout) for network in nets]
     lowered = Lowered(torch.device("cpu"), torch.bfloat16)
     if half:
         lowered.lower(generator)

@@ -23,13 +23,12 @@ pytestmark = pytest.mark.dist
 
 CONFIGS = REPOSITORY / "configs"
 CASES = {
-    "labels": {"data.labels": True, "data.classes": 3},
-    "two discriminator steps, mirrored, in streams": {
-        "game.discriminator_steps": 2,
+    "labels, mirrored, in streams": {
         "data.flip": True,
         "data.streams": 4,
         "loss.kind": "minimax",
-        "data.labels": False,
+        "data.labels": True,
+        "data.classes": 3,
     },
     "one micro-batch a process": {"training.micro_batch": 4, "data.labels": False},
     "article": {"networks.generator.kind": "article", "networks.discriminator.kind": "article", "data.resolution": 28},

@@ -48,21 +48,18 @@ def build(strategy: str, precision: str, **more: Any) -> Config:
 
 
 def walk() -> dict[tuple[str, str], str]:
-    """What becomes of each combination: its difference from the plain loop, or why it is refused."""
+    """What becomes of each combination but those of test_matrix.py: in bf16 its difference from the plain loop, else why it
+    is refused."""
     found = {}
-    expected = [reference.by_hand(build("ddp", "fp64"), steps)[1] for steps in (1, 2)]
     for strategy, precision in itertools.product(STRATEGIES, PRECISIONS):
+        if precision == "fp32" or (precision == "fp64" and not strategy.startswith("zero")):
+            continue
         try:
             if precision == "bf16":
                 wrong = [lowered_difference(strategy, **more) for more in ({}, {"penalties__r1__every": 2})]
             else:
-                states = numerics.by_engine(build(strategy, precision), 2)
-                limits = {"fp32": (1e-5, 1e-4), "fp64": (1e-12, 1e-9)}[precision]
-                kinds = ("gradient", "weights")
-                wrong = [
-                    beyond(limit, *pair, kind)
-                    for limit, *pair, kind in zip(limits, states, expected, kinds, strict=True)
-                ]
+                Engine(build(strategy, precision))
+                wrong = ["not refused"]
         except InputError as error:
             wrong = [str(error)]
         if any(wrong):

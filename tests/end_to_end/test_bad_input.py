@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -199,7 +198,6 @@ def test_a_missing_config(capfd: pytest.CaptureFixture[str]) -> None:
 def test_two_processes_say_it_once_and_both_end(
     tmp_path: Path, shards: Path, keys: dict[str, object], words: list[str]
 ) -> None:
-    begin = time.monotonic()
     done = train({**making.tiny(shards, tmp_path / "run"), **keys}, processes=2)
     assert done.returncode != 0
     assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [
@@ -207,7 +205,6 @@ def test_two_processes_say_it_once_and_both_end(
     ]
     assert done.stderr.count("error: ") == 1, done.stderr
     assert "exitcode  : 2" in done.stderr
-    assert time.monotonic() - begin < 60
     assert not (tmp_path / "run").exists()
 
 

@@ -215,6 +215,23 @@ def test_status_and_runs_tell_of_a_finished_run(run: Path, capsys: pytest.Captur
     assert f"{run}  finished  64 (100 %)" in capsys.readouterr().out
 
 
+def test_the_status_of_a_job_s_run_needs_no_cluster(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert cli.main(["slurm", "--status", str(tmp_path / "run"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["state"], report["images"], report["of"]) == ("finished", 64, 64)
+    assert report["checkpoint"] == "images-000000064"
+    assert (report["job"], report["starts"], report["failure"], report["eta_seconds"]) == ("", 0, [], None)
+    (tmp_path / "run/status.json").write_text('{"state": "run')  # torn
+    assert cli.main(["slurm", "--status", str(tmp_path / "run")]) == 0
+    assert "run: unknown" in capsys.readouterr().out
+    assert cli.main(["slurm", "--status", str(tmp_path)]) == 2
+    assert "is no run directory" in capsys.readouterr().err
+
+
 def test_gan_dist_train_trains_and_its_exit_code_is_training_s(shards: Path, tmp_path: Path) -> None:
     keys = making.flags(making.tiny(shards, tmp_path / "run"))
     (tmp_path / "run").mkdir()

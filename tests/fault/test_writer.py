@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -263,18 +264,19 @@ def test_milestones_stay(tmp_path: Path) -> None:
 
 
 def test_the_next_save_waits_for_the_one_in_flight_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_new = files.write_new
-    monkeypatch.setattr(files, "write_new", lambda *arguments: (time.sleep(0.5), write_new(*arguments)))
+    write_new, may_write = files.write_new, threading.Event()
+    monkeypatch.setattr(files, "write_new", lambda *arguments: (may_write.wait(60), write_new(*arguments)))
     writer = Writer(Store(tmp_path, 2))
-    began = time.monotonic()
     writer.save(100, State.of(state(100)), {})
-    assert time.monotonic() - began < 0.3  # the loop goes on
+    assert not may_write.is_set()  # the loop goes on
     tensors = state(200)
+    threading.Timer(0.3, may_write.set).start()
     writer.save(200, State.of(tensors), {})
     tensors["a"].zero_()  # the loop trains on: what is saved is the state at the call
     first, second = writer.wait()
     assert (first.images, second.images) == (100, 200)
-    assert second.stalled > 0.2
+    assert may_write.is_set()
+    assert second.stalled > 0.1
     check(tmp_path, 200)
 
 

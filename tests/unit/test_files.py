@@ -68,6 +68,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
 
 
+@pytest.mark.slow
 def test_a_reader_never_sees_a_part_even_of_a_killed_writer(tmp_path: Path) -> None:
     target = tmp_path / "file"
     size = 3_000_000

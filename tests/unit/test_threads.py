@@ -18,6 +18,7 @@ def test_what_the_user_set_stays(own: dict[str, str]) -> None:
     assert environment == own
 
 
+@pytest.mark.slow
 def test_the_variable_is_set_before_torch_reads_it() -> None:
     """OpenMP prints its settings as torch loads it."""
     code = "import sys; sys.argv = ['x']; from gan_dist import {0}; {1}; import torch; torch.ones(4).sum()"

@@ -315,6 +315,7 @@ def facts(config: Config) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_composed_config_goes_to_another_process(own: Path, path: Path) -> None:
     rate = "optimizers: {generator: {learning_rate: {kind: linear, start: 1e-3, stop: 0, end: 1000}}}\n"
     config = with_text(path, f"{NETWORKS}{rate}loss: {{kind: my_loss.py, shift: 3}}\n").with_({"training.batch": 8})

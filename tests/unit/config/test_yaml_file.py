@@ -1,7 +1,6 @@
 """A YAML file is read with the line of every key; numbers and words are what a person means by them."""
 
 import itertools
-import time
 from pathlib import Path
 from typing import Any
 
@@ -127,17 +126,15 @@ def test_an_alias_that_leads_back_to_itself_is_named(tmp_path: Path, text: str) 
 
 
 @pytest.mark.parametrize("kind", ["mappings", "lists"])
-def test_aliases_of_aliases_are_refused_at_once(tmp_path: Path, kind: str) -> None:
-    """528 bytes of them took 27 seconds once, and each line more doubled that."""
+def test_aliases_of_aliases_are_refused_before_they_are_written_out(tmp_path: Path, kind: str) -> None:
+    """Written out, these are 2 to the 31st keys, which no machine would live to see."""
     names = "abcdefghijklmnopqrstuvwxyzABCDEF"
     pair = "{{x: *{0}, y: *{0}}}" if kind == "mappings" else "[*{0}, *{0}]"
     lines = ["a: &a {x: 1}", *(f"{new}: &{new} {pair.format(old)}" for old, new in itertools.pairwise(names))]
     path = tmp_path / "x.yaml"
     path.write_text("\n".join(lines) + "\n")
-    began = time.monotonic()
     with pytest.raises(InputError, match=r"x\.yaml, line \d+: its aliases make too many keys"):
         yaml_file.read(path)
-    assert time.monotonic() - began < 10
 
 
 def test_a_few_aliases_and_merged_keys_are_fine(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def spoil_sample(shards: Path, sample: int) -> None:
     overwrite(Path(index.shards[shard]), int(index.offset[sample]) + 30, b"\0" * (int(index.size[sample]) - 30))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_one_bad_sample_is_replaced_and_all_others_stay(shards: Path, workers: int) -> None:
     config = config_for(shards, data__workers=workers)
     before, none = read(config)

@@ -10,7 +10,7 @@ from gan_dist.errors import InputError
 from gan_dist.slurm_jobs import records, status, submit
 from gan_dist.slurm_jobs.records import Start
 from tests import making
-from tests.launching import REPOSITORY, train
+from tests.launching import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -77,24 +77,6 @@ def test_without_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "no Slurm here (sbatch is not found)" in capsys.readouterr().err
     assert cli.main(["slurm"]) == 2
     assert "give a CONFIG to submit, or --status RUN" in capsys.readouterr().err
-
-
-def test_the_status_of_a_run_needs_no_cluster(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shards = making.data_set(tmp_path / "data", 96)
-    assert train(making.tiny(shards, tmp_path / "run")).returncode == 0
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert cli.main(["slurm", "--status", str(tmp_path / "run"), "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert (report["state"], report["images"], report["of"]) == ("finished", 64, 64)
-    assert report["checkpoint"] == "images-000000064"
-    assert (report["job"], report["starts"], report["failure"], report["eta_seconds"]) == ("", 0, [], None)
-    (tmp_path / "run/status.json").write_text('{"state": "run')  # torn
-    assert cli.main(["slurm", "--status", str(tmp_path / "run")]) == 0
-    assert "run: unknown" in capsys.readouterr().out
-    assert cli.main(["slurm", "--status", str(tmp_path)]) == 2
-    assert "is no run directory" in capsys.readouterr().err
 
 
 def test_a_job_that_failed_before_its_run_began_says_why(

@@ -205,13 +205,14 @@ def test_wandb_that_raises_is_reported_once_and_stops_nothing(
 def test_wandb_that_hangs_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 
-    hanging = threading.Event()
+    hanging, answered = threading.Event(), []
 
     class Run:
         offline = True
 
         def log(self, *_: object, **__: object) -> None:
             hanging.wait(60)
+            answered.append(True)
 
         def define_metric(self, *_: object, **__: object) -> None: ...
 
@@ -219,12 +220,11 @@ def test_wandb_that_hangs_stops_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(weights_and_biases, "_INIT_SECONDS", 0.2)
     monkeypatch.setattr(weights_and_biases, "_FINISH_SECONDS", 0.1)
     monkeypatch.setattr(weights_and_biases, "_WAITING", 20)
-    began = time.monotonic()
     with tracker(tmp_path, wandb="offline") as run:
         run.begin()
         for images in range(10, 1010, 10):  # more than may wait
             run.metrics(images, 1, {"loss/G": 1.0})
-        assert time.monotonic() - began < 2  # nobody waited for W&B
+        assert not answered  # nobody waited for W&B
     hanging.set()
     (event,) = lines(tmp_path / "events.jsonl")
     assert "W&B: does not answer; `gan-dist track" in event["reason"]

@@ -118,6 +118,7 @@ def test_digits_come_with_the_package(tmp_path: Path) -> None:
     assert is_packed(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_any_number_of_processes_writes_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gan_dist.data.pack.write._WORTH_A_POOL", (0, 0))
     source = folder(tmp_path / "in", {"a": 20, "b": 20})

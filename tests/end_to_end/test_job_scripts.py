@@ -160,6 +160,7 @@ class Batch:
         return self.process.returncode, said, calls.read_text().splitlines() if calls.exists() else []
 
 
+@pytest.mark.slow
 def test_a_warning_while_the_step_is_created_is_not_lost(tmp_path: Path) -> None:
     # scancel does not reach a step before it is there
     batch = Batch(tmp_path, {"srun": 'touch "$PLACE/called"; sleep 1; ' + COMMANDS["srun"]})
@@ -169,6 +170,7 @@ def test_a_warning_while_the_step_is_created_is_not_lost(tmp_path: Path) -> None
     assert (code, calls[-1]) == (75, "requeue 7"), said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["setting up", "deciding"])
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
 def test_a_signal_before_and_after_training_is_not_lost(tmp_path: Path, moment: str, number: signal.Signals) -> None:
@@ -234,6 +236,7 @@ def test_the_guard_leaves_no_process_behind_when_its_job_ends(tmp_path: Path) ->
     assert left == []
 
 
+@pytest.mark.slow
 def test_what_does_not_save_in_time_is_killed_before_the_limit_and_requeued(tmp_path: Path) -> None:
     # the time limit counts from the warning, so that a slow start leaves as much of it
     limit = '$(cat "$PLACE/limit" 2>/dev/null || date -d \'+12 seconds\' +%FT%T | tee "$PLACE/limit")'
@@ -250,6 +253,7 @@ def test_what_does_not_save_in_time_is_killed_before_the_limit_and_requeued(tmp_
     assert calls == ["srun", "scancel --signal=USR2 7", "scancel --signal=KILL 7.0", "requeue 7"], said
 
 
+@pytest.mark.slow
 def test_an_edit_of_scripts_and_config_changes_no_later_start(tmp_path: Path) -> None:
     import shutil
 

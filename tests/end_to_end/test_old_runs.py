@@ -63,6 +63,7 @@ def copied(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_an_old_run_goes_on_to_what_its_own_version_computes(copied: Path) -> None:
     """To the bit on the kind of machine that it began on, else to rounding."""
     done = train({"run.directory": "run"}, config=str(copied / "old.yaml"), cwd=copied)
@@ -84,6 +85,7 @@ def test_an_old_run_goes_on_to_what_its_own_version_computes(copied: Path) -> No
             assert float((found[name] - tensor).abs().max()) <= 1e-5 * scale, name
 
 
+@pytest.mark.slow
 def test_an_old_run_is_refused_under_another_config_with_both_values(copied: Path) -> None:
     done = train(
         {"run.directory": "run", "penalties.r1.weight": 3.0, "networks.generator.base_channels": 8},

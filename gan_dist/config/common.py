@@ -25,7 +25,7 @@ class Run(Section):
     """When to save and stop: a time (2026-11-23T18:30) or a duration from the start (3:50:00). Default: the end of the
     Slurm job less control.margin_seconds, where there is one."""
     fresh: Annotated[bool, FREE] = False
-    """Begin anew: what run.directory holds is moved aside, nothing is deleted. For the command line; a job that Slurm
+    """Start from nothing: what run.directory holds is moved aside, nothing is deleted. For the command line; a job that Slurm
     starts again goes on all the same."""
 
 
@@ -61,7 +61,7 @@ class Data(Section):
     classes: Annotated[int, Field(ge=0)] = 0
     """Number of classes, with data.labels. 0: the largest label found plus one."""
     flip: bool = False
-    """Mirror each image left to right with probability 1/2, anew in every epoch."""
+    """Mirror each image left to right with probability 1/2, chosen again in every epoch."""
     workers: Annotated[int, Field(ge=0), FREE] = 2
     """Processes that read and decode, for each training process. 0: the training process does it. Changes no result."""
     streams: Positive = 1

@@ -1,4 +1,4 @@
-"""The moving average of a network, by a half-life in images."""
+"""Keep the moving average of a network, by a half-life in images."""
 
 import copy
 from collections.abc import Callable, Iterable
@@ -21,7 +21,7 @@ class AverageKeys(Section):
 
 
 def decay(images: int, batch: int, half_life: float) -> float:
-    """The part of the average that stays when a batch has been seen, `images` of them before it."""
+    """Return the part of the average that stays when a batch has been seen, `images` of them before it."""
     effective = min(half_life, RAMP * images)
     return 0.5 ** (batch / effective) if effective > 0 else 0.0
 
@@ -37,7 +37,7 @@ class Average:
         self._pairs: list[tuple[Tensor, Tensor]] | None = None
 
     def follow(self, own: Iterable[Tensor], leaders: Iterable[Tensor]) -> None:
-        """From now on each tensor of `own` follows one of `leaders`: where a rank keeps parts of both."""
+        """Let each tensor of `own` follow one of `leaders` from now on: a rank may keep parts of both."""
         self._pairs = list(zip(own, leaders, strict=True))
 
     @torch.no_grad()

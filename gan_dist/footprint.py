@@ -30,7 +30,7 @@ class Memory:
 
     @property
     def kept(self) -> float:
-        """Between updates."""
+        """Return the bytes between updates."""
         return self.weights + self.masters + self.moments + self.average + self.buffers
 
     @property

@@ -1,4 +1,4 @@
-"""Images from a run's checkpoint: the averaged generator alone, without the training loop."""
+"""Draw images from a run's checkpoint by the averaged generator, without the training loop."""
 
 import os
 from collections.abc import Iterator

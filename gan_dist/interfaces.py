@@ -47,11 +47,11 @@ class Batch:
         return self.fields[name]
 
     def get(self, name: str) -> Tensor | None:
-        """The field, or None where the samples have none of this name."""
+        """Return the field, or None where the samples have none of this name."""
         return self.fields.get(name)
 
     def to(self, device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format) -> "Batch":
-        """The same samples on a device; images in a type and a memory format."""
+        """Move the samples to a device; images in a type and a memory format."""
         fields = {
             name: tensor.to(device=device, dtype=dtype, memory_format=memory_format)
             if tensor.is_floating_point()
@@ -84,7 +84,7 @@ class Phase:
 
 
 def join(batches: Sequence[Batch], size: int) -> list[Batch]:
-    """The micro-batches of a step, `size` at a time, to go through the networks in fewer passes.
+    """Join the micro-batches of a step, `size` at a time, to go through the networks in fewer passes.
 
     Images are then in memory once: those of `batches` become views.
     """
@@ -103,7 +103,7 @@ def join(batches: Sequence[Batch], size: int) -> list[Batch]:
 
 
 def random_batch(fields: Mapping[str, Field], seed: int, positions: Tensor) -> Batch:
-    """Random samples for some positions, in float64 where the positions are: uniform images, uniform classes."""
+    """Make random samples for some positions, in float64 where the positions are: uniform images, uniform classes."""
     made: dict[str, Tensor] = {}
     for name, field in fields.items():
         key = rng.key(seed, f"random {name}")

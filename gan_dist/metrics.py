@@ -1,4 +1,4 @@
-"""Metrics of a run, gathered on the device and read once an interval: the step never waits for them."""
+"""Gather the metrics of a run on the device, and read them once an interval: the step never waits for them."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ class Metrics:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.weight = 1.0
-        """What a number counts now where nothing else is said: the micro-batches that it is the mean of."""
+        """What a number counts by default: the micro-batches that it is the mean of."""
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, float | Tensor] = {}
 
@@ -18,13 +18,13 @@ class Metrics:
     def add(self, name: str, value: Tensor, weight: float | Tensor | None = None) -> None:
         """Take in the mean of `value` (any shape), counting as `weight` of a number. Costs no synchronisation.
 
-        What all processes know alike weighs 1 on one of them and 0 on the others: 1/W on each of W would round.
+        What all ranks know alike weighs 1 on one of them and 0 on the others: 1/W on each of W would round.
         """
         weight = self.weight if weight is None else weight
         self._put(name, value.detach().mean(dtype=torch.float64) * weight, weight)
 
     def take(self) -> tuple[dict[str, float], Tensor]:
-        """Return all sums and start again from zero: {name: count} in order of name, and the sums in that order, (names,) float64."""
+        """Return all sums and clear them: {name: count} in order of name, and the sums in that order, (names,) float64."""
         counts = {name: float(count) for name, count in sorted(self._counts.items())}
         sums = [self._sums[name] for name in counts]
         self.clear()
@@ -40,7 +40,7 @@ class Metrics:
         self._counts[name] = self._counts.get(name, 0.0) + count
 
     def totals(self) -> tuple[list[str], Tensor]:
-        """Names in order, and (names, 2) float64 sums and counts: what processes add up before reading."""
+        """Return the names in order, and (names, 2) float64 sums and counts: ranks add them up before reading."""
         names = sorted(self._sums)
         if not names:
             return [], torch.zeros(0, 2, dtype=torch.float64, device=self.device)
@@ -49,7 +49,7 @@ class Metrics:
         return names, torch.stack([sums, counts], dim=1)
 
     def restore(self, totals: dict[str, tuple[float, float]]) -> None:
-        """Take up sums and counts that a checkpoint kept."""
+        """Restore sums and counts from a checkpoint."""
         for name, (total, count) in totals.items():
             self._sums[name] = torch.tensor(total, dtype=torch.float64, device=self.device)
             self._counts[name] = float(count)

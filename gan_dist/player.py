@@ -1,4 +1,4 @@
-"""A player: a network (or a few that learn together), its optimizer and its moving average."""
+"""Define a player: a network (or a few that learn together), its optimizer and its moving average."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -38,7 +38,7 @@ class Shards(Protocol):
     """Updates by the optimizer; may be set. Of one that keeps no count: 1 after the first."""
 
     def owned(self) -> Sequence[Shard]:
-        """What this rank owns."""
+        """Return what this rank owns."""
 
     def refresh(self) -> None:
         """Make the network compute with what was put into the shards. Every rank calls it."""
@@ -121,7 +121,7 @@ class Player:
                 group.update(values)
 
     def __call__(self, *inputs: Any) -> Any:
-        """The network's output: a tensor, or tuples, lists and dicts of tensors."""
+        """Return the network's output: a tensor, or tuples, lists and dicts of tensors."""
         if self.observer is not None:
             self.observer(self, torch.is_grad_enabled())
         # only a player whose turn it is goes through the engine's wrapper: a frozen one has no gradients to share

@@ -88,7 +88,7 @@ class Reporter:
             return self._shuffled(numbers)[game.judged]
 
         with engine.averages():
-            found = evaluate(
+            evaluation = evaluate(
                 self._metrics,
                 fake,
                 real,
@@ -100,8 +100,8 @@ class Reporter:
                 progress=lambda done, total: beat(),
             )
         self._last = None
-        scores: dict[str, Media] = {name: Scalar(value) for name, value in found.scores.items()}
-        self._tracker.log(images, {**scores, "speed/evaluation_seconds": Scalar(found.seconds)})
+        scores: dict[str, Media] = {name: Scalar(value) for name, value in evaluation.scores.items()}
+        self._tracker.log(images, {**scores, "speed/evaluation_seconds": Scalar(evaluation.seconds)})
 
     def _shuffled(self, numbers: range) -> Batch:
         """Return samples of the data set in a fixed shuffled order: shards may be sorted by class.

@@ -19,7 +19,7 @@ def play_step(
     beat: Callable[[Phase], None] = lambda phase: None,
     around: Callable[[Phase], AbstractContextManager[object]] = lambda phase: contextlib.nullcontext(),
 ) -> None:
-    """One global batch of `size` images, the first at position `images`, through every phase that is due.
+    """Play every phase that is due on one global batch of `size` images, the first at position `images`.
 
     `batch` has this rank's micro-batches of it. `beat` is told of each micro-batch's turn; each phase is
     played inside of `around`.

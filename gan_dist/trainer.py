@@ -1,4 +1,4 @@
-"""The loop, and when things happen in it: step, report, sample, save, stop."""
+"""Run the training loop, and decide when to step, report, draw, save and stop."""
 
 import os
 import uuid
@@ -29,10 +29,10 @@ from gan_dist.tracking import Tracker
 
 
 class Trainer:
-    """One run on this launch's processes. Its mutable state is the players, `images` and counters; all are saved."""
+    """One run on this launch's ranks. Its mutable state is the players, `images` and counters; all are saved."""
 
     def __init__(self, config: Config, engine: Engine) -> None:
-        """Check everything, then take up the run where its newest checkpoint stands."""
+        """Check everything, then continue the run from its newest checkpoint."""
         self.engine = engine
         deadline = stop.deadline(config.run.deadline, config.control.margin_seconds)
         engine.on_main(lambda: _prepare_data(config, engine.is_main), where="machine")
@@ -90,20 +90,22 @@ class Trainer:
             self.tracker.event("other machine", self.images, warning=other_machine)
 
     def _keep_bits(self) -> str:
-        """What moves bits and no key fixes, `exact` keeps as at the run's first start: on a CPU sums depend on how many threads
-        share them. Returns what it cannot keep, in words."""
+        """Keep for `exact` what changes rounding and is left to the machine, as it was at the run's first start.
+
+        On a CPU sums depend on the number of threads. Returns in words what cannot be kept.
+        """
         training, engine, run = self.config.training, self.engine, self.run_directory
         if training.strategy != "exact":
             return ""
         machine = " and ".join(sorted(set(engine.gather(provenance.machine(engine.device)))))
-        own: dict[str, Any] = {
+        here: dict[str, Any] = {
             "device": engine.device.type,
             "channels_last": training.channels_last,
             "machine": machine,
         }
         if engine.device.type == "cpu":
-            own["threads"] = torch.get_num_threads()
-        kept = engine.on_main(lambda: run.choose(own)) or own
+            here["threads"] = torch.get_num_threads()
+        kept = engine.on_main(lambda: run.choose(here)) or here
         if engine.device.type == "cpu":
             torch.set_num_threads(kept["threads"])
         if kept["machine"] == machine:
@@ -115,7 +117,7 @@ class Trainer:
         if training.micro_batches_per_pass != "auto" or training.strategy == "exact":
             return
         kind = torch.cuda.get_device_name() if engine.device.type == "cuda" else "cpu"
-        kinds = "+".join(sorted(set(engine.gather(kind))))  # the same words on all processes
+        kinds = "+".join(sorted(set(engine.gather(kind))))  # the same words on all ranks
         launch = f"micro_batches_per_pass: {kinds}, {engine.world_size} processes, {training.strategy}"
         run = self.run_directory
         known = engine.on_main(lambda: chosen(run.directory)) or {}
@@ -125,7 +127,7 @@ class Trainer:
         engine.passes = known[launch]
 
     def train(self) -> int:
-        """Go on to `training.images`, or to a reason to stop; the exit code."""
+        """Train to `training.images`, or to a reason to stop. Returns the exit code."""
         if self.images >= self.config.training.images:
             self.requests.clear_file()
             self._finish("was already finished")
@@ -162,7 +164,7 @@ class Trainer:
                 raise
 
     def _go_on(self) -> Reason:
-        """Steps until the run is finished or all processes agreed on a reason to stop."""
+        """Play steps until the run is finished or all ranks agreed on a reason to stop."""
         self.reporter.begin(self.images)
         slots, device = self.engine.slots, self.engine.device
         for batch in loader.micro_batches(self.index, self.config, self.images, slots, device, self._quarantined):
@@ -173,7 +175,7 @@ class Trainer:
         return Reason.NONE
 
     def advance(self, batch: list[Batch]) -> None:
-        """One step, and what is due after it."""
+        """Play one step, and do what is due after it."""
         self.step(batch)
         self.tracker.progress(self.images)
         config = self.config
@@ -189,11 +191,11 @@ class Trainer:
         if self._owed and not self._in_bad_steps():
             self._save()
         if self.config.control.desync_every and self._due(self.config.control.desync_every):
-            self._compare_processes()
+            self._compare_ranks()
         self.checkpointer.note(self.tracker)
 
     def step(self, batch: list[Batch]) -> None:
-        """One batch through every phase that is due; `batch` is this rank's part of it."""
+        """Play every phase that is due on one batch; `batch` is this rank's part of it."""
         size = self.config.training.batch
         play_step(self.engine, self.game, batch, self.images, size, self._beat)
         self.images += size
@@ -202,12 +204,12 @@ class Trainer:
         self.watchdog.beat(f"turn of {phase.player.name}", self.images)
 
     def _due(self, every: int) -> bool:
-        """Whether the step just done crossed a multiple of `every` images, or was the last."""
+        """Say whether the step just done crossed a multiple of `every` images, or was the last."""
         before = self.images - self.config.training.batch
         return self.images // every > before // every or self.images >= self.config.training.images
 
     def _agreed_reason(self, batch: list[Batch]) -> Reason:
-        """Why all processes stop after this step; Reason.NONE where they do not. `batch` is the step's."""
+        """Return why all ranks stop after this step; Reason.NONE where they do not. `batch` is the step's."""
         agreement, reason = self.agreement, Reason.NONE
         if agreement.due():
             self._note_skipped()
@@ -221,7 +223,7 @@ class Trainer:
         return reason
 
     def _in_bad_steps(self) -> bool:
-        """Whether updates are being skipped just now: a checkpoint of such a state is none to go back to."""
+        """Say whether updates are being skipped now: a checkpoint of such a state is useless."""
         return self.images < self.config.training.images and any(
             found.streak for found in self.engine.skipped(wait=True).values()
         )
@@ -242,11 +244,11 @@ class Trainer:
     def _save(self) -> None:
         self._owed = False
         self.watchdog.beat("saving", self.images)
-        self._compare_processes()
+        self._compare_ranks()
         self.checkpointer.save(self.images, self.tracker)
 
-    def _compare_processes(self) -> None:
-        """Whether all processes hold the same weights. Raises RunError: nothing of such a state is saved as good."""
+    def _compare_ranks(self) -> None:
+        """Compare the weights of all ranks. Raises RunError where they differ, so that no such state is saved."""
         if self.engine.world_size == 1:
             return
         named = tensors.weights(self.game.players, self.game.state())
@@ -254,13 +256,13 @@ class Trainer:
             if self.engine.is_main:
                 self.tracker.event("desync", self.images, problem=problem)
             raise RunError(
-                f"the processes hold different weights at {self.images:,} images: {problem}; nothing of it was saved, the "
-                f"newest checkpoint is {self.checkpointer.newest_name}. Look at that rank's machine (memory, GPU), then start again"
+                f"the ranks hold different weights at {self.images:,} images: {problem}; nothing of it was saved, the "
+                f"newest checkpoint is {self.checkpointer.newest_name}. Check that rank's machine (memory, GPU), then rerun the same command"
             )
 
     def _end(self, reason: Reason) -> int:
-        """Save what is not saved, and say how it stands."""
-        self._note_skipped(wait=True)  # those of the last moment
+        """Save what is not saved, and report the end."""
+        self._note_skipped(wait=True)  # also those of the last steps
         if reason and self.checkpointer.saved_at != self.images:
             self.checkpointer.wait(self.tracker)
             if self.checkpointer.saved_at != self.images:
@@ -269,14 +271,14 @@ class Trainer:
         if self.checkpointer.missed:
             raise RunError(
                 f"the last checkpoint, at {self.images:,} images, could not be saved (RUN/events.jsonl says why); the "
-                f"newest one is {self.checkpointer.newest_name}: start the same command again"
+                f"newest one is {self.checkpointer.newest_name}: rerun the same command"
             )
         self.requests.clear_file()  # however the run ends: the next start must not obey it
         if reason == Reason.BAD_DATA:
             worst = self.quarantine.worst()
             raise AgreedError(
                 f"data.shards: more than {self.config.data.max_bad_fraction:g} of the samples are unusable "
-                f"(data.max_bad_fraction), {worst[0]} of them in {worst[1]}: {worst[2]}; fix or remove that shard, then run the same command again"
+                f"(data.max_bad_fraction), {worst[0]} of them in {worst[1]}: {worst[2]}; fix or remove that shard, then rerun the same command"
             )
         if not reason:
             if self.engine.is_main:
@@ -300,7 +302,7 @@ class Trainer:
         self.tracker.say(f"More pictures: gan-dist generate {directory}. Dashboard: {self.tracker.dashboard}")
 
     def _go_back(self) -> None:
-        """After too many skipped steps: to the last checkpoint, once. Raises RunError the second time."""
+        """Go back to the last checkpoint after too many skipped steps, once. Raises RunError the second time."""
         self._note_skipped(wait=True)
         skipped = self.engine.skipped(wait=True)
         worst = max(skipped, key=lambda player: skipped[player].streak)
@@ -320,10 +322,10 @@ class Trainer:
         self.tracker.rewind(self.images)
 
     def _first_bad(self) -> str:
-        """Which layer or weight of which player goes bad first, in which phase, on which rank."""
+        """Return which layer or weight of which player goes bad first, in which phase, on which rank."""
         networks = {player.name: player.network for player in self.game.players}
         cut = any(player.shards is not None for player in self.game.players)
-        found = ""
+        place = ""
         for phase in self.game.phases:
             for player in self.game.players:
                 player.network.requires_grad_(player is phase.player)
@@ -331,15 +333,15 @@ class Trainer:
             if loss is None or (cut and phase.loss is None):
                 continue
             micro = self._batch[0]
-            found = diagnose.first_bad(networks, lambda loss=loss, micro=micro: loss(micro), together=cut)  # type: ignore[misc]
-            if any(self.engine.gather(bool(found))):
-                found = found and f"{found}, in {_name(loss)} (the turn of {phase.player.name})"
+            place = diagnose.first_bad(networks, lambda loss=loss, micro=micro: loss(micro), together=cut)  # type: ignore[misc]
+            if any(self.engine.gather(bool(place))):
+                place = place and f"{place}, in {_name(loss)} (the turn of {phase.player.name})"
                 break
-        everyone = [f"{text}, on rank {rank}" for rank, text in enumerate(self.engine.gather(found)) if text]
-        return everyone[0] if everyone else "nothing any more in the last batch: look at the machine's memory"
+        everyone = [f"{text}, on rank {rank}" for rank, text in enumerate(self.engine.gather(place)) if text]
+        return everyone[0] if everyone else "nothing any more in the last batch: check the machine's memory"
 
     def _resume(self) -> list[str]:
-        """To the newest checkpoint; returns what was wrong with newer ones."""
+        """Load the newest whole checkpoint. Returns what was wrong with newer ones."""
         problems = self.checkpointer.load()
         self.images = self.checkpointer.saved_at
         self._skipped = {player: found.total for player, found in self.engine.skipped(wait=True).items()}

@@ -151,6 +151,6 @@ def _best(keys: Sequence[str], word: str, mark: str) -> str:
     """Return the keys of the player that `word` names, or else the first few."""
     parts = {part.lower() for part in word.replace("_", ".").split(".")}
     for player, names in (("generator", {"g", "generator"}), ("discriminator", {"d", "discriminator", "critic"})):
-        if parts & names and (own := [key for key in keys if f".{player}." in key]):
-            keys = own
+        if parts & names and (of_player := [key for key in keys if f".{player}." in key]):
+            keys = of_player
     return " or ".join(f"{mark}{key}" for key in list(dict.fromkeys(keys))[:_MOST])

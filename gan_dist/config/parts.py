@@ -85,12 +85,12 @@ def find(kind: str, base: type[Part], kinds: Mapping[str, type[Part]], key: str)
         known = f"known are {', '.join(kinds)}" if kinds else "none are built in"
         raise InputError(f"{key} = {kind}: there is no such kind; {near}{known}, or give FILE.py:CLASS of your own")
     module, path = _load(match["module"], key, kind)
-    found = _choose(module, match["name"], base, match["module"], key)
-    full = f"{path or match['module']}:{found.__name__}"
+    part = _choose(module, match["name"], base, match["module"], key)
+    full = f"{path or match['module']}:{part.__name__}"
     if (sources := _sources.get()) is not None:
         source = path or Path(module.__file__ or "")
         sources[full] = _digest(source) if source.is_file() else ""
-    return full, found
+    return full, part
 
 
 def _load(name: str, key: str, kind: str) -> tuple[ModuleType, Path | None]:
@@ -142,21 +142,25 @@ class _Frame:
 def _choose(module: ModuleType, name: str | None, base: type[Part], where: str, key: str) -> type[Part]:
     """The class of this name, or the only one of the right kind in the file."""
     parent = f"{base.__module__}.{base.__name__}"
-    own = {
+    defined = {
         label: value
         for label, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
     }
     if name is None:
-        if len(own) == 1:
-            return next(iter(own.values()))
-        found = f"it has {', '.join(own)}" if own else f"no class in it inherits {parent}, which holds its config keys"
+        if len(defined) == 1:
+            return next(iter(defined.values()))
+        found = (
+            f"it has {', '.join(defined)}"
+            if defined
+            else f"no class in it inherits {parent}, which holds its config keys"
+        )
         raise InputError(f"{key}: {where}: name one class, {where}:CLASS; {found}")
     value = getattr(module, name, None)
     if value is None:
         classes = [label for label, kind in vars(module).items() if isinstance(kind, type)]
-        close = difflib.get_close_matches(name, [*own, *classes], n=1, cutoff=0.5)
-        near = f"; did you mean {close[0]}?" if close else f"; it has {', '.join(own) or 'none that would do'}"
+        close = difflib.get_close_matches(name, [*defined, *classes], n=1, cutoff=0.5)
+        near = f"; did you mean {close[0]}?" if close else f"; it has {', '.join(defined) or 'none that would do'}"
         raise InputError(f"{key}: {where} has no class {name}{near}")
     if not (isinstance(value, type) and issubclass(value, base)):
         raise InputError(

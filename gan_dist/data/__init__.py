@@ -1,1 +1,1 @@
-"""Images on their way into training: packed, indexed, ordered, decoded, loaded."""
+"""Bring images into training: pack, index, order, decode and load them."""

@@ -42,8 +42,8 @@ def check(index: Index, config: Config) -> None:
 
 def channels(config: Config, name: str) -> int:
     """Return the channels of an image field."""
-    own = config.data.fields[name].channels if name in config.data.fields else 0
-    return own or config.data.channels
+    of_field = config.data.fields[name].channels if name in config.data.fields else 0
+    return of_field or config.data.channels
 
 
 def unreadable(index: Index) -> np.ndarray:

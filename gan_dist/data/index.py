@@ -89,7 +89,7 @@ class Index:
 
     @property
     def images(self) -> "dict[str, Index]":
-        """The index of each image field by name."""
+        """Return the index of each image field by name."""
         return self.fields or {"image": self}
 
     @property
@@ -104,7 +104,7 @@ class Index:
 
     @property
     def classes(self) -> int:
-        """The largest label plus one: the number of classes, where the config leaves it to the data."""
+        """Return the largest label plus one: the number of classes, where the config leaves it to the data."""
         return int(self.label.max()) + 1
 
     @property
@@ -129,12 +129,12 @@ class Index:
         return int(np.searchsorted(self.first, sample, side="right")) - 1
 
     def key(self, sample: int) -> str:
-        """The sample's WebDataset key, with its shard: read from disk, so for messages and checks only."""
+        """Return the sample's WebDataset key, with its shard: read from disk, so for messages and checks only."""
         shard = self.shard_of(sample)
         return f"{self.shards[shard]}: {self.keys(shard)[sample - int(self.first[shard])]}"
 
     def keys(self, shard: int) -> list[str]:
-        """The WebDataset keys of a shard's samples."""
+        """Return the WebDataset keys of a shard's samples."""
         return _keys(self.shards[shard], self.cache, self.image)
 
 
@@ -160,7 +160,7 @@ def _choose_image(path: Path, key: str, members: Mapping[str, Any], wanted: str)
 
 
 def _image_header(file: BinaryIO, member: tar.Member) -> tuple[int, int, int]:
-    """Width, height and channels (4: transparency or CMYK) of the image in `file`."""
+    """Return width, height and channels (4: transparency or CMYK) of the image in `file`."""
     for length in (min(member.size, _HEADER), member.size):
         try:
             with Image.open(io.BytesIO(_bytes(file, member, length))) as image:
@@ -319,7 +319,7 @@ def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
 
 
 def _table_folder() -> Path:
-    """The user's own folder on this node for tables that its ranks map."""
+    """Return the user's own folder on this node for tables that its ranks map."""
     folder = Path(tempfile.gettempdir()) / f"gan_dist-{os.getuid()}"
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -73,7 +73,7 @@ def open_index(config: Config, wanted: Mapping[str, Field] | None = None) -> Ind
 
 
 def _members(config: Config) -> dict[str, str]:
-    """The image fields, each with the member of a sample that holds it."""
+    """Return the image fields, each with the member of a sample that holds it."""
     return {name: field.member for name, field in config.data.fields.items()} or {"image": config.data.image}
 
 
@@ -136,7 +136,7 @@ def _decoders(index: Index, config: Config) -> dict[str, Decoder]:
 
 
 def _group(config: Config) -> int:
-    """Micro-batches of a group."""
+    """Return the number of micro-batches in a group."""
     count = config.training.micro_batch
     return max(1, min(_GROUP // count, _GROUP_BYTES // (count * _sample_bytes(config))))
 
@@ -155,7 +155,7 @@ def _ring_bytes(config: Config) -> int:
 
 
 def ahead(config: Config) -> int:
-    """Micro-batches that are decoded before they are asked for, at most: a timing of the loader begins after these."""
+    """Return how many micro-batches are decoded before they are asked for, at most: time a loader after these."""
     return _ring_rows(config)
 
 
@@ -227,7 +227,7 @@ def _to_device(item: dict[str, Any], rings: dict[str, torch.Tensor], config: Con
 
 
 def _normalised(pixels: torch.Tensor, config: Config, device: torch.device) -> torch.Tensor:
-    """(M, H, W, C) uint8 -> (M, C, H, W) in [-1, 1] on the device, a copy."""
+    """Turn (M, H, W, C) uint8 into (M, C, H, W) in [-1, 1] on the device, a copy."""
     if device.type == "cuda":  # to pinned memory at once, from there to the GPU while this process goes on
         pixels = pixels.pin_memory().to(device, non_blocking=True)
     dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
@@ -241,13 +241,13 @@ def shown(index: Index, config: Config, count: int, device: torch.device) -> Bat
     Positions are the samples' numbers. Fewer where the data set has fewer.
     """
     decoders = _decoders(index, config)
-    found: list[tuple[int, dict[str, np.ndarray]]] = []
+    decoded: list[tuple[int, dict[str, np.ndarray]]] = []
     for sample in range(len(index)):
-        if len(found) == count:
+        if len(decoded) == count:
             break
         with contextlib.suppress(UnusableError):
-            found.append((sample, {name: decoder.decode(sample) for name, decoder in decoders.items()}))
-    return _batch(found, index, config, device)
+            decoded.append((sample, {name: decoder.decode(sample) for name, decoder in decoders.items()}))
+    return _batch(decoded, index, config, device)
 
 
 def load(index: Index, config: Config, samples: Sequence[int], device: torch.device) -> Batch:
@@ -256,20 +256,20 @@ def load(index: Index, config: Config, samples: Sequence[int], device: torch.dev
     Positions are the samples' numbers.
     """
     decoders = _decoders(index, config)
-    found: list[tuple[int, dict[str, np.ndarray]]] = []
+    decoded: list[tuple[int, dict[str, np.ndarray]]] = []
     for wanted in samples:
         sample = int(wanted)
         for attempt in range(SUBSTITUTES):
             try:
-                found.append((sample, {name: decoder.decode(sample) for name, decoder in decoders.items()}))
+                decoded.append((sample, {name: decoder.decode(sample) for name, decoder in decoders.items()}))
                 break
             except UnusableError:
                 sample = order.substitute(config.run.seed, len(index), int(wanted), attempt)
-    return _batch(found, index, config, device)
+    return _batch(decoded, index, config, device)
 
 
 def _batch(found: list[tuple[int, dict[str, np.ndarray]]], index: Index, config: Config, device: torch.device) -> Batch:
-    """The decoded images of samples as a batch."""
+    """Return the decoded images of samples as a batch."""
     if not found:
         raise InputError(f"data.shards: no sample of {index.shards[0]}, ... can be read; see `gan-dist index`")
     samples = [sample for sample, _ in found]

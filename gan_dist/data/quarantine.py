@@ -21,7 +21,7 @@ class Quarantine:
 
     @property
     def count(self) -> int:
-        """How many samples this rank met. Ranks send it to each other; see `over_ranks`."""
+        """Return how many samples this rank met. Ranks send it to each other; see `over_ranks`."""
         return len(self._met)
 
     def add(self, note: Note) -> bool:

@@ -121,7 +121,7 @@ def _hidden(path: Path) -> bool:
 
 
 def is_remote(name: str) -> bool:
-    """Whether a shard is a URL or a command, and not a file here."""
+    """Say whether a shard is a URL or a command, and not a file here."""
     return "://" in name or name.startswith("pipe:")
 
 
@@ -162,7 +162,7 @@ def fetch(shards: Sequence[str], cache: Path) -> list[Path]:
 
 
 def _state(shard: str) -> dict[str, Any] | None:
-    """What the source says of a shard, to be compared with what it said before; None where it cannot be asked."""
+    """Return what the source says of a shard, to be compared with what it said before; None where it cannot be asked."""
     scheme = shard.partition("://")[0]
     try:
         if scheme == "file":
@@ -220,7 +220,7 @@ def _copy(shard: str, copy: Path, state: dict[str, Any] | None) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Why a source failed, without the words of the command, which may hold a token."""
+    """Return why a source failed, without the words of the command, which may hold a token."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if code := re.search(r"exit (-?\d+)", str(error)):

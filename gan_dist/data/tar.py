@@ -114,7 +114,7 @@ def _resolve(path: Path, entries: Sequence[_Entry]) -> tuple[list[Member], list[
 
 
 def _follow(entry: _Entry, by_name: dict[str, _Entry]) -> Member | None:
-    """The file whose bytes an entry has; None where it leads out of the archive, or is no file."""
+    """Return the file whose bytes an entry has; None where it leads out of the archive, or is no file."""
     followed: _Entry | None = entry
     for _ in range(_LINKS):
         if followed is None or followed.kind == "device":
@@ -149,7 +149,7 @@ def _pair(first: Member, second: Member) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file is one that no person sees, such as a Mac's `._photo.jpg`."""
+    """Say whether a file is one that no person sees, such as a Mac's `._photo.jpg`."""
     return any(part.startswith(".") for part in PurePosixPath(name).parts)
 
 

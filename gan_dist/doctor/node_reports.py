@@ -1,8 +1,8 @@
-"""Health before hours: what each node, and each rank on it, finds out about itself at the start of a job.
+"""Measure each node of a job, and each rank on it, before the job trains.
 
-slurm/lib.sh starts `python -m gan_dist.doctor.node_reports CONFIG ...` once a node. It looks at what a node has by itself, starts
-the node's ranks, and prints reports, which `gan_dist.slurm_jobs.batch nodes` judges (nodes.py). `gan-dist doctor` takes
-the same looks on the processes that it tries.
+slurm/lib.sh starts `python -m gan_dist.doctor.node_reports CONFIG ...` once a node. It examines the node, starts the
+node's ranks, and prints reports, which `gan_dist.slurm_jobs.batch nodes` judges (nodes.py). `gan-dist doctor` measures the
+same on the ranks that it tries.
 """
 
 import contextlib
@@ -40,12 +40,12 @@ _REACH = 2 / 3  # of the check's time, for a rank to reach the first one: it may
 
 
 def node_name() -> str:
-    """As Slurm knows it."""
+    """Return the node's name as Slurm knows it."""
     return os.environ.get("SLURMD_NODENAME") or platform.node()
 
 
 def of_node(config: Config, job: str = "") -> Iterator[NodeReport]:
-    """What a node has by itself: the run directory, room on disks, the data. `job`: whose start others have recorded."""
+    """Report on what a node has without its ranks: run directory, room on disks, data. `job` is the one whose start is recorded."""
     node, run = node_name(), config.directory
     yield NodeReport(node, "run directory", problem=_run_directory(run, job))
     yield _disk(node, run)
@@ -53,8 +53,8 @@ def of_node(config: Config, job: str = "") -> Iterator[NodeReport]:
 
 
 def _run_directory(run: Path, job: str) -> str:
-    """Whether the run directory is the one that the job's first node wrote to, and can be written."""
-    if is_foreign(run):  # no start is recorded there: training says it
+    """Return why the run directory is not the one that the job's first node wrote to, or cannot be written; empty if it is."""
+    if is_foreign(run):  # no start is recorded there: training refuses it
         return ""
     end = time.monotonic() + _PATIENCE  # network file systems show what others wrote after a while
     while job and not any(start.job == job for start in records.read_starts(run)):
@@ -82,13 +82,13 @@ def _disk(node: str, run: Path) -> NodeReport:
 
 
 def data_problem(config: Config, number: int = 0) -> str:
-    """Why this machine, the `number`th, cannot read the shards: it tries a few, other ones than its neighbour."""
+    """Return why this machine, the `number`th, cannot read the shards; empty if it can. Each machine tries a few others."""
     try:
-        found = shards.expand(config.data.shards, config.data.allow_pipe)
+        expanded = shards.expand(config.data.shards, config.data.allow_pipe)
     except InputError as error:
         return "" if config.data.source else str(error)  # the first rank will pack the source
-    step = max(1, len(found) // _PROBED)
-    for shard in found[number % step :: step][:_PROBED]:
+    step = max(1, len(expanded) // _PROBED)
+    for shard in expanded[number % step :: step][:_PROBED]:
         try:
             shards.probe(shard)
         except (OSError, ValueError) as error:
@@ -97,7 +97,7 @@ def data_problem(config: Config, number: int = 0) -> str:
 
 
 def of_device(device: "torch.device", rank: int) -> NodeReport:
-    """Whether the device computes, what it should and the same twice; its digest is the same on all of its kind."""
+    """Compute on a device, and report whether the result is right and the same twice. Devices of one kind have one digest."""
     import torch
 
     node = node_name()
@@ -106,17 +106,17 @@ def of_device(device: "torch.device", rank: int) -> NodeReport:
         matrix = torch.randn(512, 512, generator=generator)
         images = torch.randn(8, 16, 32, 32, generator=generator)
         kernel = torch.randn(32, 16, 3, 3, generator=generator)
-        found = []
+        results = []
         for _ in range(2):
             product = matrix.to(device) @ matrix.to(device)
             convolved = torch.nn.functional.conv2d(images.to(device), kernel.to(device))
-            found.append((product.cpu(), convolved.cpu()))
+            results.append((product.cpu(), convolved.cpu()))
         exact = (matrix.double() @ matrix.double()).float()
-        if not torch.allclose(found[0][0], exact, rtol=1e-2, atol=0.5):  # room for TF32
+        if not torch.allclose(results[0][0], exact, rtol=1e-2, atol=0.5):  # room for TF32
             return NodeReport(node, "device", rank, f"{device} multiplies wrongly")
-        if not all(torch.equal(first, second) for first, second in zip(*found, strict=True)):
+        if not all(torch.equal(first, second) for first, second in zip(*results, strict=True)):
             return NodeReport(node, "device", rank, f"{device} computes another result each time")
-        digest = hashlib.sha256(b"".join(numbers.numpy().tobytes() for numbers in found[0])).hexdigest()
+        digest = hashlib.sha256(b"".join(numbers.numpy().tobytes() for numbers in results[0])).hexdigest()
     except (RuntimeError, AssertionError) as error:  # torch's, CUDA's and out of memory
         return NodeReport(node, "device", rank, f"{device}: {str(error).splitlines()[0]}")
     return NodeReport(node, "device", rank, kind=_kind(device), digest=digest)
@@ -134,14 +134,14 @@ def _kind(device: "torch.device") -> str:
 
 
 def of_links(engine: "Engine") -> Iterator[NodeReport]:
-    """Whether all ranks agree on a sum, how fast, how far their clocks are apart, and each node's better link."""
+    """Report whether all ranks agree on a sum, its rate, this rank's clock, and the better of a node's two links."""
     from gan_dist.engine import links
 
     node, rank = node_name(), engine.rank
     engine.wait()
     clock = time.time()
     right = engine.world_size == 1 or links.sum_is_right(engine)
-    problem = "" if right else "a sum over all processes came out wrong here"
+    problem = "" if right else "a sum over all ranks came out wrong here"
     rate = links.rate_of_all_reduce(engine, _SIZE) if engine.world_size > 1 else 0.0
     yield NodeReport(node, "network", rank, problem, rate if rank == 0 else 0.0)
     yield NodeReport(node, "clock", rank, value=clock)
@@ -154,7 +154,7 @@ def of_links(engine: "Engine") -> Iterator[NodeReport]:
 
 
 def _rank(config: Config) -> None:
-    """A rank's reports: of its device, then of how it reaches the others."""
+    """Print a rank's reports: of its device, then of how it reaches the others."""
     import torch
 
     rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
@@ -169,7 +169,7 @@ def _rank(config: Config) -> None:
 
     try:
         engine = Engine(config)
-    except InputError as error:  # training says it, where a person looks for it
+    except InputError as error:  # training reports it, where a person looks for it
         _print(NodeReport(node_name(), "input", rank, str(error)))
         return
     for report in of_links(engine):
@@ -178,7 +178,7 @@ def _rank(config: Config) -> None:
 
 
 def _unreachable(host: str, port: int) -> str:
-    """Why the first rank cannot be reached; empty if it can."""
+    """Return why the first rank cannot be reached; empty if it can."""
     end = time.monotonic() + _REACH * float(os.environ.get("GAN_DIST_CHECK") or 120)
     while True:
         try:
@@ -208,7 +208,9 @@ def main(arguments: Sequence[str]) -> int:
         except Exception as error:
             _print(NodeReport(node_name(), "network", int(os.environ["RANK"]), f"{type(error).__name__}: {error}"))
         return 0
-    recorded = "GAN_DIST_UNRECORDED" not in os.environ  # the job's start, in the run directory: slurm/lib.sh
+    recorded = (
+        "GAN_DIST_UNRECORDED" not in os.environ
+    )  # whether slurm/lib.sh recorded the job's start in the run directory
     for report in of_node(config, os.environ.get("SLURM_JOB_ID", "") if recorded else ""):
         _print(report)
     number, nodes = int(os.environ["SLURM_NODEID"]), int(os.environ["GAN_DIST_NODES"])
@@ -234,4 +236,4 @@ def main(arguments: Sequence[str]) -> int:
 if __name__ == "__main__":
     code = main(sys.argv[1:])
     sys.stdout.flush()
-    os._exit(code)  # not in order: gloo aborts where another rank is gone already
+    os._exit(code)  # without Python's clean-up: gloo aborts where another rank has ended

@@ -131,27 +131,27 @@ def gather(engine: Engine, game: Game) -> State:
     return {name: tensor.view(state.shapes[name].shape) for name, tensor in whole.items()}
 
 
-def difference(found: State, expected: State, kind: str) -> tuple[float, str]:
+def difference(computed: State, expected: State, kind: str) -> tuple[float, str]:
     """Return the largest difference in tensors of a kind (weights, gradient, average), over their largest number, and where."""
     worst, where = 0.0, ""
     for name, right in expected.items():
         if f"/{kind}/" not in name:
             continue
         scale = max(float(right.abs().max()), 1e-12)
-        distance = float((found[name].double() - right).abs().max()) / scale
+        distance = float((computed[name].double() - right).abs().max()) / scale
         if not distance <= worst:  # NaN is the worst
             worst, where = distance, name
     return worst, where
 
 
-def distances(found: State, expected: State, kind: str) -> dict[str, float]:
+def distances(computed: State, expected: State, kind: str) -> dict[str, float]:
     """Return the length of the difference of all tensors of a kind, over their own length, for each player."""
     total: dict[str, tuple[float, float]] = {}
     for name, right in expected.items():
         player = name.partition("/")[0]
         if f"/{kind}/" in name:
             off, size = total.get(player, (0.0, 0.0))
-            square = float((found[name].double() - right).square().sum())
+            square = float((computed[name].double() - right).square().sum())
             total[player] = off + square, size + float(right.square().sum())
     return {player: math.sqrt(off / max(size, 1e-24)) for player, (off, size) in total.items()}
 
@@ -166,11 +166,11 @@ class Compared:
 
     @property
     def fraction(self) -> float:
-        """Of what rounding explains; more than 1 is a mistake."""
+        """Return the difference as a part of what rounding explains; more than 1 is a mistake."""
         return self.difference / self.limit if math.isfinite(self.difference) else math.inf
 
 
-def compare(found: States, expected: States, rounded: States, config: Config) -> dict[str, Compared]:
+def compare(computed: States, expected: States, rounded: States, config: Config) -> dict[str, Compared]:
     """Compare the engine's states with the reference's in double precision; `rounded` is the reference in the engine's precision.
 
     Kinks (LeakyReLU) and BatchNorm amplify rounding; the engine may amplify it a few times as much as the reference does.
@@ -185,13 +185,13 @@ def compare(found: States, expected: States, rounded: States, config: Config) ->
         if not any(f"/{kind}/" in name for name in expected[number]):
             continue  # optimizers that keep no sum of gradients
         if coarse:
-            noise, distance = (distances(states[number], expected[number], kind) for states in (rounded, found))
+            noise, distance = (distances(states[number], expected[number], kind) for states in (rounded, computed))
             pairs = [Compared(distance[player], max(1e-3, 3 * noise[player]), player) for player in distance]
             result[what] = max(pairs, key=lambda pair: pair.fraction)
             continue
         # a BatchNorm's bias begins at 0: relative to it, the roundings of Adam's first steps are large
         noise_in_one, _ = difference(rounded[number], expected[number], kind)
-        worst, where = difference(found[number], expected[number], kind)
+        worst, where = difference(computed[number], expected[number], kind)
         result[what] = Compared(worst, max(least, 10 * noise_in_one), where)
     return result
 
@@ -227,8 +227,8 @@ def findings(config: Config, engine: Engine) -> Iterator[Finding]:
             reference[key] = play(case.with_(changes), alone=True)
         return reference[key]
 
-    def against(case: Config, found: States) -> dict[str, Compared]:
-        return compare(found, by_one(case, "fp64"), by_one(case, case.training.precision), case)
+    def against(case: Config, states: States) -> dict[str, Compared]:
+        return compare(states, by_one(case, "fp64"), by_one(case, case.training.precision), case)
 
     for precision in dict.fromkeys(["fp32" if strategy.startswith("zero") else "fp64", training.precision]):
         worst: dict[str, Compared] = {}
@@ -240,8 +240,8 @@ def findings(config: Config, engine: Engine) -> Iterator[Finding]:
                 "training.tf32": training.tf32 and precision != "fp64",
             }
             case = base.with_(changes)
-            found = play(case, alone=False)
-            compared = engine.on_main(lambda case=case, found=found: against(case, found))  # type: ignore[misc]
+            states = play(case, alone=False)
+            compared = engine.on_main(lambda case=case, states=states: against(case, states))  # type: ignore[misc]
             assert compared is not None
             for kind, result in compared.items():
                 worst[kind] = max(worst.get(kind, result), result, key=lambda pair: pair.fraction)

@@ -69,7 +69,7 @@ def _machine(engine: Engine) -> Finding:
     kinds = sorted(set(engine.gather(device)))
     software = launch.software(on_cpu=gpu is None)
     text = (
-        f"{engine.world_size} process(es) on {len(hosts)} machine(s): {'; '.join(kinds)}. "
+        f"{engine.world_size} rank(s) on {len(hosts)} machine(s): {'; '.join(kinds)}. "
         f"{', '.join(f'{name} {version}' for name, version in software.items())}"
     )
     return Finding("devices", len(kinds) == 1, text if len(kinds) == 1 else f"{text}: the slowest sets the pace")

@@ -1,4 +1,4 @@
-"""The only package that knows how ranks share the work."""
+"""Share the work over ranks. No other package knows how."""
 
 from gan_dist.engine.consensus import lost_contact
 from gan_dist.engine.engine import Engine

@@ -1,4 +1,4 @@
-"""Strategy ddp: every rank holds both networks whole, and DDP averages their gradients."""
+"""Share the work by strategy ddp: every rank holds both networks whole, and DDP averages their gradients."""
 
 import contextlib
 from collections.abc import Iterator
@@ -41,10 +41,10 @@ class Ddp:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def passed(self, player: Player) -> None:
-        """All losses of a pass are done."""
+        """End a pass, all of whose losses are done."""
 
     def shared(self, player: Player) -> None:
-        """All passes of an update are done."""
+        """End the passes of an update."""
 
     def update(self, player: Player, scale: LossScale | None) -> tuple[Tensor, Tensor]:
         """Move the player; returns the gradient's norm, and whether the update was good, a boolean the same everywhere."""
@@ -63,4 +63,4 @@ class Ddp:
         """Drop what an update that was broken off has left."""
 
     def release(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: nothing is kept."""

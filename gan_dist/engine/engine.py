@@ -1,4 +1,4 @@
-"""How the ranks of a launch compute together: turns, micro-batches, updates, and what ranks tell each other."""
+"""Let the ranks of a launch compute together: turns, micro-batches, updates, and what ranks tell each other."""
 
 import contextlib
 import dataclasses
@@ -90,23 +90,23 @@ class Engine:
         training = config.training
         parts = training.batch // training.micro_batch
         self.slots = slots_of(training.batch, training.micro_batch, self.rank, self.world_size, training.strategy)
-        own = parts // self.world_size  # a run that resumes at more ranks may have fewer than it asks for
-        self.passes = 1 if training.micro_batches_per_pass == "auto" else min(own, training.micro_batches_per_pass)
+        of_rank = parts // self.world_size  # a run that resumes at more ranks may have fewer than it asks for
+        self.passes = 1 if training.micro_batches_per_pass == "auto" else min(of_rank, training.micro_batches_per_pass)
         """Micro-batches that go through the networks together."""
         self._health = Health(2, self.device)
         self._lowered = Lowered(self.device, HALF[training.precision]) if training.precision in HALF else None
         self._noted = self.metrics
         """Where losses record metrics: for `exact` those of a micro-batch, which are summed as its gradients are."""
         if training.strategy == "exact":
-            one = Exact(self._health, self.rank, self.world_size, parts, self.metrics)
-            self._strategy: Strategy = one
-            self._noted = one.leaf
+            strategy = Exact(self._health, self.rank, self.world_size, parts, self.metrics)
+            self._strategy: Strategy = strategy
+            self._noted = strategy.leaf
         elif training.strategy == "ddp":
             self._strategy = Ddp(self.accelerator, self._health, parts // self.world_size)
         else:
             from gan_dist.engine.zero import Zero  # loading DeepSpeed takes seconds
 
-            self._strategy = Zero(config, self.device, self._health, self.world_size, own, self._lowered)
+            self._strategy = Zero(config, self.device, self._health, self.world_size, of_rank, self._lowered)
         self._scales: dict[str, LossScale] = {}
 
     def place(self, game: Players) -> None:
@@ -196,7 +196,7 @@ class Engine:
 
     @property
     def is_in_penalty(self) -> bool:
-        """Whether what is computed now is a phase's penalty."""
+        """Say whether what is computed now is a phase's penalty."""
         return self._turn is not None and self._turn.penalty
 
     @contextlib.contextmanager

@@ -1,4 +1,6 @@
-"""Strategy exact: sums of micro-batch gradients, statistics and metrics that are the same bits at any number of ranks.
+"""Share the work by strategy exact: sums over micro-batches have the same bits at any number of ranks.
+
+They are sums of gradients, statistics and metrics.
 
 Floating-point sums depend on their order, so the order is fixed: a binary tree over the micro-batches of the global
 batch. A rank sums the subtree of its own block. Then every rank gets one segment of all partial sums, adds them along the
@@ -88,7 +90,7 @@ class Exact:
         self.leaf.clear()
 
     def release(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: nothing is kept."""
 
 
 class TreeSum:
@@ -139,7 +141,7 @@ def sum_over_processes(tensors: list[Tensor], world_size: int) -> None:
 
 
 def _in_memory(tensor: Tensor) -> Tensor:
-    """The elements one after the other, as a view where they lie so (contiguous or channels_last): nothing is moved."""
+    """Return the elements one after the other, as a view where they lie so (contiguous or channels_last): nothing is moved."""
     if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
         return tensor.permute(0, 2, 3, 1).reshape(-1)
     return tensor.reshape(-1)

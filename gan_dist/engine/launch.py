@@ -97,28 +97,28 @@ def refuse(problem: str) -> NoReturn:
 def versions(config: Config, on_cpu: bool) -> dict[str, str]:
     """Return what must be the same on all machines: software, devices, and the config except where files are."""
     training, places = config.training, ("data.cache", "run.fresh")
-    own = software(on_cpu)
+    facts = software(on_cpu)
     if not training.strategy.startswith("zero"):
-        own.pop("deepspeed", None)
-    own["Python"] = own["Python"].rpartition(".")[0]
+        facts.pop("deepspeed", None)
+    facts["Python"] = facts["Python"].rpartition(".")[0]
     kind = torch.backends.cpu.get_cpu_capability() if on_cpu else torch.cuda.get_device_name(_local_rank())
     # other kinds of device train together, but to other bits
-    own["the device"] = ("CPU" if on_cpu else "GPU") + (f" ({kind})" if training.strategy == "exact" else "")
-    return own | {key: repr(value) for key, value in config.flat().items() if key not in places}
+    facts["the device"] = ("CPU" if on_cpu else "GPU") + (f" ({kind})" if training.strategy == "exact" else "")
+    return facts | {key: repr(value) for key, value in config.flat().items() if key not in places}
 
 
 def software(on_cpu: bool) -> dict[str, str]:
     """Return versions of what computes here: {"torch": "2.11.0", ...}."""
-    found = {"gan_dist": __version__, "Python": platform.python_version(), "torch": str(torch.__version__)}
+    installed = {"gan_dist": __version__, "Python": platform.python_version(), "torch": str(torch.__version__)}
     for name in ("accelerate", "deepspeed"):
         if _is_module(name):
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
     if not on_cpu:
-        found["CUDA"] = str(torch.version.cuda)
-        found["cuDNN"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+        installed["CUDA"] = str(torch.version.cuda)
+        installed["cuDNN"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
         nccl = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
-        found["NCCL"] = ".".join(map(str, nccl)) if isinstance(nccl, tuple) else str(nccl)
-    return found
+        installed["NCCL"] = ".".join(map(str, nccl)) if isinstance(nccl, tuple) else str(nccl)
+    return installed
 
 
 def _local_rank() -> int:

@@ -49,12 +49,12 @@ def rates_in_a_ring(engine: Engine, ranks: Sequence[int], size: int, rounds: int
     inner = edges[: len(edges) - len(last)]
     numbers = torch.zeros(size // 4, device=engine.device)
     for together in (inner[0::2], inner[1::2], last):
-        own = [edge for edge in together if engine.rank in (ranks[edge[0]], ranks[edge[1]])]
+        own_edges = [edge for edge in together if engine.rank in (ranks[edge[0]], ranks[edge[1]])]
         seconds = []
         for _ in range(1 + rounds):
             engine.wait()
             began = time.perf_counter()
-            for first, second in own:
+            for first, second in own_edges:
                 if engine.rank == ranks[first]:
                     torch.distributed.send(numbers, ranks[second])
                     torch.distributed.recv(numbers, ranks[second])
@@ -63,8 +63,8 @@ def rates_in_a_ring(engine: Engine, ranks: Sequence[int], size: int, rounds: int
                     torch.distributed.send(numbers, ranks[first])
             _finish(numbers)
             seconds.append(time.perf_counter() - began)
-        found = {edge: 2 * size / min(seconds[1:]) / 1e9 for edge in own}
-        for one in engine.gather(found):
+        rates = {edge: 2 * size / min(seconds[1:]) / 1e9 for edge in own_edges}
+        for one in engine.gather(rates):
             for edge, rate in one.items():
                 for end in edge:
                     best[end] = max(best[end], rate)

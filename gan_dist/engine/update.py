@@ -1,4 +1,4 @@
-"""One update of a player whose ranks hold it whole: the gradient's norm, clipping, the finite check, the optimizer.
+"""Update a player that every rank holds whole: the gradient's norm, clipping, the finite check, the optimizer.
 
 An update whose loss or gradient is not finite on any rank changes nothing: no weight, no optimizer state, no step count.
 On a GPU that is decided on the device, so that the host never waits.
@@ -16,7 +16,7 @@ from gan_dist.player import Player
 
 
 def norm_of(gradients: list[Tensor], scale: LossScale | None) -> Tensor:
-    """The L2 norm of all gradients, after dividing them by the loss's scale."""
+    """Return the L2 norm of all gradients, after dividing them by the loss's scale."""
     if scale is not None:
         torch._foreach_mul_(gradients, 1 / scale.factor)
     return torch.nn.utils.get_total_norm(gradients)
@@ -40,7 +40,7 @@ def step(player: Player, gradients: list[Tensor], norm: Tensor, good: Tensor) ->
 
 
 def _makes_state(player: Player) -> bool:
-    """Whether the next step is the first of some weight."""
+    """Say whether the next step is the first of some weight."""
     if not player.kept.tensors and player.kept.step is None:
         return False
     state = player.optimizer.state
@@ -48,14 +48,14 @@ def _makes_state(player: Player) -> bool:
 
 
 def takes_found_inf(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a step of it does nothing where its `found_inf` is 1: torch's fused ones."""
+    """Say whether a step of it does nothing where its `found_inf` is 1: torch's fused ones."""
     fused = all(group.get("fused") for group in optimizer.param_groups)
     return fused and bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
 @torch.no_grad()
 def masked_step(optimizer: torch.optim.Optimizer, good: Tensor) -> None:
-    """A step of any optimizer that has state already; where it is not `good`, everything is put back as it was.
+    """Take a step of any optimizer that has state already; undo all of it where it is not `good`.
 
     It holds the weights and their state twice. The host waits only for an optimizer that changes state on the host (a step
     count as a Python number, or Adagrad's as a CPU tensor).

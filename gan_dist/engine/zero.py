@@ -1,4 +1,4 @@
-"""Strategies zero1, zero2 and zero3 by DeepSpeed: one DeepSpeed engine for each player, coupled by the generator's loss.
+"""Share the work by strategies zero1, zero2 and zero3: one DeepSpeed engine for each player, coupled by the generator's loss.
 
 Rules that were measured (tests/dist/test_matrix.py; docs/many-ranks.md says which other ways fail):
 - Losses go through the bare network with stages 1 and 2, which therefore differentiate twice like any network; through
@@ -150,10 +150,10 @@ class Zero:
             self._engines[player.name].backward(loss, scale_wrt_gas=False)
 
     def passed(self, player: Player) -> None:
-        """DeepSpeed counts backwards, not passes."""
+        """Do nothing: DeepSpeed counts backwards, not passes."""
 
     def shared(self, player: Player) -> None:
-        """All ranks have the gradients that they own."""
+        """Do nothing: all ranks have the gradients that they own."""
 
     def update(self, player: Player, scale: LossScale | None) -> tuple[Tensor, Tensor]:
         engine = self._engines[player.name]

@@ -1,4 +1,4 @@
-"""Games: who plays, in which order they are updated, and by which losses. One file each, with its keys."""
+"""Define games: the players, the order of their updates, and their losses. Each game is one file, with its keys."""
 
 from gan_dist.config.common import Config
 from gan_dist.games.base import Game, GameKeys
@@ -10,6 +10,6 @@ GAMES: dict[str, type[GameKeys]] = {"generation": Generation}
 
 
 def build(config: Config) -> Game:
-    """The game that a config describes, with the initial weights of its seed."""
+    """Build the game that a config describes, with the initial weights of its seed."""
     keys: GameKeys = config.game
     return keys.build(config)

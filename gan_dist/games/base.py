@@ -1,4 +1,4 @@
-"""What a game is: players and phases. A new game is one file: a section of keys, and a class with these two."""
+"""Define what a game is: players and phases. A new game is one file: a section of keys, and a class with these two."""
 
 import abc
 import contextlib
@@ -27,7 +27,7 @@ class GameKeys(Part):
     """Config key -> what may stand there: {"loss": One(...), "networks.generator": One(...), "average": AverageKeys}."""
 
     def build(self, config: Config) -> "Game":
-        """The game that a config describes."""
+        """Build the game that a config describes."""
         raise NotImplementedError
 
 
@@ -46,7 +46,7 @@ class Game(abc.ABC):
     """Position of the step that is being played, for what changes over the run."""
 
     def due(self, images: int, batch: int) -> Iterator[Phase]:
-        """The phases that are played in the step of `batch` images that begins at `images`."""
+        """Yield the phases that are played in the step of `batch` images that begins at `images`."""
         step = images // batch
         for phase in self.phases:
             if (step + 1) % phase.every == 0 and phase.begin <= images and (phase.end is None or images < phase.end):
@@ -59,18 +59,18 @@ class Game(abc.ABC):
                 player.average.update(images, batch)
 
     def state(self) -> dict[str, Tensor]:
-        """What the game keeps from step to step beside its players, by name; every rank holds the same. Live tensors."""
+        """Return what the game keeps from step to step beside its players, by name; every rank holds the same. Live tensors."""
         return {}
 
     def pictures(self, seed: int, count: int, shown: Batch) -> dict[str, Tensor]:
-        """The columns of the picture grid, by name: (count, C, H, W) in [-1, 1] each.
+        """Return the columns of the picture grid, by name: (count, C, H, W) in [-1, 1] each.
 
         `shown` has the first `count` samples of the data set, for games whose pictures begin with some.
         """
         return {"samples": self.samples(seed, 0, count)}
 
     def samples(self, seed: int, first: int, count: int, label: int | None = None) -> Tensor:
-        """Samples number `first`, ... of a seed from the averaged generator: (count, C, H, W) in [-1, 1].
+        """Draw samples number `first`, ... of a seed from the averaged generator: (count, C, H, W) in [-1, 1].
 
         The same number of the same seed gives the same image, however many are drawn with it. Raises InputError for a game
         that draws nothing from latents.
@@ -81,11 +81,11 @@ class Game(abc.ABC):
     """The field that `generated` images are scored against."""
 
     def generated(self, seed: int, numbers: range, shown: Batch) -> Tensor:
-        """Images for a score, one for each number: (len(numbers), C, H, W). `shown` has as many samples of the data set."""
+        """Draw images for a score, one for each number: (len(numbers), C, H, W). `shown` has as many samples of the data set."""
         return self.samples(seed, numbers.start, len(numbers))
 
     def infer(self, inputs: Batch, way: str = "") -> Tensor:
-        """The averaged network's answer to given images: (N, C, H, W) in [-1, 1].
+        """Return the averaged network's answer to given images: (N, C, H, W) in [-1, 1].
 
         Raises InputError for a game that takes no images.
         """
@@ -93,7 +93,7 @@ class Game(abc.ABC):
 
     @property
     def shows_data(self) -> bool:
-        """Whether `pictures` needs samples of the data set."""
+        """Say whether `pictures` needs samples of the data set."""
         return type(self).infer is not Game.infer
 
 
@@ -105,7 +105,7 @@ def make_player(
     half_life: "int | schedules.Schedule | None" = None,
     attached: Sequence[Statistics] = (),
 ) -> Player:
-    """A player with the optimizer of its section of the config, and a moving average where `half_life` says so."""
+    """Make a player with the optimizer of its section of the config, and a moving average where `half_life` says so."""
     ahead: int | Callable[[int], float] | None = (
         half_life.at if isinstance(half_life, schedules.Schedule) else half_life
     )
@@ -122,7 +122,7 @@ def make_player(
 
 @contextlib.contextmanager
 def initial_weights(seed: int) -> Iterator[None]:
-    """Networks that are made while the block lasts have the initial weights of the run's seed."""
+    """Seed the networks that are made while the block lasts by the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.key(seed, "weights") % 2**63)
         yield
@@ -131,10 +131,10 @@ def initial_weights(seed: int) -> Iterator[None]:
 def expect(made: Tensor, shape: tuple[int, ...], what: str) -> None:
     """Raise InputError, naming what made it, unless a tensor begins with these sizes. Costs no synchronisation."""
     if not isinstance(made, Tensor) or tuple(made.shape[: len(shape)]) != shape:
-        found = tuple(made.shape) if isinstance(made, Tensor) else f"a {type(made).__name__}"
-        raise InputError(f"{what} gives {found}; a tensor of {', '.join(map(str, shape))} is needed")
+        made_shape = tuple(made.shape) if isinstance(made, Tensor) else f"a {type(made).__name__}"
+        raise InputError(f"{what} gives {made_shape}; a tensor of {', '.join(map(str, shape))} is needed")
 
 
 def buffers_of(module: nn.Module | None, name: str) -> dict[str, Tensor]:
-    """The saved buffers of a module as part of a game's state."""
+    """Return the saved buffers of a module as part of a game's state."""
     return {} if module is None else {f"{name}/{key}": tensor for key, tensor in module.state_dict().items()}

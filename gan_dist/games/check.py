@@ -21,7 +21,7 @@ def verify(game: Game, config: Config, batch: Batch) -> None:
     Raises AgreedError, naming file, class and what is missing, for a part that fails, gives no scalar loss, has buffers
     that would depend on the number of ranks, or state that would not be saved.
     """
-    own = _own(config)
+    prefix = _own(config)
     modules = {type(module).__name__: module for module in game.modules}
     for player in game.players:
         for each in player.statistics:
@@ -33,17 +33,17 @@ def verify(game: Game, config: Config, batch: Batch) -> None:
             {**{player.name: player.network for player in game.players}, **modules}, lambda: _play(game, batch)
         )
         if problems:
-            raise AgreedError(f"{own}{problems[0]}")
+            raise AgreedError(f"{prefix}{problems[0]}")
         for name, value in _values(game):
             if name not in held or not _same(held[name], value):
                 raise AgreedError(
-                    f"{own}{name} changes in a step, and would not be saved; make it a buffer of a class that derives from "
+                    f"{prefix}{name} changes in a step, and would not be saved; make it a buffer of a class that derives from "
                     "gan_dist.networks.statistics.Statistics"
                 )
     except InputError as error:
-        raise AgreedError(str(error) if isinstance(error, AgreedError) else f"{own}{error}") from error
+        raise AgreedError(str(error) if isinstance(error, AgreedError) else f"{prefix}{error}") from error
     except Exception as error:  # whatever a user's part raises
-        raise AgreedError(f"{own}{_said(error, config)}") from error
+        raise AgreedError(f"{prefix}{_said(error, config)}") from error
     finally:
         game.metrics = recorded
         for player in game.players:
@@ -77,16 +77,16 @@ def _play(game: Game, batch: Batch) -> None:
 
 def _check_loss(value: object, phase: Phase) -> None:
     if not isinstance(value, Tensor) or value.dim():
-        found = f"a tensor of {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        is_now = f"a tensor of {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise InputError(
-            f"the loss of {phase.player.name} is {found}; the mean over the samples is needed, a scalar tensor"
+            f"the loss of {phase.player.name} is {is_now}; the mean over the samples is needed, a scalar tensor"
         )
     if not value.requires_grad:
         raise InputError(f"the loss of {phase.player.name} does not depend on the weights of {phase.player.name}")
 
 
 def _said(error: Exception, config: Config) -> str:
-    """The error, and the line of the user's file where it came from."""
+    """Return the error, and the line of the user's file where it came from."""
     paths = {source.rpartition(":")[0] for source in config.sources}
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in paths]
     where = f"{frames[-1].name}, line {frames[-1].lineno}, fails" if frames else "a phase of the game fails"
@@ -95,7 +95,7 @@ def _said(error: Exception, config: Config) -> str:
 
 
 def _values(game: Game) -> Iterator[tuple[str, Tensor | float]]:
-    """Tensors and numbers that are plain attributes of the game's modules, or tensors of the game itself."""
+    """Yield tensors and numbers that are plain attributes of the game's modules, or tensors of the game itself."""
     for name, value in vars(game).items():
         if isinstance(value, Tensor):
             yield f"{type(game).__name__}.{name}", value.detach().clone()

@@ -1,4 +1,4 @@
-"""The generation game: images from random latents (Goodfellow et al., 2014)."""
+"""Play the generation game: images from random latents (Goodfellow et al., 2014)."""
 
 import functools
 from collections.abc import Mapping
@@ -82,25 +82,25 @@ class GenerationGame(Game):
     def _discriminator_phases(self, seldom: list[int]) -> list[Phase]:
         phases = []
         for every in (1, *seldom):
-            own = [named for named in self.penalties if named[1].every == every]
+            due_now = [named for named in self.penalties if named[1].every == every]
             loss = self.tell_apart if every == 1 else None
-            if not own:
+            if not due_now:
                 phases.append(Phase(self.discriminator, loss))
                 continue
             phases.append(
                 Phase(
                     self.discriminator,
                     loss,
-                    functools.partial(self.penalise, own, every),
-                    twice=any(penalty.twice for _, penalty in own),
-                    full_precision=any(penalty.full_precision for _, penalty in own),
+                    functools.partial(self.penalise, due_now, every),
+                    twice=any(penalty.twice for _, penalty in due_now),
+                    full_precision=any(penalty.full_precision for _, penalty in due_now),
                     every=every,
                 )
             )
         return phases
 
     def fool_discriminator(self, batch: Batch) -> Tensor:
-        """The generator's loss; its images become the discriminator's."""
+        """Return the generator's loss; its images become the discriminator's."""
         fake = self.generator(self._latents(batch), batch.get("class"))
         expect(fake, tuple(self.real(batch).shape), f"networks.generator ({self.kinds[0]})")
         batch.cache["fake"] = fake.detach()
@@ -110,7 +110,7 @@ class GenerationGame(Game):
         return losses.by_part(self.loss.generator, parts, logits, real)
 
     def tell_apart(self, batch: Batch) -> Tensor:
-        """The discriminator's loss."""
+        """Return the discriminator's loss."""
         real = self._judge(self.real(batch), batch, "real")
         fake = self._judge(self.fakes(batch), batch, "fake")
         self.metrics.add("score/real", real)
@@ -121,7 +121,7 @@ class GenerationGame(Game):
         return losses.by_part(self.loss.discriminator, parts, fake, real)
 
     def penalise(self, named: list[tuple[str, Penalty]], every: int, batch: Batch) -> Tensor:
-        """Some penalties by their weights, times the steps between them."""
+        """Return the sum of some penalties by their weights, times the steps between them."""
         total = torch.zeros((), dtype=self.real(batch).dtype, device=batch.positions.device)
         for name, penalty in named:
             value = penalty.value(self, batch, self.kept_by[name])
@@ -136,7 +136,7 @@ class GenerationGame(Game):
         return batch["image"]
 
     def fakes(self, batch: Batch) -> Tensor:
-        """The images that the generator of this step makes of the samples' latents, made once."""
+        """Return the images that the generator of this step makes of the samples' latents, made once."""
         if "fake" not in batch.cache:
             with torch.no_grad():
                 batch.cache["fake"] = self.generator(self._latents(batch), batch.get("class"))
@@ -150,7 +150,7 @@ class GenerationGame(Game):
         return logits
 
     def _latents(self, batch: Batch) -> Tensor:
-        """One latent for each position of the run: (N, latent)."""
+        """Draw one latent for each position of the run: (N, latent)."""
         latents = rng.normal(rng.key(self.seed, "latent"), batch.positions, self.latent)
         return latents.to(self.real(batch).dtype)
 
@@ -176,7 +176,7 @@ class GenerationGame(Game):
 
 
 def build_networks(config: Config) -> tuple[nn.Module, nn.Module]:
-    """The generator and the discriminator with the initial weights of the run's seed."""
+    """Make the generator and the discriminator with the initial weights of the run's seed."""
     data = config.data
     shape = Shape(data.resolution, data.channels, config.game.latent, data.classes)
     with initial_weights(config.run.seed):

@@ -1,4 +1,4 @@
-"""Generators and discriminators in pure torch: they know nothing of ranks or files. One file a family, with its keys."""
+"""Make generators and discriminators in pure torch, without ranks or files. Each family is one file, with its keys."""
 
 from gan_dist.networks.article import Article
 from gan_dist.networks.base import Network, Shape

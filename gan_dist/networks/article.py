@@ -1,4 +1,4 @@
-"""The two networks of the article this project starts from, for 28x28 grey digits (docs/article.md)."""
+"""Make the two networks of the article that this project starts from, for 28x28 grey digits (docs/article.md)."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""What a family of networks is: a section of keys that makes networks for roles."""
+"""Define what a family of networks is: a section of keys that makes networks for roles."""
 
 import dataclasses
 
@@ -28,11 +28,11 @@ class Network(Part):
     """A family of networks. A method for each role that it can take makes the network, seeded by the caller."""
 
     def generator(self, shape: Shape) -> nn.Module:
-        """A network from (N, latent) numbers [and (N,) classes], or (N, inputs, H, W) images, to (N, channels, H, W)."""
+        """Return a network from (N, latent) numbers [and (N,) classes], or (N, inputs, H, W) images, to (N, channels, H, W)."""
         raise self._lacks("generator")
 
     def discriminator(self, shape: Shape) -> nn.Module:
-        """A network from (N, channels, H, W) images [and (N,) classes] to (N, ...) logits."""
+        """Return a network from (N, channels, H, W) images [and (N,) classes] to (N, ...) logits."""
         raise self._lacks("discriminator")
 
     def _lacks(self, role: str) -> InputError:

@@ -1,4 +1,4 @@
-"""DCGAN (Radford, Metz and Chintala, 2016) for any power-of-two size from 8, grey or RGB."""
+"""Make the networks of DCGAN (Radford, Metz and Chintala, 2016) for any power-of-two size from 8, grey or RGB."""
 
 import math
 

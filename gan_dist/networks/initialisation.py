@@ -1,4 +1,4 @@
-"""Initial weights, drawn from torch's global generator: the caller seeds it."""
+"""Draw initial weights from torch's global generator, which the caller seeds."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ from gan_dist.networks.statistics import BatchNorm
 
 
 def dcgan(network: nn.Module) -> None:
-    """Radford et al. (2016): normal with deviation 0.02, BatchNorm's scales around 1, biases zero.
+    """Draw weights as Radford et al. (2016) do: normal with deviation 0.02, BatchNorm's scales around 1, biases zero.
 
     torch's default scales a transposed convolution by its output channels: with one of them the last layer's
     outputs have a deviation above 2, and tanh begins saturated.

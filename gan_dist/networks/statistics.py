@@ -1,4 +1,4 @@
-"""Layers whose state moves with the samples, made so that it means the same at any number of ranks and forwards."""
+"""Define layers whose state moves with the samples, so that it means the same at any number of ranks and forwards."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,7 +26,7 @@ class Statistics(nn.Module):
 
     @property
     def gathered(self) -> bool:
-        """Whether there is something to take."""
+        """Say whether there is something to take."""
         return False
 
     def take(self) -> list[Tensor]:
@@ -40,7 +40,7 @@ class Statistics(nn.Module):
         """Forget what was gathered."""
 
     def note(self, other: "Statistics") -> None:
-        """A copy of this layer has gathered into this one's buffers (ZeRO-3 computes penalties by a copy)."""
+        """Note that a copy of this layer has gathered into its buffers (ZeRO-3 computes penalties by a copy)."""
 
     def commit(self, good: Tensor | None = None) -> None:
         """Move the state after an update; not where `good` (a boolean scalar on the device) is false."""
@@ -178,7 +178,7 @@ class RunningMean(Gathering):
                 self._gather((part.mean(0),))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The samples as they are, after adding them."""
+        """Add the samples, and return them as they are."""
         self.add(x)
         return x
 
@@ -204,7 +204,7 @@ class SpectralNorm(Statistics):
         self.begin()
 
     def normalised(self) -> Tensor:
-        """The weight over its largest singular value; the gradient flows through both."""
+        """Return the weight over its largest singular value; the gradient flows through both."""
         u, v = self.u, self.v
         if not self.training:  # in a moving average they are means of unit vectors, which are shorter
             u, v = functional.normalize(u, dim=0), functional.normalize(v, dim=0)
@@ -247,7 +247,7 @@ class SpectralEmbedding(SpectralNorm, nn.Embedding):
 
 
 def statistics_of(network: nn.Module) -> list[Statistics]:
-    """All statistics in a network, in the order of its modules."""
+    """Return all statistics in a network, in the order of its modules."""
     return [module for module in network.modules() if isinstance(module, Statistics)]
 
 
@@ -312,7 +312,7 @@ def _same(before: Tensor | None, after: Tensor | None) -> bool:
 
 
 def _instead(module: nn.Module) -> str:
-    """Which of our layers does what a layer of torch does."""
+    """Return which of our layers does what a layer of torch does."""
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return ": BatchNorm"
     words = type(module).__name__.lower()

@@ -110,10 +110,10 @@ def _data(config: Config) -> Finding:
     if problem := node_reports.data_problem(config):
         return Finding("data", False, problem)
     try:
-        found = shards.expand(config.data.shards, config.data.allow_pipe)
+        expanded = shards.expand(config.data.shards, config.data.allow_pipe)
     except InputError:
         return Finding("data", True, f"{config.data.shards} will be packed from {config.data.source}")
-    return Finding("data", True, f"{len(found)} shards, some tried: they can be read from here")
+    return Finding("data", True, f"{len(expanded)} shards, some tried: they can be read from here")
 
 
 def _dealt(config: Config, wanted: Wanted) -> Finding:

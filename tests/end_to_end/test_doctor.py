@@ -93,7 +93,7 @@ def test_processes_are_tried_and_leave_nothing_behind(tmp_path: Path, capsys: py
     rows = json.loads(capsys.readouterr().out)
     by_name = {row["what"]: row["text"] for row in rows}
     assert [row["text"] for row in rows if not row["good"] and row["what"] != "loader"] == []
-    assert by_name["devices"].startswith("2 process(es) on 1 machine(s): CPU")
+    assert by_name["devices"].startswith("2 rank(s) on 1 machine(s): CPU")
     for name in ("gan_dist", "Python", "torch", "accelerate"):
         assert f"{name} " in by_name["devices"]
     assert "1.00 MiB in" in by_name["links"]

@@ -83,7 +83,7 @@ def test_the_nodes_are_checked_first_and_a_warning_in_that_time_is_no_failure(
     assert "told to end before training began: requeue" in job.text()
     assert not job.events("started")
     assert job.end() == "COMPLETED", job.text()
-    for said in ("2 process(es) agree on a sum, all-reduce at ", "compute the same numbers", "the nodes are fit"):
+    for said in ("2 rank(s) agree on a sum, all-reduce at ", "compute the same numbers", "the nodes are fit"):
         assert said in job.text()
     check(job)
 
@@ -133,8 +133,8 @@ def test_the_doctor_looks_at_all_nodes_of_a_job(doctor: Submit, launcher: str) -
     job = doctor("--numerics", GAN_DIST_LAUNCHER=launcher)
     assert problems(job) == []
     said = job.text()
-    assert "2 process(es) on 2 machine(s): " in said
-    assert "network         2 process(es) agree on a sum" in said
+    assert "2 rank(s) on 2 machine(s): " in said
+    assert "network         2 rank(s) agree on a sum" in said
     assert "numerics        exact in fp64: compared with one rank in double precision" in said
     for what in ("step", "memory", "traffic", "checkpoint"):
         assert f"ok       {what}" in said
@@ -144,7 +144,7 @@ def test_the_doctor_looks_at_all_nodes_of_a_job(doctor: Submit, launcher: str) -
 def test_the_doctor_looks_at_the_ranks_of_one_node(doctor: Submit) -> None:
     job = doctor(nodes=("--nodes=1", "--ntasks-per-node=2"), GAN_DIST_CHECK="120", GAN_DIST_LAUNCHER="torchrun")
     assert problems(job) == []
-    assert "2 process(es) on 1 machine(s): " in job.text()
+    assert "2 rank(s) on 1 machine(s): " in job.text()
 
 
 @pytest.mark.parametrize("launcher", ["srun", "torchrun"])

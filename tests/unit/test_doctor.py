@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from gan_dist.config import Config
 from gan_dist.data import loader
 from gan_dist.doctor import findings, local, numerics, play, ranks
 from gan_dist.engine import Engine
+from gan_dist.interfaces import Batch
 from tests import making
 from tests.launching import REPOSITORY
 

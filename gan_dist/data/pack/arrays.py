@@ -1,4 +1,4 @@
-"""Data sets that are arrays and not image files: MNIST's idx, CIFAR's pickles, scikit-learn's digits."""
+"""Read data sets that are arrays and not image files: MNIST's idx, CIFAR's pickles, scikit-learn's digits."""
 
 import functools
 import gzip
@@ -24,12 +24,12 @@ _HARMLESS = {
 
 @functools.lru_cache(maxsize=1)
 def idx_images(path: str) -> np.ndarray:
-    """(N, H, W) uint8 of MNIST's format, compressed or not."""
+    """Return the (N, H, W) uint8 images of MNIST's format, compressed or not."""
     return _idx(path, 3)
 
 
 def idx_labels(images: Path) -> Sequence[int | None]:
-    """The label of each image, from the file beside `images` under its usual name; None each where there is none."""
+    """Return the label of each image, from the file beside `images` under its usual name; None each where there is none."""
     count = len(idx_images(str(images)))
     name = images.name.replace("images", "labels").replace("idx3", "idx1").removesuffix(".gz")
     beside = [path for path in (images.with_name(name), images.with_name(f"{name}.gz")) if path.exists()]
@@ -62,7 +62,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 @functools.lru_cache(maxsize=len(CIFAR_TRAIN))  # all of them: shuffled images come from every batch in turn
 def cifar_batch(path: str, offset: int, size: int) -> tuple[np.ndarray, list[int]]:
-    """(N, 32, 32, 3) uint8 and the labels of the pickle that lies in the tar file `path` at `offset`."""
+    """Return the (N, 32, 32, 3) uint8 images and the labels of the pickle that lies in the tar file `path` at `offset`."""
     batch = _unpickle(path, offset, size)
     try:
         labels = [int(label) for label in batch.get(b"labels") or batch[b"fine_labels"]]
@@ -94,10 +94,10 @@ def _unpickle(path: str, offset: int, size: int) -> dict[bytes, Any]:
 
 @functools.lru_cache(maxsize=1)
 def digits() -> tuple[np.ndarray, list[int]]:
-    """scikit-learn's 1,797 digits, (N, 8, 8) uint8 with values 0..16 brought to 0..255, and their labels."""
+    """Return scikit-learn's 1,797 digits, (N, 8, 8) uint8 with values 0..16 brought to 0..255, and their labels."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
         raise InputError("the digits come with scikit-learn: pip install 'gan_dist[digits]'") from None
-    found = load_digits()
-    return np.rint(found.images * (255 / 16)).astype(np.uint8), found.target.tolist()
+    loaded = load_digits()
+    return np.rint(loaded.images * (255 / 16)).astype(np.uint8), loaded.target.tolist()

@@ -1,4 +1,4 @@
-"""One image of any kind to what a shard holds: grey or RGB with 8 bits, cropped and resized, PNG or JPEG."""
+"""Convert one image of any kind to what a shard holds: grey or RGB with 8 bits, cropped and resized, PNG or JPEG."""
 
 import io
 from typing import NamedTuple
@@ -21,7 +21,7 @@ class Converted(NamedTuple):
 
 
 def is_grey(content: bytes | np.ndarray) -> bool:
-    """Whether an image has no colours by its kind (not by its pixels)."""
+    """Say whether an image has no colours by its kind (not by its pixels)."""
     if isinstance(content, np.ndarray):
         return content.ndim == 2
     with Image.open(io.BytesIO(content)) as image:
@@ -29,7 +29,7 @@ def is_grey(content: bytes | np.ndarray) -> bool:
 
 
 def convert(content: bytes | np.ndarray, resolution: int | None, channels: int, quality: int) -> Converted:
-    """An encoded image or pixels -> an encoded image with `channels` and, if asked, resolution x resolution pixels.
+    """Convert an encoded image or pixels to an encoded image with `channels` and, if asked, resolution x resolution pixels.
 
     Bytes are kept as they are where nothing would change. Raises ValueError, OSError or SyntaxError for what is
     no whole image.
@@ -70,7 +70,7 @@ def convert(content: bytes | np.ndarray, resolution: int | None, channels: int, 
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """The same picture in L, RGB or a mode that converts to them without loss; what is transparent becomes white."""
+    """Return the same picture in L, RGB or a mode that converts to them without loss; what is transparent becomes white."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range")
     if image.mode.startswith("I"):
@@ -83,5 +83,5 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _is_deep_png(content: bytes) -> bool:
-    """Pillow shows a PNG with 16 bits a channel as RGB, like one with 8."""
+    """Say whether a PNG has 16 bits a channel, which Pillow shows as RGB, like one with 8."""
     return content[1:4] == b"PNG" and content[24] == 16

@@ -1,4 +1,4 @@
-"""`gan-dist pack`: a source of images to WebDataset shards, many processes at a time, whole or absent."""
+"""Pack a source of images into WebDataset shards (`gan-dist pack`) by many processes; a shard is whole or absent."""
 
 import contextlib
 import dataclasses
@@ -55,7 +55,7 @@ class PackReport:
     """What a person should know before training."""
 
     def lines(self) -> list[str]:
-        """For a person."""
+        """Return what was packed, in lines for a person."""
         lines = [
             f"{self.images:,} images in {self.shards} shards, {units.size(self.bytes)}; {self.kept:,} kept their bytes"
         ]
@@ -82,7 +82,7 @@ class PackReport:
 
 
 def is_packed(destination: Path) -> bool:
-    """Whether a whole pack is there, or anything that `pack` did not make."""
+    """Say whether a whole pack is there, or anything that `pack` did not make."""
     plan = _read_plan(destination)
     if plan is None:
         return bool(_visible(destination))
@@ -217,7 +217,7 @@ def _alone(destination: Path) -> Iterator[None]:
 
 
 def _digest(items: Sequence[Item]) -> str:
-    """SHA-256 over all that tells one listing from another, but not where the source lies."""
+    """Return the SHA-256 over all that tells one listing from another, but not where the source lies."""
     digest = hashlib.sha256()
     for item in items:
         digest.update(json.dumps((item.name, item.label, item.size, item.stamp)).encode())
@@ -240,7 +240,7 @@ def _cut(items: Sequence[Item], most: int, most_bytes: int) -> dict[str, list[tu
 
 
 def _visible(destination: Path) -> list[str]:
-    """Hidden files are ours, from before the plan was written, or the system's."""
+    """Return the files that are not hidden: hidden ones are ours, from before the plan was written, or the system's."""
     if not os.path.isdir(destination):
         return []
     return sorted(path.name for path in destination.iterdir() if not path.name.startswith("."))
@@ -265,7 +265,7 @@ def _read_plan(destination: Path) -> dict[str, Any] | None:
 
 
 def _whole(destination: Path) -> dict[str, dict[str, Any]]:
-    """What is known of each shard that is there with all its bytes."""
+    """Return what is known of each shard that is there with all its bytes."""
     facts = dict((_read_plan(destination) or {}).get("shards", {}))
     for path in destination.glob(".shard-*.json"):
         facts[path.stem[1:]] = json.loads(path.read_text())
@@ -274,7 +274,7 @@ def _whole(destination: Path) -> dict[str, dict[str, Any]]:
 
 
 def _guess_channels(items: Sequence[Item]) -> int:
-    """1 where all images are grey. A hundred over the whole source come first: colour is found soon, if there is any."""
+    """Return 1 where all images are grey, otherwise 3. A hundred over the whole source come first: colour is found soon, if there is any."""
     first = items[:: max(1, len(items) // 100)]
     with write.pixel_limit():
         for item in (*first, *items):
@@ -286,7 +286,7 @@ def _guess_channels(items: Sequence[Item]) -> int:
     return 1
 
 
-def _gather(shards: dict[str, dict[str, Any]], found: Source, resumed: int) -> PackReport:
+def _gather(shards: dict[str, dict[str, Any]], source: Source, resumed: int) -> PackReport:
     facts = shards.values()
     return PackReport(
         images=sum(fact["images"] for fact in facts),
@@ -295,14 +295,14 @@ def _gather(shards: dict[str, dict[str, Any]], found: Source, resumed: int) -> P
         kept=sum(fact["kept"] for fact in facts),
         enlarged=sum(fact["enlarged"] for fact in facts),
         resumed=resumed,
-        classes=found.classes,
-        skipped=[*found.skipped, *sorted(tuple(entry) for fact in facts for entry in fact["skipped"])],
-        notes=[*found.notes, *_dim(facts)],
+        classes=source.classes,
+        skipped=[*source.skipped, *sorted(tuple(entry) for fact in facts for entry in fact["skipped"])],
+        notes=[*source.notes, *_dim(facts)],
     )
 
 
 def _dim(facts: Collection[dict[str, Any]]) -> list[str]:
-    """Images of more than 8 bits of which the brightest pixel is dark: their values fill a part of the range only."""
+    """Find images of more than 8 bits whose brightest pixel is dark: their values fill a part of the range only."""
     dim = [tuple(entry) for fact in facts for entry in fact.get("dim", ())]
     if not dim:
         return []

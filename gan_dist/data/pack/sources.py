@@ -1,4 +1,4 @@
-"""Where images come from before they are shards: an ordered list of items, each read on its own, in any process."""
+"""List the images of a source in order; each item can be read on its own, in any process."""
 
 import bz2
 import dataclasses
@@ -109,7 +109,7 @@ def _open(source: str, scratch: Path, classes: str | None) -> Source:
 
 
 def read(place: tuple[Any, ...]) -> bytes | np.ndarray:
-    """The content of an item: an encoded image, or its pixels (H, W) or (H, W, 3) uint8."""
+    """Return the content of an item: an encoded image, or its pixels (H, W) or (H, W, 3) uint8."""
     kind, *where = place
     if kind == "file":
         return Path(where[0]).read_bytes()
@@ -137,7 +137,7 @@ _Entry = tuple[tuple[Any, ...], int, int]
 
 
 def _listed(entries: Mapping[str, _Entry], skipped: list[tuple[str, str]], classes: str | None) -> Source:
-    """The images of a tree of files, with the labels of its dataset.json or of its folders (gan_dist/data/pack/classes.py).
+    """Return the images of a tree of files, with the labels of its dataset.json or of its folders (gan_dist/data/pack/classes.py).
 
     Hidden files are no part of a source.
     """
@@ -196,7 +196,7 @@ def _folder(path: Path, classes: str | None) -> Source:
 
 
 def _leads_up(folder: str, name: str) -> bool:
-    """Whether a link leads to a folder that it lies in: following it would never end."""
+    """Say whether a link leads to a folder that it lies in: following it would never end."""
     path = os.path.join(folder, name)
     return os.path.islink(path) and Path(folder).resolve().is_relative_to(Path(path).resolve())
 
@@ -275,7 +275,7 @@ def _tar(path: Path, classes: str | None) -> Source:
 
 
 def _label_members(members: Mapping[str, tar.Member]) -> dict[str, dict[str, tar.Member]]:
-    """The label members of a WebDataset: name without .cls or .json -> {ending: member}."""
+    """Return the label members of a WebDataset: name without .cls or .json -> {ending: member}."""
     holders: dict[str, dict[str, tar.Member]] = {}
     for name, member in members.items():
         stem, _, ending = name.rpartition(".")
@@ -291,7 +291,7 @@ def _idx(images: Path) -> Source:
 
 
 def _cifar(path: str, batches: list[str], members: Mapping[str, tuple[int, int]]) -> Source:
-    """The training images of the original archive."""
+    """Return the training images of the original archive."""
     items: list[Item] = []
     for name in batches:
         where = (path, *members[name])
@@ -317,5 +317,5 @@ def _pixel_items(
 
 
 def _numbers(numbers: Iterable[int | None]) -> dict[str, int]:
-    """Names of classes that have none: their numbers."""
+    """Return the numbers of classes as their names, where they have none."""
     return {str(label): label for label in sorted({label for label in numbers if label is not None})}

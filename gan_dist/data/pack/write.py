@@ -1,4 +1,4 @@
-"""One shard from its items, in a worker process: images read, converted and written, whole or absent."""
+"""Write one shard from its items in a worker process: read and convert the images. A shard is whole or absent."""
 
 import contextlib
 import errno
@@ -34,7 +34,7 @@ def run(
     jobs: Sequence[tuple[str, list[tuple[int, Item]]]],
     processes: int,
 ) -> Iterator[int]:
-    """Do the jobs; yields how many images each has dealt with.
+    """Run the jobs, and yield how many images each has dealt with.
 
     On two busy cores two processes were slower than one for 10,000 CIFAR images, and even for MNIST's 60,000.
     """
@@ -105,7 +105,7 @@ class Unusable(Exception):
 
 
 def use(item: Item, work: Callable[[bytes | np.ndarray], _T]) -> _T:
-    """`work` on what an item holds.
+    """Apply `work` to what an item holds.
 
     Raises Unusable for what is no whole image, and InputError where the source itself fails.
     """
@@ -135,7 +135,7 @@ def _reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def pixel_limit() -> Iterator[None]:
-    """The same limit in every process: Pillow's is global, and data/index.py lifts it to read headers."""
+    """Set the same limit in every process: Pillow's is global, and data/index.py lifts it to read headers."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = _MOST_PIXELS // 2  # Pillow warns from there, and refuses from the double
     try:

@@ -14,7 +14,7 @@ from gan_dist.config import Config, Section
 from gan_dist.data import loader, order
 from gan_dist.data.index import Index
 from gan_dist.engine import Engine
-from gan_dist.evaluation import Metric, evaluate
+from gan_dist.evaluation import Metric, ScoreError, evaluate
 from gan_dist.games import Game
 from gan_dist.interfaces import Batch
 from gan_dist.run_directory import Run
@@ -87,18 +87,22 @@ class Reporter:
         def real(numbers: range) -> Tensor:
             return self._shuffled(numbers)[game.judged]
 
-        with engine.averages():
-            evaluation = evaluate(
-                self._metrics,
-                fake,
-                real,
-                config.evaluate.samples,
-                len(self._index),
-                rank=engine.rank,
-                ranks=engine.world_size,
-                gather=engine.gather,
-                progress=lambda done, total: beat(),
-            )
+        try:
+            with engine.averages():
+                evaluation = evaluate(
+                    self._metrics,
+                    fake,
+                    real,
+                    config.evaluate.samples,
+                    len(self._index),
+                    rank=engine.rank,
+                    ranks=engine.world_size,
+                    gather=engine.gather,
+                    progress=lambda done, total: beat(),
+                )
+        except ScoreError as error:  # days of training are worth more than a score
+            self._tracker.event("score failed", images, reason=str(error))
+            return
         self._last = None
         scores: dict[str, Media] = {name: Scalar(value) for name, value in evaluation.scores.items()}
         self._tracker.log(images, {**scores, "speed/evaluation_seconds": Scalar(evaluation.seconds)})

@@ -33,7 +33,9 @@ def read(run: Path) -> dict[str, Any]:
     if state in ("running", "unknown"):  # status.json is as old as the last save
         images = max(images, int(last.get("images") or 0))
     alive = _alive(run, status) if state == "running" else False
-    rate = float(last.get("speed/images_per_second") or 0)
+    # a line of scores alone has no rate
+    measured = [line for line in read_lines(run / "metrics.jsonl") if line.get("speed/images_per_second")]
+    rate = float(measured[-1]["speed/images_per_second"]) if measured else 0.0
     checkpoints = sorted(path.parent.name for path in (run / "checkpoints").glob("images-*/manifest.json"))
     starts = [event for event in events if event.get("event") in ("started", "resumed")]
     return {

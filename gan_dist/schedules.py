@@ -7,7 +7,7 @@ end: 10_000_000}`. All positions are in images.
 import math
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
 
 from gan_dist.config import parts
 from gan_dist.config.section import Part
@@ -97,13 +97,43 @@ def _read(value: Any) -> Any:
     return found.model_validate({**value, "kind": kind})
 
 
+def _within(least: float, below: float = math.inf) -> AfterValidator:
+    """Refuse a schedule with values outside of [least, below) at its positions."""
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, Schedule):
+            return value
+        numbers = (getattr(value, name, 0) for name in ("begin", "end", "at_images"))
+        positions = [
+            0,
+            2**53,
+            *(each for number in numbers for each in (number if isinstance(number, list) else [number])),
+        ]
+        for position in sorted(set(positions)):
+            try:
+                found = float(value.at(position))
+            except Exception as error:  # a user's schedule may raise anything
+                raise ValueError(f"at {position} images the schedule fails: {type(error).__name__}: {error}") from None
+            if not least <= found < below:
+                bound = f" and below {below:g}" if below < math.inf else ""
+                raise ValueError(
+                    f"at {position} images the schedule gives {found:g}; it must be at least {least:g}{bound}"
+                )
+        return value
+
+    return AfterValidator(check)
+
+
 ScheduledBase = SerializeAsAny[Schedule]
 Scheduled = Annotated[float | ScheduledBase, BeforeValidator(_read)]
 """A number or a schedule."""
-ScheduledPositive = Annotated[Annotated[float, Field(gt=0)] | ScheduledBase, BeforeValidator(_read)]
-ScheduledNonnegative = Annotated[Annotated[float, Field(ge=0)] | ScheduledBase, BeforeValidator(_read)]
-ScheduledFraction = Annotated[Annotated[float, Field(ge=0, lt=1)] | ScheduledBase, BeforeValidator(_read)]
-ScheduledCount = Annotated[Annotated[int, Field(gt=0)] | ScheduledBase, BeforeValidator(_read)]
+ScheduledPositive = Annotated[Annotated[float, Field(gt=0)] | ScheduledBase, BeforeValidator(_read), _within(0)]
+"""A number above 0, or a schedule, which may reach 0."""
+ScheduledNonnegative = Annotated[Annotated[float, Field(ge=0)] | ScheduledBase, BeforeValidator(_read), _within(0)]
+ScheduledFraction = Annotated[
+    Annotated[float, Field(ge=0, lt=1)] | ScheduledBase, BeforeValidator(_read), _within(0, 1)
+]
+ScheduledCount = Annotated[Annotated[int, Field(gt=0)] | ScheduledBase, BeforeValidator(_read), _within(0)]
 
 
 def at(value: "float | Schedule", images: int) -> float:

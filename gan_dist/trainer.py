@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gan_dist import games, provenance
+from gan_dist import evaluation, games, provenance
 from gan_dist.checkpoint import tensors
 from gan_dist.checkpointing import Checkpointer
 from gan_dist.config import Config
@@ -20,9 +20,9 @@ from gan_dist.data.quarantine import Quarantine
 from gan_dist.doctor import autotune, numerics
 from gan_dist.engine import AgreedError, Engine, lost_contact
 from gan_dist.errors import EXIT_FINISHED, EXIT_STOPPED, RunError
-from gan_dist.games.check import naming, verify
+from gan_dist.games.check import naming, refuse_alike, what_is_wrong
 from gan_dist.interfaces import Batch, Phase
-from gan_dist.reporting import Reporter
+from gan_dist.reporting import Reporter, named
 from gan_dist.run_directory import Run, chosen, open_run
 from gan_dist.step import play_step
 from gan_dist.tracking import Tracker
@@ -40,12 +40,13 @@ class Trainer:
         if where := engine.who_differs(self.index.digest):
             raise AgreedError(f"data.shards has other contents {where}; give all machines the same shards")
         self.config = config = config.with_classes(lambda: self.index.classes)
+        engine.on_main(lambda: evaluation.check(named(config.evaluate, "scores"), features=False))
         with naming(config):
             self.game = games.build(config)
             engine.on_main(lambda: checks.check_fields(config, self.game.fields))
             engine.place(self.game)
-        few = range(min(4, config.training.micro_batch))
-        verify(self.game, config, numerics.samples(config, engine, self.game, few))
+        trial = numerics.samples(config, engine, self.game, range(config.training.micro_batch))
+        refuse_alike(engine.gather(what_is_wrong(self.game, config, trial)))
         # only now: what is refused above leaves no run behind
         run = engine.on_main(lambda: open_run(config, self.index.digest, self.index.old_digest))
         assert run is not None

@@ -261,7 +261,12 @@ class Config(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
         for section in tree.sections(self):
-            section.check(self)
+            try:
+                section.check(self)
+            except ValueError:
+                raise
+            except Exception as error:  # a user's check may raise anything
+                raise ValueError(f"{type(section).__name__}.check fails: {type(error).__name__}: {error}") from error
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:

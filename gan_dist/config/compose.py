@@ -5,6 +5,7 @@ composed class is then validated once, so that every error names its place.
 """
 
 import importlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Part, Section
 from gan_dist.errors import InputError
 
+_NAME = re.compile(r"[A-Za-z][\w-]*")
 Place = One | Many | type[Section]
 
 
@@ -149,7 +151,11 @@ def _place(tree: dict[str, Any], key: str, place: Place, prefix: str = "") -> ty
     return place
 
 
-def _check_name(place: Many, name: str, key: str) -> None:
+def _check_name(place: Many, name: Any, key: str) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or hasattr(Section, name):
+        raise InputError(
+            f"{key}: {name!r} is no name for a part, or has a meaning already; give letters, digits and -_"
+        )
     try:
         place.check_name(name)
     except InputError as error:
@@ -163,7 +169,14 @@ def _made(name: str, base: Any, made: dict[str, Any]) -> type[Section]:
 
 def by_name(kinds: list[Any]) -> dict[str, Any]:
     """The sections of parts whose kinds alone are given."""
-    return {_name(kind): {"kind": kind} for kind in (str(each).strip() for each in kinds)}
+    found: dict[str, Any] = {}
+    for kind in (str(each).strip() for each in kinds):
+        if _name(kind) in found:
+            raise InputError(
+                f"{kind} stands twice in a list of parts; give them names: {{a: {{kind: ...}}, b: {{kind: ...}}}}"
+            )
+        found[_name(kind)] = {"kind": kind}
+    return found
 
 
 def _joined(named: dict[str, Any], entries: dict[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def load(arguments: Sequence[str], program: str = "train.py") -> Config:
     if path is None:
         _refuse(f"give a CONFIG: a YAML file, for example configs/digits.yaml; `{program} --help` lists all keys")
     run = tree.setdefault("run", {})
-    if isinstance(run, dict):
+    if isinstance(run, dict) and not isinstance(run.get("name"), list | dict):  # these are refused below
         run["name"] = texts.get("run.name") or path.stem
     return validate(tree, str(path), places, texts, path.parent)
 
@@ -249,7 +249,7 @@ def _type_name(kind: Any) -> str:
 def _parse_value(key: str, text: str) -> Any:
     try:
         return yaml_file.parse_value(text) if text else text
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         return text  # a word such as {00..09}.tar
 
 
@@ -262,7 +262,9 @@ def _put(tree: dict[str, Any], key: str, value: Any, path: Path | None) -> None:
             tree[section] = compose.by_name(tree[section])
         if isinstance(tree.get(section), int | float) and number:  # a number becomes a schedule
             tree[section] = {}
-        tree = tree.setdefault(section, {})
+        if tree.get(section) is None:  # an empty section
+            tree[section] = {}
+        tree = tree[section]
         if not isinstance(tree, dict):
             raise InputError(f"{path}: {section} must be a section of keys, not the value {tree!r}")
     tree[name] = value
@@ -293,7 +295,7 @@ def _explain(problem: Any, origin: str, places: dict[str, str], composed: type[C
             return f"{where}: {key} is missing; write it there or give --{key} VALUE"
         return "\n".join(f"{origin}: {name} is missing; write it there or give --{name} VALUE" for name in needed)
     message = problem["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
+    message = message[:1].lower() + message[1:]
     if not key or problem["type"] == "value_error":
         return f"{where}: {message}"
     return f"{where}: {key} = {problem['input']!r}: {message}"

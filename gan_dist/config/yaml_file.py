@@ -76,7 +76,7 @@ def read(path: Path) -> Document:
             if isinstance(value, yaml.ScalarNode):
                 texts[key] = value.value
         tree = yaml.load(text, Loader=_Loader) or {}  # a SafeLoader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of thousands of digits, !!int of a word
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None

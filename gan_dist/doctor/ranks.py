@@ -30,7 +30,7 @@ from gan_dist.doctor.findings import Finding
 from gan_dist.doctor.play import called, play
 from gan_dist.engine import Engine, launch, links, memory
 from gan_dist.errors import AgreedError, InputError
-from gan_dist.games.check import verify
+from gan_dist.games.check import refuse_alike, what_is_wrong
 
 _FULL = 0.9  # part of a memory beyond which a step does not fit
 _LOADED = 24  # micro-batches that are timed at least, after those that workers had ready
@@ -102,7 +102,8 @@ def _game(config: Config, engine: Engine) -> Finding:
     game = games.build(config)
     engine.on_main(lambda: checks.check_fields(config, game.fields))
     engine.place(game)
-    verify(game, config, numerics.samples(config, engine, game, range(min(4, config.training.micro_batch))))
+    trial = numerics.samples(config, engine, game, range(config.training.micro_batch))
+    refuse_alike(engine.gather(what_is_wrong(game, config, trial)))
     players = ", ".join(
         f"{player.name} has {sum(weight.numel() for weight in player.weights):,} weights ({type(player.optimizer).__name__})"
         for player in game.players

@@ -19,6 +19,10 @@ Images = Callable[[range], Tensor]
 """The images of some sample numbers: (N, C, H, W) in [-1, 1] on this rank's device."""
 
 
+class ScoreError(Exception):
+    """A metric failed: the message says how. Training can go on without."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """What an evaluation found."""
@@ -58,7 +62,8 @@ def evaluate(
     same numbers. Number n of `real` should be the n-th of the data set in a shuffled order: shards may be sorted by class.
     `gather` returns the value of every rank on every rank; `features` turns images into (N, F);
     `progress` is told how many samples of how many are done on this rank. Raises InputError for a metric that needs
-    features where there are none, and AssertionError where a part is missing or twice.
+    features where there are none, ScoreError on every rank (of merging: on rank 0) where a metric or the drawing fails, and
+    AssertionError where a part is missing or twice.
     """
     began = time.perf_counter()
     check(metrics, features is not None)
@@ -66,15 +71,28 @@ def evaluate(
     own = range(rank, len(cut), ranks)
     total, done = sum(len(cut[part]) for part in own), 0
     states: list[tuple[int, dict[str, State]]] = []
-    for part in own:
-        accumulated = {name: metric.begin() for name, metric in metrics.items()}
-        for numbers in _passes(cut[part]):
-            _add(metrics, accumulated, fake(numbers), _reals(real, numbers, reals), features)
-            done += len(numbers)
-            progress(done, total)
-        states.append((part, {name: _to_cpu(state) for name, state in accumulated.items()}))
-    everyone = gather(states)
-    scores = _merge(metrics, [state for rows in everyone for state in rows], len(cut)) if rank == 0 else {}
+    problem = ""
+    try:
+        for part in own:
+            accumulated = {name: metric.begin() for name, metric in metrics.items()}
+            for numbers in _passes(cut[part]):
+                _add(metrics, accumulated, fake(numbers), _reals(real, numbers, reals), features)
+                done += len(numbers)
+                progress(done, total)
+            states.append((part, {name: _to_cpu(state) for name, state in accumulated.items()}))
+    except Exception as error:  # a user's metric may raise anything; the other ranks must not wait for this one
+        problem = f"{type(error).__name__}: {error}"
+    everyone = gather((problem, states))
+    if problems := [said for said, _ in everyone if said]:
+        raise ScoreError(problems[0])
+    scores: dict[str, float] = {}
+    if rank == 0:
+        try:
+            scores = _merge(metrics, [state for _, rows in everyone for state in rows], len(cut))
+        except AssertionError:
+            raise
+        except Exception as error:
+            raise ScoreError(f"{type(error).__name__}: {error}") from error
     return Evaluation(scores, time.perf_counter() - began, count, min(count, reals) if real is not None else 0)
 
 

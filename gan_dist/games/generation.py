@@ -41,6 +41,17 @@ class Generation(GameKeys):
         "average": AverageKeys,
     }
 
+    def check(self, config: Config) -> None:
+        by_period: dict[int, set[bool]] = {}
+        for name in type(config.penalties).model_fields:
+            penalty: Penalty = getattr(config.penalties, name)
+            by_period.setdefault(penalty.every, set()).add(penalty.full_precision)
+        for every, precisions in by_period.items():
+            if len(precisions) > 1:
+                raise ValueError(
+                    f"penalties with every: {every} are computed together, and have different full_precision; make it the same"
+                )
+
     def build(self, config: Config) -> Game:
         return GenerationGame(config)
 

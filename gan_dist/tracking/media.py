@@ -20,7 +20,7 @@ from gan_dist.tracking import grid
 
 _PART = re.compile(r"(?!images-)\w[\w .+-]{0,99}")
 _FILE = re.compile(r"images-(\d{9,})\.(?:png|json)")
-_MOST_BINS = 512  # W&B shows no more
+MOST_BINS = 512  # W&B shows no more
 _RESERVED = ("images", "step")
 _CAPTION = "Description"  # the PNG specification's keyword for a caption
 
@@ -52,8 +52,8 @@ class Histogram:
 
     def __post_init__(self) -> None:
         """Raises InputError where counts and edges do not fit together, or are too many."""
-        if len(self.counts) > _MOST_BINS:
-            raise InputError(f"a histogram has at most {_MOST_BINS} counts, not {len(self.counts)}; give larger bins")
+        if len(self.counts) > MOST_BINS:
+            raise InputError(f"a histogram has at most {MOST_BINS} counts, not {len(self.counts)}; give larger bins")
         if not len(self.counts) or len(self.edges) != len(self.counts) + 1:
             raise InputError(f"a histogram of {len(self.counts)} counts needs one edge more, not {len(self.edges)}")
 

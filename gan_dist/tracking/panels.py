@@ -10,7 +10,7 @@ from torch import nn
 
 from gan_dist.config.section import Part, Positive
 from gan_dist.errors import InputError
-from gan_dist.tracking.media import Histogram, Media, check_name
+from gan_dist.tracking.media import MOST_BINS, Histogram, Media, check_name
 
 
 class Panel(Part):
@@ -37,7 +37,7 @@ class Weights(Panel):
     Drawn from the moving average where a player keeps one. Weights that other ranks hold (zero3) are left out.
     """
 
-    bins: Positive = 64
+    bins: Annotated[int, Field(gt=0, le=MOST_BINS)] = 64
     """Bars in a histogram."""
     depth: Positive = 2
     """Parts of a layer's dotted name that make its group. 1: layers.0 and layers.1 are one group, `layers`."""

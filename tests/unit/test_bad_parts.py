@@ -10,7 +10,7 @@ from gan_dist.config import load
 from gan_dist.doctor import numerics
 from gan_dist.engine import Engine
 from gan_dist.errors import InputError
-from gan_dist.games.check import naming, verify
+from gan_dist.games.check import naming, refuse_alike, what_is_wrong
 from gan_dist.interfaces import random_batch
 
 TEXT = """\
@@ -62,6 +62,15 @@ class Large(Network):
 class Unlabelled(nn.Module):
     def forward(self, x): return x
 
+class Unused(Network):
+    def discriminator(self, shape):
+        network = Discriminator(nn.Identity())
+        network.spare = nn.Linear(2, 2)
+        return network
+
+class BadBuild(Network):
+    def discriminator(self, shape): return Discriminator(nn.Identity(), out="many")
+
 class Broken(Network):
     def discriminator(self, shape):
         network = Discriminator(nn.Identity())
@@ -100,6 +109,26 @@ class Count(Augment):
         self.p = 0.0
     def forward(self, images, batch, purpose): return images
     def observe(self, real, fake, batch): self.p += 0.1
+
+class Pooled(Augmentation):
+    def build(self, seed): return Pool()
+
+class Pool(Augment):
+    def __init__(self):
+        super().__init__()
+        self.pool = []
+    def forward(self, images, batch, purpose): return images
+    def observe(self, real, fake, batch): self.pool.append(real)
+
+class Blur(Augmentation):
+    width: int = 2
+    def build(self, seed): return Blurred(self.width)
+
+class Blurred(Augment):
+    def __init__(self, width):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Conv2d(1, width, 1), torch.nn.Conv2d(width, 1, 1)).requires_grad_(False)
+    def forward(self, images, batch, purpose): return self.layers(images)
 """
 
 
@@ -111,7 +140,7 @@ def trial(*words: str) -> None:
         game = games.build(config)
         engine.place(game)
     (batch,) = numerics.on_device(config, engine, [random_batch(game.fields, 0, torch.arange(4))])
-    verify(game, config, batch)
+    refuse_alike([what_is_wrong(game, config, batch)])
 
 
 def refusal(tmp_path: Path, *words: str) -> str:
@@ -141,10 +170,13 @@ def refusal(tmp_path: Path, *words: str) -> str:
         ("networks.discriminator", "nets.py:Large", "has no discriminator; choose another kind"),
         ("networks.discriminator", "nets.py:OneLogit", "gives (); a tensor of 4 is needed"),
         ("networks.discriminator", "nets.py:Broken", "AttributeError: 'Tensor' object has no attribute 'nothing'"),
+        ("networks.discriminator", "nets.py:Unused", "the weight spare.weight of D has no gradient in a turn of D"),
+        ("networks.discriminator", "nets.py:BadBuild", "line 12, fails: TypeError"),
         ("networks.generator", "nets.py:Large", "takes"),
         ("loss", "others.py:Vector", "the loss of G is a tensor of (4,); the mean over the samples is needed"),
         ("loss", "others.py:Fixed", "the loss of G does not depend on the weights of G"),
         ("optimizers.generator", "others.py:Counted", "its state `d` would not be saved"),
+        ("augment.pool.kind", "others.py:Pooled", "Pool.pool changes in a step, and would not be saved"),
         ("augment.count.kind", "others.py:Counter", "Count.p changes in a step, and would not be saved"),
     ],
 )
@@ -163,10 +195,17 @@ def test_trying_a_game_leaves_no_trace(tmp_path: Path) -> None:
     before = [tensor.clone() for player in game.players for tensor in player.network.state_dict().values()]
     state = torch.get_rng_state()
     (batch,) = numerics.on_device(config, engine, [random_batch(game.fields, 0, torch.arange(4))])
-    verify(game, config, batch)
+    assert what_is_wrong(game, config, batch) == ""
     after = [tensor for player in game.players for tensor in player.network.state_dict().values()]
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
     assert all(weight.grad is None for player in game.players for weight in player.network.parameters())
     assert torch.equal(state, torch.get_rng_state())
     assert engine.read_metrics() == {}
     assert not any(statistics.gathered for player in game.players for statistics in player.statistics)
+
+
+def test_modules_of_one_class_may_differ_in_size(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(TEXT)
+    (tmp_path / "others.py").write_text(OTHERS)
+    blurs = ["--augment.a.kind", "others.py:Blur", "--augment.b.kind", "others.py:Blur", "--augment.b.width", "3"]
+    trial(str(tmp_path / "mine.yaml"), *blurs)

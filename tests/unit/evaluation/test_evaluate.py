@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gan_dist import rng
 from gan_dist.errors import InputError
-from gan_dist.evaluation import METRICS, Evaluation, Metric, base, evaluate
+from gan_dist.evaluation import METRICS, Evaluation, Metric, ScoreError, base, evaluate
 from gan_dist.evaluation.evaluate import PASS, _merge, parts
 
 PIXELS = {"pixels": METRICS["pixels"]()}
@@ -94,7 +94,7 @@ def test_every_number_of_ranks_gives_the_same_bits(count: int, reals: int) -> No
 
 def test_the_order_in_which_parts_arrive_does_not_matter_but_each_must_be_there_once() -> None:
     rows: list[Any] = []
-    whole = evaluate(PIXELS, images(1), images(2), 500, 500, gather=lambda value: rows.extend(value) or [value])
+    whole = evaluate(PIXELS, images(1), images(2), 500, 500, gather=lambda value: rows.extend(value[1]) or [value])
     mixed = random.Random(0).sample(rows, len(rows))
     assert _merge(PIXELS, mixed, len(rows)) == whole.scores
     for wrong in (rows[1:], [*rows, rows[0]], []):
@@ -120,7 +120,7 @@ def test_progress_is_told_and_time_is_taken() -> None:
 def test_a_metric_of_features_needs_a_network_and_a_name_must_be_free() -> None:
     with pytest.raises(InputError, match=r"evaluate\.scores\.order needs features"):
         evaluate({"order": Order()}, images(1), None, 10)
-    with pytest.raises(InputError, match="compares with real images"):
+    with pytest.raises(ScoreError, match="compares with real images"):
         evaluate(PIXELS, images(1), None, 10)
     for name in ("real", "fake", "a/b", "", "../x"):
         with pytest.raises(InputError, match=r"evaluate\.scores"):

@@ -37,12 +37,15 @@ ruff check
 ruff format --check
 mypy
 if [[ $tier == quick ]]; then
-    (($#)) || set -- -n 2 -m "not slow and not fault and not deepspeed and not slurm" --ignore=tests/slurm
+    (($#)) || set -- -n 2 --dist loadfile -m "not slow and not fault and not deepspeed and not slurm" --ignore=tests/slurm
     exec pytest "$@"
 fi
 # The first part that fails ends it, so that the last lines are pytest's and tell what failed.
 part() { pytest "$@" || [[ $? -eq 5 && $picked -gt 0 ]]; } # 5: the arguments pick no test of this part
 picked=$#
-part --ignore=tests/slurm "$@"
+# a file's tests share data and runs: one worker takes them all
+part -n 2 --dist loadfile --ignore=tests/fault --ignore=tests/slurm "$@"
+# of ranks that hang and launchers that die: one at a time
+part tests/fault "$@"
 # these wait more than they compute: two clusters beside each other, one for each file
 part -n 2 --dist loadfile tests/slurm "$@"

@@ -1,8 +1,12 @@
-"""What all tests share: no network, the same threads everywhere, quick tests first, and skips that CI can forbid."""
+"""What all tests share: no network, the same threads everywhere, quick tests first, skips that CI can forbid, and no
+process left behind."""
 
+import contextlib
 import importlib.util
 import os
 import shutil
+import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +21,12 @@ os.environ.update(
     # sums are the same on any number of cores, and the ranks of a test do not crowd each other out
     OMP_NUM_THREADS="1",
 )
+
+MARK = "GAN_DIST_TEST_SESSION"
+"""In the environment of every process that a session starts, its workers' (pytest-xdist) too."""
+FIRST = MARK not in os.environ  # of the workers, and of a pytest that a test starts, it is the first that looks
+SESSION = os.environ.setdefault(MARK, uuid.uuid4().hex)
+PATIENCE = 30  # seconds in which what was ended has time to end
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDERS = ("unit", "growth", "dist", "end_to_end", "fault", "slurm", "gpu")
@@ -69,6 +79,50 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.hook.pytest_deselected(items=left)
             items[:] = [item for item in items if item not in set(left)]
     items.sort(key=_turn)
+
+
+def started() -> dict[int, tuple[int, str]]:
+    """Process id -> parent and command of what this session started and still runs, but for what multiprocessing keeps for a
+    process's whole life. Workers of pytest-xdist have ended when this is asked."""
+    mark = f"{MARK}={SESSION}".encode()
+    found: dict[int, tuple[int, str]] = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            if mark not in (place / "environ").read_bytes().split(b"\0") and parent != os.getpid():
+                continue
+            command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            if command:  # a zombie has none
+                found[int(place.name)] = parent, command
+    helpers = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
+    return {
+        pid: (parent, command)
+        for pid, (parent, command) in found.items()
+        if pid != os.getpid() and not (parent == os.getpid() and any(helper in command for helper in helpers))
+    }
+
+
+LEFT: list[str] = []
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the session where a process is left behind."""
+    if not FIRST or not Path("/proc/self/environ").exists():
+        return
+    end = time.monotonic() + PATIENCE
+    while (left := started()) and time.monotonic() < end:
+        time.sleep(0.1)
+    LEFT.extend(f"process {pid}, child of {parent}: {command[:300]}" for pid, (parent, command) in left.items())
+    if LEFT and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if LEFT:
+        terminalreporter.section("processes left behind", red=True)
+        for line in LEFT:
+            terminalreporter.line(line)
 
 
 def _turn(item: pytest.Item) -> tuple[bool, int]:

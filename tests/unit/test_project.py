@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -15,6 +16,7 @@ from setuptools import find_packages
 
 import gan_dist
 
+LONG = 300  # seconds; what sleeps so long is ended before
 SCRIPTS = ("launch/setup.sh", "launch/run.sh", "launch/test.sh", ".ci/run")
 SOURCED = ("launch/env.sh",)
 
@@ -160,6 +162,26 @@ def test_the_file_that_finds_it_is_not_packaged(repository: Path) -> None:
     assert [name for name in packages if name.partition(".")[0] != "gan_dist" or "tests" in name] == []
 
 
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_session_that_leaves_a_process_behind_fails_and_names_it(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str
+) -> None:
+    (tmp_path / "tests").mkdir()
+    shutil.copy(repository / "pyproject.toml", tmp_path)
+    text = (repository / "tests/conftest.py").read_text()
+    (tmp_path / "tests/conftest.py").write_text(text.replace("PATIENCE = 30 ", "PATIENCE = 0.5 "))
+    case = (
+        f"import subprocess\ndef test_it(): print(subprocess.Popen(['sleep', '{LONG}'], start_new_session=True).pid)\n"
+    )
+    (tmp_path / "tests/test_it.py").write_text(case)
+    monkeypatch.delenv("GAN_DIST_TEST_SESSION")
+    words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", workers, "-rP"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    (pid,) = re.findall(r"process (\d+), child of \d+: sleep", done.stdout)
+    os.kill(int(pid), signal.SIGKILL)
+    assert (done.returncode, "1 passed" in done.stdout.splitlines()[-1]) == (1, True), done.stdout
+
+
 def _marked_cases(repository: Path, folder: Path, *words: str) -> set[str]:
     """What a run of pytest with the repository's conftest and markers takes of three marked tests."""
     shutil.copy(repository / "pyproject.toml", folder)
@@ -177,12 +199,15 @@ def test_exhaustive_tests_run_only_when_their_mark_is_asked_for(repository: Path
     assert _marked_cases(repository, tmp_path, "-m", "exhaustive") == {"exhaustive"}
 
 
+MOST = "-n 2 --dist loadfile --ignore=tests/fault --ignore=tests/slurm"
+
+
 @pytest.mark.parametrize(
     ("words", "calls"),
     [
-        ([], ["-n 2 -m not slow and not fault and not deepspeed and not slurm --ignore=tests/slurm"]),
-        (["--all"], ["--ignore=tests/slurm", "-n 2 --dist loadfile tests/slurm"]),
-        (["--all", "-x"], ["--ignore=tests/slurm -x", "-n 2 --dist loadfile tests/slurm -x"]),
+        ([], ["-n 2 --dist loadfile -m not slow and not fault and not deepspeed and not slurm --ignore=tests/slurm"]),
+        (["--all"], [MOST, "tests/fault", "-n 2 --dist loadfile tests/slurm"]),
+        (["--all", "-x"], [f"{MOST} -x", "tests/fault -x", "-n 2 --dist loadfile tests/slurm -x"]),
         (["tests/unit/test_rng.py", "-k", "a b"], ["tests/unit/test_rng.py -k a b"]),
     ],
 )
@@ -193,7 +218,7 @@ def test_the_test_script_has_a_quick_tier_a_full_one_and_takes_pytest_s_argument
 
 
 def test_the_test_script_s_last_lines_are_of_the_part_that_failed(repository: Path, tmp_path: Path) -> None:
-    assert _calls_of_test_sh(repository, tmp_path, ["--all"], 1) == (1, ["--ignore=tests/slurm"])
+    assert _calls_of_test_sh(repository, tmp_path, ["--all"], 1) == (1, [MOST])
 
 
 def _calls_of_test_sh(repository: Path, folder: Path, words: list[str], code: int) -> tuple[int, list[str]]:

@@ -152,14 +152,15 @@ def _place(tree: dict[str, Any], key: str, place: Place, prefix: str = "") -> ty
 
 
 def _check_name(place: Many, name: Any, key: str) -> None:
+    try:
+        if isinstance(name, str):
+            place.check_name(name)
+    except InputError as error:
+        raise InputError(str(error) if str(error).startswith(key) else f"{key}.{name}: {error}") from None
     if not isinstance(name, str) or not _NAME.fullmatch(name) or hasattr(Section, name):
         raise InputError(
             f"{key}: {name!r} is no name for a part, or has a meaning already; give letters, digits and -_"
         )
-    try:
-        place.check_name(name)
-    except InputError as error:
-        raise InputError(str(error) if str(error).startswith(key) else f"{key}.{name}: {error}") from None
 
 
 def _made(name: str, base: Any, made: dict[str, Any]) -> type[Section]:

@@ -76,7 +76,7 @@ def bad_data(tmp_path: Path, kind: str) -> str:
         ("nothing there", ["no shard", "gan-dist pack"]),
         ("empty folder", ["no .tar file", "gan-dist pack"]),
         ("truncated", ["0.tar", "truncated"]),
-        ("overwritten header", ["0.tar", "damaged", "after 10 samples"]),
+        ("overwritten header", ["0.tar", "damaged", "after 10 files"]),
         ("no tar", ["0.tar", "tar file"]),
         ("pattern", ["train-0000.tar", "from the pattern"]),
         ("other size", ["000077", "12x12", "data.resolution"]),

@@ -310,6 +310,7 @@ checkpoint.every checkpoint.keep checkpoint.milestones checkpoint.max_missed
 control.hang_seconds control.max_bad_steps control.desync_every control.margin_seconds
 track.every track.wandb track.project
 sample.every sample.count
+evaluate.every evaluate.samples
 game.kind game.latent game.discriminator_steps
 networks.generator.kind networks.generator.base_channels networks.discriminator.kind networks.discriminator.base_channels
 loss.kind

@@ -123,10 +123,15 @@ class Soak:
             time.sleep(0.05)
 
     def end(self, launcher: "subprocess.Popen[bytes]", pids: list[int]) -> None:
-        for pid in (launcher.pid, *pids):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        if launcher.poll() is None:
+            launcher.kill()
         launcher.wait()
+        for pid in pids:
+            with contextlib.suppress(OSError):  # the process has ended
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                # the kernel may have given the number to another program by now
+                if os.fsencode(self.run) in command or os.fsencode(self.scratch) in command:
+                    os.kill(pid, signal.SIGKILL)
 
     def check_checkpoints(self, number: int, kind: str) -> str:
         directory = self.run / "checkpoints"

@@ -54,6 +54,18 @@ def repository() -> Path:
 
 
 @pytest.fixture
+def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a machine that knows no home of this user, and no variable that names a cache."""
+
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("GAN_DIST_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+
+
+@pytest.fixture
 def shared() -> Path:
     """The folder beside the repository with data sets and research, for tests on real images."""
     folder = REPOSITORY.parent / "shared"

@@ -8,25 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from gan_dist import cli, config as config_module
+from gan_dist import cli
 from gan_dist.doctor import local
 from tests import making
-from tests.launching import REPOSITORY, train
+from tests.doctoring import arguments, found
+from tests.launching import train
 
 pytestmark = pytest.mark.slow
-
-
-def arguments(directory: Path, **keys: object) -> list[str]:
-    wanted = making.tiny("unused", directory, **keys)
-    return [str(REPOSITORY / "configs/digits.yaml"), *making.flags(wanted)]
-
-
-def found(directory: Path, **keys: object) -> dict[str, local.Finding]:
-    before = sorted(directory.rglob("*")) if directory.exists() else None
-    config = config_module.load(arguments(directory, **keys))
-    findings = {finding.what: finding for finding in local.place(config)}
-    assert (sorted(directory.rglob("*")) if directory.exists() else None) == before
-    return findings
 
 
 def test_other_files_and_a_run_of_another_config_are_problems(

@@ -377,13 +377,8 @@ def test_fields_are_named_with_their_members(path: Path) -> None:
     assert "data.fields.a.size" in refusal(path, "--data.fields", "{a: {member: a.png, size: 3}}")
 
 
-def test_without_a_home_the_cache_is_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nowhere() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    for name in ("GAN_DIST_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", nowhere)
+@pytest.mark.usefixtures("no_home")
+def test_without_a_home_the_cache_is_a_temporary_folder() -> None:
     assert default_cache().parent == Path(tempfile.gettempdir())
 
 

@@ -19,20 +19,8 @@ from gan_dist.doctor import findings, local, numerics, play, ranks
 from gan_dist.engine import Engine
 from gan_dist.interfaces import Batch
 from tests import making
+from tests.doctoring import arguments, found
 from tests.launching import REPOSITORY
-
-
-def arguments(directory: Path, **keys: object) -> list[str]:
-    wanted = making.tiny("unused", directory, **keys)
-    return [str(REPOSITORY / "configs/digits.yaml"), *making.flags(wanted)]
-
-
-def found(directory: Path, **keys: object) -> dict[str, local.Finding]:
-    before = sorted(directory.rglob("*")) if directory.exists() else None
-    config = config_module.load(arguments(directory, **keys))
-    findings = {finding.what: finding for finding in local.place(config)}
-    assert (sorted(directory.rglob("*")) if directory.exists() else None) == before
-    return findings
 
 
 def test_a_new_directory_is_fine(tmp_path: Path) -> None:

@@ -35,13 +35,8 @@ def test_index_runs_a_command_only_where_it_is_allowed(
     assert (tmp_path / "run").exists()
 
 
-def test_an_index_beside_its_shards_needs_no_home(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def nowhere() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    for name in ("GAN_DIST_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", nowhere)
+@pytest.mark.usefixtures("no_home")
+def test_an_index_beside_its_shards_needs_no_home(shard: Path) -> None:
     assert cli.main(["index", str(shard)]) == 0
 
 

@@ -32,7 +32,7 @@ def peak(micro_batches: int, size: int) -> int:
         micro.fields["image"] = micro["image"].float()
     joined = interfaces.join(micros, size)
     with memory.Peak(engine.device) as before:
-        pass
+        pass  # nothing: what is there before the step
     with memory.Peak(engine.device) as found:
         for phase in game.due(0, config.training.batch):
             with engine.turn(phase):

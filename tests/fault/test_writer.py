@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from gan_dist import files
-from gan_dist.checkpoint import Outcome, Store, Writer, format, store
+from gan_dist.checkpoint import Outcome, Store, Writer, format, store, writer as writer_module
 from gan_dist.checkpoint.tensors import State
 from tests.launching import REPOSITORY
 
@@ -264,19 +265,33 @@ def test_milestones_stay(tmp_path: Path) -> None:
 
 
 def test_the_next_save_waits_for_the_one_in_flight_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_new, may_write = files.write_new, threading.Event()
-    monkeypatch.setattr(files, "write_new", lambda *arguments: (may_write.wait(60), write_new(*arguments)))
+    write_new, may_write, in_second = files.write_new, threading.Event(), threading.Event()
+    clock = [0.0]  # each file takes a second, and nothing else takes any time
+
+    def slow(*arguments: object) -> object:
+        assert may_write.wait(60)
+        clock[0] += 1
+        return write_new(*arguments)
+
+    def perf_counter() -> float:
+        """Let the first save go on once the second one has looked at the clock, which is before it waits."""
+        seconds = clock[0]
+        if in_second.is_set() and threading.current_thread() is threading.main_thread():
+            may_write.set()
+        return seconds
+
+    monkeypatch.setattr(files, "write_new", slow)
+    monkeypatch.setattr(writer_module, "time", types.SimpleNamespace(perf_counter=perf_counter))
     writer = Writer(Store(tmp_path, 2))
-    writer.save(100, State.of(state(100)), {})
-    assert not may_write.is_set()  # the loop goes on
+    writer.save(100, State.of(state(100)), {})  # the loop goes on although no file can be written
     tensors = state(200)
-    threading.Timer(0.3, may_write.set).start()
+    in_second.set()
     writer.save(200, State.of(tensors), {})
     tensors["a"].zero_()  # the loop trains on: what is saved is the state at the call
     first, second = writer.wait()
     assert (first.images, second.images) == (100, 200)
-    assert may_write.is_set()
-    assert second.stalled > 0.1
+    assert first.stalled == 0
+    assert second.stalled == clock[0] / 2 > 0  # the files of the first save, half of all
     check(tmp_path, 200)
 
 

@@ -176,7 +176,9 @@ def test_a_phase_that_begins_later_is_measured_too() -> None:
     first, second = game.phases
     later = dataclasses.replace(second, begin=10**6)
     game.phases = (dataclasses.replace(first, end=10**6), later)
-    assert all(seconds < 60 for seconds in play.play(config, engine, game).times)
+    played = play.play(config, engine, game)
+    assert played.peaks.keys() == {"G", "D"}
+    assert all(map(math.isfinite, played.times))  # what is never played has an infinite time
 
 
 def test_the_moments_are_those_of_the_players_optimizer() -> None:

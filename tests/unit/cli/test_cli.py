@@ -34,10 +34,8 @@ def test_alone_it_prints_the_help_which_lists_the_commands_there_are(capsys: pyt
     assert "gan-dist train configs/digits.yaml" in said
 
 
-@pytest.mark.parametrize("name", list(cli.COMMANDS))
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS.keys() - {"train"}))  # whose help lists the config's keys
 def test_every_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if name == "train":  # prints the config's keys
-        return
     with pytest.raises(SystemExit) as ended:
         cli.main([name, "--help"])
     assert ended.value.code == 0
@@ -70,8 +68,6 @@ def test_nothing_heavy_is_loaded_before_a_command_runs() -> None:
 
 
 def test_output_that_cannot_be_written_is_one_line() -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full here")
     for unbuffered in ("", "1"):
         with open("/dev/full", "w") as full:
             done = call("runs", "/etc", stdout=full.fileno(), PYTHONUNBUFFERED=unbuffered)

@@ -109,7 +109,8 @@ def test_numbers_and_words_are_what_they_look_like(tmp_path: Path, text: str, va
         tree = yaml_file.read(tmp_path / "x.yaml").tree
         assert [tree["run"]["a"], tree["more"]["a"]] == [value, value]
         assert [type(section["a"]) for section in tree.values()] == [type(value)] * 2
-        assert yaml_file.parse_value(text) == value
+    assert yaml_file.parse_value(text) == value
+    assert type(yaml_file.parse_value(text)) is type(value)
 
 
 def test_what_is_written_is_kept_beside_what_it_means(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A rank whose launcher is gone ends or is told; a process that nobody launched outlives whoever started it."""
+"""A rank notices that its launcher is gone. A process that no launcher started goes on without its parent."""
 
 import contextlib
 import os
@@ -16,11 +16,15 @@ from gan_dist.errors import EXIT_STOPPED
 
 LONG = 60.0
 WAITING = """
-import os, sys, time
+import os, threading, time
 from gan_dist.control import launcher
 watched = launcher.watch()
 {then}
 print(os.getpid(), watched._pid, flush=True)
+for thread in threading.enumerate():
+    if thread is not threading.current_thread():  # the one that watches
+        thread.join()
+print("goes on", flush=True)
 time.sleep(1000)
 """
 PARENT = """
@@ -80,6 +84,7 @@ def test_a_rank_that_trains_is_told_and_goes_on(families: list[Family]) -> None:
     families.append(family := Family(ELASTIC, then="watched.then(lambda: print('told', flush=True))"))
     family.kill_parent()
     assert family.output.readline() == "told\n"
+    assert family.output.readline() == "goes on\n"
     assert Path(f"/proc/{family.child}").exists()
 
 
@@ -95,6 +100,7 @@ def test_a_process_that_no_launcher_started_outlives_its_parent(
 ) -> None:
     families.append(family := Family(environment))
     assert family.watched == 0
+    assert family.output.readline() == "goes on\n"  # no thread watches
     family.kill_parent()
     assert Path(f"/proc/{family.child}").exists()
 

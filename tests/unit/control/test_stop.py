@@ -11,6 +11,7 @@ import pytest
 from gan_dist.control import stop
 from gan_dist.control.stop import Reason, Requests
 from gan_dist.engine.health import Skipped
+from gan_dist.slurm_jobs import requeue
 from gan_dist.trainer import Trainer
 
 
@@ -87,9 +88,13 @@ def test_only_looking_for_the_file_touches_the_disk(tmp_path: Path) -> None:
     assert requests.reason == Reason.STOP_FILE
 
 
-def test_every_reason_has_words_and_a_dead_launcher_does_not_forbid_the_next_start() -> None:
+def test_every_reason_has_words_and_a_dead_launcher_does_not_forbid_the_next_start(requests: Requests) -> None:
     assert stop.WORDS.keys() == set(Reason) - {Reason.NONE}
-    assert Reason.LAUNCHER < Reason.STOP_FILE  # whoever asks for a stop for good is heard
+    assert stop.WORDS[Reason.LAUNCHER] not in requeue._FINAL
+    requests.ask(Reason.LAUNCHER)
+    assert requests.reason == Reason.LAUNCHER
+    requests.ask(Reason.STOP_FILE)  # a request to stop finally is not hidden by the launcher's death
+    assert requests.reason == Reason.STOP_FILE
 
 
 @pytest.mark.parametrize("reason", [Reason.NONE, Reason.STOP_FILE, Reason.SIGNAL_TERM])

@@ -21,7 +21,7 @@ HANG = 0.6
 
 
 def nothing(*_: object, **__: object) -> None:
-    pass
+    """Look at nothing, and report nothing."""
 
 
 class Kennel:
@@ -118,6 +118,8 @@ def test_a_disk_that_fails_does_not_make_a_finished_run_fail(kennel: Kennel, tar
     (kennel.folder / "logs/processes" / name).symlink_to(target)
     with kennel.dog(hang_seconds=LONG) as dog:
         dog.beat("step", 16)
+    assert not kennel.ended.is_set()
+    assert kennel.reports == []
 
 
 def test_a_disk_that_does_not_let_the_folder_be_made_does_not_make_a_run_fail(kennel: Kennel) -> None:
@@ -126,6 +128,8 @@ def test_a_disk_that_does_not_let_the_folder_be_made_does_not_make_a_run_fail(ke
     (kennel.folder / "logs").touch()
     with kennel.dog(hang_seconds=LONG) as dog:
         dog.beat("step", 16)
+    assert not kennel.ended.is_set()
+    assert kennel.reports == []
 
 
 @pytest.mark.parametrize("name", ["rank-0.part", "stack-0.txt", "rank-1.json"])

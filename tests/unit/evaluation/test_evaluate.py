@@ -28,7 +28,7 @@ def images(seed: int, scale: float = 0.4, shift: float = 0.0) -> Callable[[range
 
 
 class Order(Metric):
-    """Of what a metric could get wrong: sums that round, features that must keep their order, both in one state."""
+    """A metric that shows mistakes: its sums round, and the order of its features counts."""
 
     needs: ClassVar[Literal["features", "samples"]] = "features"
 
@@ -68,7 +68,7 @@ def on_ranks(ranks: int, count: int, reals: int, metrics: dict[str, Metric] | No
         )  # fmt: skip
 
     class Handed(Exception):
-        pass
+        """A rank has handed in what it has, and is not asked for more."""
 
     def hand_in(value: Any) -> list[Any]:
         handed.append(value)

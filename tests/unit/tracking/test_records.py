@@ -27,7 +27,7 @@ def test_a_resume_leaves_no_images_value_twice(tmp_path: Path) -> None:
 
 
 def test_figures_of_one_position_share_its_line(tmp_path: Path) -> None:
-    """Whoever reports first: a score before the regular line, or after it; a line never grows a twin."""
+    """The figures of a position are one line, whether a score comes before the losses or after them."""
     path = tmp_path / "metrics.jsonl"
     records.write_metrics(path, 10, 1, {"score/pixels": 0.5})
     records.write_metrics(path, 10, 1, {"loss/G": 123456.7, "loss/D": 2.0})

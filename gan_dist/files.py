@@ -7,11 +7,9 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from gan_dist.errors import InputError
 
@@ -115,40 +113,16 @@ def sha256_file(path: Path, from_disk: bool = False) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the sections of a YAML file, and where each key is: {"training.batch": "x.yaml, line 7", ...}.
-
-    Raises InputError, with the line, where the file cannot be read or is not YAML with sections.
-    """
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise InputError(f"the config {path} cannot be read: {reason}") from None
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        tree = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    if not isinstance(tree, dict):
-        raise InputError(f"{path} must hold sections (run, data, training, ...), not a {type(tree).__name__}")
-    places: dict[str, str] = {}
-    for key, line in _lines(node) if node else ():
-        if key in places:
-            raise InputError(f"{path}, line {line}: {key} stands there a second time, after {places[key]}; keep one")
-        places[key] = f"{path}, line {line}"
-    # a section with all its keys commented out is an empty one
-    return {str(key): {} if value is None else value for key, value in tree.items()}, places
-
-
-def _lines(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for name, value in node.value:
-            key = f"{prefix}{getattr(name, 'value', '?')}"
-            yield key, name.start_mark.line + 1
-            yield from _lines(value, f"{key}.")
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return all whole JSON objects of a file of lines; those torn by a kill or a full disk, and an absent file, count nothing."""
+    found = []
+    with contextlib.suppress(OSError):
+        for text in path.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                value = json.loads(text)
+                if isinstance(value, dict):
+                    found.append(value)
+    return found
 
 
 def make_directory(path: Path, what: str) -> Path:

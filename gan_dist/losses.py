@@ -24,11 +24,11 @@ class Loss(Part):
     """Whether samples of a micro-batch act on each other beyond a mean: it is then computed for each micro-batch alone."""
 
     def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
-        """The generator's loss. `real` is None unless `uses_real`."""
+        """Return the generator's loss. `real` is None unless `uses_real`."""
         raise NotImplementedError
 
     def discriminator(self, fake: Tensor, real: Tensor) -> Tensor:
-        """The discriminator's loss."""
+        """Return the discriminator's loss."""
         raise NotImplementedError
 
 
@@ -119,7 +119,7 @@ LOSSES: dict[str, type[Loss]] = {
 
 
 def by_part(loss: Callable[..., Tensor], parts: int, *logits: Tensor | None) -> Tensor:
-    """The mean of a loss over the micro-batches of a pass: the same however many of them share it."""
+    """Return the mean of a loss over the micro-batches of a pass: the same however many of them share it."""
     if parts == 1:
         return loss(*logits)
     split = [[None] * parts if each is None else list(each.chunk(parts)) for each in logits]

@@ -37,7 +37,7 @@ class Kept:
 
 
 def build(make: MakeOptimizer, weights: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer; on a GPU it counts its steps there where it can, so that a step never waits for the device."""
+    """Return the optimizer; on a GPU it counts its steps there where it can, so that a step never waits for the device."""
     optimizer = make(list(weights))
     for group in optimizer.param_groups:
         if "capturable" in group and not group.get("fused") and weights[0].is_cuda:
@@ -48,7 +48,7 @@ def build(make: MakeOptimizer, weights: Sequence[nn.Parameter]) -> torch.optim.O
 
 
 def probe(name: str, make: MakeOptimizer, device: torch.device, dtype: torch.dtype) -> Kept:
-    """What the optimizers of a player keep. Raises AgreedError, naming class and state, for what would not be saved."""
+    """Return what the optimizers of a player keep. Raises AgreedError, naming class and state, for what would not be saved."""
     weight = nn.Parameter(torch.linspace(-1, 1, 24, device=device, dtype=dtype).view(4, 6))
     optimizer = build(make, [weight])
     kind = type(optimizer).__name__
@@ -128,7 +128,7 @@ def _gradient(weight: Tensor, step: int) -> Tensor:
 
 
 def _numbers(optimizer: torch.optim.Optimizer) -> dict[tuple[int, str], Any]:
-    """What an optimizer holds beside the state of weights: values of its groups, and (at -1) its own attributes."""
+    """Return what an optimizer holds beside the state of weights: values of its groups, and (at -1) its own attributes."""
     found = {
         (number, key): _copied(value)
         for number, group in enumerate(optimizer.param_groups)

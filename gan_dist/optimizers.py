@@ -24,7 +24,7 @@ class Optimizer(Part):
         raise NotImplementedError
 
     def settings(self, images: int, slow: float = 1.0) -> dict[str, Any]:
-        """What each parameter group has in the update at this position in images.
+        """Return what each parameter group has in the update at this position in images.
 
         `slow` is below 1 for a player that is also updated by a penalty every n steps: n / (n + 1), so that n + 1 updates
         move it like n (Karras et al., StyleGAN2, 2020, appendix B).
@@ -51,7 +51,7 @@ class Adam(Optimizer):
         )
 
     def constants(self) -> dict[str, Any]:
-        """Settings that never change, beyond Adam's own."""
+        """Return settings that never change, beyond Adam's own."""
         return {}
 
     def settings(self, images: int, slow: float = 1.0) -> dict[str, Any]:

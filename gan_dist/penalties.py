@@ -26,16 +26,16 @@ class Adversarial(Protocol):
     seed: int
 
     def logits_of(self, batch: Batch, purpose: str = "real") -> Logits:
-        """The discriminator as a function of images, with the rest of what it sees (labels, an input) from the batch.
+        """Return the discriminator as a function of images, with the rest of what it sees (labels, an input) from the batch.
 
         `purpose` keys its augmentations: "real" or "fake".
         """
 
     def real(self, batch: Batch) -> Tensor:
-        """The images that the discriminator is to believe."""
+        """Return the images that the discriminator is to believe."""
 
     def fakes(self, batch: Batch) -> Tensor:
-        """The generator's images of this step for the batch, without gradients."""
+        """Return the generator's images of this step for the batch, without gradients."""
 
 
 class Penalty(Part):
@@ -53,15 +53,15 @@ class Penalty(Part):
     """Whether it differentiates a gradient."""
 
     def value(self, game: Adversarial, batch: Batch, kept: Statistics | None) -> Tensor:
-        """The penalty without its weight: a scalar, the mean over the batch. `kept` is what `statistics` made."""
+        """Return the penalty without its weight: a scalar, the mean over the batch. `kept` is what `statistics` made."""
         raise NotImplementedError
 
     def factor(self, images: int) -> float:
-        """What the value is multiplied by when so many images have been seen."""
+        """Return what the value is multiplied by when so many images have been seen."""
         return schedules.at(self.weight, images)
 
     def statistics(self) -> Statistics | None:
-        """What the penalty keeps from step to step, if anything; the game attaches it to the player and saves it."""
+        """Return what the penalty keeps from step to step, if anything; the game attaches it to the player and saves it."""
         return None
 
     def check(self, config: Config) -> None:
@@ -106,7 +106,7 @@ PENALTIES: dict[str, type[Penalty]] = {"r1": R1, "r2": R2, "wgan_gp": WganGp}
 
 
 def in_order(named: dict[str, Penalty]) -> list[tuple[str, Penalty]]:
-    """The penalties in the order in which they are added up: built-in ones as listed above, then users' by name."""
+    """Return the penalties in the order in which they are added up: built-in ones as listed above, then users' by name."""
     known = list(PENALTIES)
     return sorted(named.items(), key=lambda item: (known.index(item[0]) if item[0] in known else len(known), item[0]))
 

@@ -1,7 +1,7 @@
 """Define a player: a network (or a few that learn together), its optimizer and its moving average."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -80,7 +80,7 @@ class Player:
     """The network's parameters, in its order."""
 
     def __post_init__(self) -> None:
-        """Raises AgreedError for torch's layers with running statistics; `unmanaged` finds all others by trying."""
+        """Raise AgreedError for torch's layers with running statistics; `unmanaged` finds all others by trying."""
         for path, module in self.network.named_modules():
             if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
                 raise AgreedError(
@@ -126,14 +126,3 @@ class Player:
             self.observer(self, torch.is_grad_enabled())
         # only a player whose turn it is goes through the engine's wrapper: a frozen one has no gradients to share
         return (self.trained if self.has_turn else self.network)(*inputs)
-
-
-def unmanaged(players: Iterable[Player], play: Callable[[], object]) -> list[str]:
-    """Name every buffer of the players' networks that changes in a training forward though no engine manages it.
-
-    `play` runs a training forward of each network; afterwards all buffers are as before. Sentences for an AgreedError.
-    """
-    players = list(players)
-    for each in (each for player in players for each in player.statistics):
-        each.tracking = False
-    return statistics.unmanaged({player.name: player.network for player in players}, play)

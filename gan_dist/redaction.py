@@ -44,7 +44,7 @@ def redact(text: str) -> str:
 
 
 def redact_all(value: Any) -> Any:
-    """The same value (a text, or dictionaries and lists of any depth) with every text in it redacted."""
+    """Return the same value (a text, or dictionaries and lists of any depth) with every text in it redacted."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import psutil
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gan_dist import rng
-from gan_dist.config import Config, Section
+from gan_dist.config import Config
 from gan_dist.data import loader, order
 from gan_dist.data.index import Index
 from gan_dist.engine import Engine
@@ -29,8 +28,8 @@ class Reporter:
     def __init__(self, config: Config, engine: Engine, game: Game, index: Index, run: Run, tracker: Tracker) -> None:
         self._config, self._engine, self._game, self._index = config, engine, game, index
         self._run, self._tracker = run, tracker
-        self._metrics: dict[str, Metric] = named(config.evaluate, "scores")
-        self._panels: dict[str, Panel] = named(config.track, "panels")
+        self._metrics: dict[str, Metric] = dict(config.evaluate.scores)
+        self._panels: dict[str, Panel] = dict(config.track.panels)
         self._began, self._from = time.perf_counter(), 0
         self._first: Batch | None = None
         self._last: tuple[range, Batch] | None = None
@@ -121,9 +120,3 @@ class Reporter:
 
     def _load(self, samples: np.ndarray) -> Batch:
         return loader.load(self._index, self._config, samples.tolist(), self._engine.device)
-
-
-def named(section: Section, place: str) -> dict[str, Any]:
-    """Return the parts at a place of a section by name."""
-    parts = getattr(section, place)
-    return {name: getattr(parts, name) for name in type(parts).model_fields}

@@ -19,7 +19,7 @@ _MASK = (1 << 64) - 1
 
 
 def key(seed: int, purpose: str, *numbers: int) -> int:
-    """A 64-bit key for one purpose of one run, and for `numbers` within it (a stream, an epoch).
+    """Return a 64-bit key for one purpose of one run, and for `numbers` within it (a stream, an epoch).
 
     Distinct arguments give unrelated keys; the same arguments give the same key everywhere.
     """
@@ -37,7 +37,7 @@ def mix_numpy(values: np.ndarray) -> np.ndarray:
 
 
 def _signed(value: int) -> int:
-    """The int64 that has the same bits as the low 64 of `value`: torch's integer arithmetic wraps."""
+    """Return the int64 that has the same bits as the low 64 of `value`: torch's integer arithmetic wraps."""
     value &= _MASK
     return value - (1 << 64) if value >> 63 else value
 
@@ -64,7 +64,7 @@ def uniform(stream: int, positions: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def normal(stream: int, positions: torch.Tensor, count: int) -> torch.Tensor:
-    """Standard normal numbers for each position: (N,) int64 -> (N, count) float32 (Box and Muller, 1958).
+    """Return standard normal numbers for each position: (N,) int64 -> (N, count) float32 (Box and Muller, 1958).
 
     Computed in float64 and rounded once, because a vectorised logarithm may differ from a scalar one in its
     last bit: a sample's numbers must not depend on how many samples are drawn with it.

@@ -3,13 +3,12 @@
 import contextlib
 import datetime
 import fcntl
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gan_dist import config as config_module
+from gan_dist import config as config_module, files
 from gan_dist.errors import InputError
 from gan_dist.run_directory import LOCK, locate
 from gan_dist.slurm_jobs import records
@@ -21,20 +20,26 @@ _LONGEST = 160  # characters of an event's details
 
 
 def read(run: Path) -> dict[str, Any]:
-    """Return how a run stands, ready for JSON. Raises InputError where RUN is no run directory.
+    """Return how a run stands, ready for JSON. Raises InputError where RUN is no run directory."""
+    return of(locate(run))
 
-    `alive` says whether the process that status.json names still trains: null where it is on another machine.
+
+def of(run: Path, reasons: Sequence[str] = ()) -> dict[str, Any]:
+    """Return how the run in a directory stands, as far as its files tell: its first job may not have written all of them.
+
+    `alive` says whether the process that status.json names still trains: null where it is on another machine. `reasons`
+    are lines of ranks that failed before the run could write events.
     """
-    run = locate(run)
     status = records.read_status(run) or {}
     state, total = str(status.get("state", "unknown")), _total(run)
-    last, events = last_line(run / "metrics.jsonl"), read_lines(run / "events.jsonl")
+    figures, events = files.read_json_lines(run / "metrics.jsonl"), files.read_json_lines(run / "events.jsonl")
+    last = figures[-1] if figures else {}
     images = int(status.get("images") or 0)
     if state in ("running", "unknown"):  # status.json is as old as the last save
         images = max(images, int(last.get("images") or 0))
     alive = _alive(run, status) if state == "running" else False
     # a line of scores alone has no rate
-    measured = [line for line in read_lines(run / "metrics.jsonl") if line.get("speed/images_per_second")]
+    measured = [line for line in figures if line.get("speed/images_per_second")]
     rate = float(measured[-1]["speed/images_per_second"]) if measured else 0.0
     checkpoints = sorted(path.parent.name for path in (run / "checkpoints").glob("images-*/manifest.json"))
     starts = [event for event in events if event.get("event") in ("started", "resumed")]
@@ -56,7 +61,7 @@ def read(run: Path) -> dict[str, Any]:
         "time": status.get("time"),
         "last_figures": last,
         "events": events[-_EVENTS:],
-        "failure": [] if state == "finished" else records.first_failure(run),
+        "failure": [] if state == "finished" else records.first_failure(run, reasons),
     }
 
 
@@ -112,23 +117,6 @@ def event_in_words(event: dict[str, Any], details: bool = True) -> str:
     more = "".join(f"  {name} {value}" for name, value in event.items() if name not in _SHOWN)
     more = " ".join(more.split("\n"))
     return text + (more if len(more) <= _LONGEST else f"{more[:_LONGEST]} ...")
-
-
-def last_line(path: Path) -> dict[str, Any]:
-    """Return the last whole JSON object of a file of lines; empty where there is none."""
-    return (read_lines(path) or [{}])[-1]
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return all whole JSON objects of a file of lines; those torn by a kill or a full disk are left out."""
-    found = []
-    with contextlib.suppress(OSError):
-        for text in path.read_text(errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
-                value = json.loads(text)
-                if isinstance(value, dict):
-                    found.append(value)
-    return found
 
 
 def _total(run: Path) -> int:

@@ -18,7 +18,7 @@ class Schedule(Part):
     """A number as a function of the images seen."""
 
     def at(self, images: int) -> float:
-        """The value when so many images have been seen."""
+        """Return the value when so many images have been seen."""
         raise NotImplementedError
 
 
@@ -87,7 +87,7 @@ SCHEDULES: dict[str, type[Schedule]] = {"linear": Linear, "cosine": Cosine, "ste
 
 
 def _read(value: Any) -> Any:
-    """A schedule from its keys; anything else is left to the field's own type."""
+    """Return a schedule from its keys; anything else is left to the field's own type."""
     if not isinstance(value, dict):
         return value
     try:
@@ -137,5 +137,5 @@ ScheduledCount = Annotated[Annotated[int, Field(gt=0)] | ScheduledBase, BeforeVa
 
 
 def at(value: "float | Schedule", images: int) -> float:
-    """The number that a Scheduled key has when so many images have been seen."""
+    """Return the number that a Scheduled key has when so many images have been seen."""
     return value.at(images) if isinstance(value, Schedule) else value

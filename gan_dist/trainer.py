@@ -22,7 +22,7 @@ from gan_dist.engine import AgreedError, Engine, lost_contact
 from gan_dist.errors import EXIT_FINISHED, EXIT_STOPPED, RunError
 from gan_dist.games.check import naming, refuse_alike, what_is_wrong
 from gan_dist.interfaces import Batch, Phase
-from gan_dist.reporting import Reporter, named
+from gan_dist.reporting import Reporter
 from gan_dist.run_directory import Run, chosen, open_run
 from gan_dist.step import play_step
 from gan_dist.tracking import Tracker
@@ -40,7 +40,7 @@ class Trainer:
         if where := engine.who_differs(self.index.digest):
             raise AgreedError(f"data.shards has other contents {where}; give all machines the same shards")
         self.config = config = config.with_classes(lambda: self.index.classes)
-        engine.on_main(lambda: evaluation.check(named(config.evaluate, "scores"), features=False))
+        engine.on_main(lambda: evaluation.check(dict(config.evaluate.scores), features=False))
         with naming(config):
             self.game = games.build(config)
             engine.on_main(lambda: checks.check_fields(config, self.game.fields))

@@ -12,7 +12,7 @@ class Augmentation(Part):
     """A change of all images on their way into the discriminator, real and generated alike."""
 
     def build(self, seed: int) -> "Augment":
-        """The function, for the run of a seed."""
+        """Return the function, for the run of a seed."""
         raise NotImplementedError
 
 

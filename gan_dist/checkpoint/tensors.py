@@ -83,7 +83,7 @@ def _collect_optimizer(player: Player, tensors: dict[str, Tensor]) -> int:
 
 
 def weights(players: Iterable[Player], of_game: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The part of it that every rank must hold alike: weights, unless they are cut, statistics, and the game's state."""
+    """Return the part of it that every rank must hold alike: weights, unless they are cut, statistics, and the game's state."""
     return {f"game/{name}": tensor.detach() for name, tensor in (of_game or {}).items()} | {
         f"{player.name}/weights/{name}": tensor.detach()
         for player in players

@@ -202,6 +202,9 @@ class Track(Section):
     project: str = ""
     """W&B project. Default: $WANDB_PROJECT, else gan_dist."""
 
+    if TYPE_CHECKING:  # compose.py adds it
+        panels: Section = Section()
+
 
 class Sample(Section):
     all_free = True
@@ -222,8 +225,11 @@ class Evaluate(Section):
     samples: Positive = 2048
     """Generated images of an evaluation, and real ones at most."""
 
+    if TYPE_CHECKING:  # compose.py adds it
+        scores: Section = Section()
+
     def check(self, config: "Config") -> None:
-        scores = list(type(dict(self)["scores"]).model_fields)
+        scores = list(dict(self.scores))
         if bool(self.every) != bool(scores):
             missing = "evaluate.scores" if self.every else "evaluate.every"
             given = f"evaluate.every = {self.every}" if self.every else f"evaluate.scores = {', '.join(scores)}"
@@ -256,7 +262,7 @@ class Config(Section):
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """The sections that compose.py adds: `config.game`, `config.networks.generator`, ..."""
+            """Return the sections that compose.py adds: `config.game`, `config.networks.generator`, ..."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
@@ -289,12 +295,12 @@ class Config(Section):
         return self._sources
 
     def with_(self, changes: Mapping[str, Any]) -> "Config":
-        """A copy with other values of some keys: with_({"training.batch": 8}). Contradictions are not looked for."""
+        """Return a copy with other values of some keys: with_({"training.batch": 8}). Contradictions are not looked for."""
         copied: Config = tree.changed(self, changes)
         return copied
 
     def with_classes(self, count: Callable[[], int]) -> "Config":
-        """A copy with as many classes as `count` says, where data.labels is on and data.classes leaves it to the data."""
+        """Return a copy with as many classes as `count` says, where data.labels is on and data.classes leaves it to the data."""
         return self.with_({"data.classes": count()}) if self.data.labels and not self.data.classes else self
 
     def flat(self) -> dict[str, Any]:
@@ -302,7 +308,7 @@ class Config(Section):
         return dict(tree.flat(self, self.model_dump(mode="json")))
 
     def mathematics(self) -> dict[str, Any]:
-        """The keys that decide what is computed; the others may change when a run goes on.
+        """Return the keys that decide what is computed; the others may change when a run goes on.
 
         A kind in a user's file is named by its class and by the hash of the file, wherever it lies.
         """
@@ -310,7 +316,7 @@ class Config(Section):
         return {key: self._without_place(key, value) for key, value in self.flat().items() if key not in free}
 
     def _without_place(self, key: str, value: Any) -> Any:
-        """A kind in a user's file by class and content; schedules have kinds inside of their value."""
+        """Return a kind in a user's file by class and content; schedules have kinds inside of their value."""
         if isinstance(value, dict):
             return {name: self._without_place(name, each) for name, each in value.items()}
         if key.rpartition(".")[2] == "kind" and value in self._sources:
@@ -318,7 +324,7 @@ class Config(Section):
         return value
 
     def fingerprint(self) -> str:
-        """A hash of what decides the mathematics.
+        """Return a hash of what decides the mathematics.
 
         Keys at their default do not count, so that a version with more keys knows its older runs; neither do new names of
         old keys (legacy.py).
@@ -330,7 +336,7 @@ class Config(Section):
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """The mathematical keys in which two configs differ, each with both values."""
+    """Return the mathematical keys in which two configs differ, each with both values."""
     before, after = (dict(tree.spread(config.mathematics())) for config in (old, new))
     keys = dict.fromkeys([*before, *after])
     return [
@@ -357,7 +363,7 @@ def other_bits(chosen: Mapping[str, Any], config: Config) -> str:
 
 
 def default_cache() -> Path:
-    """The folder for indexes that cannot lie beside their shards, and for copies of remote shards."""
+    """Return the folder for indexes that cannot lie beside their shards, and for copies of remote shards."""
     if own := os.environ.get("GAN_DIST_CACHE"):
         return Path(own)
     if shared := os.environ.get("XDG_CACHE_HOME"):

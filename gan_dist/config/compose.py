@@ -22,13 +22,13 @@ Place = One | Many | type[Section]
 
 
 def games() -> Mapping[str, type[Part]]:
-    """The built-in games. Looked up by name: config/ is below games/ and must not import it."""
+    """Return the built-in games. Looked up by name: config/ is below games/ and must not import it."""
     found: Mapping[str, type[Part]] = importlib.import_module("gan_dist.games").GAMES
     return found
 
 
 def compose(tree: dict[str, Any]) -> type[Config]:
-    """The config's class for a tree of keys, within `parts.reading(folder)`.
+    """Return the config's class for a tree of keys, within `parts.reading(folder)`.
 
     Kinds in `tree` are completed: a part that is only named becomes a section, a user's file has its whole path. Raises
     InputError for unknown kinds and for users' parts that will not do.
@@ -44,7 +44,7 @@ def compose(tree: dict[str, Any]) -> type[Config]:
 
 
 def validate(tree: dict[str, Any], folder: Path | None = None) -> Config:
-    """The config of a tree of keys. Users' files are looked for in `folder` first.
+    """Return the config of a tree of keys. Users' files are looked for in `folder` first.
 
     Raises InputError for kinds, and pydantic's ValidationError for the rest.
     """
@@ -55,7 +55,7 @@ def validate(tree: dict[str, Any], folder: Path | None = None) -> Config:
 
 
 def rebuild(tree: dict[str, Any], sources: dict[str, str]) -> Config:
-    """The config that was dumped as `tree`, in another process."""
+    """Return the config that was dumped as `tree`, in another process."""
     config = validate(tree)
     config._sources = sources
     return config
@@ -67,7 +67,7 @@ def _base_of_games() -> type[Part]:
 
 
 def _common_places() -> dict[str, Place]:
-    """The places for parts in the sections that every run has. Looked up by name, like the games."""
+    """Return the places for parts in the sections that every run has. Looked up by name, like the games."""
     scores, panels = (importlib.import_module(f"gan_dist.{name}") for name in ("evaluation.base", "tracking.panels"))
     scores_text, panels_text = (f"{what} by name, with the keys of each." for what in ("Scores", "Panels"))
     return {
@@ -77,7 +77,7 @@ def _common_places() -> dict[str, Place]:
 
 
 def kinds(composed: type[Config]) -> dict[str, list[str]]:
-    """The built-in kinds of every place of a composition, and of schedules."""
+    """Return the built-in kinds of every place of a composition, and of schedules."""
     keys: Any = composed.model_fields["game"].annotation
     places = {**keys.parts, **_common_places()}
     schedules = importlib.import_module("gan_dist.schedules").SCHEDULES
@@ -101,7 +101,7 @@ def _by_top(places: Mapping[str, Place]) -> dict[str, Any]:
 
 
 def _section(tree: dict[str, Any], key: str, prefix: str = "") -> dict[str, Any]:
-    """The section at a key of the tree, made where it is missing. A bare word is its kind."""
+    """Return the section at a key of the tree, made where it is missing. A bare word is its kind."""
     value = tree.setdefault(key, {})
     if isinstance(value, str):
         value = tree[key] = {"kind": value}
@@ -113,7 +113,7 @@ def _section(tree: dict[str, Any], key: str, prefix: str = "") -> dict[str, Any]
 
 
 def _section_of(tree: dict[str, Any], top: str, below: Mapping[str, Place]) -> type[Section]:
-    """A section whose keys are places, beside those that it has anyway."""
+    """Return a section whose keys are places, beside those that it has anyway."""
     section = _section(tree, top)
     base: Any = Config.model_fields[top].annotation if top in Config.model_fields else Section
     made = {name: _field(_place(section, name, place, f"{top}.")) for name, place in below.items()}
@@ -169,7 +169,7 @@ def _made(name: str, base: Any, made: dict[str, Any]) -> type[Section]:
 
 
 def by_name(kinds: list[Any]) -> dict[str, Any]:
-    """The sections of parts whose kinds alone are given."""
+    """Return the sections of parts whose kinds alone are given."""
     found: dict[str, Any] = {}
     for kind in (str(each).strip() for each in kinds):
         if _name(kind) in found:
@@ -187,12 +187,12 @@ def _joined(named: dict[str, Any], entries: dict[str, Any]) -> dict[str, Any]:
 
 
 def _name(kind: str) -> str:
-    """What a part is called whose kind alone is given."""
+    """Return what a part is called whose kind alone is given."""
     return kind.rpartition(":")[2].removesuffix(".py").rpartition("/")[2]
 
 
 def _with_kind(found: type[Part], usual: str) -> type[Part]:
-    """The part's section with the kind that a config has when it names none."""
+    """Return the part's section with the kind that a config has when it names none."""
     described = Field(usual, description=Part.model_fields["kind"].description)
     chosen: type[Part] = create_model(
         found.__name__, __base__=found, __doc__=found.__doc__, __module__=found.__module__, kind=(str, described)
@@ -201,7 +201,7 @@ def _with_kind(found: type[Part], usual: str) -> type[Part]:
 
 
 def _field(section: type[Section], description: str | None = None) -> tuple[type[Section], Any]:
-    """The section as a field: optional where it has no required key."""
+    """Return the section as a field: optional where it has no required key."""
     description = description or " ".join((section.__doc__ or "").split())
     if any(field.is_required() for field in section.model_fields.values()):
         return section, Field(description=description)

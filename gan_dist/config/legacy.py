@@ -33,7 +33,7 @@ def is_old(tree: Mapping[str, Any]) -> bool:
 
 
 def convert(tree: dict[str, Any]) -> dict[str, Any]:
-    """The sections of a config.yaml of version 0.1 under the keys of today."""
+    """Return the sections of a config.yaml of version 0.1 under the keys of today."""
     game = dict(tree["game"])
     penalty = game.pop("penalty", {})
     if penalty.get("method", "exact") != "exact":

@@ -26,7 +26,7 @@ _PATHS = ("run.directory", "data.source", "data.cache", "data.shards")
 
 
 def load(arguments: Sequence[str], program: str = "train.py") -> Config:
-    """The config of a command line: CONFIG [--key.path value ...].
+    """Return the config of a command line: CONFIG [--key.path value ...].
 
     Raises InputError for a missing file, an unknown key or kind, a wrong type or value, and values that contradict each
     other; each message names the file and line or the option. `--help` prints every key of CONFIG and exits.
@@ -59,7 +59,7 @@ def load(arguments: Sequence[str], program: str = "train.py") -> Config:
 
 
 def _split(arguments: Sequence[str], program: str) -> tuple[str, dict[str, str], bool]:
-    """The config's name, {key: text} of the options, and whether help is wanted."""
+    """Return the config's name, {key: text} of the options, and whether help is wanted."""
     names: list[str] = []
     options: dict[str, str] = {}
     rest = list(arguments)
@@ -89,7 +89,7 @@ def _refuse(text: str) -> NoReturn:
 
 
 def find(name: str) -> Path:
-    """The config file: as given, or under the folder that holds this package (`configs/digits.yaml` from anywhere)."""
+    """Return the config file: as given, or under the folder that holds this package (`configs/digits.yaml` from anywhere)."""
     path = Path(name)
     shipped = Path(__file__).parent.parent.parent / name
     if not path.exists() and shipped.is_file():
@@ -175,7 +175,7 @@ def _expanded(key: str, text: str) -> str:
 
 
 def read_run(directory: Path) -> tuple[Config, dict[str, Any]]:
-    """The resolved config of a run directory, and what was recorded with it (version, fingerprint, W&B id)."""
+    """Return the resolved config of a run directory, and what was recorded with it (version, fingerprint, W&B id)."""
     path = directory / "config.yaml"
     tree, places, texts = yaml_file.read(path)
     recorded = tree.pop("gan_dist", {})
@@ -191,7 +191,7 @@ def read_run(directory: Path) -> tuple[Config, dict[str, Any]]:
 
 
 def to_yaml(config: Config, recorded: dict[str, Any]) -> str:
-    """The text of RUN/config.yaml, without the secrets that addresses may hold: a copy of it must not give them away."""
+    """Return the text of RUN/config.yaml, without the secrets that addresses may hold: a copy of it must not give them away."""
     more = {"sources": config.sources} if config.sources else {}
     keys = redact_all(config.model_dump(mode="json"))
     del keys["data"]["allow_pipe"]  # for the command line alone: a recorded config may become somebody's CONFIG
@@ -271,7 +271,7 @@ def _put(tree: dict[str, Any], key: str, value: Any, path: Path | None) -> None:
 
 
 def _is_of_a_union(problem: Any) -> bool:
-    """What one branch of a union says that another one took up: `number or schedule` complains twice."""
+    """Return what one branch of a union says that another one took up: `number or schedule` complains twice."""
     return problem["type"] == "model_type" and any(str(part).endswith("Schedule") for part in problem["loc"])
 
 

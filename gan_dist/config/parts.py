@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,7 +73,7 @@ def _digest(path: Path) -> str:
 
 
 def find(kind: str, base: type[Part], kinds: Mapping[str, type[Part]], key: str) -> tuple[str, type[Part]]:
-    """The kind in full (a user's file with its absolute path), and its class.
+    """Return the kind in full (a user's file with its absolute path), and its class.
 
     `key` is the config key that names it. Raises InputError for an unknown kind, and for a file or class that will not do.
     """
@@ -94,7 +95,7 @@ def find(kind: str, base: type[Part], kinds: Mapping[str, type[Part]], key: str)
 
 
 def _load(name: str, key: str, kind: str) -> tuple[ModuleType, Path | None]:
-    """The module of a file (with its path) or of an importable name."""
+    """Return the module of a file (with its path) or of an importable name."""
     if not name.endswith(".py"):
         try:
             return importlib.import_module(name), None
@@ -120,27 +121,14 @@ def _load(name: str, key: str, kind: str) -> tuple[ModuleType, Path | None]:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[module_name]
-        lines = [frame.lineno for frame in _frames(error) if frame.filename == str(path)]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = f", line {lines[-1]}" if lines else f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         raise InputError(f"{key}: {path}{line} cannot be loaded: {type(error).__name__}: {error}") from None
     return module, path
 
 
-def _frames(error: Exception) -> list["_Frame"]:
-    found, trace = [], error.__traceback__
-    while trace is not None:
-        found.append(_Frame(trace.tb_frame.f_code.co_filename, trace.tb_lineno))
-        trace = trace.tb_next
-    return found
-
-
-class _Frame:
-    def __init__(self, filename: str, lineno: int) -> None:
-        self.filename, self.lineno = filename, lineno
-
-
 def _choose(module: ModuleType, name: str | None, base: type[Part], where: str, key: str) -> type[Part]:
-    """The class of this name, or the only one of the right kind in the file."""
+    """Return the class of this name, or the only one of the right kind in the file."""
     parent = f"{base.__module__}.{base.__name__}"
     defined = {
         label: value

@@ -9,7 +9,7 @@ from gan_dist.config.section import Section
 
 
 def sections(section: Section) -> Iterator[Section]:
-    """The sections of a config, deepest last, beginning with those right below `section`."""
+    """Return the sections of a config, deepest last, beginning with those right below `section`."""
     for name in type(section).model_fields:
         value = getattr(section, name)
         for each in value.values() if isinstance(value, dict) else [value]:
@@ -53,7 +53,7 @@ def flat(section: Section, dumped: Mapping[str, Any], prefix: str = "") -> Itera
 
 
 def changed(section: Any, changes: Mapping[str, Any]) -> Any:
-    """A copy with other values of some keys. Raises KeyError for a key that is not there."""
+    """Return a copy with other values of some keys. Raises KeyError for a key that is not there."""
     below: dict[str, dict[str, Any]] = {}
     update: dict[str, Any] = {}
     for key, value in changes.items():
@@ -69,7 +69,7 @@ def changed(section: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def spread(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The same with dictionaries spread out: {"a": {"b": 1}} has the key a.b."""
+    """Return the same with dictionaries spread out: {"a": {"b": 1}} has the key a.b."""
     for name, value in values.items():
         if isinstance(value, dict) and value:
             yield from spread(value, f"{prefix}{name}.")

@@ -57,7 +57,7 @@ def parse_value(text: str) -> Any:
 
 
 def read(path: Path) -> Document:
-    """The sections of a YAML file. Raises InputError, with the line, where it cannot be read or has no sections."""
+    """Return the sections of a YAML file. Raises InputError, with the line, where it cannot be read or has no sections."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -179,7 +179,7 @@ class Peers:
         return texts if len(names) > 1 or texts else [""]
 
     def _parse(self, text: str) -> Progress | None:
-        """The progress of a rank of this launch; None for anything else, such as a file of an earlier launch."""
+        """Return the progress of a rank of this launch; None for anything else, such as a file of an earlier launch."""
         with contextlib.suppress(ValueError, TypeError):
             progress = Progress(**json.loads(text))
             return progress if progress.launch == self._own.launch else None

@@ -38,7 +38,7 @@ def permute(key: int, size: int, positions: np.ndarray) -> np.ndarray:
 
 
 def samples(seed: int, total: int, batch: int, streams: int, images: int, slots: np.ndarray) -> np.ndarray:
-    """The sample numbers that `slots` of the global batch which starts at `images` read.
+    """Return the sample numbers that `slots` of the global batch which starts at `images` read.
 
     `images` is a multiple of `batch`; `slots` are (N,) integers below `batch`; the result is (N,) int64 below
     `total`. Within an epoch of a stream no sample comes twice.

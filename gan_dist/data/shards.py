@@ -84,7 +84,9 @@ def _expand_one(name: str) -> list[str]:
     if is_remote(name):
         return list(expand_urls(name))
     if Path(name).is_dir():
-        shards = sorted(str(path) for path in Path(name).rglob("*.tar") if not _hidden(path.relative_to(name)))
+        shards = sorted(
+            str(path) for path in Path(name).rglob("*.tar") if not tar.is_hidden(str(path.relative_to(name)))
+        )
         if not shards:
             raise InputError(
                 f"data.shards: no .tar file in the folder {name}; make some with `gan-dist pack SOURCE {name}`"
@@ -114,10 +116,6 @@ def _globbed(name: str) -> list[str]:
     if not (found := sorted(glob.glob(name))):
         raise InputError(f"data.shards: no file matches {name}; fix data.shards")
     return found
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def is_remote(name: str) -> bool:

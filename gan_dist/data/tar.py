@@ -149,8 +149,8 @@ def _pair(first: Member, second: Member) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Say whether a file is one that no person sees, such as a Mac's `._photo.jpg`."""
-    return any(part.startswith(".") for part in PurePosixPath(name).parts)
+    """Say whether a file is one that no person sees, such as a Mac's `._photo.jpg` or what lies in its `__MACOSX`."""
+    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
 
 
 def compression(beginning: bytes) -> str:

@@ -23,8 +23,10 @@ from gan_dist.player import Player
 
 
 class Exact:
-    """Every rank holds the networks as they are. The gradients, statistics and metrics of each micro-batch are a leaf of one
-    tree over the global batch."""
+    """Every rank holds the networks as they are.
+
+    The gradients, statistics and metrics of each micro-batch are a leaf of one tree over the global batch.
+    """
 
     def __init__(self, health: Health, rank: int, world_size: int, parts: int, metrics: Metrics) -> None:
         """`metrics` are the run's: they are given sums over the global batch, in the order of its updates."""
@@ -110,7 +112,7 @@ class TreeSum:
         self._nodes.append((size, leaf))
 
     def total(self) -> list[Tensor]:
-        """The sum of all leaves: what is left of the tree is joined from the right."""
+        """Return the sum of all leaves: what is left of the tree is joined from the right."""
         _, total = self._nodes.pop()
         while self._nodes:
             _, left = self._nodes.pop()

@@ -55,7 +55,7 @@ class Metric(Part):
 
 
 def added(states: Sequence[State]) -> State:
-    """The sums of several parts: each name's tensors, added one after the other."""
+    """Return the sums of several parts: each name's tensors, added one after the other."""
     total: State = {}
     for state in states:
         for name, tensor in state.items():
@@ -64,13 +64,13 @@ def added(states: Sequence[State]) -> State:
 
 
 def concatenated(states: Sequence[State]) -> State:
-    """The rows of several parts: each name's tensors, one below the other."""
+    """Return the rows of several parts: each name's tensors, one below the other."""
     names = dict.fromkeys(name for state in states for name in state)
     return {name: torch.cat([state[name] for state in states if name in state]) for name in names}
 
 
 def check_name(name: str) -> str:
-    """The name itself, fit for `score/NAME`. Raises InputError for one that is taken or no name."""
+    """Return the name itself, fit for `score/NAME`. Raises InputError for one that is taken or no name."""
     if name in _TAKEN:
         raise InputError(f"evaluate.scores.{name}: score/{name} is the mean logit in metrics.jsonl; give another name")
     if not _NAME.fullmatch(name):

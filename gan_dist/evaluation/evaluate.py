@@ -36,7 +36,7 @@ class Evaluation:
 
 
 def parts(count: int) -> list[range]:
-    """The sample numbers 0..count-1 in at most 64 parts of whole passes; a part is summed by one rank."""
+    """Return the sample numbers 0..count-1 in at most 64 parts of whole passes; a part is summed by one rank."""
     size = -(-count // (_MOST_PARTS * PASS)) * PASS
     return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
@@ -97,7 +97,7 @@ def evaluate(
 
 
 def check(metrics: Mapping[str, Metric], features: bool) -> None:
-    """Raises InputError for a name that is taken, or a metric that needs features where there are none."""
+    """Raise InputError for a name that is taken, or a metric that needs features where there are none."""
     for name, metric in metrics.items():
         check_name(name)
         if metric.needs == "features" and not features:
@@ -105,7 +105,7 @@ def check(metrics: Mapping[str, Metric], features: bool) -> None:
 
 
 def _merge(metrics: Mapping[str, Metric], rows: list[tuple[int, dict[str, State]]], count: int) -> dict[str, float]:
-    """The scores of all parts, in whatever order they arrive."""
+    """Return the scores of all parts, in whatever order they arrive."""
     rows = sorted(rows, key=lambda row: row[0])
     numbers = [part for part, _ in rows]
     assert numbers == list(range(count)), f"parts {numbers} of {count}: each must be there once"
@@ -125,7 +125,7 @@ def _passes(numbers: range) -> Iterator[range]:
 
 
 def _reals(real: Images | None, numbers: range, reals: int) -> Tensor | None:
-    """The real images of these numbers that the data set has; None where it has none."""
+    """Return the real images of these numbers that the data set has; None where it has none."""
     there = range(numbers.start, min(numbers.stop, reals))
     return real(there) if real is not None and there else None
 

@@ -73,7 +73,7 @@ def naming(config: Config) -> Iterator[None]:
 
 
 def _own(config: Config) -> str:
-    """The user's own parts, to begin a message with."""
+    """Return the user's own parts, to begin a message with."""
     own = ", ".join(kind.rpartition("/")[2] for kind in config.sources)
     return f"{own}: " if own else ""
 
@@ -115,7 +115,7 @@ def _said(error: Exception, config: Config) -> str:
 
 
 def _values(game: Game) -> list[tuple[str, Any]]:
-    """Copies of the plain data that the game, its modules and its networks hold outside of parameters and buffers."""
+    """Return copies of the plain data that the game, its modules and its networks hold outside of parameters and buffers."""
     found = [(f"{type(game).__name__}.{name}", _copied(value)) for name, value in vars(game).items()]
     for outer in (*game.modules, *(player.network for player in game.players)):
         for path, module in outer.named_modules():
@@ -131,7 +131,7 @@ def _values(game: Game) -> list[tuple[str, Any]]:
 
 
 def _copied(value: Any, depth: int = 4) -> Any:
-    """The value if it is plain data of any depth; of anything else its type."""
+    """Return the value if it is plain data of any depth; of anything else its type."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, str | bytes | int | float | complex | None):

@@ -43,8 +43,8 @@ class Generation(GameKeys):
 
     def check(self, config: Config) -> None:
         by_period: dict[int, set[bool]] = {}
-        for name in type(config.penalties).model_fields:
-            penalty: Penalty = getattr(config.penalties, name)
+        penalty: Penalty
+        for _, penalty in config.penalties:
             by_period.setdefault(penalty.every, set()).add(penalty.full_precision)
         for every, precisions in by_period.items():
             if len(precisions) > 1:
@@ -66,11 +66,8 @@ class GenerationGame(Game):
         if data.labels:
             self.fields["class"] = Field("class", classes=data.classes)
         self.loss: losses.Loss = config.loss
-        self.penalties = penalties.in_order(
-            {name: getattr(config.penalties, name) for name in type(config.penalties).model_fields}
-        )
-        names = type(config.augment).model_fields
-        self.augments: dict[str, Augment] = {name: getattr(config.augment, name).build(self.seed) for name in names}
+        self.penalties = penalties.in_order(dict(config.penalties))
+        self.augments: dict[str, Augment] = {name: keys.build(self.seed) for name, keys in config.augment}
         self.modules = tuple(self.augments.values())
         self.kept_by = {name: penalty.statistics() for name, penalty in self.penalties}
         self.kept = {**self.augments, **{name: kept for name, kept in self.kept_by.items() if kept is not None}}

@@ -57,7 +57,7 @@ def keep(code: Path, config: str) -> str:
 
 
 def _users_files(config: Path) -> list[str]:
-    """The users' files that a config names by paths relative to it: `kind: my_loss.py:Mine`."""
+    """Return the users' files that a config names by paths relative to it: `kind: my_loss.py:Mine`."""
     words = re.findall(r"[\w./-]+\.py(?=[:\s\"',}\]]|$)", config.read_text(errors="replace"), re.MULTILINE)
     return [
         word for word in dict.fromkeys(words) if not word.startswith(("/", "..")) and (config.parent / word).is_file()

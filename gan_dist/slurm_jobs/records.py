@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gan_dist import files
 from gan_dist.run_directory import STARTS
 
 _LAST_WORDS = 10  # lines that end the log of a job that failed
@@ -62,10 +63,9 @@ def time_of(record: Mapping[str, Any]) -> float:
 def read_starts(run: Path) -> list[Start]:
     """Return all starts in order. A later line about a start (that it was told to end) replaces its first line."""
     starts: dict[tuple[str, float], Start] = {}
-    path = run / STARTS
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError, TypeError):  # torn by a power cut
-            start = Start(**json.loads(line))
+    for line in files.read_json_lines(run / STARTS):
+        with contextlib.suppress(TypeError):
+            start = Start(**line)
             starts[start.job, start.time] = start
     return list(starts.values())
 
@@ -91,12 +91,7 @@ def first_failure(run: Path, reasons: Sequence[str] = ()) -> list[str]:
     """
     last_start = max((start.time for start in read_starts(run)), default=0.0)
     failures: list[dict[str, Any]] = []
-    path = run / "events.jsonl"
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
+    for event in files.read_json_lines(run / "events.jsonl"):
         if event.get("event") in ("started", "resumed"):
             failures = []
         if event.get("event") == "failed" and ("time" not in event or time_of(event) >= last_start):

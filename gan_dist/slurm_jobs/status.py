@@ -7,54 +7,38 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from gan_dist import config as config_module
+from gan_dist import run_status
 from gan_dist.errors import InputError
-from gan_dist.run_status import last_line
 from gan_dist.slurm_jobs import records, requeue
+
+_OF_RUN = (
+    "run", "state", "reason", "images", "of", "images_per_second", "eta_seconds", "checkpoint", "failure",
+)  # fmt: skip
+"""What this report and `gan-dist status` both say."""
 
 
 def read(run: Path) -> dict[str, Any]:
     """Return how a run stands: job, nodes, images, rate, ETA, restarts, last checkpoint, last lines of the first failure."""
     starts = records.read_starts(run)
-    if (run / "config.yaml").exists():
-        whole = config_module.read_run(run)[0].training.whole_images
-    elif starts:  # its first start has not written the config yet
-        whole = 0
-    else:
+    if not starts and not (run / "config.yaml").exists():  # the first start records itself before the config is there
         raise InputError(
             f"{run} is no run directory (no config.yaml in it): give a folder that training made, or wait for its job to "
             "start (squeue --me)"
         )
-    status = records.read_status(run) or {}
-    last = last_line(run / "metrics.jsonl")
-    state = str(status.get("state", "unknown"))
-    images = int(status.get("images") or 0)
-    if state == "running" or not status:  # status.json is as old as the last save
-        images = max(images, int(last.get("images") or 0))
-    rate = float(last.get("speed/images_per_second") or 0)
-    left = whole - images
     # while one job trains, another may have started and been refused
-    now = starts[-1] if starts else None
-    if state == "running":
+    now, status = (starts[-1] if starts else None), records.read_status(run) or {}
+    if status.get("state") == "running":
         now = next((start for start in reversed(starts) if start.job == status.get("job")), now)
     reasons: list[str] = []
     if now:
         with contextlib.suppress(OSError):
             path = Path(now.code).parent / f"reasons-{now.job}.txt"
             reasons = path.read_text(errors="replace").splitlines()
-    report = {
-        "run": str(run),
-        "state": state,
-        "reason": status.get("reason", ""),
-        "images": images,
-        "of": whole,
-        "images_per_second": rate,
-        "eta_seconds": round(left / rate) if rate and state == "running" else None,
-        "checkpoint": status.get("checkpoint"),
+    stands = run_status.of(run, reasons)
+    report = {name: stands[name] for name in _OF_RUN} | {
         "starts": len(starts),
         "job": now.job if now else "",
         "nodes": now.nodes if now else "",
-        "failure": [] if state == "finished" else records.first_failure(run, reasons),
     }
     if report["job"] and shutil.which("scontrol"):
         facts = {}

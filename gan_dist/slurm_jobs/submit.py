@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import json
 import os
 import re
 import shlex
@@ -11,7 +10,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gan_dist import config as config_module, rank_counts
+from gan_dist import config as config_module, files, rank_counts
 from gan_dist.config import Config
 from gan_dist.doctor.findings import Finding
 from gan_dist.errors import InputError
@@ -204,12 +203,5 @@ def _number(text: str | None) -> float:
 
 def _seconds_of_saves(run: Path) -> float:
     """Return the seconds of the longest save that the run reports; 0 where there is none."""
-    path, longest = run / "events.jsonl", 0.0
-    for text in path.read_text().splitlines() if path.exists() else ():
-        try:
-            event = json.loads(text)
-        except ValueError:
-            continue
-        if event.get("event") == "saved":
-            longest = max(longest, float(event.get("seconds", 0)))
-    return longest
+    events = files.read_json_lines(run / "events.jsonl")
+    return max((float(event.get("seconds", 0)) for event in events if event.get("event") == "saved"), default=0.0)

@@ -51,7 +51,7 @@ class Histogram:
     edges: Sequence[float]
 
     def __post_init__(self) -> None:
-        """Raises InputError where counts and edges do not fit together, or are too many."""
+        """Raise InputError where counts and edges do not fit together, or are too many."""
         if len(self.counts) > MOST_BINS:
             raise InputError(f"a histogram has at most {MOST_BINS} counts, not {len(self.counts)}; give larger bins")
         if not len(self.counts) or len(self.edges) != len(self.counts) + 1:
@@ -59,7 +59,7 @@ class Histogram:
 
     @classmethod
     def of(cls, values: torch.Tensor | np.ndarray | Sequence[float], bins: int = 64) -> "Histogram":
-        """The histogram of values of any shape, in bins of equal width; values that are not finite are left out."""
+        """Return the histogram of values of any shape, in bins of equal width; values that are not finite are left out."""
         numbers = torch.as_tensor(values).detach().flatten()
         numbers = numbers[numbers.isfinite()].double().sort().values
         low, high = (float(numbers[0]), float(numbers[-1])) if len(numbers) else (0.0, 0.0)
@@ -81,7 +81,7 @@ class Table:
     rows: Sequence[Sequence[Any]]
 
     def __post_init__(self) -> None:
-        """Raises InputError for a row of another length."""
+        """Raise InputError for a row of another length."""
         for number, row in enumerate(self.rows):
             if len(row) != len(self.columns):
                 raise InputError(f"row {number} of a table of {len(self.columns)} columns has {len(row)} values")
@@ -91,7 +91,7 @@ Media = Scalar | Image | Histogram | Table
 
 
 def check_name(name: str) -> str:
-    """The name itself, fit for a key of metrics.jsonl and for a folder under RUN/media.
+    """Return the name itself, fit for a key of metrics.jsonl and for a folder under RUN/media.
 
     Slashes group names. Raises InputError for a name that would leave the folder, or that metrics.jsonl or the files use.
     """
@@ -120,7 +120,7 @@ def write(folder: Path, images: int, name: str, content: Image | Histogram | Tab
 
 
 def read(path: Path) -> Histogram | Table:
-    """What a .json file of RUN/media holds. Raises InputError where that is neither a histogram nor a table."""
+    """Return what a .json file of RUN/media holds. Raises InputError where that is neither a histogram nor a table."""
     try:
         content = json.loads(path.read_text())
         if content["kind"] == "histogram":
@@ -133,7 +133,7 @@ def read(path: Path) -> Histogram | Table:
 
 
 def caption(path: Path) -> str:
-    """The caption in a PNG file; empty where it has none."""
+    """Return the caption in a PNG file; empty where it has none."""
     with Picture.open(path) as picture:
         return str(picture.info.get(_CAPTION, ""))
 
@@ -188,7 +188,7 @@ def _sheet(image: Image) -> np.ndarray:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON knows it: numbers of numpy and torch as Python's, those that are not finite as null."""
+    """Return the value as JSON knows it: numbers of numpy and torch as Python's, those that are not finite as null."""
     if isinstance(value, torch.Tensor | np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, list | tuple):

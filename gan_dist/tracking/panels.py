@@ -56,12 +56,12 @@ PANELS: dict[str, type[Panel]] = {"weights": Weights}
 
 
 def due(panels: Mapping[str, Panel], usual: int, is_due: Callable[[int], bool]) -> dict[str, Panel]:
-    """The panels to draw now; `usual` is track.every, `is_due` tells whether the last step passed a multiple of so many images."""
+    """Return the panels to draw now; `usual` is track.every, `is_due` tells whether the last step passed a multiple of so many images."""
     return {name: panel for name, panel in panels.items() if is_due(panel.every or usual)}
 
 
 def draw(name: str, panel: Panel, game: Any, images: int) -> dict[str, Media]:
-    """What a panel shows at a position, by whole name; the random numbers of the training stay as they are.
+    """Return what a panel shows at a position, by whole name; the random numbers of the training stay as they are.
 
     Raises InputError for what is no medium or has a name that is none, and whatever the panel raises.
     """

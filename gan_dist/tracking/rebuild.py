@@ -1,11 +1,9 @@
 """Build a W&B run again from the files of a run: metrics.jsonl, samples/ and media/ are the truth, W&B a view of them."""
 
-import json
 import queue
 from pathlib import Path
-from typing import Any
 
-from gan_dist import config as config_module
+from gan_dist import config as config_module, files
 from gan_dist.errors import InputError
 from gan_dist.tracking import media
 from gan_dist.tracking.weights_and_biases import WeightsAndBiases
@@ -23,7 +21,7 @@ def rebuild(directory: Path, mode: str = "auto", run_id: str = "") -> tuple[int,
         raise InputError(f"{directory} is no run directory (no config.yaml in it); give a folder that training made")
     config, recorded = config_module.read_run(directory)
     config = config.with_({"track.wandb": mode})
-    lines = [line for line in _lines(directory / "metrics.jsonl") if "images" in line]
+    lines = [line for line in files.read_json_lines(directory / "metrics.jsonl") if "images" in line]
     if not lines:
         raise InputError(f"{directory} has no figures yet (metrics.jsonl)")
     pictures = [
@@ -56,19 +54,8 @@ def rebuild(directory: Path, mode: str = "auto", run_id: str = "") -> tuple[int,
 
 
 def _command(directory: Path) -> list[str]:
-    """The command line of the run's last start; empty where none was recorded."""
-    commands = [line["command"] for line in _lines(directory / "environment.jsonl") if line.get("command")]
+    """Return the command line of the run's last start; empty where none was recorded."""
+    commands = [
+        line["command"] for line in files.read_json_lines(directory / "environment.jsonl") if line.get("command")
+    ]
     return [str(word) for word in commands[-1]] if commands else []
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines, without those that a kill tore: the run's next start drops them."""
-    records = []
-    for text in path.read_text(errors="replace").splitlines() if path.exists() else ():
-        try:
-            record = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            records.append(record)
-    return records

@@ -80,7 +80,7 @@ def write_status(path: Path, **facts: Any) -> None:
 
 
 def _parse(line: bytes) -> dict[str, Any]:
-    """The record of a line; empty where it is none."""
+    """Return the record of a line; empty where it is none."""
     try:
         record = json.loads(line)
     except ValueError:
@@ -102,7 +102,7 @@ def _append(path: Path, record: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The same with None for every number that is not finite, as JSON has no word for it."""
+    """Return the same with None for every number that is not finite, as JSON has no word for it."""
     if isinstance(value, dict):
         return {name: _plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):

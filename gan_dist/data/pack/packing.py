@@ -104,9 +104,9 @@ def pack(
     """Write `source` as shards into `destination`; the same call goes on after a stop and repeats nothing.
 
     The images are shuffled over the shards (by a fixed key), as sources come sorted by class. `channels` None: grey
-    where all images are, else RGB. `processes` None: one a core. `classes` "none", "folder" or None: see `open_source`. A shard has at most `shard_size` images, and fewer
-    where they are large. The shards' bytes do not depend on the number of processes. A second call at the same time
-    waits for the first. Raises InputError for a source without images, and for a destination that holds other files.
+    where all images are, else RGB. `processes` None: one a core. `classes` "none", "folder" or None: see `open_source`.
+    A shard has at most `shard_size` images, and fewer where they are large. The shards' bytes do not depend on the
+    number of processes. A second call at the same time waits for the first. Raises InputError for a source without images, and for a destination that holds other files.
     """
     assert channels in (None, 1, 3)
     if os.path.isdir(source) and destination.resolve().is_relative_to(Path(source).resolve()):

@@ -143,7 +143,7 @@ def _listed(entries: Mapping[str, _Entry], skipped: list[tuple[str, str]], class
     """
     images = []
     for name in sorted(entries):
-        if _hidden(name):
+        if tar.is_hidden(name):
             continue
         if name.rsplit(".", 1)[-1].lower() in _READABLE:
             images.append(name)
@@ -169,10 +169,6 @@ def _bytes(place: tuple[Any, ...]) -> bytes:
     return content
 
 
-def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
-
-
 def _folder(path: Path, classes: str | None) -> Source:
     def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename} cannot be listed ({error.strerror}); fix its permissions")
@@ -180,8 +176,8 @@ def _folder(path: Path, classes: str | None) -> Source:
     entries: dict[str, _Entry] = {}
     skipped = []
     for folder, below, names in os.walk(path, onerror=refuse, followlinks=True):  # class folders are often links
-        below[:] = [name for name in below if not _hidden(name) and not _leads_up(folder, name)]
-        for file in (os.path.join(folder, name) for name in names if not _hidden(name)):
+        below[:] = [name for name in below if not tar.is_hidden(name) and not _leads_up(folder, name)]
+        for file in (os.path.join(folder, name) for name in names if not tar.is_hidden(name)):
             name = os.path.relpath(file, path)
             try:
                 state = os.stat(file)
@@ -251,7 +247,7 @@ def _tar(path: Path, classes: str | None) -> Source:
         name: (("range", str(path), member.offset, member.size), member.size, member.mtime)
         for name, member in members.items()
     }
-    skipped = [(name, f"a {why}") for name, why in left_out if not _hidden(name)]
+    skipped = [(name, f"a {why}") for name, why in left_out if not tar.is_hidden(name)]
     source = _listed(entries, skipped, classes)
     if classes is not None:
         return source

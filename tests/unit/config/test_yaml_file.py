@@ -100,15 +100,13 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         ("1e", "1e"),
         ("'010'", "010"),
         ("_1", "_1"),
-        ("-", "-"),
     ],
 )
 def test_numbers_and_words_are_what_they_look_like(tmp_path: Path, text: str, value: Any) -> None:
-    if text != "-":  # there it begins a list
-        (tmp_path / "x.yaml").write_text(f"run: {{a: {text}}}\nmore:\n  a: {text}\n")
-        tree = yaml_file.read(tmp_path / "x.yaml").tree
-        assert [tree["run"]["a"], tree["more"]["a"]] == [value, value]
-        assert [type(section["a"]) for section in tree.values()] == [type(value)] * 2
+    (tmp_path / "x.yaml").write_text(f"run: {{a: {text}}}\nmore:\n  a: {text}\n")
+    tree = yaml_file.read(tmp_path / "x.yaml").tree
+    assert [tree["run"]["a"], tree["more"]["a"]] == [value, value]
+    assert [type(section["a"]) for section in tree.values()] == [type(value)] * 2
     assert yaml_file.parse_value(text) == value
     assert type(yaml_file.parse_value(text)) is type(value)
 

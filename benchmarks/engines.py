@@ -32,8 +32,8 @@ from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_flatten  # noqa: E402
 
-from gan_dist import config as config_module, footprint, games, interfaces  # noqa: E402
-from gan_dist.doctor import numerics, play  # noqa: E402
+from gan_dist import config as config_module, footprint, games, interfaces, trial  # noqa: E402
+from gan_dist.doctor import play  # noqa: E402
 from gan_dist.engine import Engine  # noqa: E402
 from gan_dist.networks.statistics import batch_norms  # noqa: E402
 from gan_dist.player import Player  # noqa: E402
@@ -78,8 +78,8 @@ class Variant:
         self.engine, self.game = Engine(self.config), games.build(self.config)
         self.engine.wrap(self.game)
         self.number = 0
-        samples = numerics.random_batches(self.config, self.game.fields, 0, self.engine.slots)
-        self.images = numerics.on_device(self.config, self.engine, samples)
+        samples = trial.random_batches(self.config, self.game.fields, 0, self.engine.slots)
+        self.images = trial.on_device(self.config, self.engine, samples)
 
     def step(self, began=lambda player: None, computed=lambda player: None) -> None:
         # exact's engine switches them on for the whole process, where the others take turns with it

@@ -11,6 +11,7 @@ from gan_dist.checkpoint import format, store
 from gan_dist.config import Config
 from gan_dist.errors import InputError
 from gan_dist.games.base import Game
+from gan_dist.games.check import naming
 
 _AT_ONCE = 128
 _TRIES = 10  # checkpoints that training may delete while they are read
@@ -48,7 +49,8 @@ def load(run: Path, checkpoint: str = "", device: torch.device | None = None) ->
     for _ in range(_TRIES):
         directory, name = locate(run, checkpoint)
         config, _ = config_module.read_run(directory)
-        game = games.build(config)
+        with naming(config):
+            game = games.build(config)
         try:
             _fill(game, config, directory / "checkpoints" / name, device)
         except format.DamagedError as error:

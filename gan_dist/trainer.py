@@ -7,20 +7,19 @@ from typing import Any
 
 import torch
 
-from gan_dist import evaluation, games, provenance
+from gan_dist import evaluation, provenance, trial
 from gan_dist.checkpoint import tensors
 from gan_dist.checkpointing import Checkpointer
 from gan_dist.config import Config
 from gan_dist.control import desync, diagnose, load, peers, stop
 from gan_dist.control.stop import Reason, Requests
 from gan_dist.control.watchdog import Watchdog
-from gan_dist.data import checks, loader
+from gan_dist.data import loader
 from gan_dist.data.decode import Note
 from gan_dist.data.quarantine import Quarantine
-from gan_dist.doctor import autotune, numerics
+from gan_dist.doctor import autotune
 from gan_dist.engine import AgreedError, Engine, lost_contact
 from gan_dist.errors import EXIT_FINISHED, EXIT_STOPPED, RunError
-from gan_dist.games.check import naming, refuse_alike, what_is_wrong
 from gan_dist.interfaces import Batch, Phase
 from gan_dist.reporting import Reporter
 from gan_dist.run_directory import Run, chosen, open_run
@@ -41,12 +40,7 @@ class Trainer:
             raise AgreedError(f"data.shards has other contents {where}; give all machines the same shards")
         self.config = config = config.with_classes(lambda: self.index.classes)
         engine.on_main(lambda: evaluation.check(dict(config.evaluate.scores), features=False))
-        with naming(config):
-            self.game = games.build(config)
-            engine.on_main(lambda: checks.check_fields(config, self.game.fields))
-            engine.place(self.game)
-        trial = numerics.samples(config, engine, self.game, range(config.training.micro_batch))
-        refuse_alike(engine.gather(what_is_wrong(self.game, config, trial)))
+        self.game = trial.build(config, engine)
         # only now: what is refused above leaves no run behind
         run = engine.on_main(lambda: open_run(config, self.index.digest, self.index.old_digest))
         assert run is not None

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from gan_dist import games, rng
+from gan_dist import games, rng, trial
 from gan_dist.config import Config
-from gan_dist.doctor.numerics import State, States, enliven, random_batches
+from gan_dist.doctor.numerics import State, States, enliven
 from gan_dist.ema import decay
 from gan_dist.engine.precision import Lowered
 from gan_dist.games import generation
@@ -93,7 +93,7 @@ def by_hand(
         return every * total
 
     for step in range(steps):
-        micros = samples(step) if samples else random_batches(config, fields, step, range(config.training.batch))
+        micros = samples(step) if samples else trial.random_batches(config, fields, step, range(config.training.batch))
         for micro in micros:
             micro.fields["image"] = micro["image"].to(dtype)
         draws = [

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 
 import torch
 
-from gan_dist import footprint, interfaces
+from gan_dist import footprint, interfaces, trial
 from gan_dist.config import Config
-from gan_dist.doctor import numerics
 from gan_dist.engine import Engine, memory
 from gan_dist.games.base import Game
 from gan_dist.interfaces import Batch
@@ -53,7 +52,7 @@ def _try(config: Config, engine: Engine, game: Game, size: int) -> tuple[float, 
         with memory.Peak(engine.device) as peak:
             for _ in range(1 + _ROUNDS):  # the first finds algorithms and memory
                 micros = [range(number * count, (number + 1) * count) for number in range(size)]
-                (micro,) = interfaces.join([numerics.samples(config, engine, game, each) for each in micros], size)
+                (micro,) = interfaces.join([trial.samples(config, engine, game, each) for each in micros], size)
                 began = time.perf_counter()
                 _play(engine, game, micro)
                 if engine.device.type == "cuda":

@@ -16,6 +16,7 @@ from gan_dist.checkpoint import store
 from gan_dist.config import Config
 from gan_dist.doctor.findings import Finding, of_line
 from gan_dist.errors import InputError
+from gan_dist.games.check import naming
 from gan_dist.run_directory import LOCK, is_foreign
 
 RANKS = "GAN_DIST_RANKS"
@@ -161,7 +162,8 @@ def checkpoint_bytes(config: Config) -> int:
     """Return the bytes of the tensors in a checkpoint. Raises InputError where the game cannot be built."""
     import torch
 
-    game = games.build(config.with_classes(lambda: _SOME_CLASSES))
+    with naming(config):
+        game = games.build(config.with_classes(lambda: _SOME_CLASSES))
     dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
     saved = list(game.state().values())
     total = 0

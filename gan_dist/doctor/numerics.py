@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from gan_dist import games
+from gan_dist import games, trial
 from gan_dist.checkpoint import tensors
 from gan_dist.config import Config
 from gan_dist.doctor.findings import Finding
 from gan_dist.engine import Engine
 from gan_dist.engine.precision import HALF
 from gan_dist.games.base import Game
-from gan_dist.interfaces import Batch, Field, random_batch
 from gan_dist.step import play_step
 
 State = dict[str, Tensor]
@@ -28,30 +27,6 @@ States = tuple[State, State]
 _STEPS = 4
 _LINEAR = ("exp_avg", "momentum_buffer")
 """State of optimizers that is a sum of gradients: it shows a wrong gradient at once."""
-
-
-def random_batches(config: Config, fields: Mapping[str, Field], step: int, slots: range) -> list[Batch]:
-    """Return random micro-batches for some slots of a step's global batch, in float64 on the CPU."""
-    training = config.training
-    batches = []
-    for slot in slots[:: training.micro_batch]:
-        first = step * training.batch + slot
-        positions = torch.arange(first, first + training.micro_batch)
-        batches.append(random_batch(fields, config.run.seed, positions))
-    return batches
-
-
-def on_device(config: Config, engine: Engine, batches: Sequence[Batch]) -> list[Batch]:
-    """Return the batches as the loader would give them."""
-    dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
-    layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
-    return [batch.to(engine.device, dtype, layout) for batch in batches]
-
-
-def samples(config: Config, engine: Engine, game: Game, positions: range) -> Batch:
-    """Return random samples for some positions as one micro-batch, as the loader would give it."""
-    batch = random_batch(game.fields, config.run.seed, torch.arange(positions.start, positions.stop))
-    return on_device(config, engine, [batch])[0]
 
 
 def by_engine(
@@ -83,7 +58,7 @@ def by_engine(
     size = config.training.batch
     compared = min(steps, math.lcm(*(phase.every for phase in game.phases))) - 1
     for step in range(steps):
-        batches = on_device(config, engine, random_batches(config, game.fields, step, engine.slots))
+        batches = trial.on_device(config, engine, trial.random_batches(config, game.fields, step, engine.slots))
         play_step(engine, game, batches, step * size, size)
         if step == compared:
             first = _with_gradients(gather(engine, game), game, begin)

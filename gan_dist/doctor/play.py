@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
-from gan_dist import footprint, games
+from gan_dist import footprint, games, trial
 from gan_dist.config import Config
 from gan_dist.doctor import numerics
 from gan_dist.engine import Engine, memory
@@ -56,7 +56,7 @@ def play(config: Config, engine: Engine, game: games.Game) -> Played:
     peaks: dict[str, int] = {}
     uses = {player.name: footprint.Uses(0.0, 0.0, 0.0, 0.0) for player in game.players}
     for (step, part), played in itertools.product(kinds_of_steps(game, size).items(), range(_ROUNDS)):
-        batches = numerics.on_device(config, engine, numerics.random_batches(config, game.fields, step, engine.slots))
+        batches = trial.on_device(config, engine, trial.random_batches(config, game.fields, step, engine.slots))
         last = played == _ROUNDS - 1
 
         @contextlib.contextmanager

@@ -19,18 +19,17 @@ from pathlib import Path
 
 import torch
 
-from gan_dist import config as config_module, files, footprint, games, units
+from gan_dist import config as config_module, files, footprint, games, trial, units
 from gan_dist.checkpoint import Store, Writer, tensors
 from gan_dist.config import Config
 from gan_dist.control import launcher
-from gan_dist.data import checks, loader, order
+from gan_dist.data import loader, order
 from gan_dist.data.index import Index
 from gan_dist.doctor import autotune, node_reports, nodes, numerics
 from gan_dist.doctor.findings import Finding
 from gan_dist.doctor.play import called, play
 from gan_dist.engine import Engine, launch, links, memory
 from gan_dist.errors import AgreedError, InputError
-from gan_dist.games.check import refuse_alike, what_is_wrong
 
 _FULL = 0.9  # part of a memory beyond which a step does not fit
 _LOADED = 24  # micro-batches that are timed at least, after those that workers had ready
@@ -99,11 +98,7 @@ def _nodes(config: Config, engine: Engine) -> Iterator[Finding]:
 
 def _game(config: Config, engine: Engine) -> Finding:
     """Try the game on a few random samples, as training does before it begins. Raises AgreedError for a part that fails."""
-    game = games.build(config)
-    engine.on_main(lambda: checks.check_fields(config, game.fields))
-    engine.place(game)
-    trial = numerics.samples(config, engine, game, range(config.training.micro_batch))
-    refuse_alike(engine.gather(what_is_wrong(game, config, trial)))
+    game = trial.build(config, engine)
     players = ", ".join(
         f"{player.name} has {sum(weight.numel() for weight in player.weights):,} weights ({type(player.optimizer).__name__})"
         for player in game.players

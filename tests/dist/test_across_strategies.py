@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from gan_dist import config as config_module, games
+from gan_dist import config as config_module, games, trial
 from gan_dist.checkpoint import Store, Writer, format, tensors
 from gan_dist.config import Config
 from gan_dist.doctor import numerics
@@ -33,9 +33,9 @@ def build(strategy: str, **more: Any) -> Config:
 
 def play(engine: Engine, game: games.Game, config: Config, first: int, last: int) -> None:
     for step in range(first, last):
-        micros = numerics.random_batches(config, game.fields, step, engine.slots)
+        micros = trial.random_batches(config, game.fields, step, engine.slots)
         size = config.training.batch
-        play_step(engine, game, numerics.on_device(config, engine, micros), step * size, size)
+        play_step(engine, game, trial.on_device(config, engine, micros), step * size, size)
 
 
 def start(strategy: str, **more: Any) -> tuple[Engine, games.Game, Config]:

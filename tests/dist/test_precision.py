@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from gan_dist import config as config_module, ema, games, rng
+from gan_dist import config as config_module, ema, games, rng, trial
 from gan_dist.checkpoint.format import read_manifest
 from gan_dist.config import Config
 from gan_dist.doctor import numerics
@@ -79,7 +79,7 @@ SEEN = 160
 def samples(config: Config, game: games.Game, slots: range, device: torch.device) -> list[Batch]:
     return [
         micro.to(device, torch.float32, torch.contiguous_format)
-        for micro in numerics.random_batches(config, game.fields, 0, slots)
+        for micro in trial.random_batches(config, game.fields, 0, slots)
     ]
 
 
@@ -290,7 +290,7 @@ def with_scales(strategy: str, shared: bool = False) -> dict[str, Any]:
         engine._scales["D"] = engine._scales["G"]
     seen: dict[str, Any] = {"scales": [], "weights": []}
     for step in range(4):
-        micros = numerics.random_batches(config, game.fields, step, engine.slots)
+        micros = trial.random_batches(config, game.fields, step, engine.slots)
         for micro in micros:
             micro.fields["image"] = micro["image"].float()
         for phase in game.due(step * config.training.batch, config.training.batch):

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gan_dist import config as config_module, games, interfaces
-from gan_dist.doctor import numerics
+from gan_dist import config as config_module, games, interfaces, trial
 from gan_dist.engine import Engine, memory
 from tests import making
 from tests.launching import lines, run_ranks, train
@@ -27,7 +26,7 @@ def peak(micro_batches: int, size: int) -> int:
     config = config_module.load(["configs/digits.yaml", *making.flags(wanted)])
     engine, game = Engine(config), games.build(config)
     engine.wrap(game)
-    micros = numerics.random_batches(config, game.fields, 0, engine.slots)
+    micros = trial.random_batches(config, game.fields, 0, engine.slots)
     for micro in micros:
         micro.fields["image"] = micro["image"].float()
     joined = interfaces.join(micros, size)

@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gan_dist import games
+from gan_dist import games, trial
 from gan_dist.config import load
-from gan_dist.doctor import numerics
 from gan_dist.engine import Engine
 from gan_dist.errors import InputError
-from gan_dist.games.check import naming, refuse_alike, what_is_wrong
+from gan_dist.games.check import what_is_wrong
 from gan_dist.interfaces import random_batch
 
 TEXT = """\
@@ -132,15 +131,10 @@ class Blurred(Augment):
 """
 
 
-def trial(*words: str) -> None:
+def try_game(*words: str) -> None:
     """What a training does with its game before it trains."""
     config = load(words)
-    engine = Engine(config)
-    with naming(config):
-        game = games.build(config)
-        engine.place(game)
-    (batch,) = numerics.on_device(config, engine, [random_batch(game.fields, 0, torch.arange(4))])
-    refuse_alike([what_is_wrong(game, config, batch)])
+    trial.build(config, Engine(config))
 
 
 def refusal(tmp_path: Path, *words: str) -> str:
@@ -149,7 +143,7 @@ def refusal(tmp_path: Path, *words: str) -> str:
     (tmp_path / "nets.py").write_text(NETWORKS)
     (tmp_path / "others.py").write_text(OTHERS)
     with pytest.raises(InputError) as caught:
-        trial(str(tmp_path / "mine.yaml"), *words)
+        try_game(str(tmp_path / "mine.yaml"), *words)
     said = str(caught.value)
     assert "\n" not in said
     return said
@@ -194,7 +188,7 @@ def test_trying_a_game_leaves_no_trace(tmp_path: Path) -> None:
     engine.place(game)
     before = [tensor.clone() for player in game.players for tensor in player.network.state_dict().values()]
     state = torch.get_rng_state()
-    (batch,) = numerics.on_device(config, engine, [random_batch(game.fields, 0, torch.arange(4))])
+    (batch,) = trial.on_device(config, engine, [random_batch(game.fields, 0, torch.arange(4))])
     assert what_is_wrong(game, config, batch) == ""
     after = [tensor for player in game.players for tensor in player.network.state_dict().values()]
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
@@ -208,4 +202,4 @@ def test_modules_of_one_class_may_differ_in_size(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(TEXT)
     (tmp_path / "others.py").write_text(OTHERS)
     blurs = ["--augment.a.kind", "others.py:Blur", "--augment.b.kind", "others.py:Blur", "--augment.b.width", "3"]
-    trial(str(tmp_path / "mine.yaml"), *blurs)
+    try_game(str(tmp_path / "mine.yaml"), *blurs)

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from gan_dist import config as config_module, games
+from gan_dist import config as config_module, games, trial
 from gan_dist.config import Config
-from gan_dist.doctor import numerics
 from gan_dist.engine import Engine
 from gan_dist.errors import AgreedError
 from gan_dist.games import generation
@@ -31,7 +30,7 @@ def test_the_generator_makes_a_steps_images_once(step: int, every: int, turns: i
     engine.wrap(game)
     called: list[torch.Size] = []
     game.players[0].network.register_forward_hook(lambda network, given, made: called.append(made.shape))
-    micros = numerics.random_batches(config, game.fields, step, engine.slots)
+    micros = trial.random_batches(config, game.fields, step, engine.slots)
     for micro in micros:
         micro.fields["image"] = micro["image"].float()
     played = 0

@@ -39,6 +39,7 @@ LEVELS = {
     "games": 3,
     "trainer": 4,
     "step": 4,
+    "trial": 4,
     "reporting": 4,
     "generate": 4,
     "doctor": 4,

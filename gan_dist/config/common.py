@@ -72,6 +72,11 @@ class Data(Section):
     """Folder for copies of remote shards, and for indexes of shards whose own folder cannot be written. Default:
     $GAN_DIST_CACHE (the Slurm templates set it to a folder of the node), $XDG_CACHE_HOME/gan_dist or ~/.cache/gan_dist."""
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the training images."""
+        return self.resolution, self.resolution
+
     def check(self, config: "Config") -> None:
         if self.fields and self.image != "auto":
             raise ValueError(f"data.image = {self.image} has no effect with data.fields; remove one of them")

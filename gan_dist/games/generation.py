@@ -186,6 +186,6 @@ class GenerationGame(Game):
 def build_networks(config: Config) -> tuple[nn.Module, nn.Module]:
     """Make the generator and the discriminator with the initial weights of the run's seed."""
     data = config.data
-    shape = Shape(data.resolution, data.channels, config.game.latent, data.classes)
+    shape = Shape(data.size, data.channels, config.game.latent, data.classes)
     with initial_weights(config.run.seed):
         return config.networks.generator.generator(shape), config.networks.discriminator.discriminator(shape)

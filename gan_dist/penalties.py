@@ -1,12 +1,13 @@
-"""Penalties on the discriminator's gradient with respect to its images, for logits (N, ...) and images (N, C, H, W).
+"""Penalties on a network's gradient: of logits (N, ...) by images (N, C, H, W), or of images by styles.
 
-They differentiate the logits and are differentiated again when the loss is descended; their networks must therefore not be
-compiled, nor lose weights in between. All add nothing times the logits, so that every weight has a gradient: an output bias
+They differentiate an output and are differentiated again when the loss is descended; their networks must therefore not be
+compiled, nor lose weights in between. All add nothing times the output, so that every weight has a gradient: an output bias
 has none by a penalty alone, and DDP would wait for it.
 """
 
+import math
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from gan_dist import rng, schedules
 from gan_dist.config.common import Config
 from gan_dist.config.section import Part, Positive
 from gan_dist.interfaces import Batch
-from gan_dist.networks.statistics import Statistics
+from gan_dist.networks.statistics import RunningMean, Statistics
+from gan_dist.networks.stylegan2 import Stylegan2
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -37,6 +39,9 @@ class Adversarial(Protocol):
     def fakes(self, batch: Batch) -> Tensor:
         """Return the generator's images of this step for the batch, without gradients."""
 
+    def generate(self, batch: Batch, purpose: str, styles: bool = False) -> Any:
+        """Return images of fresh latents, keyed by `purpose`; with `styles` also the styles (N, layers, style) behind them."""
+
 
 class Penalty(Part):
     """A term of a player's loss, in each of its updates or in an update of its own every few steps."""
@@ -49,6 +54,8 @@ class Penalty(Part):
     full_precision: bool = True
     """Compute it in fp32 where training.precision is bf16 or fp16."""
 
+    player: ClassVar[Literal["discriminator", "generator"]] = "discriminator"
+    """Whose loss it is a term of."""
     twice: ClassVar[bool] = True
     """Whether it differentiates a gradient."""
 
@@ -102,7 +109,50 @@ class WganGp(Penalty):
         return gradient_length(game.logits_of(batch), game.real(batch), game.fakes(batch), between)
 
 
-PENALTIES: dict[str, type[Penalty]] = {"r1": R1, "r2": R2, "wgan_gp": WganGp}
+class PathLength(Penalty):
+    """weight E (||J^T y|| - a)^2 of StyleGAN2's generator, J its images by its styles (Karras et al., 2020, eq. 4).
+
+    y is normal noise over the root of its pixels, and a the mean length over the updates before, which moves by a hundredth.
+    """
+
+    player: ClassVar[Literal["discriminator", "generator"]] = "generator"
+
+    weight: schedules.ScheduledNonnegative = 2.0
+    """How much it counts."""
+    every: Positive = 4
+    """Steps between two penalties, each then so many times as strong. 1: in every generator update; more: an update of its own,
+    with the optimizer corrected for it."""
+    shrink: Positive = 2
+    """Compute it on one of so many samples of each micro-batch: it takes much memory."""
+
+    def value(self, game: Adversarial, batch: Batch, kept: Statistics | None) -> Tensor:
+        assert isinstance(kept, RunningMean)
+        batch = first_samples(batch, len(batch) // batch.parts // self.shrink)
+        images, styles = game.generate(batch, "path length", styles=True)
+        draws = rng.Draws(rng.key(game.seed, "path length"), batch.positions)
+        lengths = path_lengths(images, styles, draws.normal("pixels", *images.shape[1:]))
+        kept.add(lengths)
+        penalty: Tensor = (lengths - kept.value).square().mean() + 0 * images.sum()
+        return penalty
+
+    def statistics(self) -> Statistics:
+        return RunningMean((), 0.01, in_penalties=True)
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        name, micro = self.kind.rpartition(":")[2], config.training.micro_batch
+        if not isinstance(getattr(getattr(config, "networks", None), "generator", None), Stylegan2):
+            raise ValueError(
+                f"penalties.{name} needs a generator with styles; set networks.generator.kind: stylegan2, or remove it"
+            )
+        if micro % self.shrink:
+            raise ValueError(
+                f"penalties.{name}.shrink = {self.shrink} does not divide training.micro_batch = {micro}; for example "
+                f"{math.gcd(self.shrink, micro)} does"
+            )
+
+
+PENALTIES: dict[str, type[Penalty]] = {"r1": R1, "r2": R2, "wgan_gp": WganGp, "path_length": PathLength}
 
 
 def in_order(named: dict[str, Penalty]) -> list[tuple[str, Penalty]]:
@@ -124,6 +174,24 @@ def gradient_length(logits_of: Logits, real: Tensor, fake: Tensor, between: Tens
     # the root's slope at 0 is infinite: a gradient of exactly 0 would make the penalty's NaN
     length = (gradient.square().sum((1, 2, 3)) + 1e-12).sqrt()
     return (length - 1).square().mean() + 0 * logits.sum()
+
+
+def first_samples(batch: Batch, count: int) -> Batch:
+    """Return the first `count` samples of each micro-batch."""
+    chosen = torch.arange(len(batch), device=batch.positions.device).view(batch.parts, -1)[:, :count].flatten()
+    fields = {name: tensor[chosen] for name, tensor in batch.fields.items()}
+    return Batch(fields, batch.positions[chosen], batch.parts)
+
+
+def path_lengths(images: Tensor, styles: Tensor, noise: Tensor) -> Tensor:
+    """Return ||J^T y|| of each sample (N,): y is `noise`, as large as the images, over the root of the number of pixels.
+
+    The square is the mean over the layers, and the sum over the numbers of a style.
+    """
+    height, width = images.shape[2:]
+    product = (images * noise.to(images.dtype)).sum() / math.sqrt(height * width)
+    (gradient,) = torch.autograd.grad(product, styles, create_graph=True)
+    return (gradient.square().sum(2).mean(1) + 1e-12).sqrt()
 
 
 def _gradient(logits_of: Logits, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,7 @@ class Block(nn.Module):
     def __init__(
         self, inputs: int, outputs: int, size: tuple[int, int], channels: int, style: int, full_precision: bool
     ) -> None:
-        """`inputs` is 0 for the first block, which does not double. `size` is the output's."""
+        """Make the layers; the first block has 0 `inputs` and does not double. `size` is the output's."""
         super().__init__()
         self.full_precision = full_precision
         first = [StyledConv(inputs, outputs, size, style, up=True)] if inputs else []
@@ -64,13 +64,13 @@ class Generator(nn.Module):
 
     takes_draws = True
 
-    def __init__(
-        self, shape: Shape, widths: list[int], style: int, mapping_layers: int, mixing: float = 0.0
-    ) -> None:
+    def __init__(self, shape: Shape, widths: list[int], style: int, mapping_layers: int, mixing: float = 0.0) -> None:
         """`widths` are the channels of the blocks, from the smallest size to that of the image."""
         super().__init__()
         height, width, doublings = start_of(shape.size)
-        self.latent, self.style_count = shape.latent, 2 * doublings + 2
+        sizes = [(height << number, width << number) for number in range(doublings + 1)]
+        self.noise_sizes = [sizes[0], *(size for size in sizes[1:] for _ in range(2))]  # of each convolution
+        self.latent, self.style_count = shape.latent, len(self.noise_sizes) + 1
         self.truncation, self.truncation_layers = 1.0, self.style_count
         self.mapping = Mapping(shape.latent, shape.classes, style, mapping_layers)
         self.w_avg = RunningMean((style,), W_AVG)
@@ -80,7 +80,7 @@ class Generator(nn.Module):
             Block(
                 widths[number - 1] if number else 0,
                 channels,
-                (height << number, width << number),
+                sizes[number],
                 shape.channels,
                 style,
                 _in_full_precision(number, doublings),
@@ -94,19 +94,17 @@ class Generator(nn.Module):
         """Return the images; with `styles` also the ws (N, style_count, style) that they were made from."""
         ws = self._styles(latents, labels, draws)
         of_layers = list(ws.unbind(1))
+        noises: list[Tensor | None] = [None] * len(self.noise_sizes)
+        if draws is not None:
+            noises = [
+                draws.normal(f"noise {number}", 1, *size).to(ws.dtype) for number, size in enumerate(self.noise_sizes)
+            ]
         image, x = None, self.constant.expand(len(ws), -1, -1, -1)
-        begin = 0
+        begin, end = 0, 1
         for block in self.blocks:
-            count = len(block.convolutions)
-            noises: list[Tensor | None] = [None] * count
-            if draws is not None:
-                noises = [
-                    draws.normal(f"noise {begin + number}", 1, *convolution.size).to(ws.dtype)
-                    for number, convolution in enumerate(block.convolutions)
-                ]
             # the style of a block's image is also that of the next block's first convolution
-            x, image = block(x, image, of_layers[begin : begin + count + 1], noises)
-            begin += count
+            x, image = block(x, image, of_layers[begin : end + 1], noises[begin:end])
+            begin, end = end, end + 2
         assert image is not None
         return (image, ws) if styles else image
 
@@ -117,11 +115,11 @@ class Generator(nn.Module):
             others = draws.normal("mixing latent", self.latent).to(latents.dtype)
             mixed: Tensor = self.mixing(w, self.mapping(others, labels), self.style_count, draws)
             return mixed
-        ws = w[:, None].expand(-1, self.style_count, -1)
-        if self.training or self.truncation == 1:
-            return ws
-        cutoff = self.truncation_layers
-        return torch.cat([torch.lerp(self.w_avg.value, ws[:, :cutoff], self.truncation), ws[:, cutoff:]], dim=1)
+        ws: Tensor = w[:, None].expand(-1, self.style_count, -1)
+        if not self.training and self.truncation != 1:
+            truncated = torch.lerp(self.w_avg.value, ws[:, : self.truncation_layers], self.truncation)
+            ws = torch.cat([truncated, ws[:, self.truncation_layers :]], dim=1)
+        return ws
 
 
 class Halving(nn.Module):
@@ -162,9 +160,7 @@ class End(nn.Module):
 class Discriminator(nn.Module):
     """(N, C, H, W) images [and (N,) classes] -> (N,) logits; of a class by projection (Miyato and Koyama, 2018)."""
 
-    def __init__(
-        self, shape: Shape, widths: list[int], mapping_layers: int, group: int, residual: bool = True
-    ) -> None:
+    def __init__(self, shape: Shape, widths: list[int], mapping_layers: int, group: int, residual: bool = True) -> None:
         """`widths` are the channels from the smallest size to that of the image."""
         super().__init__()
         height, width, doublings = start_of(shape.size)
@@ -183,7 +179,8 @@ class Discriminator(nn.Module):
         output: Tensor = self.end(self.blocks(activate(self.from_image(images))))
         if self.classes is None:
             return output[:, 0]
-        return (output * self.classes(None, labels)).sum(1) / math.sqrt(output.shape[1])
+        logits: Tensor = (output * self.classes(None, labels)).sum(1) / math.sqrt(output.shape[1])
+        return logits
 
 
 def _in_full_precision(number: int, doublings: int) -> bool:
@@ -225,7 +222,9 @@ class Stylegan2(Network):
                 f"networks.*.channel_base = {self.channel_base} leaves no channel at the size of the image; set {4 << doublings} or more"
             )
         if self.truncation == 1 and self.truncation_layers != "all":
-            raise ValueError("networks.*.truncation_layers has no effect with truncation: 1; remove it, or set truncation")
+            raise ValueError(
+                "networks.*.truncation_layers has no effect with truncation: 1; remove it, or set truncation"
+            )
         networks, micro = config.networks, config.training.micro_batch
         if getattr(networks, "generator", None) is self:
             self._refuse_idle("generator", ("architecture", "minibatch_std"))

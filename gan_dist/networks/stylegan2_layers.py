@@ -109,7 +109,8 @@ class StyledConv(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None = None) -> Tensor:
         """(N, inputs, h, w), (N, style), and (N, 1, H, W) normal numbers or None for fixed ones -> (N, outputs, H, W)."""
-        style, weight = self.affine(w), self.weight
+        style: Tensor = self.affine(w)
+        weight: Tensor = self.weight
         with torch.autocast(x.device.type, enabled=False):
             if _lowers_to_fp16(x):
                 # an exact change of scale, up to the 1e-8 below

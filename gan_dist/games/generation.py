@@ -62,7 +62,7 @@ class GenerationGame(Game):
     def __init__(self, config: Config) -> None:
         data, keys = config.data, config.game
         self.seed, self.latent, self.classes = config.run.seed, keys.latent, data.classes
-        self.fields = {"image": Field("image", channels=data.channels, resolution=data.resolution)}
+        self.fields = {"image": Field("image", channels=data.channels, size=data.size)}
         if data.labels:
             self.fields["class"] = Field("class", classes=data.classes)
         self.loss: losses.Loss = config.loss
@@ -186,6 +186,6 @@ class GenerationGame(Game):
 def build_networks(config: Config) -> tuple[nn.Module, nn.Module]:
     """Make the generator and the discriminator with the initial weights of the run's seed."""
     data = config.data
-    shape = Shape(data.resolution, data.channels, config.game.latent, data.classes)
+    shape = Shape(data.size, data.channels, config.game.latent, data.classes)
     with initial_weights(config.run.seed):
         return config.networks.generator.generator(shape), config.networks.discriminator.discriminator(shape)

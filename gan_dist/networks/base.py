@@ -4,6 +4,7 @@ import dataclasses
 
 from torch import nn
 
+from gan_dist import units
 from gan_dist.config.section import Part
 from gan_dist.errors import InputError
 
@@ -12,7 +13,7 @@ from gan_dist.errors import InputError
 class Shape:
     """What goes into a network and comes out of it."""
 
-    resolution: int
+    size: tuple[int, int]
     """Height and width of images."""
     channels: int
     """Of the images that are made, or judged."""
@@ -22,6 +23,34 @@ class Shape:
     """Class labels; 0: none."""
     inputs: int = 0
     """Channels of an input image that is turned into another; 0: the network has none."""
+
+    @property
+    def resolution(self) -> int:
+        """Height and width, which are the same. Raises InputError where they are not: for networks of squares only."""
+        height, width = self.size
+        if height != width:
+            raise InputError(
+                f"the network takes square images only, and data.resolution = {units.pixels(self.size)}; "
+                f"set data.resolution: {min(self.size)}, or choose another networks.*.kind"
+            )
+        return height
+
+
+def start_of(size: tuple[int, int], least: int = 4) -> tuple[int, int, int]:
+    """Return height, width and number of doublings of the smallest image that doubles to a size: (64, 96) from (4, 6), by 4.
+
+    Both sides of it are at least `least`. Raises InputError for a size without any doubling.
+    """
+    height, width = size
+    doublings = 0
+    while height % 2 == 0 and width % 2 == 0 and min(height, width) >= 2 * least:
+        height, width, doublings = height // 2, width // 2, doublings + 1
+    if not doublings:
+        near = units.pixels((max(2 * least, size[0] // 8 * 8), max(2 * least, size[1] // 8 * 8)))
+        raise InputError(
+            f"data.resolution = {units.pixels(size)} is no doubling of a size from {least} pixels; for example {near} is"
+        )
+    return height, width, doublings
 
 
 class Network(Part):

@@ -49,12 +49,12 @@ class Pix2Pix(GameKeys):
 class Pix2PixGame(Game):
     def __init__(self, config: Config) -> None:
         data = config.data
-        self.fields = {name: Field(channels=data.channels, resolution=data.resolution) for name in ("input", "target")}
+        self.fields = {name: Field(channels=data.channels, size=data.size) for name in ("input", "target")}
         self.l1, self.loss = config.game.l1, config.loss
         channels = data.channels
         with initial_weights(config.run.seed):
-            generator = config.networks.generator.generator(Shape(data.resolution, channels, inputs=channels))
-            discriminator = config.networks.discriminator.discriminator(Shape(data.resolution, 2 * channels))
+            generator = config.networks.generator.generator(Shape(data.size, channels, inputs=channels))
+            discriminator = config.networks.discriminator.discriminator(Shape(data.size, 2 * channels))
         self.generator = make_player("G", generator, config.optimizers.generator, half_life=1000)
         self.discriminator = make_player("D", discriminator, config.optimizers.discriminator)
         self.players = (self.generator, self.discriminator)

@@ -1,6 +1,7 @@
 """Define what modules pass to each other: samples of a batch, what a game wants of a sample, and one update of a player."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -21,7 +22,7 @@ class Field:
     kind: Literal["image", "class"] = "image"
     channels: int = 0
     """Of an image."""
-    resolution: int = 0
+    size: tuple[int, int] = (0, 0)
     """Height and width of an image."""
     classes: int = 0
     """Of a class: numbers 0..classes-1."""
@@ -110,6 +111,6 @@ def random_batch(fields: Mapping[str, Field], seed: int, positions: Tensor) -> B
         if field.kind == "class":
             made[name] = rng.integers(key, positions, field.classes)
             continue
-        pixels = 2 * rng.uniform(key, positions, field.channels * field.resolution**2) - 1
-        made[name] = pixels.view(-1, field.channels, field.resolution, field.resolution)
+        pixels = 2 * rng.uniform(key, positions, field.channels * math.prod(field.size)) - 1
+        made[name] = pixels.view(-1, field.channels, *field.size)
     return Batch(made, positions)

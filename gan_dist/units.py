@@ -1,4 +1,6 @@
-"""Write sizes and times for a person."""
+"""Write sizes and times for a person, and read image sizes."""
+
+import re
 
 
 def size(count: float) -> str:
@@ -7,6 +9,28 @@ def size(count: float) -> str:
         if abs(count) >= bytes_of:
             return f"{count / bytes_of:,.2f} {unit}"
     return f"{count / 2**10:.0f} KiB"
+
+
+def image_size(text: int | str) -> tuple[int, int]:
+    """Return (height, width) of an image size: 64 for a square, "96x64" for width x height. Raises ValueError."""
+    found = re.fullmatch(r"(\d+)(?:\s*[xX]\s*(\d+))?", str(text).strip())
+    if not found:
+        raise ValueError(f"{text} is no image size; write 64 for a square, or 96x64 for width x height")
+    return int(found[2] or found[1]), int(found[1])
+
+
+def pixels(size: tuple[int, int]) -> str:
+    """Return (height, width) as a person writes it: 64, or 96x64 for width x height."""
+    height, width = size
+    return str(width) if height == width else f"{width}x{height}"
+
+
+def centre(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return top, left, height and width of the largest part in the middle of an image with the proportions of `wanted`."""
+    height, width = size
+    cut_height = min(height, round(width * wanted[0] / wanted[1]))
+    cut_width = min(width, round(height * wanted[1] / wanted[0]))
+    return (height - cut_height) // 2, (width - cut_width) // 2, cut_height, cut_width
 
 
 def hours(seconds: float) -> str:

@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+from gan_dist import units
 from gan_dist.errors import InputError
 
 HELP = "make WebDataset shards of images"
@@ -20,8 +21,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "dest", metavar="DEST", type=Path, help="folder for the shards; the same command continues after a stop"
     )
-    parser.add_argument("--resolution", type=int, help="centre-crop to a square and resize to this many pixels")
-    parser.add_argument("--channels", type=int, choices=(1, 3), help="convert to grey (1) or RGB (3)")
+    parser.add_argument(
+        "--resolution",
+        type=_resolution,
+        metavar="N|WxH",
+        help="centre-crop and resize: 64 to a square, 96x64 to width x height",
+    )
+    parser.add_argument(
+        "--channels", type=int, choices=(1, 3, 4), help="convert to grey (1), RGB (3) or RGB with transparency (4)"
+    )
     parser.add_argument(
         "--classes",
         choices=("none", "folder"),
@@ -31,13 +39,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
+def _resolution(text: str) -> int | str:
+    """Read a size as data.resolution does: squares as a number."""
+    try:
+        size = units.image_size(text)
+        if min(size) < 1:
+            raise ValueError("give numbers above 0")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return size[0] if size[0] == size[1] else units.pixels(size)
+
+
 def run(options: argparse.Namespace) -> None:
     """Pack, and print what was packed."""
     from gan_dist.data.pack import packing
 
-    for name in ("resolution", "processes"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            raise InputError(f"--{name} {value}: give a number above 0")
+    if options.processes < 1:
+        raise InputError(f"--processes {options.processes}: give a number above 0")
     report = packing.pack(
         options.source,
         options.dest,

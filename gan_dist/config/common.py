@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
+from gan_dist import units
 from gan_dist.config import legacy, tree
 from gan_dist.config.section import FREE, Positive, Section
 
@@ -34,8 +35,15 @@ class DataField(Section):
 
     member: str
     """Ending of the image after the sample's key: b.png."""
-    channels: Literal[0, 1, 3] = 0
-    """1 for grey, 3 for RGB. 0: as data.channels."""
+    channels: Literal[0, 1, 3, 4] = 0
+    """1 for grey, 3 for RGB, 4 for RGBA. 0: as data.channels."""
+
+
+def _image_size(value: int | str) -> int | str:
+    size = units.image_size(value)
+    if min(size) < 4:
+        raise ValueError(f"{value} is too small; 4 pixels are the least")
+    return size[0] if size[0] == size[1] else units.pixels(size)
 
 
 class Data(Section):
@@ -52,10 +60,11 @@ class Data(Section):
     fields: dict[str, DataField] = Field({})
     """Several images of each sample, by the names under which the game asks for them: {a: {member: a.png}, b: {member:
     b.png, channels: 1}} where shards hold KEY.a.png and KEY.b.png. Default: one field, `image`, which data.image chooses."""
-    resolution: Annotated[int, Field(ge=4)]
-    """Height and width of the training images in pixels. Larger stored images are centre-cropped and reduced by area."""
-    channels: Literal[1, 3]
-    """1 for grey, 3 for RGB; stored images must have as many."""
+    resolution: Annotated[int | str, AfterValidator(_image_size)]
+    """Size of the training images in pixels: 64 for a square, 96x64 for width x height. Larger stored images are cropped at
+    the centre and reduced by area."""
+    channels: Literal[1, 3, 4]
+    """1 for grey, 3 for RGB, 4 for RGB with transparency (RGBA); stored images must have as many."""
     labels: bool = False
     """Train on class labels: the integer in each sample's .cls member, or `label` in its .json member."""
     classes: Annotated[int, Field(ge=0)] = 0
@@ -75,7 +84,7 @@ class Data(Section):
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the training images."""
-        return self.resolution, self.resolution
+        return units.image_size(self.resolution)
 
     def check(self, config: "Config") -> None:
         if self.fields and self.image != "auto":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gan_dist import units
 from gan_dist.config import Config
 from gan_dist.data.index import Index
 from gan_dist.errors import InputError
@@ -31,7 +32,7 @@ def check(index: Index, config: Config) -> None:
         )
     for name, field in index.images.items():
         key = f"data.fields.{name}.channels" if name in data.fields else "data.channels"
-        _check_images(field, channels(config, name), key, data.resolution)
+        _check_images(field, channels(config, name), key, data.size)
     if total < config.training.batch:
         raise InputError(
             f"training.batch = {config.training.batch} is more than the {total} samples of data.shards; make it smaller"
@@ -70,21 +71,24 @@ def _check_keys(index: Index) -> None:
                     )
 
 
-def _check_images(index: Index, channels: int, key: str, resolution: int) -> None:
+def _check_images(index: Index, channels: int, key: str, size: tuple[int, int]) -> None:
     for kind, sample in index.channels.items():
         if kind != str(channels):
             found = {"1": "is grey", "3": "is RGB", "4": "has transparency or four colours (CMYK)"}[kind]
-            advice = f"set {key}: {kind}, or " if len(index.channels) == 1 and kind != "4" else ""
+            advice = f"set {key}: {kind}, or " if len(index.channels) == 1 else ""
             raise InputError(
                 f"data.shards: {sample} {found}, but {key} = {channels}; "
                 f"{advice}convert with `gan-dist pack --channels {channels}`"
             )
-    smallest = int(np.where(index.width > 0, np.minimum(index.width, index.height), 65535).argmin())
+    scale = np.minimum(index.height / size[0], index.width / size[1])
+    smallest = int(np.where(index.width > 0, scale, np.inf).argmin())
     width, height = int(index.width[smallest]), int(index.height[smallest])
-    if min(width, height) < resolution and width:
+    if scale[smallest] < 1 and width:
+        asked = units.pixels(size)
+        less = units.pixels((int(size[0] * scale[smallest]), int(size[1] * scale[smallest])))
         raise InputError(
-            f"data.shards: {index.key(smallest)} is {width}x{height}, smaller than data.resolution = {resolution}; "
-            f"set data.resolution: {min(width, height)} or less, or enlarge with `gan-dist pack --resolution {resolution}`"
+            f"data.shards: {index.key(smallest)} is {width}x{height}, smaller than data.resolution = {asked}; "
+            f"set data.resolution: {less} or less, or enlarge with `gan-dist pack --resolution {asked}`"
         )
 
 
@@ -123,9 +127,9 @@ def check_fields(config: Config, wanted: Mapping[str, Field]) -> None:
             raise InputError(
                 f"the game {game} wants {name} with {field.channels} channels, the data has {channels(config, name)}"
             )
-        if field.resolution not in (0, data.resolution):
+        if field.size not in ((0, 0), data.size):
             raise InputError(
-                f"the game {game} wants {name} at {field.resolution} pixels, data.resolution = {data.resolution}"
+                f"the game {game} wants {name} at {units.pixels(field.size)} pixels, data.resolution = {data.resolution}"
             )
     classes = [name for name, field in wanted.items() if field.kind == "class"]
     if classes not in ([], ["class"]):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import cv2
 import numpy as np
 
+from gan_dist import units
 from gan_dist.data.index import Index
 from gan_dist.errors import InputError
 
@@ -31,6 +32,7 @@ _REDUCED = {
     (3, 2): cv2.IMREAD_REDUCED_COLOR_2,
     (3, 4): cv2.IMREAD_REDUCED_COLOR_4,
     (3, 8): cv2.IMREAD_REDUCED_COLOR_8,
+    (4, 1): cv2.IMREAD_UNCHANGED,
 }
 
 
@@ -52,9 +54,9 @@ class UnusableError(Exception):
 class Decoder:
     """Reads samples of an index as images of one size. Keeps the shards it reads open."""
 
-    def __init__(self, index: Index, resolution: int, channels: int) -> None:
+    def __init__(self, index: Index, size: tuple[int, int], channels: int) -> None:
         self.index = index
-        self.resolution = resolution
+        self.height, self.width = size
         self.channels = channels
         self._files: OrderedDict[int, int] = OrderedDict()
         self._lost: dict[int, tuple[float, str]] = {}
@@ -68,7 +70,7 @@ class Decoder:
 
         Raises InputError, naming shard and key, for a sample that cannot be read or decoded.
         """
-        batch = np.empty((len(samples), self.resolution, self.resolution, self.channels), dtype=np.uint8)
+        batch = np.empty((len(samples), self.height, self.width, self.channels), dtype=np.uint8)
         for row, sample in zip(batch, samples.tolist(), strict=True):
             try:
                 self.decode(sample, row)
@@ -96,32 +98,33 @@ class Decoder:
 
     def decode(self, sample: int, out: np.ndarray | None = None) -> np.ndarray:
         """Return one sample (H, W, C) uint8, in `out` where it is given. Raises UnusableError where it cannot be had."""
-        index, size = self.index, self.resolution
-        target = np.empty((size, size, self.channels), np.uint8) if out is None else out
+        index = self.index
+        target = np.empty((self.height, self.width, self.channels), np.uint8) if out is None else out
         if not index.width[sample]:
             raise UnusableError("the image cannot be read")  # the index could not read its header
         data = self._bytes(sample)
         scale = 1
-        if data[:2] == _JPEG:  # libjpeg decodes at 1/2, 1/4, 1/8 for a fraction of the work
-            short = min(int(index.width[sample]), int(index.height[sample]))
-            scale = max(factor for factor in (1, 2, 4, 8) if short >= factor * size or factor == 1)
+        if data[:2] == _JPEG and self.channels < 4:  # libjpeg decodes at 1/2, 1/4, 1/8 for a fraction of the work
+            ratio = min(int(index.width[sample]) / self.width, int(index.height[sample]) / self.height)
+            scale = max(factor for factor in (1, 2, 4, 8) if ratio >= factor or factor == 1)
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[self.channels, scale])
         except cv2.error:  # more pixels than OpenCV decodes
             image = None
         if image is None:
             raise UnusableError("the image cannot be decoded")
+        if self.channels == 4 and (image.shape[2:] != (4,) or image.dtype != np.uint8):
+            raise UnusableError("the image has no transparency with 8 bits")
         height, width = image.shape[:2]
-        if (height, width) != (size, size):
-            side = min(height, width)
-            top, left = (height - side) // 2, (width - side) // 2
-            image = image[top : top + side, left : left + side]
-            if side != size:
-                image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+        if (height, width) != (self.height, self.width):
+            top, left, cut_height, cut_width = units.centre((height, width), (self.height, self.width))
+            image = image[top : top + cut_height, left : left + cut_width]
+            if image.shape[:2] != (self.height, self.width):
+                image = cv2.resize(image, (self.width, self.height), interpolation=cv2.INTER_AREA)
         if self.channels == 1:
             target[..., 0] = image
         else:
-            cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=target)
+            cv2.cvtColor(image, cv2.COLOR_BGR2RGB if self.channels == 3 else cv2.COLOR_BGRA2RGBA, dst=target)
         return target
 
     def _bytes(self, sample: int) -> bytes:

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -96,7 +97,7 @@ class _Groups(Dataset[dict[str, Any]]):
         self.total = steps * len(self.firsts)
         self.size = _group(config)
         self.rows = _ring_rows(config)
-        shape = (self.rows, self.micro_batch, data.resolution, data.resolution)
+        shape = (self.rows, self.micro_batch, *data.size)
         self.rings = {
             name: torch.empty((*shape, decoder.channels), dtype=torch.uint8) for name, decoder in self.decoders.items()
         }
@@ -130,8 +131,7 @@ class _Groups(Dataset[dict[str, Any]]):
 
 def _decoders(index: Index, config: Config) -> dict[str, Decoder]:
     return {
-        name: Decoder(field, config.data.resolution, checks.channels(config, name))
-        for name, field in index.images.items()
+        name: Decoder(field, config.data.size, checks.channels(config, name)) for name, field in index.images.items()
     }
 
 
@@ -142,7 +142,7 @@ def _group(config: Config) -> int:
 
 
 def _sample_bytes(config: Config) -> int:
-    return config.data.resolution**2 * sum(checks.channels(config, name) for name in _members(config))
+    return math.prod(config.data.size) * sum(checks.channels(config, name) for name in _members(config))
 
 
 def _ring_rows(config: Config) -> int:

@@ -5,6 +5,7 @@ kept in the run directory: the same launch of a run gives the same bits.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 
@@ -94,6 +95,6 @@ def _later(config: Config, engine: Engine, game: Game) -> float:
             total += held.gradients  # DDP's buckets, which stay
         gathers = any(phase.twice for phase in game.phases if phase.player is player)
         total += footprint.transient(strategy, sum(sizes), len(engine.slots) // config.training.micro_batch, gathers)
-    pixels = sum(field.channels * field.resolution**2 for field in game.fields.values())
+    pixels = sum(field.channels * math.prod(field.size) for field in game.fields.values())
     total += 2 * 4 * len(engine.slots) * pixels  # and what is made of them
     return total * (2 if config.training.precision == "fp64" else 1)

@@ -62,7 +62,7 @@ class GenerationGame(Game):
     def __init__(self, config: Config) -> None:
         data, keys = config.data, config.game
         self.seed, self.latent, self.classes = config.run.seed, keys.latent, data.classes
-        self.fields = {"image": Field("image", channels=data.channels, resolution=data.resolution)}
+        self.fields = {"image": Field("image", channels=data.channels, size=data.size)}
         if data.labels:
             self.fields["class"] = Field("class", classes=data.classes)
         self.loss: losses.Loss = config.loss

@@ -4,6 +4,7 @@ import dataclasses
 
 from torch import nn
 
+from gan_dist import units
 from gan_dist.config.section import Part
 from gan_dist.errors import InputError
 
@@ -25,28 +26,29 @@ class Shape:
 
     @property
     def resolution(self) -> int:
-        """Return height and width of square images. Raises InputError for others."""
+        """Height and width, which are the same. Raises InputError where they are not: for networks of squares only."""
         height, width = self.size
         if height != width:
             raise InputError(
-                f"data.resolution = {height}x{width}: this network makes square images only; set one number, or choose another "
-                "networks.*.kind"
+                f"the network takes square images only, and data.resolution = {units.pixels(self.size)}; "
+                f"set data.resolution: {min(self.size)}, or choose another networks.*.kind"
             )
         return height
 
 
 def start_of(size: tuple[int, int], least: int = 4) -> tuple[int, int, int]:
-    """Return (h0, w0, doublings): where a network begins that doubles to `size` as often as min(h0, w0) >= least allows.
+    """Return height, width and number of doublings of the smallest image that doubles to a size: (64, 96) from (4, 6), by 4.
 
-    (64, 64) gives (4, 4, 4), and (96, 64) gives (6, 4, 4). Raises InputError where it cannot double once.
+    Both sides of it are at least `least`. Raises InputError for a size without any doubling.
     """
-    (height, width), doublings = size, 0
-    while height % 2 == width % 2 == 0 and min(height, width) // 2 >= least:
+    height, width = size
+    doublings = 0
+    while height % 2 == 0 and width % 2 == 0 and min(height, width) >= 2 * least:
         height, width, doublings = height // 2, width // 2, doublings + 1
     if not doublings:
+        near = units.pixels((max(2 * least, size[0] // 8 * 8), max(2 * least, size[1] // 8 * 8)))
         raise InputError(
-            f"data.resolution = {height}x{width} is not the double of a size from {least}; set a multiple of a power of two, "
-            f"for example {2 * least * max(1, height // (2 * least))}x{2 * least * max(1, width // (2 * least))}"
+            f"data.resolution = {units.pixels(size)} is no doubling of a size from {least} pixels; for example {near} is"
         )
     return height, width, doublings
 

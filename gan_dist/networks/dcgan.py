@@ -79,11 +79,11 @@ class Dcgan(Network):
     """Channels of the layers next to the image; the layers inside have 2, 4, 8 times as many."""
 
     def check(self, config: Config) -> None:
-        size = config.data.resolution
-        if size < 8 or size & (size - 1):
+        height, width = config.data.size
+        if height != width or height < 8 or height & (height - 1):
             raise ValueError(
-                f"networks.*.kind = dcgan needs a power of two from 8 as data.resolution, not {size}; "
-                f"for example {max(8, 1 << (size.bit_length() - 1))}"
+                f"networks.*.kind = dcgan needs a power of two from 8 as data.resolution, not {config.data.resolution}; "
+                f"for example {max(8, 1 << (min(height, width).bit_length() - 1))}"
             )
 
     def generator(self, shape: Shape) -> nn.Module:

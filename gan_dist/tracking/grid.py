@@ -22,7 +22,7 @@ def to_uint8(image: torch.Tensor) -> np.ndarray:
 
 
 def save_png(image: torch.Tensor, path: Path) -> None:
-    """Write one image, (C, H, W) in [-1, 1] with 1 or 3 channels."""
+    """Write one image, (C, H, W) in [-1, 1] with 1, 3 or 4 channels."""
     _write(to_uint8(image), path)
 
 

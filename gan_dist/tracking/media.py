@@ -37,7 +37,7 @@ class Image:
     """A picture, or several in a grid."""
 
     pixels: torch.Tensor | np.ndarray
-    """Tensors (C, H, W) or (N, C, H, W) in [-1, 1], with 1 or 3 channels; or uint8 arrays (H, W), (H, W, C) or (N, H, W, C)."""
+    """Tensors (C, H, W) or (N, C, H, W) in [-1, 1], with 1, 3 or 4 channels; or uint8 arrays (H, W), (H, W, C) or (N, H, W, C)."""
     caption: str = ""
     columns: int = 0
     """Of the grid. 0: about a square."""
@@ -164,12 +164,12 @@ def _png(image: Image) -> bytes:
 
 
 def _sheet(image: Image) -> np.ndarray:
-    """(H, W) or (H, W, 3) uint8."""
+    """(H, W), (H, W, 3) or (H, W, 4) uint8."""
     pixels = image.pixels
     if isinstance(pixels, torch.Tensor):
-        if pixels.ndim not in (3, 4) or not len(pixels) or pixels.shape[-3] not in (1, 3):
+        if pixels.ndim not in (3, 4) or not len(pixels) or pixels.shape[-3] not in (1, 3, 4):
             raise InputError(
-                f"an image must be (C, H, W) or (N, C, H, W) with 1 or 3 channels, not {tuple(pixels.shape)}"
+                f"an image must be (C, H, W) or (N, C, H, W) with 1, 3 or 4 channels, not {tuple(pixels.shape)}"
             )
         if pixels.dtype == torch.uint8:
             raise InputError(
@@ -182,8 +182,8 @@ def _sheet(image: Image) -> np.ndarray:
         raise InputError(
             f"an image as an array must be uint8 (H, W), (H, W, C) or (N, H, W, C), not {pixels.dtype} {pixels.shape}"
         )
-    if pixels.ndim > 2 and pixels.shape[-1] not in (1, 3):
-        raise InputError(f"an image must have 1 or 3 channels, not {pixels.shape[-1]}")
+    if pixels.ndim > 2 and pixels.shape[-1] not in (1, 3, 4):
+        raise InputError(f"an image must have 1, 3 or 4 channels, not {pixels.shape[-1]}")
     return grid.squeezed(grid.sheet(list(pixels), image.columns) if pixels.ndim == 4 else pixels)
 
 

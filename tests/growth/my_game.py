@@ -49,7 +49,7 @@ class Pix2Pix(GameKeys):
 class Pix2PixGame(Game):
     def __init__(self, config: Config) -> None:
         data = config.data
-        self.fields = {name: Field(channels=data.channels, resolution=data.resolution) for name in ("input", "target")}
+        self.fields = {name: Field(channels=data.channels, size=data.size) for name in ("input", "target")}
         self.l1, self.loss = config.game.l1, config.loss
         channels = data.channels
         with initial_weights(config.run.seed):

@@ -1,4 +1,4 @@
-"""Convert one image of any kind to what a shard holds: grey or RGB with 8 bits, cropped and resized, PNG or JPEG."""
+"""Convert one image of any kind to what a shard holds: grey, RGB or RGBA with 8 bits, cropped and resized, PNG or JPEG."""
 
 import io
 from typing import NamedTuple
@@ -6,8 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from gan_dist import units
+
 _ORIENTATION = 0x0112  # the EXIF tag
-_MODES = {1: "L", 3: "RGB"}
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 class Converted(NamedTuple):
@@ -28,13 +30,13 @@ def is_grey(content: bytes | np.ndarray) -> bool:
         return image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
 
 
-def convert(content: bytes | np.ndarray, resolution: int | None, channels: int, quality: int) -> Converted:
-    """Convert an encoded image or pixels to an encoded image with `channels` and, if asked, resolution x resolution pixels.
+def convert(content: bytes | np.ndarray, size: tuple[int, int] | None, channels: int, quality: int) -> Converted:
+    """Convert an encoded image or pixels to an encoded image with `channels` and, if asked, of a (height, width).
 
     Bytes are kept as they are where nothing would change. Raises ValueError, OSError or SyntaxError for what is
     no whole image.
     """
-    lossy = False
+    lossy = False  # whether to write JPEG, which has no transparency
     if isinstance(content, np.ndarray):
         image = Image.fromarray(content)
     else:
@@ -42,8 +44,10 @@ def convert(content: bytes | np.ndarray, resolution: int | None, channels: int, 
             raise ValueError("empty")
         image = Image.open(io.BytesIO(content))
         image.load()  # to the last pixel: a truncated image must not get into a shard
-        lossy = image.format in ("JPEG", "MPO")  # MPO: a phone's JPEG with further pictures behind the first
-        fits = resolution is None or image.size == (resolution, resolution)
+        lossy = (
+            image.format in ("JPEG", "MPO") and channels != 4
+        )  # MPO: a phone's JPEG with further pictures behind the first
+        fits = size is None or image.size == (size[1], size[0])
         turned = image.getexif().get(_ORIENTATION, 1) != 1
         clear = "transparency" in image.info
         plain = image.mode == _MODES[channels] and not turned and not clear and not _is_deep_png(content)
@@ -51,16 +55,15 @@ def convert(content: bytes | np.ndarray, resolution: int | None, channels: int, 
             return Converted("jpg" if lossy else "png", content, kept=True, enlarged=False)
         image = ImageOps.exif_transpose(image)
     deep = not isinstance(content, np.ndarray) and (image.mode.startswith("I") or _is_deep_png(content))
-    image = _eight_bits(image).convert(_MODES[channels])
+    image = _eight_bits(image, keep_alpha=channels == 4).convert(_MODES[channels])
     peak = int(np.asarray(image).max()) if deep else None
     enlarged = False
-    if resolution is not None and image.size != (resolution, resolution):
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        enlarged = side < resolution
+    if size is not None and image.size != (size[1], size[0]):
+        top, left, height, width = units.centre((image.height, image.width), size)
+        enlarged = height < size[0] or width < size[1]
         # BOX is the mean over the area that a new pixel covers
         method = Image.Resampling.BICUBIC if enlarged else Image.Resampling.BOX
-        image = image.resize((resolution, resolution), method, box=(left, top, left + side, top + side))
+        image = image.resize((size[1], size[0]), method, box=(left, top, left + width, top + height))
     buffer = io.BytesIO()
     if lossy:
         image.save(buffer, "JPEG", quality=quality, subsampling=0)
@@ -69,8 +72,11 @@ def convert(content: bytes | np.ndarray, resolution: int | None, channels: int, 
     return Converted("jpg" if lossy else "png", buffer.getvalue(), kept=False, enlarged=enlarged, peak=peak)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return the same picture in L, RGB or a mode that converts to them without loss; what is transparent becomes white."""
+def _eight_bits(image: Image.Image, keep_alpha: bool) -> Image.Image:
+    """Return the same picture in L, RGB, RGBA or a mode that converts to them without loss.
+
+    What is transparent becomes white, unless `keep_alpha`.
+    """
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range")
     if image.mode.startswith("I"):
@@ -78,6 +84,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         return Image.fromarray(np.rint(values / 257).clip(0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
+        if keep_alpha:
+            return image
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image
 

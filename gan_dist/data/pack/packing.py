@@ -93,7 +93,7 @@ def pack(
     source: str,
     destination: Path,
     *,
-    resolution: int | None = None,
+    resolution: int | str | None = None,
     channels: int | None = None,
     processes: int | None = None,
     classes: str | None = None,
@@ -106,9 +106,9 @@ def pack(
     The images are shuffled over the shards (by a fixed key), as sources come sorted by class. `channels` None: grey
     where all images are, else RGB. `processes` None: one a core. `classes` "none", "folder" or None: see `open_source`.
     A shard has at most `shard_size` images, and fewer where they are large. The shards' bytes do not depend on the
-    number of processes. A second call at the same time waits for the first. Raises InputError for a source without images, and for a destination that holds other files.
+    number of processes. `resolution`: 64 for squares, 96x64 for width x height. A second call at the same time waits for the first. Raises InputError for a source without images, and for a destination that holds other files.
     """
-    assert channels in (None, 1, 3)
+    assert channels in (None, 1, 3, 4)
     if os.path.isdir(source) and destination.resolve().is_relative_to(Path(source).resolve()):
         raise InputError(f"{destination} lies within the source {source}; give a folder outside of it")
     absent = not os.path.exists(destination)
@@ -129,7 +129,7 @@ def pack(
 def _pack(
     source: str,
     destination: Path,
-    resolution: int | None,
+    resolution: int | str | None,
     channels: int | None,
     processes: int | None,
     classes: str | None,
@@ -142,6 +142,7 @@ def _pack(
         raise InputError(
             f"{destination} holds files that `gan-dist pack` did not make ({foreign[0]}); give a new or empty folder"
         )
+    size = None if resolution is None else units.image_size(resolution)
     found = open_source(source, destination / _SCRATCH, classes)
     channels = channels or _guess_channels(found.items)
     plan = {
@@ -164,9 +165,7 @@ def _pack(
     for torn in destination.glob(".*.part"):
         torn.unlink()
     missing = {name: items for name, items in jobs.items() if name not in whole}
-    work = functools.partial(
-        write.pack_shard, destination=destination, resolution=resolution, channels=channels, quality=quality
-    )
+    work = functools.partial(write.pack_shard, destination=destination, size=size, channels=channels, quality=quality)
     with _Bar(len(found.items), sum(len(jobs[name]) for name in jobs.keys() - missing.keys()), progress) as bar:
         for done in write.run(work, list(missing.items()), processes or len(os.sched_getaffinity(0))):
             bar.advance(done)

@@ -59,13 +59,17 @@ def run(
 
 
 def pack_shard(
-    job: tuple[str, list[tuple[int, Item]]], destination: Path, resolution: int | None, channels: int, quality: int
+    job: tuple[str, list[tuple[int, Item]]],
+    destination: Path,
+    size: tuple[int, int] | None,
+    channels: int,
+    quality: int,
 ) -> int:
     """Write one shard and, beside it, what happened to its images; the shard's name appears when it is whole."""
     name, items = job
     part = files.temporary(destination / name)
     facts: dict[str, Any] = {"images": 0, "kept": 0, "enlarged": 0, "skipped": [], "dim": []}
-    work = functools.partial(convert, resolution=resolution, channels=channels, quality=quality)
+    work = functools.partial(convert, size=size, channels=channels, quality=quality)
     try:
         with part.open("wb") as file, pixel_limit():
             # nothing of this machine or hour in it, so that the same source gives the same bytes

@@ -13,7 +13,9 @@ from gan_dist.errors import InputError
 from tests import making
 
 
-def decoder(tmp_path: Path, images: list[bytes], size: int, channels: int, shards: int = 1) -> Decoder:
+def decoder(
+    tmp_path: Path, images: list[bytes], size: int | tuple[int, int], channels: int, shards: int = 1
+) -> Decoder:
     names = []
     for number in range(shards):
         part = images[number::shards]
@@ -22,10 +24,10 @@ def decoder(tmp_path: Path, images: list[bytes], size: int, channels: int, shard
         )
         names.append(str(path))
     index.build(names, tmp_path, "img.png", progress=False)
-    return Decoder(index.load(names, tmp_path, "img.png"), size, channels)
+    return Decoder(index.load(names, tmp_path, "img.png"), size if isinstance(size, tuple) else (size, size), channels)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3, 4])
 def test_lossless_images_come_back_to_the_bit(tmp_path: Path, channels: int) -> None:
     pictures = [making.picture(seed, channels=channels) for seed in range(4)]
     read = decoder(tmp_path, [making.encode(picture) for picture in pictures], 16, channels).read(np.array([2, 0, 3]))
@@ -37,6 +39,13 @@ def test_larger_images_are_cropped_and_reduced_by_area(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
     read = decoder(tmp_path, [making.encode(picture)], 8, 3).read(np.array([0]))[0]
     means = picture[:, 8:40].reshape(8, 4, 8, 4, 3).mean(axis=(1, 3))
+    assert np.abs(read - means).max() <= 1
+
+
+def test_a_wide_size_is_cut_from_the_middle(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (40, 64, 3), dtype=np.uint8)
+    read = decoder(tmp_path, [making.encode(picture)], (8, 16), 3).read(np.array([0]))[0]
+    means = picture[4:36].reshape(8, 4, 16, 4, 3).mean(axis=(1, 3))
     assert np.abs(read - means).max() <= 1
 
 

@@ -208,7 +208,7 @@ def test_the_digest_of_fields_knows_each_and_its_name(tmp_path: Path) -> None:
     assert len(set(found)) == 2
 
 
-GREY = Field(channels=1, resolution=16)
+GREY = Field(channels=1, size=(16, 16))
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ GREY = Field(channels=1, resolution=16)
         ({}, {"a": GREY, "b": GREY}, "wants the images a, b, and data.fields has no a"),
         ({"data__fields": "{image: {member: png}, x: {member: y.png}}"}, {"image": GREY}, "names x, which the game"),
         ({}, {"image": Field(channels=3)}, "wants image with 3 channels, the data has 1"),
-        ({}, {"image": Field(resolution=32)}, "wants image at 32 pixels, data.resolution = 16"),
+        ({}, {"image": Field(size=(32, 32))}, "wants image at 32 pixels, data.resolution = 16"),
         ({}, {"image": GREY, "class": Field(kind="class")}, "set data.labels: true"),
         ({"data__labels": True}, {"image": GREY}, "takes no classes; set data.labels: false"),
     ],

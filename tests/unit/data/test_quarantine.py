@@ -215,7 +215,7 @@ def test_images_that_the_index_knows_as_bad_are_replaced_too(tmp_path: Path) -> 
 def test_when_nothing_is_left_it_is_one_line(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_for(shards)
     loader.prepare(config, progress=False)
-    readers = {"image": Decoder(loader.open_index(config), 16, 1)}
+    readers = {"image": Decoder(loader.open_index(config), (16, 16), 1)}
     out = {"image": np.empty((1, 16, 16, 1), np.uint8)}
     monkeypatch.setattr(decode.cv2, "imdecode", lambda *_: None)
     with pytest.raises(InputError, match="100 samples in a row cannot be read, first 000007 of") as caught:

@@ -49,7 +49,7 @@ def test_one_image_keeps_its_size_and_several_become_a_grid(
         torch.zeros(0, 3, 8, 8),
         torch.zeros(3, 8, 8, dtype=torch.uint8),
         np.zeros((8, 8)),
-        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8, 8, 5), np.uint8),
     ],
 )
 def test_what_is_no_image_is_refused(tmp_path: Path, pixels: torch.Tensor | np.ndarray) -> None:

@@ -34,7 +34,7 @@ def test_jpeg_and_png_bytes_are_kept_where_nothing_changes() -> None:
 
 def test_jpeg_of_the_asked_size_keeps_its_bytes() -> None:
     content = encoded(Image.fromarray(noise(16, 16)), "JPEG")
-    assert convert(content, 16, 3, 95).content == content
+    assert convert(content, (16, 16), 3, 95).content == content
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "RGBA", "LA", "CMYK"])
@@ -83,30 +83,30 @@ def test_exif_rotation_is_carried_out() -> None:
 
 def test_reduction_is_the_mean_over_the_area() -> None:
     pixels = noise(32, 32, 1)
-    result = decoded(convert(pixels, 8, 1, 95))
+    result = decoded(convert(pixels, (8, 8), 1, 95))
     means = pixels.reshape(8, 4, 8, 4).mean(axis=(1, 3))
     assert np.abs(result - means).max() <= 1
 
 
 def test_a_checkerboard_becomes_grey() -> None:
     board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
-    assert np.abs(decoded(convert(board, 16, 1, 95)).astype(int) - 127).max() <= 1
+    assert np.abs(decoded(convert(board, (16, 16), 1, 95)).astype(int) - 127).max() <= 1
 
 
 def test_the_centre_is_cropped() -> None:
     pixels = np.zeros((10, 30), np.uint8)
     pixels[:, 10:20] = 200
-    assert (decoded(convert(pixels, 10, 1, 95)) == 200).all()
+    assert (decoded(convert(pixels, (10, 10), 1, 95)) == 200).all()
 
 
 def test_enlarging_is_said() -> None:
-    assert convert(noise(8, 8, 1), 16, 1, 95).enlarged
-    assert not convert(noise(16, 16, 1), 16, 1, 95).enlarged
+    assert convert(noise(8, 8, 1), (16, 16), 1, 95).enlarged
+    assert not convert(noise(16, 16, 1), (16, 16), 1, 95).enlarged
 
 
 def test_resized_jpegs_stay_jpegs_and_lossless_images_stay_lossless() -> None:
-    assert convert(encoded(Image.fromarray(noise()), "JPEG"), 8, 3, 95).extension == "jpg"
-    assert convert(encoded(Image.fromarray(noise())), 8, 3, 95).extension == "png"
+    assert convert(encoded(Image.fromarray(noise()), "JPEG"), (8, 8), 3, 95).extension == "jpg"
+    assert convert(encoded(Image.fromarray(noise())), (8, 8), 3, 95).extension == "png"
 
 
 @pytest.mark.parametrize("cut", [0, 10, 200])
@@ -134,4 +134,22 @@ def test_a_png_with_16_bits_a_channel_becomes_one_with_8() -> None:
 def test_a_phones_jpeg_of_several_pictures_stays_a_jpeg() -> None:
     content = encoded(Image.fromarray(noise()), "MPO", save_all=True, append_images=[Image.fromarray(noise())])
     assert convert(content, None, 3, 95) == Converted("jpg", content, kept=True, enlarged=False)
-    assert convert(content, 16, 3, 95).extension == "jpg"
+    assert convert(content, (16, 16), 3, 95).extension == "jpg"
+
+
+def test_a_wide_size_takes_the_widest_part_in_the_middle() -> None:
+    pixels = noise(40, 100, 3)
+    result = decoded(convert(pixels, (20, 40), 3, 95))
+    assert result.shape == (20, 40, 3)
+    assert np.abs(result - pixels[:, 10:90].reshape(20, 2, 40, 2, 3).mean((1, 3))).max() <= 1
+
+
+def test_four_channels_keep_what_is_transparent() -> None:
+    pixels = noise(8, 8, 3)
+    alpha = np.full((8, 8, 1), 255, np.uint8)
+    alpha[:4] = 0
+    both = np.concatenate([pixels, alpha], 2)
+    assert (decoded(convert(encoded(Image.fromarray(both, "RGBA")), None, 4, 95)) == both).all()
+    opaque = convert(encoded(Image.fromarray(pixels), "JPEG"), None, 4, 95)
+    assert opaque.extension == "png"
+    assert (decoded(opaque)[..., 3] == 255).all()

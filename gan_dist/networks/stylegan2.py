@@ -136,7 +136,9 @@ class Halving(nn.Module):
         inside = self.second(activate(self.first(x)))
         if self.shortcut is None:
             return activate(inside)
-        return activate(inside, gain=1.0) + self.shortcut(x) * math.sqrt(0.5)  # a sum of two halves of the variance
+        # each has half of the variance
+        beside: Tensor = self.shortcut(x) * math.sqrt(0.5)
+        return activate(inside, gain=1.0) + beside
 
 
 class End(nn.Module):

@@ -111,9 +111,9 @@ class StyledConv(nn.Module):
         """(N, inputs, h, w), (N, style), and (N, 1, H, W) normal numbers or None for fixed ones -> (N, outputs, H, W)."""
         style: Tensor = self.affine(w)
         weight: Tensor = self.weight
+        in_fp16 = _lowers_to_fp16(x)
         with torch.autocast(x.device.type, enabled=False):
-            if _lowers_to_fp16(x):
-                # an exact change of scale, up to the 1e-8 below
+            if in_fp16:  # the demodulation takes this change of scale back
                 weight = weight / (math.sqrt(weight[0].numel()) * weight.abs().amax((1, 2, 3), keepdim=True))
                 style = style / style.abs().amax(1, keepdim=True)
             demodulation = (style.square() @ weight.square().sum((2, 3)).t() + 1e-8).rsqrt()

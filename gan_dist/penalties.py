@@ -6,7 +6,7 @@ has none by a penalty alone, and DDP would wait for it.
 """
 
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -37,6 +37,9 @@ class Adversarial(Protocol):
     def fakes(self, batch: Batch) -> Tensor:
         """Return the generator's images of this step for the batch, without gradients."""
 
+    def generate(self, batch: Batch, purpose: str, **asked: Any) -> Any:
+        """Return what the generator makes of latents of its own for each position of the batch; `purpose` keys them."""
+
 
 class Penalty(Part):
     """A term of a player's loss, in each of its updates or in an update of its own every few steps."""
@@ -49,12 +52,18 @@ class Penalty(Part):
     full_precision: bool = True
     """Compute it in fp32 where training.precision is bf16 or fp16."""
 
+    player: ClassVar[Literal["generator", "discriminator"]] = "discriminator"
+    """Whose loss it belongs to."""
     twice: ClassVar[bool] = True
     """Whether it differentiates a gradient."""
 
     def value(self, game: Adversarial, batch: Batch, kept: Statistics | None) -> Tensor:
         """Return the penalty without its weight: a scalar, the mean over the batch. `kept` is what `statistics` made."""
         raise NotImplementedError
+
+    def of_player(self) -> Literal["generator", "discriminator"]:
+        """Return whose loss it belongs to."""
+        return self.player
 
     def factor(self, images: int) -> float:
         """Return what the value is multiplied by when so many images have been seen."""
@@ -82,6 +91,10 @@ class R1(Penalty):
 
     def value(self, game: Adversarial, batch: Batch, kept: Statistics | None) -> Tensor:
         return squared_gradient(game.logits_of(batch), game.real(batch))
+
+    def of_player(self) -> Literal["generator", "discriminator"]:
+        """Return whose loss it belongs to."""
+        return self.player
 
     def factor(self, images: int) -> float:
         return schedules.at(self.weight, images) / 2

@@ -6,6 +6,7 @@ same on any machine, at any process count and after any resume. The mixing funct
 variant 13), applied once per position and once per coordinate.
 """
 
+import dataclasses
 import hashlib
 import math
 
@@ -79,3 +80,29 @@ def normal(stream: int, positions: torch.Tensor, count: int) -> torch.Tensor:
 def integers(stream: int, positions: torch.Tensor, below: int) -> torch.Tensor:
     """One integer in [0, below) for each position: (N,) int64 -> (N,) int64."""
     return (uniform(stream, positions, 1)[:, 0] * below).long()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Draws:
+    """Random numbers of the samples in a pass, by name: functions of the key, the name and each sample's position."""
+
+    key: int
+    positions: torch.Tensor
+    """(N,) int64, micro-batch by micro-batch."""
+
+    def normal(self, name: str, *shape: int) -> torch.Tensor:
+        """Return standard normal numbers: (N, *shape) float32."""
+        return normal(key(self.key, name), self.positions, math.prod(shape)).view(-1, *shape)
+
+    def uniform(self, name: str, *shape: int) -> torch.Tensor:
+        """Return uniform numbers in (0, 1): (N, *shape) float64."""
+        return uniform(key(self.key, name), self.positions, math.prod(shape)).view(-1, *shape)
+
+    def integers(self, name: str, below: int, *shape: int) -> torch.Tensor:
+        """Return integers in [0, below): (N, *shape) int64."""
+        return (self.uniform(name, *shape) * below).long()
+
+    def for_micro_batch(self, name: str, parts: int) -> torch.Tensor:
+        """Return a uniform number in (0, 1) for each of the `parts` micro-batches: (parts,) float64."""
+        firsts = self.positions.view(parts, -1)[:, 0]
+        return uniform(key(self.key, name), firsts, 1)[:, 0]

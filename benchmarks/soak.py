@@ -117,9 +117,10 @@ class Soak:
 
     def gone(self, pids: list[int]) -> None:
         end = time.monotonic() + 30
-        while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        while any(map(is_running, pids)):
             if time.monotonic() > end:
-                raise SystemExit(f"ranks {pids} outlive their launcher\n{self.tail()}")
+                alive = list(filter(is_running, pids))
+                raise SystemExit(f"ranks {alive} of {pids} outlive their launcher\n{self.tail()}")
             time.sleep(0.05)
 
     def end(self, launcher: "subprocess.Popen[bytes]", pids: list[int]) -> None:
@@ -157,6 +158,14 @@ class Soak:
 
     def tail(self) -> str:
         return (self.scratch / "log.txt").read_text()[-3000:]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process computes still; one that has ended, and that nobody has asked for its end, has no command line."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
 
 
 def main() -> None:

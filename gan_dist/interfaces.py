@@ -78,6 +78,8 @@ class Phase:
     full_precision: bool = True
     """Whether the penalty is computed in fp32 (or fp64) all the same."""
     every: int = 1
+    shift: int = 0
+    """Steps by which it comes earlier: of every 2, shift 0 is the second, shift 1 the first."""
     begin: int = 0
     """Position in images from which on the phase is played."""
     end: int | None = None

@@ -118,6 +118,12 @@ LOSSES: dict[str, type[Loss]] = {
 }
 
 
+def of_best(loss: Loss, part: float, fake: Tensor, real: Tensor | None) -> Tensor:
+    """Return the generator's loss of a part of the images, those with the highest logits (Sinha et al., 2020)."""
+    of_image = fake.flatten(1).mean(1) if fake.ndim > 1 else fake
+    return loss.generator(fake[of_image.topk(max(1, round(part * len(fake)))).indices], real)
+
+
 def by_part(loss: Callable[..., Tensor], parts: int, *logits: Tensor | None) -> Tensor:
     """Return the mean of a loss over the micro-batches of a pass: the same however many of them share it."""
     if parts == 1:

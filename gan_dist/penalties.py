@@ -39,8 +39,8 @@ class Adversarial(Protocol):
     def fakes(self, batch: Batch) -> Tensor:
         """Return the generator's images of this step for the batch, without gradients."""
 
-    def generate(self, batch: Batch, purpose: str, styles: bool = False) -> Any:
-        """Return images of fresh latents, keyed by `purpose`; with `styles` also the styles (N, layers, style) behind them."""
+    def generate(self, batch: Batch, purpose: str, **asked: Any) -> Any:
+        """Return what the generator makes of latents of its own for each position of the batch; `purpose` keys them."""
 
 
 class Penalty(Part):
@@ -54,14 +54,18 @@ class Penalty(Part):
     full_precision: bool = True
     """Compute it in fp32 where training.precision is bf16 or fp16."""
 
-    player: ClassVar[Literal["discriminator", "generator"]] = "discriminator"
-    """Whose loss it is a term of."""
+    player: ClassVar[Literal["generator", "discriminator"]] = "discriminator"
+    """Whose loss it belongs to."""
     twice: ClassVar[bool] = True
     """Whether it differentiates a gradient."""
 
     def value(self, game: Adversarial, batch: Batch, kept: Statistics | None) -> Tensor:
         """Return the penalty without its weight: a scalar, the mean over the batch. `kept` is what `statistics` made."""
         raise NotImplementedError
+
+    def of_player(self) -> Literal["generator", "discriminator"]:
+        """Return whose loss it belongs to."""
+        return self.player
 
     def factor(self, images: int) -> float:
         """Return what the value is multiplied by when so many images have been seen."""
@@ -90,6 +94,10 @@ class R1(Penalty):
     def value(self, game: Adversarial, batch: Batch, kept: Statistics | None) -> Tensor:
         return squared_gradient(game.logits_of(batch), game.real(batch))
 
+    def of_player(self) -> Literal["generator", "discriminator"]:
+        """Return whose loss it belongs to."""
+        return self.player
+
     def factor(self, images: int) -> float:
         return schedules.at(self.weight, images) / 2
 
@@ -115,7 +123,7 @@ class PathLength(Penalty):
     y is normal noise over the root of its pixels, and a the mean length over the updates before, which moves by a hundredth.
     """
 
-    player: ClassVar[Literal["discriminator", "generator"]] = "generator"
+    player: ClassVar[Literal["generator", "discriminator"]] = "generator"
 
     weight: schedules.ScheduledNonnegative = 2.0
     """How much it counts."""

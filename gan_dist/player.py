@@ -120,9 +120,9 @@ class Player:
             for group in self.optimizer.param_groups:
                 group.update(values)
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Return the network's output: a tensor, or tuples, lists and dicts of tensors."""
         if self.observer is not None:
             self.observer(self, torch.is_grad_enabled())
         # only a player whose turn it is goes through the engine's wrapper: a frozen one has no gradients to share
-        return (self.trained if self.has_turn else self.network)(*inputs)
+        return (self.trained if self.has_turn else self.network)(*inputs, **named)

@@ -49,7 +49,11 @@ class Game(abc.ABC):
         """Yield the phases that are played in the step of `batch` images that begins at `images`."""
         step = images // batch
         for phase in self.phases:
-            if (step + 1) % phase.every == 0 and phase.begin <= images and (phase.end is None or images < phase.end):
+            if (
+                (step + 1 + phase.shift) % phase.every == 0
+                and phase.begin <= images
+                and (phase.end is None or images < phase.end)
+            ):
                 yield phase
 
     def average(self, images: int, batch: int) -> None:

@@ -1,13 +1,15 @@
 """Play the generation game: images from random latents (Goodfellow et al., 2014)."""
 
+import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import ClassVar
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from gan_dist import losses, penalties, rng
+from gan_dist import losses, penalties, rng, schedules
 from gan_dist.augment import AUGMENTATIONS, Augment, Augmentation
 from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Positive, Section
@@ -18,7 +20,9 @@ from gan_dist.networks import NETWORKS, Network, Shape
 from gan_dist.networks.statistics import statistics_of
 from gan_dist.optimizers import OPTIMIZERS, Optimizer
 from gan_dist.penalties import PENALTIES, Penalty
+from gan_dist.player import Player
 
+_FURTHER = 40  # bits of a position: beyond them is the number of a further image of the same position
 _GROUP = 32  # samples drawn together, always: rounding in a network may depend on the batch it sees
 
 
@@ -26,9 +30,27 @@ class Generation(GameKeys):
     """Images from random latents, optionally of a given class."""
 
     latent: Positive = 100
-    """Numbers in a latent vector, each standard normal."""
+    """Numbers in a latent vector."""
+    latent_distribution: Literal["normal", "uniform"] = "normal"
+    """Of each number of a latent: standard normal, or uniform in [-1, 1]."""
     discriminator_steps: Positive = 1
     """Discriminator updates for each generator update; each takes a batch of its own."""
+    first: Literal["generator", "discriminator"] = "generator"
+    """Who plays first in a step in which both do."""
+    fakes: Literal["shared", "fresh"] = "shared"
+    """shared: the discriminator judges the images that the generator's update of this step was computed on. fresh: images of
+    other latents, made by the generator as it is then."""
+    batches: Literal["shared", "separate"] = "shared"
+    """shared: both players use the real images of a step. separate: they take turns, each with a batch of its own, so that a
+    generator update and a discriminator update take two steps."""
+    generator_batch: Positive = 1
+    """Generated images in a generator update for each image of the batch (SNGAN: 2)."""
+    pack: Positive = 1
+    """Images that the discriminator judges together, stacked in channels (PacGAN; Lin et al., 2018). Each counts as an image
+    of the batch."""
+    top_k: schedules.ScheduledNonnegative = 1.0
+    """Part of the generated images of a micro-batch, those that the discriminator believes most, that the generator learns
+    from (Sinha et al., 2020). 1: all."""
 
     parts: ClassVar[Mapping[str, One | Many | type[Section]]] = {
         "networks.generator": One(Network, NETWORKS, "dcgan"),
@@ -42,15 +64,32 @@ class Generation(GameKeys):
     }
 
     def check(self, config: Config) -> None:
-        by_period: dict[int, set[bool]] = {}
+        by_period: dict[tuple[str, int], set[bool]] = {}
         penalty: Penalty
         for _, penalty in config.penalties:
-            by_period.setdefault(penalty.every, set()).add(penalty.full_precision)
-        for every, precisions in by_period.items():
+            by_period.setdefault((penalty.of_player(), penalty.every), set()).add(penalty.full_precision)
+        for (player, every), precisions in by_period.items():
             if len(precisions) > 1:
                 raise ValueError(
-                    f"penalties with every: {every} are computed together, and have different full_precision; make it the same"
+                    f"penalties of the {player} with every: {every} are computed together, and have different "
+                    "full_precision; make it the same"
                 )
+        if self.batches == "separate" and self.discriminator_steps > 1:
+            raise ValueError("game.batches: separate takes game.discriminator_steps: 1; set one of them back")
+        if self.batches == "separate" and self.first != "generator":
+            raise ValueError("game.first has no effect with game.batches: separate; remove it")
+        if config.training.micro_batch % self.pack:
+            raise ValueError(
+                f"game.pack = {self.pack} does not divide training.micro_batch = {config.training.micro_batch}"
+            )
+        if self.pack > 1 and config.data.labels:
+            raise ValueError("game.pack above 1 stacks images of any class; set data.labels: false or game.pack: 1")
+        if config.loss.uses_real and (self.generator_batch > 1 or self.top_k != 1):
+            key = "game.generator_batch" if self.generator_batch > 1 else "game.top_k"
+            raise ValueError(
+                f"loss.kind = {config.loss.kind} pairs each generated image with a real one, which {key} does not have; "
+                f"set {key}: 1"
+            )
 
     def build(self, config: Config) -> Game:
         return GenerationGame(config)
@@ -61,7 +100,9 @@ class GenerationGame(Game):
 
     def __init__(self, config: Config) -> None:
         data, keys = config.data, config.game
-        self.seed, self.latent, self.classes = config.run.seed, keys.latent, data.classes
+        self.seed, self.keys, self.classes = config.run.seed, keys, data.classes
+        self.latent: int = keys.latent
+        self.dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
         self.fields = {"image": Field("image", channels=data.channels, size=data.size)}
         if data.labels:
             self.fields["class"] = Field("class", classes=data.classes)
@@ -73,49 +114,61 @@ class GenerationGame(Game):
         self.kept = {**self.augments, **{name: kept for name, kept in self.kept_by.items() if kept is not None}}
         self.kinds = config.networks.generator.kind, config.networks.discriminator.kind
         generator, discriminator = build_networks(config)
-        seldom = sorted({penalty.every for _, penalty in self.penalties if penalty.every > 1})
+        self._takes_draws = bool(getattr(generator, "takes_draws", False))
+        self.generator = self._player("G", generator, config.optimizers.generator, config.average.half_life)
+        self.discriminator = self._player("D", discriminator, config.optimizers.discriminator)
+        self.players = (self.generator, self.discriminator)
+        separate = keys.batches == "separate"
+        turns = [
+            self._phases(self.generator, self.fool_discriminator, 2 if separate else keys.discriminator_steps),
+            self._phases(self.discriminator, self.tell_apart, 2 if separate else 1, shift=int(separate)),
+        ]
+        # the generator first, usually: its images are then the discriminator's fakes, and are made only once
+        self.phases = tuple(itertools.chain(*(turns if keys.first == "generator" else reversed(turns))))
+
+    def _player(
+        self, name: str, network: nn.Module, optimizer: Optimizer, half_life: int | schedules.Schedule | None = None
+    ) -> Player:
+        own = self._penalties_of(name)
+        seldom = sorted({penalty.every for _, penalty in own if penalty.every > 1})
         # an update of its own every n steps makes n + 1 of n: Adam as if there were n (Karras et al., StyleGAN2, 2020)
         slow = 1 / (1 + sum(1 / every for every in seldom)) if len(seldom) != 1 else seldom[0] / (seldom[0] + 1)
-        optimizers = config.optimizers
-        self.generator = make_player("G", generator, optimizers.generator, half_life=config.average.half_life)
-        attached = [each for module in self.kept.values() for each in statistics_of(module)]
-        self.discriminator = make_player("D", discriminator, optimizers.discriminator, slow, attached=attached)
-        self.players = (self.generator, self.discriminator)
-        # the generator first: its images are then the discriminator's fakes, and are made only once
-        self.phases = (
-            Phase(self.generator, self.fool_discriminator, every=keys.discriminator_steps),
-            *self._discriminator_phases(seldom),
-        )
+        kept = [self.kept_by[each] for each, _ in own] + ([*self.augments.values()] if name == "D" else [])
+        attached = [each for module in kept if module is not None for each in statistics_of(module)]
+        return make_player(name, network, optimizer, slow, half_life=half_life, attached=attached)
 
-    def _discriminator_phases(self, seldom: list[int]) -> list[Phase]:
-        phases = []
-        for every in (1, *seldom):
-            due_now = [named for named in self.penalties if named[1].every == every]
-            loss = self.tell_apart if every == 1 else None
-            if not due_now:
-                phases.append(Phase(self.discriminator, loss))
-                continue
-            phases.append(
-                Phase(
-                    self.discriminator,
-                    loss,
-                    functools.partial(self.penalise, due_now, every),
-                    twice=any(penalty.twice for _, penalty in due_now),
-                    full_precision=any(penalty.full_precision for _, penalty in due_now),
-                    every=every,
-                )
+    def _penalties_of(self, name: str) -> list[tuple[str, Penalty]]:
+        role = {"G": "generator", "D": "discriminator"}[name]
+        return [named for named in self.penalties if named[1].of_player() == role]
+
+    def _phases(self, player: Player, loss: Callable[[Batch], Tensor], steps: int, shift: int = 0) -> Iterator[Phase]:
+        """Yield the phases of a player that plays every so many steps: with its loss, then those of seldom penalties."""
+        own = self._penalties_of(player.name)
+        for every in sorted({1, *(penalty.every for _, penalty in own)}):
+            due_now = [named for named in own if named[1].every == every]
+            yield Phase(
+                player,
+                loss if every == 1 else None,
+                functools.partial(self.penalise, due_now, every) if due_now else None,
+                twice=any(penalty.twice for _, penalty in due_now),
+                full_precision=any(penalty.full_precision for _, penalty in due_now) or not due_now,
+                every=every * steps,
+                shift=shift,
             )
-        return phases
 
     def fool_discriminator(self, batch: Batch) -> Tensor:
         """Return the generator's loss; its images become the discriminator's."""
-        fake = self.generator(self._latents(batch), batch.get("class"))
-        expect(fake, tuple(self.real(batch).shape), f"networks.generator ({self.kinds[0]})")
-        batch.cache["fake"] = fake.detach()
-        logits = self._judge(fake, batch, "fake")
+        wide = repeated(batch, self.keys.generator_batch)
+        fake = self.generate(wide, "latent")
+        expect(fake, (len(wide), *self.real(batch).shape[1:]), f"networks.generator ({self.kinds[0]})")
+        if self.keys.fakes == "shared" and self.keys.first == "generator":
+            batch.cache["fake"] = fake.detach()[:: self.keys.generator_batch]
+        logits = self._judge(fake, wide, "fake")
         real = self._judge(self.real(batch), batch, "real") if self.loss.uses_real else None
-        parts = batch.parts if self.loss.couples else 1
-        return losses.by_part(self.loss.generator, parts, logits, real)
+        part = schedules.at(self.keys.top_k, self.images)
+        loss = self.loss.generator if part == 1 else functools.partial(losses.of_best, self.loss, part)
+        parts = batch.parts if self.loss.couples or part != 1 else 1
+        return losses.by_part(loss, parts, logits, real)
 
     def tell_apart(self, batch: Batch) -> Tensor:
         """Return the discriminator's loss."""
@@ -130,7 +183,7 @@ class GenerationGame(Game):
 
     def penalise(self, named: list[tuple[str, Penalty]], every: int, batch: Batch) -> Tensor:
         """Return the sum of some penalties by their weights, times the steps between them."""
-        total = torch.zeros((), dtype=self.real(batch).dtype, device=batch.positions.device)
+        total = torch.zeros((), dtype=self.dtype, device=batch.positions.device)
         for name, penalty in named:
             value = penalty.value(self, batch, self.kept_by[name])
             self.metrics.add(f"penalty/{name}", value)
@@ -144,23 +197,35 @@ class GenerationGame(Game):
         return batch["image"]
 
     def fakes(self, batch: Batch) -> Tensor:
-        """Return the images that the generator of this step makes of the samples' latents, made once."""
+        """Return the images that the discriminator judges in this step, without gradients: made once."""
         if "fake" not in batch.cache:
             with torch.no_grad():
-                batch.cache["fake"] = self.generator(self._latents(batch), batch.get("class"))
+                purpose = "latent" if self.keys.fakes == "shared" else "latent of the discriminator"
+                batch.cache["fake"] = self.generate(batch, purpose)
         return batch.cache["fake"]
+
+    def generate(self, batch: Batch, purpose: str, **asked: Any) -> Any:
+        """Return what the generator makes of one latent for each position; `purpose` keys all that is drawn."""
+        latents = self._draw(rng.key(self.seed, purpose), batch.positions).to(self.dtype)
+        if self._takes_draws:
+            asked["draws"] = rng.Draws(rng.key(self.seed, f"draws of {purpose}"), batch.positions)
+        return self.generator(latents, batch.get("class"), **asked)
 
     def _judge(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
         for augment in self.augments.values():
             images = augment(images, batch, purpose)
+        count = self.keys.pack
+        if count > 1:
+            images = images.reshape(len(images) // count, -1, *images.shape[2:])
         logits: Tensor = self.discriminator(images, batch.get("class"))
-        expect(logits, (len(batch),), f"networks.discriminator ({self.kinds[1]})")
+        expect(logits, (len(batch) // count,), f"networks.discriminator ({self.kinds[1]})")
         return logits
 
-    def _latents(self, batch: Batch) -> Tensor:
-        """Draw one latent for each position of the run: (N, latent)."""
-        latents = rng.normal(rng.key(self.seed, "latent"), batch.positions, self.latent)
-        return latents.to(self.real(batch).dtype)
+    def _draw(self, key: int, numbers: Tensor) -> Tensor:
+        """Draw a latent for each number: (N, latent)."""
+        if self.keys.latent_distribution == "uniform":
+            return 2 * rng.uniform(key, numbers, self.latent) - 1
+        return rng.normal(key, numbers, self.latent)
 
     def state(self) -> dict[str, Tensor]:
         return {key: each for name, module in self.kept.items() for key, each in buffers_of(module, name).items()}
@@ -174,7 +239,7 @@ class GenerationGame(Game):
         images = []
         for group in groups:
             numbers = torch.arange(group * _GROUP, (group + 1) * _GROUP, device=weight.device)
-            latents = rng.normal(rng.key(seed, "sample"), numbers, self.latent).to(weight.dtype)
+            latents = self._draw(rng.key(seed, "sample"), numbers).to(weight.dtype)
             labels = None
             if self.classes:
                 labels = numbers % self.classes if label is None else torch.full_like(numbers, label)
@@ -187,5 +252,16 @@ def build_networks(config: Config) -> tuple[nn.Module, nn.Module]:
     """Make the generator and the discriminator with the initial weights of the run's seed."""
     data = config.data
     shape = Shape(data.size, data.channels, config.game.latent, data.classes)
+    judged = dataclasses.replace(shape, channels=data.channels * config.game.pack)
     with initial_weights(config.run.seed):
-        return config.networks.generator.generator(shape), config.networks.discriminator.discriminator(shape)
+        return config.networks.generator.generator(shape), config.networks.discriminator.discriminator(judged)
+
+
+def repeated(batch: Batch, count: int) -> Batch:
+    """Return a batch without images with `count` positions and classes for each sample, side by side; `count` 1: itself."""
+    if count == 1:
+        return batch
+    further = torch.arange(count, device=batch.positions.device) << _FURTHER
+    positions = (batch.positions[:, None] + further).flatten()
+    fields = {name: tensor.repeat_interleave(count) for name, tensor in batch.fields.items() if tensor.ndim == 1}
+    return Batch(fields, positions, batch.parts)

@@ -7,7 +7,7 @@ from torch import nn
 from gan_dist import config as config_module, games, trial
 from gan_dist.config import Config
 from gan_dist.engine import Engine
-from gan_dist.errors import AgreedError
+from gan_dist.errors import AgreedError, InputError
 from gan_dist.games import generation
 from tests import making
 
@@ -60,3 +60,72 @@ def test_a_network_whose_statistics_the_engine_does_not_govern_is_refused(
     assert type(layer).__name__ in str(caught.value)
     discriminator.features[1] = nn.InstanceNorm2d(4)  # of each sample by itself
     games.build(config)
+
+
+def played(game: games.Game, step: int, batch: int = 8) -> list[str]:
+    return [phase.player.name for phase in game.due(step * batch, batch)]
+
+
+def test_who_plays_when() -> None:
+    """Of a lazy penalty every second update of its player counts."""
+    lazy = {"penalties__r1__weight": 1.0, "penalties__r1__every": 2}
+    separate = games.build(load(game__batches="separate", **lazy))
+    assert [played(separate, step) for step in range(6)] == [["D"], ["G"], ["D", "D"], ["G"], ["D"], ["G"]]
+    first = games.build(load(game__first="discriminator", **lazy))
+    assert [played(first, step) for step in range(2)] == [["D", "G"], ["D", "D", "G"]]
+
+
+def judged(**keys: object) -> tuple[games.Game, list[tuple[str, torch.Tensor]]]:
+    """Play a step; the images that the discriminator saw, with whose turn it was."""
+    config = load(**keys)
+    engine, game, seen = Engine(config), games.build(config), []
+    engine.wrap(game)
+    turn = [""]
+    game.players[1].network.register_forward_pre_hook(lambda network, given: seen.append((turn[0], given[0].detach())))
+    micros = trial.on_device(config, engine, trial.random_batches(config, game.fields, 0, engine.slots)[:1])
+    for phase in game.due(0, config.training.batch):
+        turn[0] = phase.player.name
+        with engine.turn(phase):
+            phase.loss(micros[0])
+    return game, seen
+
+
+@pytest.mark.parametrize(
+    ("keys", "same"), [({}, True), ({"fakes": "fresh"}, False), ({"first": "discriminator"}, True)]
+)
+def test_the_discriminator_judges_shared_or_fresh_images(keys: dict[str, str], same: bool) -> None:
+    _, seen = judged(**{f"game__{name}": value for name, value in keys.items()})
+    (generators,) = [images for turn, images in seen if turn == "G"]
+    discriminators = [images for turn, images in seen if turn == "D"][1]  # after the real ones
+    assert torch.equal(generators, discriminators) == same
+
+
+def test_a_wider_generator_batch_begins_with_the_discriminators_fakes() -> None:
+    _, seen = judged(game__generator_batch=3)
+    (generators,) = [images for turn, images in seen if turn == "G"]
+    discriminators = [images for turn, images in seen if turn == "D"][1]
+    assert len(generators) == 3 * len(discriminators)
+    assert torch.equal(generators[::3], discriminators)
+    assert len(generators.flatten(1).unique(dim=0)) == len(generators)
+
+
+def test_packed_images_are_judged_together() -> None:
+    game, seen = judged(game__pack=2)
+    (generators,) = [images for turn, images in seen if turn == "G"]
+    fakes = [images for turn, images in seen if turn == "D"][1]
+    assert fakes.shape[1] == 2 * game.fields["image"].channels
+    assert torch.equal(generators, fakes)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"game__batches": "separate", "game__discriminator_steps": 2}, "game.batches: separate takes"),
+        ({"game__pack": 3}, "game.pack = 3 does not divide"),
+        ({"loss__kind": "relativistic", "game__top_k": 0.5}, "which game.top_k does not have"),
+        ({"loss__kind": "relativistic", "game__generator_batch": 2}, "which game.generator_batch does not have"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(keys: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(**keys)

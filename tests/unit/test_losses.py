@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gan_dist.losses import LOSSES, Loss, by_part
+from gan_dist.losses import LOSSES, Loss, by_part, of_best
 
 LOGITS = torch.linspace(-12, 12, 97, dtype=torch.float64)
 GENERATED = [1.0, -2.0]
@@ -98,3 +98,12 @@ def test_what_couples_samples_works_on_each_micro_batch_alone() -> None:
     assert torch.equal(by_part(loss.discriminator, 3, fake, real), expected)
     assert not torch.allclose(loss.discriminator(fake, real), expected)
     assert [name for name in LOSSES if LOSSES[name].couples] == ["relativistic_average"]
+
+
+def test_the_generator_learns_from_the_best_images_only() -> None:
+    fake = torch.tensor([1.0, -2.0, 3.0, 0.0], requires_grad=True)
+    loss = of_best(LOSSES["hinge"](kind="hinge"), 0.5, fake, None)
+    loss.backward()
+    assert loss.item() == -2
+    assert fake.grad is not None
+    assert fake.grad.tolist() == [-0.5, 0, -0.5, 0]

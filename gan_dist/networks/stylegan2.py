@@ -227,16 +227,21 @@ class Stylegan2(Network):
             raise ValueError(
                 "networks.*.truncation_layers has no effect with truncation: 1; remove it, or set truncation"
             )
-        networks, micro = config.networks, config.training.micro_batch
+        networks = config.networks
         if getattr(networks, "generator", None) is self:
             self._refuse_idle("generator", ("architecture", "minibatch_std"))
+            if self.mixing and getattr(config.game, "latent_distribution", "normal") != "normal":
+                raise ValueError(
+                    "networks.generator.mixing draws normal latents; set it to 0, or game.latent_distribution: normal"
+                )
         elif getattr(networks, "discriminator", None) is self:
             without_classes = () if config.data.labels else ("mapping_layers",)
             self._refuse_idle("discriminator", ("style", "mixing", "truncation", "truncation_layers", *without_classes))
-            if micro % min(self.minibatch_std, micro):
+            samples = config.training.micro_batch // getattr(config.game, "pack", 1)
+            if samples % min(self.minibatch_std, samples):
                 raise ValueError(
-                    f"networks.discriminator.minibatch_std = {self.minibatch_std} does not divide training.micro_batch = {micro}; "
-                    f"for example {math.gcd(self.minibatch_std, micro)} does"
+                    f"networks.discriminator.minibatch_std = {self.minibatch_std} does not divide the {samples} samples that the "
+                    f"discriminator sees of a micro-batch; for example {math.gcd(self.minibatch_std, samples)} does"
                 )
 
     def _refuse_idle(self, role: str, names: tuple[str, ...]) -> None:

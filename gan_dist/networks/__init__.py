@@ -2,8 +2,15 @@
 
 from gan_dist.networks.article import Article
 from gan_dist.networks.base import Network, Shape
+from gan_dist.networks.biggan import Biggan
 from gan_dist.networks.dcgan import Dcgan
+from gan_dist.networks.sngan import Sngan
 
 __all__ = ["NETWORKS", "Network", "Shape"]
 
-NETWORKS: dict[str, type[Network]] = {"dcgan": Dcgan, "article": Article}
+NETWORKS: dict[str, type[Network]] = {
+    "dcgan": Dcgan,
+    "article": Article,
+    "sngan": Sngan,
+    "biggan": Biggan,
+}

@@ -163,6 +163,9 @@ def test_initial_weights_are_glorots() -> None:
         bound = gain * math.sqrt(6 / fans)
         assert 0.9 * bound < layer.weight.abs().max() <= bound
         assert not layer.bias.any()
+    for layer in Sngan(base_channels=8).discriminator(Shape((32, 32), 3)).modules():
+        if isinstance(layer, SpectralNorm):  # of these weights, and not of those drawn before them
+            assert torch.linalg.matrix_norm(layer.normalised().detach().flatten(1), 2) == pytest.approx(1, abs=0.1)
 
 
 def test_a_size_without_a_network_is_refused_in_a_line() -> None:

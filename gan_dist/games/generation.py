@@ -109,6 +109,8 @@ class GenerationGame(Game):
         self.loss: losses.Loss = config.loss
         self.penalties = penalties.in_order(dict(config.penalties))
         self.augments: dict[str, Augment] = {name: keys.build(self.seed) for name, keys in config.augment}
+        for augment in self.augments.values():
+            augment.batch_size = config.training.batch
         self.modules = tuple(self.augments.values())
         self.kept_by = {name: penalty.statistics() for name, penalty in self.penalties}
         self.kept = {**self.augments, **{name: kept for name, kept in self.kept_by.items() if kept is not None}}
@@ -176,8 +178,10 @@ class GenerationGame(Game):
         fake = self._judge(self.fakes(batch), batch, "fake")
         self.metrics.add("score/real", real)
         self.metrics.add("score/fake", fake)
-        for augment in self.augments.values():
+        for name, augment in self.augments.items():
             augment.observe(real.detach(), fake.detach(), batch)
+            for figure, value in augment.figures().items():
+                self.metrics.add(f"augment/{name}/{figure}", value)
         parts = batch.parts if self.loss.couples else 1
         return losses.by_part(self.loss.discriminator, parts, fake, real)
 
@@ -213,6 +217,7 @@ class GenerationGame(Game):
 
     def _judge(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
         for augment in self.augments.values():
+            augment.images = self.images
             images = augment(images, batch, purpose)
         count = self.keys.pack
         if count > 1:

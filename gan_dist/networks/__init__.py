@@ -2,9 +2,17 @@
 
 from gan_dist.networks.article import Article
 from gan_dist.networks.base import Network, Shape
+from gan_dist.networks.biggan import Biggan
 from gan_dist.networks.dcgan import Dcgan
+from gan_dist.networks.sngan import Sngan
 from gan_dist.networks.stylegan2 import Stylegan2
 
 __all__ = ["NETWORKS", "Network", "Shape"]
 
-NETWORKS: dict[str, type[Network]] = {"dcgan": Dcgan, "article": Article, "stylegan2": Stylegan2}
+NETWORKS: dict[str, type[Network]] = {
+    "dcgan": Dcgan,
+    "article": Article,
+    "sngan": Sngan,
+    "biggan": Biggan,
+    "stylegan2": Stylegan2,
+}

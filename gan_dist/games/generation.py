@@ -56,7 +56,7 @@ class Generation(GameKeys):
         "networks.generator": One(Network, NETWORKS, "dcgan"),
         "networks.discriminator": One(Network, NETWORKS, "dcgan"),
         "loss": One(losses.Loss, losses.LOSSES, "nonsaturating"),
-        "penalties": Many(Penalty, PENALTIES, "Penalties on the discriminator, by name; none by default."),
+        "penalties": Many(Penalty, PENALTIES, "Penalties of either player, by name; none by default."),
         "augment": Many(Augmentation, AUGMENTATIONS, "Augmentations of what the discriminator sees, in this order."),
         "optimizers.generator": One(Optimizer, OPTIMIZERS, "adam"),
         "optimizers.discriminator": One(Optimizer, OPTIMIZERS, "adam"),

@@ -117,7 +117,7 @@ class GenerationGame(Game):
         self.kinds = config.networks.generator.kind, config.networks.discriminator.kind
         generator, discriminator = build_networks(config)
         self._takes_draws = bool(getattr(generator, "takes_draws", False))
-        self.generator = self._player("G", generator, config.optimizers.generator, config.average.half_life)
+        self.generator = self._player("G", generator, config.optimizers.generator, config.average)
         self.discriminator = self._player("D", discriminator, config.optimizers.discriminator)
         self.players = (self.generator, self.discriminator)
         separate = keys.batches == "separate"
@@ -129,7 +129,7 @@ class GenerationGame(Game):
         self.phases = tuple(itertools.chain(*(turns if keys.first == "generator" else reversed(turns))))
 
     def _player(
-        self, name: str, network: nn.Module, optimizer: Optimizer, half_life: int | schedules.Schedule | None = None
+        self, name: str, network: nn.Module, optimizer: Optimizer, average: AverageKeys | None = None
     ) -> Player:
         own = self._penalties_of(name)
         seldom = sorted({penalty.every for _, penalty in own if penalty.every > 1})
@@ -137,7 +137,8 @@ class GenerationGame(Game):
         slow = 1 / (1 + sum(1 / every for every in seldom)) if len(seldom) != 1 else seldom[0] / (seldom[0] + 1)
         kept = [self.kept_by[each] for each, _ in own] + ([*self.augments.values()] if name == "D" else [])
         attached = [each for module in kept if module is not None for each in statistics_of(module)]
-        return make_player(name, network, optimizer, slow, half_life=half_life, attached=attached)
+        half_life, ramp = (average.half_life, average.ramp) if average else (None, 0.0)
+        return make_player(name, network, optimizer, slow, half_life, attached, ramp)
 
     def _penalties_of(self, name: str) -> list[tuple[str, Penalty]]:
         role = {"G": "generator", "D": "discriminator"}[name]

@@ -211,7 +211,7 @@ def _change_of_width(before: int, after: int) -> list[nn.Module]:
 class R3gan(Network):
     """R3GAN (Huang et al., 2024): residual, without normalisation; any size that doubles from 4 pixels or more, 96x64 too."""
 
-    widths: Positive | list[Positive] = 768
+    widths: Positive | list[int] = 768
     """Channels of the stages, from the smallest: one number for each stage, or the number of all stages up to 32 pixels,
     which then halves with each doubling. The paper's is 768 (ImageNet: 1536 in all stages)."""
     group_width: Positive = 16
@@ -247,10 +247,10 @@ class R3gan(Network):
         sides = [min(height, width) << doubled for doubled in range(doublings + 1)]
         widths = self._widths(sides)
         for channels in widths:
-            if self.expansion * channels % self.group_width:
+            if channels < 1 or self.expansion * channels % self.group_width:
                 raise InputError(
                     f"networks.*.widths: {channels} channels times expansion {self.expansion} are no multiple of "
-                    f"group_width {self.group_width}; for example {-(-channels // self._step) * self._step} channels are"
+                    f"group_width {self.group_width}; for example {max(1, -(-channels // self._step)) * self._step} channels are"
                 )
         below = max(8, sides[-1] // 8) if self.full_precision_below == "auto" else self.full_precision_below
         return Plan(

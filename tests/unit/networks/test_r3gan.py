@@ -177,6 +177,7 @@ def test_stages_below_a_size_compute_in_fp32_and_the_others_in_16_bits(below: An
     [
         ({"widths": [8, 8]}, (16, 16), "fp32", "widths has 2 numbers, and the stages are 3, of 4, 8, 16 pixels; give"),
         ({"widths": 12}, (16, 16), "fp32", "12 channels times expansion 2 are no multiple of group_width 16; for"),
+        ({"widths": [8, 0, 8]}, (16, 16), "fp32", "0 channels times expansion 2 .* for example 8 channels are"),
         ({}, (30, 31), "fp32", "data.resolution"),
         ({"full_precision_below": 8}, (16, 16), "fp32", "has no effect with training.precision: fp32; remove it"),
     ],

@@ -116,7 +116,7 @@ def make_player(
     return Player(
         name,
         network,
-        functools.partial(optimizer.build, slow=slow),
+        functools.partial(optimizer.make, slow=slow),
         average_half_life=ahead,
         clip_norm=optimizer.clip_norm,
         settings=functools.partial(optimizer.settings, slow=slow),

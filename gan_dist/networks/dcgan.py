@@ -12,7 +12,6 @@ from gan_dist.networks import initialisation
 from gan_dist.networks.base import Network, Shape
 from gan_dist.networks.statistics import BatchNorm
 
-
 Normalisation = Literal["batch", "layer", "none"]
 
 

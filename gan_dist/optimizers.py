@@ -176,9 +176,9 @@ class _Further(torch.optim.Optimizer):
         return result
 
     def _look_ahead(self, weight: Tensor, slow: Tensor, due: "Tensor | bool") -> None:
-        """Let the slow weights follow, and the others go back to them, where it is `due`; the host waits for no device."""
+        """Let the slow weights follow, and the others go back to them, where it is `due`."""
         rate = self._keys.lookahead_rate
-        if isinstance(due, Tensor) and due.is_cuda:
+        if isinstance(due, Tensor) and due.device == weight.device:  # the host does not wait for it
             slow.lerp_(weight, rate * due.to(weight.dtype))
             weight.copy_(torch.where(due, slow, weight))
         elif due:

@@ -1,7 +1,7 @@
 """Define a player: a network (or a few that learn together), its optimizer and its moving average."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -121,6 +121,14 @@ class Player:
             values = self.settings(images)
             for group in self.optimizer.param_groups:
                 group.update(values)
+
+    def whole_weights(self) -> Mapping[str, Tensor]:
+        """Return the weights that a call in the player's turn computes with, by name: those of an engine's copy if it has one.
+
+        They may be cut over the ranks (ZeRO-3), unless the phase says that its penalty needs them whole.
+        """
+        copied: Mapping[str, Tensor] | None = getattr(self.trained, "whole_weights", None)
+        return dict(self.network.named_parameters()) if copied is None else copied
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Return the network's output: a tensor, or tuples, lists and dicts of tensors."""

@@ -71,6 +71,23 @@ class Steps(Schedule):
         return self.start * self.factor ** sum(images >= position for position in self.at_images)
 
 
+class Exponential(Schedule):
+    """A number that is multiplied by `factor` over every `every` images, evenly, down to `least`."""
+
+    start: float
+    """Value at first."""
+    factor: Annotated[float, Field(gt=0, lt=1)]
+    """What it is multiplied by over `every` images."""
+    every: Annotated[int, Field(gt=0)]
+    """Images; for `factor` once an epoch, the number of samples."""
+    least: float = 0.0
+    """Value below which it does not fall."""
+
+    def at(self, images: int) -> float:
+        value: float = self.start * self.factor ** (images / self.every)
+        return max(self.least, value)
+
+
 class WarmUp(Schedule):
     """A straight line from 0 to `stop` over the first images, and `stop` from then on."""
 
@@ -83,7 +100,13 @@ class WarmUp(Schedule):
         return self.stop * min(1.0, (images + 1) / self.end)
 
 
-SCHEDULES: dict[str, type[Schedule]] = {"linear": Linear, "cosine": Cosine, "steps": Steps, "warm_up": WarmUp}
+SCHEDULES: dict[str, type[Schedule]] = {
+    "linear": Linear,
+    "cosine": Cosine,
+    "steps": Steps,
+    "exponential": Exponential,
+    "warm_up": WarmUp,
+}
 
 
 def _read(value: Any) -> Any:

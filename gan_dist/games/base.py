@@ -118,7 +118,7 @@ def make_player(
     return Player(
         name,
         network,
-        functools.partial(optimizer.build, slow=slow),
+        functools.partial(optimizer.make, slow=slow),
         average_half_life=ahead,
         average_ramp=ramp,
         clip_norm=optimizer.clip_norm,

@@ -102,6 +102,7 @@ class GenerationGame(Game):
         data, keys = config.data, config.game
         self.seed, self.keys, self.classes = config.run.seed, keys, data.classes
         self.latent: int = keys.latent
+        self.pack: int = keys.pack
         self.dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
         self.fields = {"image": Field("image", channels=data.channels, size=data.size)}
         if data.labels:
@@ -153,7 +154,7 @@ class GenerationGame(Game):
                 player,
                 loss if every == 1 else None,
                 functools.partial(self.penalise, due_now, every) if due_now else None,
-                twice=any(penalty.twice for _, penalty in due_now),
+                twice=any(penalty.twice or penalty.reads_weights for _, penalty in due_now),
                 full_precision=any(penalty.full_precision for _, penalty in due_now) or not due_now,
                 every=every * steps,
                 shift=shift,
@@ -209,9 +210,15 @@ class GenerationGame(Game):
                 batch.cache["fake"] = self.generate(batch, purpose)
         return batch.cache["fake"]
 
-    def generate(self, batch: Batch, purpose: str, **asked: Any) -> Any:
-        """Return what the generator makes of one latent for each position; `purpose` keys all that is drawn."""
+    def generate(self, batch: Batch, purpose: str, noise: float = 0.0, **asked: Any) -> Any:
+        """Return what the generator makes of one latent for each position; `purpose` keys all that is drawn.
+
+        `noise` is the deviation of what is added to the latents: images beside those without.
+        """
         latents = self._draw(rng.key(self.seed, purpose), batch.positions).to(self.dtype)
+        if noise:
+            added = rng.normal(rng.key(self.seed, f"noise on {purpose}"), batch.positions, self.latent)
+            latents = latents + noise * added.to(self.dtype)
         if self._takes_draws:
             asked["draws"] = rng.Draws(rng.key(self.seed, f"draws of {purpose}"), batch.positions)
         return self.generator(latents, batch.get("class"), **asked)

@@ -60,6 +60,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "networks.discriminator.kind": {"networks.generator.kind": "article", "data.resolution": 28},
     "penalties.r1.full_precision": {"training.precision": "bf16"},
     "penalties.wgan_gp.full_precision": {"training.precision": "bf16"},
+    "optimizers.generator.lookahead_rate": {"optimizers.generator.lookahead_every": 5},
+    "optimizers.discriminator.lookahead_rate": {"optimizers.discriminator.lookahead_every": 5},
 }
 """What another value needs so that it contradicts nothing; the same in both configs that are compared."""
 

@@ -30,6 +30,9 @@ class Metric(Part):
     better: ClassVar[Literal["lower", "higher"]] = "lower"
     """Which values are better: the run's summary in W&B shows the best one."""
 
+    def prepare(self) -> None:
+        """Look for the files that the metric reads, before a training begins. Raises InputError where one will not do."""
+
     def begin(self) -> State:
         """Return the state of a part that has no samples yet."""
         return {}
@@ -114,7 +117,3 @@ def _moments(state: State, name: str) -> tuple[Tensor, Tensor]:
     mean = state[f"{name}_sum"] / count
     variance = (state[f"{name}_squares"] / count - mean.square()).clamp(min=0)
     return mean / 127.5, variance.sqrt() / 127.5
-
-
-METRICS: dict[str, type[Metric]] = {"pixels": Pixels}
-"""Built-in metrics by kind."""

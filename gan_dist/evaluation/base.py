@@ -1,7 +1,7 @@
 """Define what a metric is. A new metric is one class, the user's own included."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -27,8 +27,8 @@ class Metric(Part):
     needs: ClassVar[Literal["features", "samples"]] = "samples"
     """What `add` is given: images (N, C, H, W) in [-1, 1], or their features (N, F) by the evaluation's network."""
 
-    better: ClassVar[Literal["lower", "higher"]] = "lower"
-    """Which values are better: the run's summary in W&B shows the best one."""
+    better: ClassVar[Literal["lower", "higher"] | Mapping[str, Literal["lower", "higher"]]] = "lower"
+    """Which values are better, or for each name of several: the run's summary in W&B shows the best one."""
 
     def prepare(self) -> None:
         """Look for the files that the metric reads, before a training begins. Raises InputError where one will not do."""

@@ -3,6 +3,7 @@
 import functools
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -29,7 +30,7 @@ class Modes(Metric):
     "PacGAN", 2018, take 26,000 samples: evaluate.samples.
     """
 
-    better: ClassVar[Literal["lower", "higher"]] = "higher"
+    better: ClassVar[Mapping[str, Literal["lower", "higher"]]] = {"covered": "higher", f"covered_by_{_LEAST}": "higher"}
 
     classifier: str
     """File of the digit classifier, which `gan-dist digit-classifier MNIST FILE` makes."""
@@ -46,7 +47,7 @@ class Modes(Metric):
         digits.load(self._path)
 
     def add(self, state: State, fake: Tensor, real: Tensor | None) -> None:
-        """Count the samples of each mode, (10^C,) float64, and the classifier's right answers on its test digits."""
+        """Count the samples of each mode, (10^C,) float64, and those that are not finite."""
         classifier = _load(str(self._path), str(fake.device))
         finite = fake.isfinite().flatten(1).all(1)
         seen = classifier.digits(fake[finite])
@@ -55,11 +56,7 @@ class Modes(Metric):
         # counted without bincount, which has no deterministic form on a GPU
         modes = torch.arange(10**channels, device=seen.device)
         counts = ((seen * places).sum(1)[:, None] == modes).sum(0).double()
-        more = {
-            "counts": counts,
-            "not_finite": (~finite).sum().double(),
-        }
-        for name, tensor in more.items():
+        for name, tensor in {"counts": counts, "not_finite": (~finite).sum().double()}.items():
             state[name] = state[name] + tensor if name in state else tensor
 
     def value(self, state: State) -> dict[str, float]:

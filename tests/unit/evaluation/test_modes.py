@@ -107,6 +107,7 @@ def test_a_mode_has_the_first_digit_in_the_hundreds_as_the_label_of_stacked_mnis
     assert isinstance(scores, dict)
     assert math.isnan(scores["kl"])
     assert math.isnan(scores["covered"])
+    assert set(modes.Modes.better) <= set(scores)
 
 
 @pytest.mark.parametrize(

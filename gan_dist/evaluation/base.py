@@ -1,7 +1,7 @@
 """Define what a metric is. A new metric is one class, the user's own included."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -27,8 +27,11 @@ class Metric(Part):
     needs: ClassVar[Literal["features", "samples"]] = "samples"
     """What `add` is given: images (N, C, H, W) in [-1, 1], or their features (N, F) by the evaluation's network."""
 
-    better: ClassVar[Literal["lower", "higher"]] = "lower"
-    """Which values are better: the run's summary in W&B shows the best one."""
+    better: ClassVar[Literal["lower", "higher"] | Mapping[str, Literal["lower", "higher"]]] = "lower"
+    """Which values are better, or for each name of several: the run's summary in W&B shows the best one."""
+
+    def prepare(self) -> None:
+        """Look for the files that the metric reads, before a training begins. Raises InputError where one will not do."""
 
     def begin(self) -> State:
         """Return the state of a part that has no samples yet."""
@@ -114,7 +117,3 @@ def _moments(state: State, name: str) -> tuple[Tensor, Tensor]:
     mean = state[f"{name}_sum"] / count
     variance = (state[f"{name}_squares"] / count - mean.square()).clamp(min=0)
     return mean / 127.5, variance.sqrt() / 127.5
-
-
-METRICS: dict[str, type[Metric]] = {"pixels": Pixels}
-"""Built-in metrics by kind."""

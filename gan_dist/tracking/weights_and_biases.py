@@ -112,7 +112,10 @@ class WeightsAndBiases:
     def _best(self, name: str) -> Literal["min", "max"]:
         """Return which value of a score W&B's table of runs shows."""
         metric = getattr(getattr(self._config.evaluate, "scores", None), name.split("/")[1], None)
-        return "max" if getattr(metric, "better", "lower") == "higher" else "min"
+        better = getattr(metric, "better", "lower")
+        if not isinstance(better, str):  # of several values, by name
+            better = better.get("/".join(name.split("/")[2:]), "lower")
+        return "max" if better == "higher" else "min"
 
     def picture(self, images: int, path: Path) -> None:
         """Show a sample grid."""

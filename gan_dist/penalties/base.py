@@ -1,4 +1,8 @@
-"""Define what a penalty is: a term of a player's loss beside the adversarial one."""
+"""Define what a penalty is: a term of a player's loss beside the adversarial one.
+
+Every weight must have a gradient by it, as DDP would wait for one. A penalty that leaves some out, such as one of a gradient,
+which no output bias moves, adds nothing times the output.
+"""
 
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Protocol

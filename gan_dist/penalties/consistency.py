@@ -1,4 +1,4 @@
-"""Penalties on logits: the same for an image and for one like it, or near those of before."""
+"""Penalties on logits (N, ...): near those of before (LeCam), and alike for images, or latents, that are alike."""
 
 from typing import Annotated, ClassVar, Literal
 

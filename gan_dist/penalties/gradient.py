@@ -1,4 +1,4 @@
-"""Penalties on a network's gradient: of logits (N, ...) by images, or of images by styles.
+"""Penalties on a network's gradient: of logits (N, ...) by images (N, C, H, W), or of images by styles.
 
 They differentiate an output and are differentiated again when the loss is descended; their networks must therefore not be
 compiled, nor lose weights in between. All add nothing times the output, so that every weight has a gradient: an output bias

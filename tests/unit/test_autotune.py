@@ -7,7 +7,6 @@ from gan_dist import config as config_module, games, interfaces, penalties
 from gan_dist.doctor import autotune
 from gan_dist.engine import Engine
 from gan_dist.networks.statistics import batch_norms
-from gan_dist.penalties import gradient
 from tests import making
 
 
@@ -60,13 +59,13 @@ def test_a_trial_computes_penalties_as_training_does_and_counts_what_training_ke
     config = config_module.load(["configs/digits.yaml", *making.flags(keys)])
     engine, game = Engine(config), games.build(config)
     engine.place(game)
-    seen, plain = [], gradient.squared_gradient
+    seen, plain = [], penalties.squared_gradient
 
     def squared_gradient(logits_of: penalties.Logits, images: torch.Tensor) -> torch.Tensor:
         seen.append(engine._lowered.on)
         return plain(logits_of, images)
 
-    monkeypatch.setattr(gradient, "squared_gradient", squared_gradient)
+    monkeypatch.setattr(penalties.gradient, "squared_gradient", squared_gradient)
     _, share = autotune._try(config, engine, game, 2)
     assert seen == [False] * 4
     assert engine._lowered.on

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan_dist import config as config_module, games, rng
+from gan_dist import config as config_module, games, penalties, rng
 from gan_dist.doctor import numerics
 from gan_dist.errors import InputError
 from gan_dist.interfaces import Batch
 from gan_dist.networks.statistics import RunningMean
-from gan_dist.penalties import PENALTIES, Penalty, consistency, gradient as of_gradient
+from gan_dist.penalties import PENALTIES, Penalty
 from gan_dist.player import Player
 from tests import making
 
@@ -70,9 +70,9 @@ def of(kind: str, **keys: Any) -> Penalty:
 
 def test_of_a_linear_discriminator_the_gradient_is_its_weight() -> None:
     squared = WEIGHT.square().sum()
-    assert of_gradient.squared_gradient(linear, images()).item() == pytest.approx(squared.item())
+    assert penalties.squared_gradient(linear, images()).item() == pytest.approx(squared.item())
     between = torch.linspace(0, 1, 5, dtype=torch.float64)
-    found = of_gradient.gradient_length(linear, images(), -images(), between)
+    found = penalties.gradient_length(linear, images(), -images(), between)
     assert found.item() == pytest.approx((squared.sqrt() - 1).square().item())
 
 
@@ -80,7 +80,7 @@ def test_the_gradient_is_taken_between_real_and_fake() -> None:
     real, fake = torch.zeros(3, 1, 2, 2, dtype=torch.float64), torch.ones(3, 1, 2, 2, dtype=torch.float64)
     between = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
     expected = (1 + 0 + 1) / 3  # gradients of length 0, 1 and 2
-    assert of_gradient.gradient_length(squares, real, fake, between).item() == pytest.approx(expected, abs=1e-5)
+    assert penalties.gradient_length(squares, real, fake, between).item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_zero_centred_penalty_takes_it_there_too() -> None:
@@ -112,7 +112,7 @@ def test_images_that_are_judged_alone_have_the_bits_of_the_plain_formula() -> No
     x = images(32, 8).float().requires_grad_()
     (gradient,) = torch.autograd.grad(network(x).sum(), x, create_graph=True)
     expected = gradient.square().sum((1, 2, 3)).mean()
-    found = of_gradient.squared_gradient(network, x)
+    found = penalties.squared_gradient(network, x)
     assert torch.equal(found, expected)
     weights = [network[1].weight, network[3].weight]
     for one, other in zip(torch.autograd.grad(found, weights), torch.autograd.grad(expected, weights), strict=True):
@@ -121,14 +121,14 @@ def test_images_that_are_judged_alone_have_the_bits_of_the_plain_formula() -> No
 
 def test_a_gradient_of_zero_has_a_finite_penalty() -> None:
     flat = nn.Parameter(torch.zeros(()))
-    found = of_gradient.gradient_length(lambda x: flat * x.sum((1, 2, 3)), images(), images(), torch.zeros(5))
+    found = penalties.gradient_length(lambda x: flat * x.sum((1, 2, 3)), images(), images(), torch.zeros(5))
     found.backward()
     assert torch.isfinite(flat.grad)
 
 
 def test_every_weight_has_a_gradient_even_an_output_bias() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1), nn.Flatten(0)).double()
-    of_gradient.squared_gradient(network, images()).backward()
+    penalties.squared_gradient(network, images()).backward()
     assert all(weight.grad is not None for weight in network.parameters())
 
 
@@ -181,7 +181,7 @@ def test_before_the_first_means_lecam_adds_nothing() -> None:
 def test_consistency_mirrors_and_shifts_by_the_position_alone() -> None:
     x = images(64, 8)
     draws = rng.Draws(5, torch.arange(64))
-    found = consistency.shifted(x, draws, 0.25, flip=True)
+    found = penalties.shifted(x, draws, 0.25, flip=True)
     seen = set()
     for before, after in zip(x[:, 0].numpy(), found[:, 0].numpy(), strict=True):
         padded = np.pad(before, 2, mode="reflect")
@@ -196,8 +196,8 @@ def test_consistency_mirrors_and_shifts_by_the_position_alone() -> None:
     assert {flip for flip, *_ in seen} == {False, True}
     assert {down for _, down, _ in seen} == {right for *_, right in seen} == set(range(5))
     late = rng.Draws(5, torch.arange(32, 64))
-    assert torch.equal(consistency.shifted(x[32:], late, 0.25, flip=True), found[32:])
-    assert torch.equal(consistency.shifted(x, draws, 0.0, flip=False), x)
+    assert torch.equal(penalties.shifted(x[32:], late, 0.25, flip=True), found[32:])
+    assert torch.equal(penalties.shifted(x, draws, 0.0, flip=False), x)
 
 
 def test_consistency_moves_both_logits_and_bcr_is_that_of_both_kinds() -> None:
@@ -208,7 +208,7 @@ def test_consistency_moves_both_logits_and_bcr_is_that_of_both_kinds() -> None:
     assert slope.item() == pytest.approx(2 * value.item())  # of (weight * difference)^2
     swapped = Batch({"image": drawn["fake"]}, drawn.positions)
     key = rng.key(3, "consistency fake")
-    moved = consistency.shifted(swapped["image"], rng.Draws(key, drawn.positions), 0.125, flip=True)
+    moved = penalties.shifted(swapped["image"], rng.Draws(key, drawn.positions), 0.125, flip=True)
     of_fakes = (game.discriminates(swapped["image"]) - game.discriminates(moved)).square().mean()
     assert of("bcr").value(game, drawn, None).item() == pytest.approx((value + of_fakes).item())
 

@@ -1,4 +1,4 @@
-"""Penalties on the weights themselves."""
+"""The penalty on weights whose outputs are not at right angles."""
 
 from collections.abc import Iterator
 from typing import ClassVar, Literal

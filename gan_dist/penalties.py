@@ -127,16 +127,21 @@ def in_order(named: dict[str, Penalty]) -> list[tuple[str, Penalty]]:
 def squared_gradient(logits_of: Logits, images: Tensor) -> Tensor:
     """E ||grad D(x)||^2."""
     gradient, logits = _gradient(logits_of, images)
-    return gradient.square().sum((1, 2, 3)).mean() + 0 * logits.sum()
+    return _of_sample(gradient.square()).mean() + 0 * logits.sum()
 
 
 def gradient_length(logits_of: Logits, real: Tensor, fake: Tensor, between: Tensor) -> Tensor:
     """E (||grad D(x)|| - 1)^2 at x = real + between * (fake - real), `between` (N,) in [0, 1]."""
-    images = torch.lerp(real, fake, between[:, None, None, None].to(real.dtype))
+    images = torch.lerp(real, fake, between.view(-1, *[1] * (real.ndim - 1)).to(real.dtype))
     gradient, logits = _gradient(logits_of, images)
     # the root's slope at 0 is infinite: a gradient of exactly 0 would make the penalty's NaN
-    length = (gradient.square().sum((1, 2, 3)) + 1e-12).sqrt()
+    length = (_of_sample(gradient.square()) + 1e-12).sqrt()
     return (length - 1).square().mean() + 0 * logits.sum()
+
+
+def _of_sample(values: Tensor) -> Tensor:
+    """Return the sum over each sample, (N, C, H, W) or (N, D) -> (N,)."""
+    return values.sum(tuple(range(1, values.ndim)))
 
 
 def _gradient(logits_of: Logits, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -68,7 +68,7 @@ def _base_of_games() -> type[Part]:
 
 def _common_places() -> dict[str, Place]:
     """Return the places for parts in the sections that every run has. Looked up by name, like the games."""
-    scores, panels = (importlib.import_module(f"gan_dist.{name}") for name in ("evaluation.base", "tracking.panels"))
+    scores, panels = (importlib.import_module(f"gan_dist.{name}") for name in ("evaluation", "tracking.panels"))
     scores_text, panels_text = (f"{what} by name, with the keys of each." for what in ("Scores", "Panels"))
     return {
         "evaluate.scores": Many(scores.Metric, scores.METRICS, scores_text, scores.check_name),

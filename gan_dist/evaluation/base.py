@@ -1,8 +1,8 @@
 """Define what a metric is. A new metric is one class, the user's own included."""
 
 import re
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -27,8 +27,12 @@ class Metric(Part):
     needs: ClassVar[Literal["features", "samples"]] = "samples"
     """What `add` is given: images (N, C, H, W) in [-1, 1], or their features (N, F) by the evaluation's network."""
 
-    better: ClassVar[Literal["lower", "higher"]] = "lower"
-    """Which values are better: the run's summary in W&B shows the best one."""
+    better: ClassVar[str | Mapping[str, str]] = "lower"
+    """Which values are better, "lower" or "higher", or that of each value by name: the run's summary in W&B shows the best."""
+
+    def for_game(self, game: Any) -> "Metric":
+        """Return the metric that scores this game: itself, unless it needs to know something of the game."""
+        return self
 
     def begin(self) -> State:
         """Return the state of a part that has no samples yet."""
@@ -114,7 +118,3 @@ def _moments(state: State, name: str) -> tuple[Tensor, Tensor]:
     mean = state[f"{name}_sum"] / count
     variance = (state[f"{name}_squares"] / count - mean.square()).clamp(min=0)
     return mean / 127.5, variance.sqrt() / 127.5
-
-
-METRICS: dict[str, type[Metric]] = {"pixels": Pixels}
-"""Built-in metrics by kind."""

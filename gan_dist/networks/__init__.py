@@ -3,7 +3,8 @@
 from gan_dist.networks.article import Article
 from gan_dist.networks.base import Network, Shape
 from gan_dist.networks.dcgan import Dcgan
+from gan_dist.networks.mlp import Mlp
 
 __all__ = ["NETWORKS", "Network", "Shape"]
 
-NETWORKS: dict[str, type[Network]] = {"dcgan": Dcgan, "article": Article}
+NETWORKS: dict[str, type[Network]] = {"dcgan": Dcgan, "article": Article, "mlp": Mlp}

@@ -5,7 +5,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,8 +111,12 @@ class WeightsAndBiases:
 
     def _best(self, name: str) -> Literal["min", "max"]:
         """Return which value of a score W&B's table of runs shows."""
-        metric = getattr(getattr(self._config.evaluate, "scores", None), name.split("/")[1], None)
-        return "max" if getattr(metric, "better", "lower") == "higher" else "min"
+        _, metric_name, *part = name.split("/")
+        better = getattr(getattr(self._config.evaluate, "scores", None), metric_name, None)
+        better = getattr(better, "better", "lower")
+        if isinstance(better, Mapping):
+            better = better.get("/".join(part))
+        return "max" if better == "higher" else "min"
 
     def picture(self, images: int, path: Path) -> None:
         """Show a sample grid."""

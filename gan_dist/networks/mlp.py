@@ -13,7 +13,7 @@ class Generator(nn.Module):
 
     def __init__(self, latent: int, points: int, width: int, depth: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*_hidden(latent, width, depth, nn.ReLU()), nn.Linear(width, points))
+        self.layers = _layers(latent, points, width, depth, nn.ReLU())
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         points: Tensor = self.layers(latents)
@@ -25,16 +25,24 @@ class Discriminator(nn.Module):
 
     def __init__(self, points: int, width: int, depth: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*_hidden(points, width, depth, nn.LeakyReLU(0.2)), nn.Linear(width, 1))
+        self.layers = _layers(points, 1, width, depth, nn.LeakyReLU(0.2))
 
     def forward(self, points: Tensor, labels: Tensor | None = None) -> Tensor:
         logits: Tensor = self.layers(points).flatten()
         return logits
 
 
-def _hidden(inputs: int, width: int, depth: int, activation: nn.Module) -> list[nn.Module]:
-    sizes = [inputs, *[width] * (depth - 1)]
-    return [layer for size in sizes for layer in (nn.Linear(size, width), activation)]
+def _layers(inputs: int, outputs: int, width: int, depth: int, activation: nn.Module) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for size in (inputs, *[width] * (depth - 1)):
+        layers += [nn.Linear(size, width), activation]
+    network = nn.Sequential(*layers, nn.Linear(width, outputs))
+    for layer in network:
+        if isinstance(layer, nn.Linear):
+            # torch's own initial weights make outputs of 0.05: all points begin in one place (He et al., 2015, do not)
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+    return network
 
 
 class Mlp(Network):

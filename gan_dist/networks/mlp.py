@@ -39,9 +39,9 @@ def _layers(inputs: int, outputs: int, width: int, depth: int, activation: nn.Mo
     network = nn.Sequential(*layers, nn.Linear(width, outputs))
     for layer in network:
         if isinstance(layer, nn.Linear):
-            # torch's own initial weights make outputs of 0.05: all points begin in one place (He et al., 2015, do not)
+            # torch's own weights make outputs of 0.05, so that all points begin in one place; its biases stay, as without them
+            # all kinks of the discriminator begin in the origin, and points gather on rays from it
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
     return network
 
 

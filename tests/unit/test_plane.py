@@ -63,7 +63,7 @@ def test_modes_are_counted_by_samples_near_their_centres() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--data.shards", "data/digits"), r"data\.shards has no effect, as the game draws its own samples; remove"),
+        (("--data.shards", "data/digits"), r"data\.shards would have no effect, as the game draws its own samples; remove"),
         (
             ("--networks.generator", "{kind: dcgan}"),
             r"dcgan is for images, and game\.kind: plane is played with points",

@@ -22,5 +22,7 @@ class NoData(Section):
     def _takes_nothing(cls, given: Any) -> Any:
         if isinstance(given, dict) and given:
             keys = ", ".join(f"data.{key}" for key in given)
-            raise ValueError(f"{keys} would have no effect, as the game draws its own samples; remove every key of data")
+            raise ValueError(
+                f"{keys} would have no effect, as the game draws its own samples; remove every key of data"
+            )
         return given

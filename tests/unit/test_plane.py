@@ -16,6 +16,7 @@ from gan_dist.games.plane import centres
 from gan_dist.games.scatter import Dots, scatter
 from gan_dist.interfaces import Batch
 from gan_dist.step import play_step
+from tests.launching import digests, lines, train
 
 RECIPES = ("gaussians", "grid25")
 
@@ -63,7 +64,10 @@ def test_modes_are_counted_by_samples_near_their_centres() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--data.shards", "data/digits"), r"data\.shards would have no effect, as the game draws its own samples; remove"),
+        (
+            ("--data.shards", "data/digits"),
+            r"data\.shards would have no effect, as the game draws its own samples; remove",
+        ),
         (
             ("--networks.generator", "{kind: dcgan}"),
             r"dcgan is for images, and game\.kind: plane is played with points",
@@ -91,13 +95,14 @@ def test_a_recipe_plays_and_draws(recipe: str, tmp_path: Path) -> None:
     engine = Engine(config)
     game = trial.build(config, engine)
     engine.wrap(game)
-    before = [weight.clone() for player in game.players for weight in player.network.parameters()]
+    # biases aside: that of the logits has no effect on the relativistic loss
+    weights = [weight for player in game.players for weight in player.network.parameters() if weight.ndim > 1]
+    before = [weight.clone() for weight in weights]
     size = config.training.batch
     for step in range(2):
         batch = trial.on_device(config, engine, trial.random_batches(config, game.fields, step, engine.slots))
         play_step(engine, game, batch, step * size, size)
-    after = [weight for player in game.players for weight in player.network.parameters()]
-    assert not any(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+    assert not any(torch.equal(old, new) for old, new in zip(before, weights, strict=True))
     assert game.pictures(0, 10, Batch({}, torch.arange(0)))["samples"].shape == (1, 3, 512, 512)
     assert torch.equal(game.samples(0, 5, 40), game.samples(0, 0, 45)[5:])
 
@@ -115,3 +120,22 @@ def test_dots_lie_where_their_points_are() -> None:
     assert upper.sum().item() == pytest.approx(math.pi * 4, rel=0.03)  # a disc's area
     assert weights[63, 63] == pytest.approx(1)  # what is outside lies on the edge
     assert weights[32:].sum() < math.pi * 4
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_a_run_without_data_goes_on_at_two_ranks_with_the_same_bits(tmp_path: Path) -> None:
+    keys = {
+        "training.images": 2048,
+        "training.device": "cpu",
+        "checkpoint.every": 1024,
+        "sample.count": 100,
+        "track.wandb": "disabled",
+    }
+    for directory, images, ranks in (("one", 2048, 1), ("two", 1024, 1), ("two", 2048, 2)):
+        wanted = {**keys, "run.directory": tmp_path / directory, "training.images": images}
+        done = train(wanted, ranks, config="configs/gaussians.yaml")
+        assert done.returncode == 0, done.stderr
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    (line,) = [line for line in lines(tmp_path / "two/metrics.jsonl") if "score/plane_modes/modes" in line][-1:]
+    assert line["images"] == 2048

@@ -28,7 +28,7 @@ class Reporter:
     def __init__(self, config: Config, engine: Engine, game: Game, index: Index, run: Run, tracker: Tracker) -> None:
         self._config, self._engine, self._game, self._index = config, engine, game, index
         self._run, self._tracker = run, tracker
-        self._metrics: dict[str, Metric] = dict(config.evaluate.scores)
+        self._metrics: dict[str, Metric] = {name: each.for_game(game) for name, each in config.evaluate.scores}
         self._panels: dict[str, Panel] = dict(config.track.panels)
         self._began, self._from = time.perf_counter(), 0
         self._first: Batch | None = None

@@ -14,6 +14,7 @@ EXAMPLES = (
     "  gan-dist generate runs/digits --n 16 --class 3 --replace"
 )
 _GRID = "grid.png"
+_POINTS = "points.csv"
 _MOST_IN_GRID = 100  # more would be too small to look at
 
 
@@ -32,6 +33,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the PNGs and a grid of the first ones."""
+    import torch
+
     from gan_dist import files, run_directory
     from gan_dist.generate import generate, load
     from gan_dist.tracking import grid
@@ -49,8 +52,16 @@ def run(options: argparse.Namespace) -> None:
     for path in _earlier(out, options.replace):
         path.unlink()
     files.make_directory(out, "--out")
+    samples = generate(game, options.seed, options.n, options.label)
+    if game.makes_points:
+        points = torch.stack(list(samples))
+        lines = [",".join(f"{number:.6g}" for number in point) for point in points.tolist()]
+        files.write_atomic(out / _POINTS, "\n".join(lines) + "\n")
+        grid.save_png(game.chart(points), out / _GRID)
+        print(f"{options.n} points of {name} in {out / _POINTS}; look at {out / _GRID}")
+        return
     shown = []
-    for number, image in enumerate(generate(game, options.seed, options.n, options.label)):
+    for number, image in enumerate(samples):
         grid.save_png(image, out / f"{number:06d}.png")
         if number < _MOST_IN_GRID:
             shown.append(image)
@@ -63,7 +74,9 @@ def _earlier(out: Path, replace: bool) -> Iterable[Path]:
     if not out.exists():
         return []
     entries = sorted(out.iterdir()) if out.is_dir() else [out]
-    foreign = [path for path in entries if path.name != _GRID and not re.fullmatch(r"\d{6,}\.png", path.name)]
+    foreign = [
+        path for path in entries if path.name not in (_GRID, _POINTS) and not re.fullmatch(r"\d{6,}\.png", path.name)
+    ]
     if foreign:
         also = f", {foreign[0].name} for example" if out.is_dir() else ""
         raise InputError(f"{out} holds files already that generate did not write{also}; give --out another folder")

@@ -2,6 +2,7 @@
 
 from gan_dist.config.common import Config, default_cache, differences, other_bits
 from gan_dist.config.loading import find, load, read_run, to_yaml, validate
+from gan_dist.config.no_data import NoData
 from gan_dist.config.parts import keep as keep_parts
 from gan_dist.config.section import FREE, Fraction, Many, One, Part, Positive, Section
 from gan_dist.config.tree import fields
@@ -11,6 +12,7 @@ __all__ = [
     "Config",
     "Fraction",
     "Many",
+    "NoData",
     "One",
     "Part",
     "Positive",

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
@@ -47,6 +47,9 @@ def _image_size(value: int | str) -> int | str:
 
 
 class Data(Section):
+    drawn: ClassVar[bool] = False
+    """Whether there is no data set, as the game draws its own samples (no_data.py)."""
+
     shards: Annotated[str | list[str], FREE]
     """WebDataset shards: a folder of .tar files, a file, a pattern (train-{00000..00099}.tar or train-*.tar), a URL, or a list
     of these. pipe:COMMAND needs data.allow_pipe."""

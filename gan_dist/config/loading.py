@@ -157,7 +157,7 @@ def _is_text(kind: Any) -> bool:
 def _expand(config: Config) -> Config:
     """~ and $VARIABLES in paths. Raises InputError for a variable that is not set."""
     changes: dict[str, Any] = {}
-    flat = {key: config.flat()[key] for key in _PATHS}
+    flat = {key: value for key, value in config.flat().items() if key in _PATHS}
     for key, value in flat.items():
         expanded = [_expanded(key, one) for one in ([value] if isinstance(value, str) else value)]
         if expanded != ([value] if isinstance(value, str) else value):
@@ -194,7 +194,7 @@ def to_yaml(config: Config, recorded: dict[str, Any]) -> str:
     """Return the text of RUN/config.yaml, without the secrets that addresses may hold: a copy of it must not give them away."""
     more = {"sources": config.sources} if config.sources else {}
     keys = redact_all(config.model_dump(mode="json"))
-    del keys["data"]["allow_pipe"]  # for the command line alone: a recorded config may become somebody's CONFIG
+    keys["data"].pop("allow_pipe", None)  # for the command line alone: a recorded config may become somebody's CONFIG
     return yaml.safe_dump({"gan_dist": {**recorded, **more}, **keys}, sort_keys=False, width=120)
 
 

@@ -111,6 +111,12 @@ def _check_labels(index: Index, config: Config) -> None:
 def check_fields(config: Config, wanted: Mapping[str, Field]) -> None:
     """Raise InputError where the data and the game differ in a field: its name, kind, channels or size."""
     data, game = config.data, config.game.kind
+    if data.drawn:
+        if wanted:
+            raise InputError(
+                f"the game {game} wants {', '.join(wanted)}, and has no data: take NoData out of its parts"
+            )
+        return
     images = {name: field for name, field in wanted.items() if field.kind == "image"}
     have = list(data.fields) or ["image"]
     if missing := [name for name in images if name not in have]:

@@ -138,6 +138,14 @@ class Index:
         return _keys(self.shards[shard], self.cache, self.image)
 
 
+def nothing() -> Index:
+    """Return the index of no samples, for a game that draws its own."""
+    nowhere: dict[str, Any] = {"table": None, "cache": Path(), "image": ""}
+    empty: dict[str, Any] = {"shards": (), "bad": (), "key_digests": (), "stamps": (), "channels": {}, "left_out": {}}
+    first, rows = np.zeros(1, np.int64), np.zeros(0, _ROW)
+    return Index(first=first, rows=rows, digest="", old_digest="", **nowhere, **empty)
+
+
 @functools.lru_cache(maxsize=8)
 def _keys(shard: str, cache: Path, image: str) -> list[str]:
     part = _read(shard, cache, image, ("keys",))

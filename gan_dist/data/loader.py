@@ -34,6 +34,8 @@ def prepare(config: Config, progress: bool = True) -> None:
     For one rank of a node: the others wait, then call `open_index`.
     """
     data = config.data
+    if data.drawn:
+        return
     if data.source:
         from gan_dist.data.pack import packing
 
@@ -60,6 +62,8 @@ def open_index(config: Config, wanted: Mapping[str, Field] | None = None) -> Ind
     """
     if wanted is not None:
         checks.check_fields(config, wanted)
+    if config.data.drawn:
+        return index_module.nothing()
     cache = config.cache
     local = [str(shards.local(shard, cache)) for shard in shards.expand(config.data.shards, config.data.allow_pipe)]
     fields = {name: index_module.load(local, cache, member) for name, member in _members(config).items()}
@@ -171,8 +175,11 @@ def micro_batches(
 
     A batch has every image field of the index, and "class" with data.labels. `slots` are the places of the global batch
     that this rank serves. `note` is told of samples that others stand in for, and of slow shards. The workers end with
-    the iterator.
+    the iterator. Where the game draws its own samples, batches have positions only.
     """
+    if config.data.drawn:
+        yield from _positions(config, start, slots, device)
+        return
     count = config.data.workers
     dataset = _Groups(index, config, start, slots)
     context = None
@@ -202,6 +209,14 @@ def micro_batches(
         if len(step) == len(dataset.firsts):
             yield step
             step = []
+
+
+def _positions(config: Config, start: int, slots: range, device: torch.device) -> Iterator[list[Batch]]:
+    """Yield micro-batches as `micro_batches` does, with no fields."""
+    training = config.training
+    for images in range(start, training.whole_images, training.batch):
+        firsts = (images + slot for slot in slots[:: training.micro_batch])
+        yield [Batch({}, torch.arange(first, first + training.micro_batch, device=device)) for first in firsts]
 
 
 def _as_it_is(item: Any) -> Any:

@@ -83,6 +83,8 @@ def _disk(node: str, run: Path) -> NodeReport:
 
 def data_problem(config: Config, number: int = 0) -> str:
     """Return why this machine, the `number`th, cannot read the shards; empty if it can. Each machine tries a few others."""
+    if config.data.drawn:
+        return ""
     try:
         expanded = shards.expand(config.data.shards, config.data.allow_pipe)
     except InputError as error:

@@ -189,7 +189,8 @@ def findings(config: Config, engine: Engine) -> Iterator[Finding]:
     training = config.training
     micro_batch = min(training.micro_batch, 4)
     # any number of classes will do, and no data is needed to know it
-    base = config.with_classes(lambda: 10).with_({"data.streams": 1, "training.micro_batch": micro_batch})
+    streams = {} if config.data.drawn else {"data.streams": 1}
+    base = config.with_classes(lambda: 10).with_({**streams, "training.micro_batch": micro_batch})
     strategy = training.strategy
     splits = [(1, 1), (2, 1), *([(2, 2)] if strategy != "exact" else [])]
     reference: dict[tuple[int, str], States] = {}

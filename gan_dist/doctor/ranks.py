@@ -53,12 +53,16 @@ def examine(config: Config, with_numerics: bool) -> Iterator[Finding]:
     engine.on_main(lambda: loader.prepare(config, progress=False), where="machine")
     index = loader.open_index(config)
     config = config.with_classes(lambda: index.classes)
-    yield _overlap(config, engine, len(index))
+    if not config.data.drawn:
+        yield _overlap(config, engine, len(index))
     needed, findings = _step(config, engine)
     yield from findings
-    loading = _loading(config, engine, index, needed)
-    yield loading
-    yield _keys(config, engine, loading.good)
+    loader_keeps_up = True
+    if not config.data.drawn:
+        loading = _loading(config, engine, index, needed)
+        yield loading
+        loader_keeps_up = loading.good
+    yield _keys(config, engine, loader_keeps_up)
 
 
 def _machine(engine: Engine) -> Finding:
@@ -104,7 +108,7 @@ def _game(config: Config, engine: Engine) -> Finding:
         for player in game.players
     )
     phases = ", ".join(called(phase) for phase in game.phases)
-    fields = ", ".join(game.fields)
+    fields = ", ".join(game.fields) or "samples that it draws itself"
     return Finding("game", True, f"{config.game.kind} of {fields}: {players}; in a step: {phases}")
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +32,10 @@ class Metric(Part):
 
     def prepare(self) -> None:
         """Look for the files that the metric reads, before a training begins. Raises InputError where one will not do."""
+
+    def for_game(self, game: Any) -> "Metric":
+        """Return the metric that scores this game: itself, unless it needs to know something of the game."""
+        return self
 
     def begin(self) -> State:
         """Return the state of a part that has no samples yet."""

@@ -3,10 +3,11 @@
 from gan_dist.config.common import Config
 from gan_dist.games.base import Game, GameKeys
 from gan_dist.games.generation import Generation
+from gan_dist.games.plane import Plane
 
 __all__ = ["GAMES", "Game", "GameKeys", "build"]
 
-GAMES: dict[str, type[GameKeys]] = {"generation": Generation}
+GAMES: dict[str, type[GameKeys]] = {"generation": Generation, "plane": Plane}
 
 
 def build(config: Config) -> Game:

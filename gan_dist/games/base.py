@@ -82,6 +82,13 @@ class Game(abc.ABC):
         """
         raise InputError(f"{type(self).__name__} turns images into images and draws none from latents")
 
+    makes_points: ClassVar[bool] = False
+    """Whether its samples are points (N, D), which `chart` shows, and no images."""
+
+    def chart(self, samples: Tensor) -> Tensor:
+        """Draw points in one picture: (N, D) -> (C, H, W) in [-1, 1]."""
+        raise InputError(f"{type(self).__name__} draws no points")
+
     judged: ClassVar[str] = "image"
     """The field that `generated` images are scored against."""
 

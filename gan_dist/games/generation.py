@@ -63,7 +63,19 @@ class Generation(GameKeys):
         "average": AverageKeys,
     }
 
+    samples: ClassVar[Literal["images", "points"]] = "images"
+    """What the players' networks make and judge."""
+
     def check(self, config: Config) -> None:
+        for role in ("generator", "discriminator"):
+            network: Network = getattr(config.networks, role)
+            if network.samples != self.samples:
+                place = self.parts[f"networks.{role}"]
+                usual = f"set networks.{role}.kind: {place.default}" if isinstance(place, One) else "choose another"
+                raise ValueError(
+                    f"networks.{role}.kind = {network.kind} is for {network.samples}, and game.kind: {self.kind} is played "
+                    f"with {self.samples}; {usual}"
+                )
         by_period: dict[tuple[str, int], set[bool]] = {}
         penalty: Penalty
         for _, penalty in config.penalties:
@@ -94,22 +106,30 @@ class Generation(GameKeys):
     def build(self, config: Config) -> Game:
         return GenerationGame(config)
 
+    def fields_of(self, config: Config) -> dict[str, Field]:
+        """Return what the game wants of each sample of the data."""
+        data = config.data
+        classes = {"class": Field("class", classes=data.classes)} if data.labels else {}
+        return {"image": Field("image", channels=data.channels, size=data.size), **classes}
+
+    def shape_of(self, config: Config) -> Shape:
+        """Return what the generator makes, of latents."""
+        return Shape(config.data.size, config.data.channels, self.latent, config.data.classes)
+
 
 class GenerationGame(Game):
     """A generator that turns latents into images, against a discriminator that tells them from real ones."""
 
     def __init__(self, config: Config) -> None:
-        data, keys = config.data, config.game
-        self.seed, self.keys, self.classes = config.run.seed, keys, data.classes
+        keys: Generation = config.game
+        self.seed, self.keys, self.classes = config.run.seed, keys, config.data.classes
         self.latent: int = keys.latent
         self.pack: int = keys.pack
         self.dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
-        self.fields = {"image": Field("image", channels=data.channels, size=data.size)}
-        if data.labels:
-            self.fields["class"] = Field("class", classes=data.classes)
+        self.fields = keys.fields_of(config)
         self.loss: losses.Loss = config.loss
         self.penalties = penalties.in_order(dict(config.penalties))
-        self.augments: dict[str, Augment] = {name: keys.build(self.seed) for name, keys in config.augment}
+        self.augments: dict[str, Augment] = {name: each.build(self.seed) for name, each in config.augment}
         for augment in self.augments.values():
             augment.batch_size = config.training.batch
         self.modules = tuple(self.augments.values())
@@ -263,9 +283,9 @@ class GenerationGame(Game):
 
 def build_networks(config: Config) -> tuple[nn.Module, nn.Module]:
     """Make the generator and the discriminator with the initial weights of the run's seed."""
-    data = config.data
-    shape = Shape(data.size, data.channels, config.game.latent, data.classes)
-    judged = dataclasses.replace(shape, channels=data.channels * config.game.pack)
+    shape: Shape = config.game.shape_of(config)
+    pack = config.game.pack
+    judged = dataclasses.replace(shape, channels=shape.channels * pack, points=shape.points * pack)
     with initial_weights(config.run.seed):
         return config.networks.generator.generator(shape), config.networks.discriminator.discriminator(judged)
 

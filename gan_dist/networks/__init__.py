@@ -4,6 +4,7 @@ from gan_dist.networks.article import Article
 from gan_dist.networks.base import Network, Shape
 from gan_dist.networks.biggan import Biggan
 from gan_dist.networks.dcgan import Dcgan
+from gan_dist.networks.mlp import Mlp
 from gan_dist.networks.r3gan import R3gan
 from gan_dist.networks.sngan import Sngan
 from gan_dist.networks.stylegan2 import Stylegan2
@@ -17,4 +18,5 @@ NETWORKS: dict[str, type[Network]] = {
     "biggan": Biggan,
     "stylegan2": Stylegan2,
     "r3gan": R3gan,
+    "mlp": Mlp,
 }

@@ -1,6 +1,7 @@
 """Define what a family of networks is: a section of keys that makes networks for roles."""
 
 import dataclasses
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -23,6 +24,8 @@ class Shape:
     """Class labels; 0: none."""
     inputs: int = 0
     """Channels of an input image that is turned into another; 0: the network has none."""
+    points: int = 0
+    """Numbers of a point, where samples are points and no images: (N, points)."""
 
     @property
     def resolution(self) -> int:
@@ -55,6 +58,9 @@ def start_of(size: tuple[int, int], least: int = 4) -> tuple[int, int, int]:
 
 class Network(Part):
     """A family of networks. A method for each role that it can take makes the network, seeded by the caller."""
+
+    samples: ClassVar[Literal["images", "points"]] = "images"
+    """What it makes and judges: (N, channels, H, W), or (N, shape.points)."""
 
     def generator(self, shape: Shape) -> nn.Module:
         """Return a network from (N, latent) numbers [and (N,) classes], or (N, inputs, H, W) images, to (N, channels, H, W)."""

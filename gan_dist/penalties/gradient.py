@@ -114,7 +114,7 @@ def gradient_length(logits_of: Logits, real: Tensor, fake: Tensor, shares: Tenso
 
 def between(real: Tensor, fake: Tensor, shares: Tensor) -> Tensor:
     """real + share * (fake - real), `shares` (N,) in [0, 1]."""
-    return torch.lerp(real, fake, shares[:, None, None, None].to(real.dtype))
+    return torch.lerp(real, fake, shares.view(-1, *[1] * (real.ndim - 1)).to(real.dtype))
 
 
 def _shares(game: Adversarial, batch: Batch) -> Tensor:
@@ -128,7 +128,7 @@ def _gradient(logits_of: Logits, images: Tensor) -> tuple[Tensor, Tensor]:
     images = images.detach().requires_grad_()
     logits = logits_of(images)
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    squares = gradient.square().sum((1, 2, 3))
+    squares = gradient.square().sum(tuple(range(1, gradient.ndim)))
     return squares.view(len(logits), -1).sum(1), logits
 
 

@@ -106,6 +106,8 @@ def _data(config: Config) -> Finding:
     from gan_dist.data import shards
     from gan_dist.doctor import node_reports  # these load much that --status does not need
 
+    if config.data.drawn:
+        return Finding("data", True, "none is needed: the game draws its own samples")
     if problem := node_reports.data_problem(config):
         return Finding("data", False, problem)
     try:

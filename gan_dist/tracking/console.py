@@ -100,10 +100,8 @@ class ProgressConsole:
     def _line(self, images: int) -> str:
         rate = self._rate(images)
         left = duration((self.total - images) / rate) if rate > 0 else "-"
-        return (
-            f"images {images:,}/{self.total:,}  epoch {images / self.samples:.1f}  "
-            f"{rate:,.0f} images/s  ETA {left}  {self._figures}"
-        ).rstrip()
+        epoch = f"epoch {images / self.samples:.1f}  " if self.samples else ""
+        return (f"images {images:,}/{self.total:,}  {epoch}{rate:,.0f} images/s  ETA {left}  {self._figures}").rstrip()
 
 
 class _Stdout(Console):

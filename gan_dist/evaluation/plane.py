@@ -1,7 +1,7 @@
 """Score points of the plane against a mixture of Gaussians: which modes are there, how well, and how evenly."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, PrivateAttr

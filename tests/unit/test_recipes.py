@@ -28,10 +28,11 @@ def reduced(path: Path) -> config_module.Config:
     for role, network in whole.networks:
         for key, value in NARROW.get(network.kind, {}).items():
             keys[f"networks.{role}.{key}"] = value
-    if isinstance(whole.data.resolution, int) and whole.data.resolution > 32:
+    resolution = getattr(whole.data, "resolution", 0)
+    if isinstance(resolution, int) and resolution > 32:
         keys["data.resolution"] = 32
     group = getattr(whole.networks.discriminator, "minibatch_std", 1)
-    keys["training.micro_batch"] = micro = math.lcm(group, 4, whole.game.pack if hasattr(whole.game, "pack") else 1)
+    keys["training.micro_batch"] = micro = math.lcm(group, 4, whole.game.pack)
     keys["training.batch"] = 2 * micro
     for name, penalty in whole.penalties:
         keys[f"penalties.{name}.every"] = min(2, penalty.every)
@@ -61,7 +62,7 @@ def test_two_steps_of_every_recipe(path: Path) -> None:
     for player in game.players:
         moved = [not torch.equal(*pair) for pair in zip(before[: len(player.weights)], player.weights, strict=True)]
         del before[: len(player.weights)]
-        assert sum(moved) > 0.9 * len(moved), player.name
+        assert sum(moved) >= len(moved) - 2, player.name  # a last bias has no gradient where logits are compared
 
 
 def test_every_recipe_says_what_it_is_for_and_how_to_run_it() -> None:

@@ -311,14 +311,18 @@ control.hang_seconds control.max_bad_steps control.desync_every control.margin_s
 track.every track.wandb track.project
 sample.every sample.count
 evaluate.every evaluate.samples
-game.kind game.latent game.discriminator_steps
-networks.generator.kind networks.generator.base_channels networks.discriminator.kind networks.discriminator.base_channels
+game.kind game.latent game.latent_distribution game.discriminator_steps game.first game.fakes game.batches
+game.generator_batch game.pack game.top_k
+networks.generator.kind networks.generator.base_channels networks.generator.normalisation
+networks.discriminator.kind networks.discriminator.base_channels networks.discriminator.normalisation
 loss.kind
-optimizers.generator.kind optimizers.generator.learning_rate optimizers.generator.clip_norm optimizers.generator.beta1
-optimizers.generator.beta2 optimizers.generator.epsilon
+optimizers.generator.kind optimizers.generator.learning_rate optimizers.generator.clip_norm
+optimizers.generator.clip_weights optimizers.generator.lookahead_every optimizers.generator.lookahead_rate
+optimizers.generator.beta1 optimizers.generator.beta2 optimizers.generator.epsilon
 optimizers.discriminator.kind optimizers.discriminator.learning_rate optimizers.discriminator.clip_norm
+optimizers.discriminator.clip_weights optimizers.discriminator.lookahead_every optimizers.discriminator.lookahead_rate
 optimizers.discriminator.beta1 optimizers.discriminator.beta2 optimizers.discriminator.epsilon
-average.half_life
+average.half_life average.ramp
 """
 """Of a config that names no kinds."""
 

@@ -74,7 +74,7 @@ class Phase:
     loss: Callable[[Batch], Tensor] | None = None
     penalty: Callable[[Batch], Tensor] | None = None
     twice: bool = False
-    """Whether the penalty differentiates a gradient."""
+    """Whether the penalty differentiates a gradient, or reads the weights: they must stay whole while it is computed."""
     full_precision: bool = True
     """Whether the penalty is computed in fp32 (or fp64) all the same."""
     every: int = 1

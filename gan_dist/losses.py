@@ -94,7 +94,10 @@ class Relativistic(Loss):
 
 
 class RelativisticAverage(Loss):
-    """Each image against the mean of the other kind (Jolicoeur-Martineau, 2019, section 4.3), by micro-batch."""
+    """Each image against the mean of the other kind (Jolicoeur-Martineau, 2019, section 4.3).
+
+    The means are those of a micro-batch. Both terms count whole, as in the paper; some code takes half of their sum.
+    """
 
     uses_real: ClassVar[bool] = True
     couples: ClassVar[bool] = True
@@ -104,7 +107,7 @@ class RelativisticAverage(Loss):
         return self.discriminator(real, fake)
 
     def discriminator(self, fake: Tensor, real: Tensor) -> Tensor:
-        return (softplus(fake.mean() - real).mean() + softplus(fake - real.mean()).mean()) / 2
+        return softplus(fake.mean() - real).mean() + softplus(fake - real.mean()).mean()
 
 
 LOSSES: dict[str, type[Loss]] = {

@@ -23,10 +23,16 @@ class Kept:
 
     tensors: dict[str, torch.dtype]
     """Types of those with the weight's shape, by name (`exp_avg`, `momentum_buffer`), in order of name."""
+    begin_as_weight: frozenset[str]
+    """Those that begin as a copy of the weight (Lookahead's slow weights); the others begin as zeros, where they can be cut."""
     step: Tensor | int | float | None
     """How it counts its steps of the weight: a scalar tensor, a number, or not at all."""
     why_not_cut: str
     """Why its state cannot be cut over ranks (ZeRO); empty where it can."""
+
+    def first_of(self, weight: Tensor) -> dict[str, Tensor]:
+        """Return what it keeps of a weight before its first step, of an optimizer that can be cut."""
+        return {name: _first(weight, name in self.begin_as_weight) for name in self.tensors}
 
     def step_of(self, count: int) -> Any:
         """`count` steps in the optimizer's own form."""
@@ -50,7 +56,7 @@ def build(make: MakeOptimizer, weights: Sequence[nn.Parameter]) -> torch.optim.O
 def probe(name: str, make: MakeOptimizer, device: torch.device, dtype: torch.dtype) -> Kept:
     """Return what the optimizers of a player keep. Raises AgreedError, naming class and state, for what would not be saved."""
     weight = nn.Parameter(torch.linspace(-1, 1, 24, device=device, dtype=dtype).view(4, 6))
-    optimizer = build(make, [weight])
+    optimizer, first = build(make, [weight]), weight.detach().clone()
     kind = type(optimizer).__name__
 
     def refuse(why: str) -> AgreedError:
@@ -85,18 +91,28 @@ def probe(name: str, make: MakeOptimizer, device: torch.device, dtype: torch.dty
         else:
             raise refuse(f"its state `{key}` would not be saved")
     start = {key: seen[0].get(key) for key in tensors}
-    return Kept(dict(sorted(tensors.items())), counter, _why_not_cut(make, weight, start, dtype, counter))
+    copies = frozenset(key for key, value in start.items() if _equal(value, first))
+    why_not_cut = _why_not_cut(make, weight, start, copies, dtype, counter)
+    return Kept(dict(sorted(tensors.items())), copies, counter, why_not_cut)
 
 
-def _why_not_cut(make: MakeOptimizer, like: Tensor, start: dict[str, Any], dtype: torch.dtype, counter: Any) -> str:
-    """Why pieces of a flattened weight, their state beginning with zeros, would not move as the weight does."""
+def _why_not_cut(
+    make: MakeOptimizer,
+    like: Tensor,
+    start: dict[str, Any],
+    copies: frozenset[str],
+    dtype: torch.dtype,
+    counter: Any,
+) -> str:
+    """Why pieces of a flattened weight, their state beginning with zeros or as they are, would not move as the weight does."""
     for key, value in start.items():
-        if not isinstance(value, Tensor) or value.dtype != dtype or bool(value.count_nonzero()):
+        if not isinstance(value, Tensor) or value.dtype != dtype or (key not in copies and bool(value.count_nonzero())):
             return f"its state `{key}` does not start as zeros"
-    whole = _moved(make, [like.detach()], [], None)
+    whole = _moved(make, [like.detach()], {}, None)
     flat = like.detach().reshape(-1)
+    begin = {key: key in copies for key in start}
     try:
-        pieces = [_moved(make, [piece], list(start), counter) for piece in (flat[:9], flat[9:])]
+        pieces = [_moved(make, [piece], begin, counter) for piece in (flat[:9], flat[9:])]
     except Exception as error:
         return f"a step on a flattened weight fails ({error})"
     # not to the bit: a kernel's last elements may go another way than the others
@@ -105,13 +121,17 @@ def _why_not_cut(make: MakeOptimizer, like: Tensor, start: dict[str, Any], dtype
     return ""
 
 
-def _moved(make: MakeOptimizer, tensors: list[Tensor], names: list[str], counter: Any) -> list[Tensor]:
-    """Weights after two steps, whose state begins with zeros where `names` are given."""
+def _first(weight: Tensor, as_weight: bool) -> Tensor:
+    return weight.detach().clone() if as_weight else torch.zeros_like(weight)
+
+
+def _moved(make: MakeOptimizer, tensors: list[Tensor], begin: dict[str, bool], counter: Any) -> list[Tensor]:
+    """Weights after two steps, whose state, where it is given, begins with zeros, or as the weight where that is True."""
     weights = [nn.Parameter(tensor.clone()) for tensor in tensors]
     optimizer = build(make, weights)
     for weight in weights:
-        if names:
-            optimizer.state[weight] = {name: torch.zeros_like(weight) for name in names}
+        if begin:
+            optimizer.state[weight] = {name: _first(weight, as_weight) for name, as_weight in begin.items()}
             if counter is not None:
                 zero = torch.zeros_like(counter) if isinstance(counter, Tensor) else type(counter)(0)
                 optimizer.state[weight]["step"] = zero

@@ -1,14 +1,14 @@
 """Define a player: a network (or a few that learn together), its optimizer and its moving average."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from gan_dist import optimizer_probe
-from gan_dist.ema import Average
+from gan_dist.ema import RAMP, Average
 from gan_dist.errors import AgreedError
 from gan_dist.networks import statistics
 from gan_dist.networks.statistics import Statistics
@@ -55,6 +55,8 @@ class Player:
     of its steps): it is then saved and cut; another is refused when the player is placed."""
     average_half_life: float | Callable[[int], float] | None = None
     """In images, or a function of the images seen; None: no moving average."""
+    average_ramp: float = RAMP
+    """The half-life is at most this part of the images seen; 0: no limit."""
     clip_norm: float = 0.0
     """Longest gradient; 0: any."""
     settings: Callable[[int], dict[str, Any]] | None = None
@@ -111,7 +113,7 @@ class Player:
                     f"the schedule of {self.name} sets {key}, which {type(self.optimizer).__name__} does not have"
                 )
         if self.average_half_life is not None:
-            self.average = Average(self.network, self.average_half_life)
+            self.average = Average(self.network, self.average_half_life, self.average_ramp)
 
     def schedule(self, images: int) -> None:
         """Set what the optimizer's groups have at this position."""
@@ -119,6 +121,14 @@ class Player:
             values = self.settings(images)
             for group in self.optimizer.param_groups:
                 group.update(values)
+
+    def whole_weights(self) -> Mapping[str, Tensor]:
+        """Return the weights that a call in the player's turn computes with, by name: those of an engine's copy if it has one.
+
+        They may be cut over the ranks (ZeRO-3), unless the phase says that its penalty needs them whole.
+        """
+        copied: Mapping[str, Tensor] | None = getattr(self.trained, "whole_weights", None)
+        return dict(self.network.named_parameters()) if copied is None else copied
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Return the network's output: a tensor, or tuples, lists and dicts of tensors."""

@@ -71,6 +71,23 @@ class Steps(Schedule):
         return self.start * self.factor ** sum(images >= position for position in self.at_images)
 
 
+class Exponential(Schedule):
+    """A number that is multiplied by `factor` over every `every` images, evenly, down to `least`."""
+
+    start: float
+    """Value at first."""
+    factor: Annotated[float, Field(gt=0, lt=1)]
+    """What it is multiplied by over `every` images."""
+    every: Annotated[int, Field(gt=0)]
+    """Images; for `factor` once an epoch, the number of samples."""
+    least: float = 0.0
+    """Value below which it does not fall."""
+
+    def at(self, images: int) -> float:
+        value: float = self.start * self.factor ** (images / self.every)
+        return max(self.least, value)
+
+
 class WarmUp(Schedule):
     """A straight line from 0 to `stop` over the first images, and `stop` from then on."""
 
@@ -83,7 +100,13 @@ class WarmUp(Schedule):
         return self.stop * min(1.0, (images + 1) / self.end)
 
 
-SCHEDULES: dict[str, type[Schedule]] = {"linear": Linear, "cosine": Cosine, "steps": Steps, "warm_up": WarmUp}
+SCHEDULES: dict[str, type[Schedule]] = {
+    "linear": Linear,
+    "cosine": Cosine,
+    "steps": Steps,
+    "exponential": Exponential,
+    "warm_up": WarmUp,
+}
 
 
 def _read(value: Any) -> Any:
@@ -97,8 +120,8 @@ def _read(value: Any) -> Any:
     return found.model_validate({**value, "kind": kind})
 
 
-def _within(least: float, below: float = math.inf) -> AfterValidator:
-    """Refuse a schedule with values outside of [least, below) at its positions."""
+def _within(least: float, below: float = math.inf, most: float = math.inf) -> AfterValidator:
+    """Refuse a schedule with values outside of [least, below), or above `most`, at its positions."""
 
     def check(value: Any) -> Any:
         if not isinstance(value, Schedule):
@@ -114,8 +137,9 @@ def _within(least: float, below: float = math.inf) -> AfterValidator:
                 found = float(value.at(position))
             except Exception as error:  # a user's schedule may raise anything
                 raise ValueError(f"at {position} images the schedule fails: {type(error).__name__}: {error}") from None
-            if not least <= found < below:
+            if not least <= found < below or found > most:
                 bound = f" and below {below:g}" if below < math.inf else ""
+                bound = f" and at most {most:g}" if most < math.inf else bound
                 raise ValueError(
                     f"at {position} images the schedule gives {found:g}; it must be at least {least:g}{bound}"
                 )
@@ -132,6 +156,9 @@ ScheduledPositive = Annotated[Annotated[float, Field(gt=0)] | ScheduledBase, Bef
 ScheduledNonnegative = Annotated[Annotated[float, Field(ge=0)] | ScheduledBase, BeforeValidator(_read), _within(0)]
 ScheduledFraction = Annotated[
     Annotated[float, Field(ge=0, lt=1)] | ScheduledBase, BeforeValidator(_read), _within(0, 1)
+]
+ScheduledProbability = Annotated[
+    Annotated[float, Field(ge=0, le=1)] | ScheduledBase, BeforeValidator(_read), _within(0, most=1)
 ]
 ScheduledCount = Annotated[Annotated[int, Field(gt=0)] | ScheduledBase, BeforeValidator(_read), _within(0)]
 

@@ -23,12 +23,23 @@ class Augment(nn.Module):
     in checkpoints, and not touched by trials.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.images = 0
+        """Position of the step that is played, for what changes over the run; the game sets it."""
+        self.batch_size = 0
+        """Images in a step, of all ranks together; the game sets it."""
+
     def forward(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W). `purpose` is "real" or "fake": a key of its own for either."""
         raise NotImplementedError
 
     def observe(self, real: Tensor, fake: Tensor, batch: Batch) -> None:
         """See the logits of the discriminator's own turn."""
+
+    def figures(self) -> dict[str, Tensor]:
+        """Return what a person wants to see of its state, by name: a scalar on the device each."""
+        return {}
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Tensor:
         output: Tensor = super().__call__(*arguments, **keywords)

@@ -121,8 +121,8 @@ def restore(
             for name, tensor in _named(player, shard, stepped=bool(count)):
                 tensor.copy_(read(name, shard.offset, len(tensor)))
             if not count:
-                for tensor in shard.state.values():
-                    tensor.zero_()
+                for name, tensor in player.kept.first_of(shard.weight).items():
+                    shard.state[name].copy_(tensor)
         player.shards.refresh()
 
 

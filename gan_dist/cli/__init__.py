@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from gan_dist import __version__, threads
-from gan_dist.cli import checkpoints, doctor, generate, index, pack, runs, slurm, status, track, train
+from gan_dist.cli import checkpoints, digit_classifier, doctor, generate, index, pack, runs, slurm, status, track, train
 from gan_dist.errors import EXIT_FAILED, EXIT_FINISHED, EXIT_INPUT, InputError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -25,6 +25,7 @@ COMMANDS: dict[str, ModuleType] = {
     "checkpoints": checkpoints,
     "pack": pack,
     "index": index,
+    "digit-classifier": digit_classifier,
     "doctor": doctor,
     "slurm": slurm,
     "track": track,

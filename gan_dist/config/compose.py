@@ -18,6 +18,8 @@ from gan_dist.config.section import Many, One, Part, Section
 from gan_dist.errors import InputError
 
 _NAME = re.compile(r"[A-Za-z][\w-]*")
+_NO_SOURCE = {"use_attribute_docstrings": False}
+"""For sections that are made here: pydantic would look for docstrings in the source of the caller, half of the time of a load."""
 Place = One | Many | type[Section]
 
 
@@ -40,7 +42,7 @@ def compose(tree: dict[str, Any]) -> type[Config]:
     for top, below in _by_top({**_common_places(), **keys.parts}).items():  # type: ignore[attr-defined]
         place = _section_of(tree, top, below) if isinstance(below, dict) else _place(tree, top, below)
         built[top] = _field(place, Config.model_fields[top].description if top in Config.model_fields else None)
-    return create_model("ComposedConfig", __base__=Config, **built)
+    return create_model("ComposedConfig", __base__=Config, __cls_kwargs__=_NO_SOURCE, **built)
 
 
 def validate(tree: dict[str, Any], folder: Path | None = None) -> Config:
@@ -164,7 +166,7 @@ def _check_name(place: Many, name: Any, key: str) -> None:
 
 
 def _made(name: str, base: Any, made: dict[str, Any]) -> type[Section]:
-    section: type[Section] = create_model(name, __base__=base, **made)
+    section: type[Section] = create_model(name, __base__=base, __cls_kwargs__=_NO_SOURCE, **made)
     return section
 
 
@@ -195,7 +197,12 @@ def _with_kind(found: type[Part], usual: str) -> type[Part]:
     """Return the part's section with the kind that a config has when it names none."""
     described = Field(usual, description=Part.model_fields["kind"].description)
     chosen: type[Part] = create_model(
-        found.__name__, __base__=found, __doc__=found.__doc__, __module__=found.__module__, kind=(str, described)
+        found.__name__,
+        __base__=found,
+        __doc__=found.__doc__,
+        __module__=found.__module__,
+        __cls_kwargs__=_NO_SOURCE,
+        kind=(str, described),
     )
     return chosen
 

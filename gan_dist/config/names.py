@@ -50,6 +50,7 @@ _SAMPLE = Meaning(("sample.every",), "in images")
 _LOG = Meaning(("track.every",), "in images")
 _CRITIC = Meaning(("game.discriminator_steps",))
 _CLIP = Meaning(("clip_norm",))
+_CLAMP = Meaning(("clip_weights",), "for all weights of a player, after each update")
 _WANDB = Meaning(("track.wandb",), "online, offline or disabled")
 
 MEANINGS: dict[str, Meaning] = {
@@ -59,6 +60,7 @@ MEANINGS: dict[str, Meaning] = {
     "beta1": _BETA1, "b1": _BETA1, "adam_beta1": _BETA1, "beta2": _BETA2, "b2": _BETA2, "adam_beta2": _BETA2,
     "betas": Meaning(("beta1", "beta2")), "eps": Meaning(("epsilon",)), "adam_eps": Meaning(("epsilon",)),
     "clip": _CLIP, "grad_clip": _CLIP, "clip_grad": _CLIP, "max_grad_norm": _CLIP, "gradient_clip_val": _CLIP,
+    "clip_value": _CLAMP, "weight_clip": _CLAMP, "wc_bound": _CLAMP, "clamp": _CLAMP,
     # how much and how long
     "batch_size": _BATCH, "batchsize": _BATCH, "batch": _BATCH, "bs": _BATCH, "train_batch_size": _BATCH,
     "global_batch_size": _BATCH, "batch_gpu": _MICRO, "batch_per_gpu": _MICRO, "micro_batch_size": _MICRO,

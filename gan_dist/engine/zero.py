@@ -4,7 +4,8 @@ Rules that were measured (tests/dist/test_matrix.py; docs/many-ranks.md says whi
 - Losses go through the bare network with stages 1 and 2, which therefore differentiate twice like any network; through
   DeepSpeed's engine with stage 3, whose forward keeps count of accumulated micro-batches. A frozen player is always
   called bare: its engine would answer the generator's backward with a reduction of the discriminator's gradients.
-- Stage 3 frees weights between the two derivatives of an exact penalty. So it is computed on a copy of the weights
+- Stage 3 frees weights between the two derivatives of an exact penalty, and holds none whole outside of a layer's forward,
+  where a penalty of the weights would read them. So such a penalty is computed on a copy of the weights
   gathered for the phase, and its gradients are handed to DeepSpeed by a loss that is linear in the weights.
 - DeepSpeed clips at 1.0 unless told otherwise; it is always told.
 """
@@ -72,6 +73,11 @@ class Zero:
             raise AgreedError(
                 f"DeepSpeed believes to be one of {engine.dp_world_size} process(es), but {self._world_size} train together: that "
                 "would not be one run; start them by torchrun, and set nothing of DeepSpeed's but by training.strategy"
+            )
+        if type(engine.optimizer.optimizer) is not type(player.optimizer):
+            raise AgreedError(
+                f"training.strategy = {self._config.training.strategy} would take {type(engine.optimizer.optimizer).__name__} of "
+                f"torch for the optimizer of {player.name}, and lose what it adds; set training.strategy: ddp"
             )
         self._engines[player.name] = engine
         player.trained = engine if self.stage == 3 else player.network
@@ -248,6 +254,12 @@ class _Gathered:
         with deepspeed.zero.GatheredParameters(list(named.values())):
             self._weights = {name: weight.detach().clone().requires_grad_() for name, weight in named.items()}
 
+    @property
+    def whole_weights(self) -> dict[str, Tensor]:
+        """Return the copy of the weights, by name."""
+        assert self._weights is not None
+        return self._weights
+
     def drop(self) -> None:
         """Drop the copy of the weights."""
         self._weights = None
@@ -289,7 +301,7 @@ class _Cut:
         self._stepped = 0
         self._names = {id(weight): name for name, weight in engine.module.named_parameters()}
         for flat in self._flats():  # as after a step: so that what is loaded before the first one has its place
-            state: dict[str, Any] = {name: torch.zeros_like(flat.data) for name in kept.tensors}
+            state: dict[str, Any] = kept.first_of(flat.data)
             if kept.step is not None:
                 state["step"] = kept.step_of(0)
             self._optimizer.state[flat] = state

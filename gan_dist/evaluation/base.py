@@ -27,8 +27,11 @@ class Metric(Part):
     needs: ClassVar[Literal["features", "samples"]] = "samples"
     """What `add` is given: images (N, C, H, W) in [-1, 1], or their features (N, F) by the evaluation's network."""
 
-    better: ClassVar[str | Mapping[str, str]] = "lower"
-    """Which values are better, "lower" or "higher", or that of each value by name: the run's summary in W&B shows the best."""
+    better: ClassVar[Literal["lower", "higher"] | Mapping[str, Literal["lower", "higher"]]] = "lower"
+    """Which values are better, or for each name of several: the run's summary in W&B shows the best one."""
+
+    def prepare(self) -> None:
+        """Look for the files that the metric reads, before a training begins. Raises InputError where one will not do."""
 
     def for_game(self, game: Any) -> "Metric":
         """Return the metric that scores this game: itself, unless it needs to know something of the game."""

@@ -66,7 +66,7 @@ def evaluate(
     AssertionError where a part is missing or twice.
     """
     began = time.perf_counter()
-    check(metrics, features is not None)
+    _check_needs(metrics, features is not None)
     cut = parts(count)
     own = range(rank, len(cut), ranks)
     total, done = sum(len(cut[part]) for part in own), 0
@@ -97,7 +97,13 @@ def evaluate(
 
 
 def check(metrics: Mapping[str, Metric], features: bool) -> None:
-    """Raise InputError for a name that is taken, or a metric that needs features where there are none."""
+    """Raise InputError before a training for a name that is taken, and a metric whose features or files are not there."""
+    _check_needs(metrics, features)
+    for metric in metrics.values():
+        metric.prepare()
+
+
+def _check_needs(metrics: Mapping[str, Metric], features: bool) -> None:
     for name, metric in metrics.items():
         check_name(name)
         if metric.needs == "features" and not features:

@@ -1,7 +1,7 @@
 """Score points of the plane against a mixture of Gaussians: which modes are there, how well, and how evenly."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, PrivateAttr
@@ -25,7 +25,11 @@ class PlaneModes(Metric):
     deviations: Annotated[float, Field(gt=0)] = 3.0
     """How far from a centre a good sample may be."""
 
-    better: ClassVar[str | Mapping[str, str]] = {"modes": "higher", "good_percent": "higher", "kl": "lower"}
+    better: ClassVar[Literal["lower", "higher"] | Mapping[str, Literal["lower", "higher"]]] = {
+        "modes": "higher",
+        "good_percent": "higher",
+        "kl": "lower",
+    }
     _mixture: Any = PrivateAttr(None)
 
     def check(self, config: Config) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gan_dist import rng, schedules
 from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Part, Section
+from gan_dist.ema import RAMP
 from gan_dist.errors import InputError
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.metrics import Metrics
@@ -115,6 +116,7 @@ def make_player(
     slow: float = 1.0,
     half_life: "int | schedules.Schedule | None" = None,
     attached: Sequence[Statistics] = (),
+    ramp: float = RAMP,
 ) -> Player:
     """Make a player with the optimizer of its section of the config, and a moving average where `half_life` says so."""
     ahead: int | Callable[[int], float] | None = (
@@ -123,8 +125,9 @@ def make_player(
     return Player(
         name,
         network,
-        functools.partial(optimizer.build, slow=slow),
+        functools.partial(optimizer.make, slow=slow),
         average_half_life=ahead,
+        average_ramp=ramp,
         clip_norm=optimizer.clip_norm,
         settings=functools.partial(optimizer.settings, slow=slow),
         attached=attached,

@@ -56,7 +56,7 @@ class Generation(GameKeys):
         "networks.generator": One(Network, NETWORKS, "dcgan"),
         "networks.discriminator": One(Network, NETWORKS, "dcgan"),
         "loss": One(losses.Loss, losses.LOSSES, "nonsaturating"),
-        "penalties": Many(Penalty, PENALTIES, "Penalties on the discriminator, by name; none by default."),
+        "penalties": Many(Penalty, PENALTIES, "Penalties of either player, by name; none by default."),
         "augment": Many(Augmentation, AUGMENTATIONS, "Augmentations of what the discriminator sees, in this order."),
         "optimizers.generator": One(Optimizer, OPTIMIZERS, "adam"),
         "optimizers.discriminator": One(Optimizer, OPTIMIZERS, "adam"),
@@ -124,18 +124,21 @@ class GenerationGame(Game):
         keys: Generation = config.game
         self.seed, self.keys, self.classes = config.run.seed, keys, config.data.classes
         self.latent: int = keys.latent
+        self.pack: int = keys.pack
         self.dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
         self.fields = keys.fields_of(config)
         self.loss: losses.Loss = config.loss
         self.penalties = penalties.in_order(dict(config.penalties))
         self.augments: dict[str, Augment] = {name: each.build(self.seed) for name, each in config.augment}
+        for augment in self.augments.values():
+            augment.batch_size = config.training.batch
         self.modules = tuple(self.augments.values())
         self.kept_by = {name: penalty.statistics() for name, penalty in self.penalties}
         self.kept = {**self.augments, **{name: kept for name, kept in self.kept_by.items() if kept is not None}}
         self.kinds = config.networks.generator.kind, config.networks.discriminator.kind
         generator, discriminator = build_networks(config)
         self._takes_draws = bool(getattr(generator, "takes_draws", False))
-        self.generator = self._player("G", generator, config.optimizers.generator, config.average.half_life)
+        self.generator = self._player("G", generator, config.optimizers.generator, config.average)
         self.discriminator = self._player("D", discriminator, config.optimizers.discriminator)
         self.players = (self.generator, self.discriminator)
         separate = keys.batches == "separate"
@@ -147,7 +150,7 @@ class GenerationGame(Game):
         self.phases = tuple(itertools.chain(*(turns if keys.first == "generator" else reversed(turns))))
 
     def _player(
-        self, name: str, network: nn.Module, optimizer: Optimizer, half_life: int | schedules.Schedule | None = None
+        self, name: str, network: nn.Module, optimizer: Optimizer, average: AverageKeys | None = None
     ) -> Player:
         own = self._penalties_of(name)
         seldom = sorted({penalty.every for _, penalty in own if penalty.every > 1})
@@ -155,7 +158,8 @@ class GenerationGame(Game):
         slow = 1 / (1 + sum(1 / every for every in seldom)) if len(seldom) != 1 else seldom[0] / (seldom[0] + 1)
         kept = [self.kept_by[each] for each, _ in own] + ([*self.augments.values()] if name == "D" else [])
         attached = [each for module in kept if module is not None for each in statistics_of(module)]
-        return make_player(name, network, optimizer, slow, half_life=half_life, attached=attached)
+        half_life, ramp = (average.half_life, average.ramp) if average else (None, 0.0)
+        return make_player(name, network, optimizer, slow, half_life, attached, ramp)
 
     def _penalties_of(self, name: str) -> list[tuple[str, Penalty]]:
         role = {"G": "generator", "D": "discriminator"}[name]
@@ -170,7 +174,7 @@ class GenerationGame(Game):
                 player,
                 loss if every == 1 else None,
                 functools.partial(self.penalise, due_now, every) if due_now else None,
-                twice=any(penalty.twice for _, penalty in due_now),
+                twice=any(penalty.twice or penalty.reads_weights for _, penalty in due_now),
                 full_precision=any(penalty.full_precision for _, penalty in due_now) or not due_now,
                 every=every * steps,
                 shift=shift,
@@ -196,8 +200,10 @@ class GenerationGame(Game):
         fake = self._judge(self.fakes(batch), batch, "fake")
         self.metrics.add("score/real", real)
         self.metrics.add("score/fake", fake)
-        for augment in self.augments.values():
+        for name, augment in self.augments.items():
             augment.observe(real.detach(), fake.detach(), batch)
+            for figure, value in augment.figures().items():
+                self.metrics.add(f"augment/{name}/{figure}", value)
         parts = batch.parts if self.loss.couples else 1
         return losses.by_part(self.loss.discriminator, parts, fake, real)
 
@@ -224,15 +230,22 @@ class GenerationGame(Game):
                 batch.cache["fake"] = self.generate(batch, purpose)
         return batch.cache["fake"]
 
-    def generate(self, batch: Batch, purpose: str, **asked: Any) -> Any:
-        """Return what the generator makes of one latent for each position; `purpose` keys all that is drawn."""
+    def generate(self, batch: Batch, purpose: str, noise: float = 0.0, **asked: Any) -> Any:
+        """Return what the generator makes of one latent for each position; `purpose` keys all that is drawn.
+
+        `noise` is the deviation of what is added to the latents: images beside those without.
+        """
         latents = self._draw(rng.key(self.seed, purpose), batch.positions).to(self.dtype)
+        if noise:
+            added = rng.normal(rng.key(self.seed, f"noise on {purpose}"), batch.positions, self.latent)
+            latents = latents + noise * added.to(self.dtype)
         if self._takes_draws:
             asked["draws"] = rng.Draws(rng.key(self.seed, f"draws of {purpose}"), batch.positions)
         return self.generator(latents, batch.get("class"), **asked)
 
     def _judge(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
         for augment in self.augments.values():
+            augment.images = self.images
             images = augment(images, batch, purpose)
         count = self.keys.pack
         if count > 1:

@@ -2,9 +2,21 @@
 
 from gan_dist.networks.article import Article
 from gan_dist.networks.base import Network, Shape
+from gan_dist.networks.biggan import Biggan
 from gan_dist.networks.dcgan import Dcgan
 from gan_dist.networks.mlp import Mlp
+from gan_dist.networks.r3gan import R3gan
+from gan_dist.networks.sngan import Sngan
+from gan_dist.networks.stylegan2 import Stylegan2
 
 __all__ = ["NETWORKS", "Network", "Shape"]
 
-NETWORKS: dict[str, type[Network]] = {"dcgan": Dcgan, "article": Article, "mlp": Mlp}
+NETWORKS: dict[str, type[Network]] = {
+    "dcgan": Dcgan,
+    "article": Article,
+    "sngan": Sngan,
+    "biggan": Biggan,
+    "stylegan2": Stylegan2,
+    "r3gan": R3gan,
+    "mlp": Mlp,
+}

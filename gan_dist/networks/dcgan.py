@@ -1,6 +1,7 @@
 """Make the networks of DCGAN (Radford, Metz and Chintala, 2016) for any power-of-two size from 8, grey or RGB."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,26 +12,33 @@ from gan_dist.networks import initialisation
 from gan_dist.networks.base import Network, Shape
 from gan_dist.networks.statistics import BatchNorm
 
+Normalisation = Literal["batch", "layer", "none"]
+
+
+def _normalised(convolution: nn.Conv2d | nn.ConvTranspose2d, normalisation: Normalisation) -> list[nn.Module]:
+    """Return the layers of a convolution with its normalisation; without one it has a bias."""
+    channels = convolution.out_channels
+    if normalisation == "none":
+        convolution.bias = nn.Parameter(torch.zeros(channels))
+        return [convolution]
+    return [convolution, BatchNorm(channels) if normalisation == "batch" else nn.GroupNorm(1, channels)]
+
 
 class Generator(nn.Module):
     """(N, latent) normal numbers [and (N,) classes] -> (N, C, size, size) in [-1, 1]."""
 
-    def __init__(self, size: int, channels: int, latent: int, base: int, classes: int = 0) -> None:
+    def __init__(
+        self, size: int, channels: int, latent: int, base: int, classes: int = 0, norm: Normalisation = "batch"
+    ) -> None:
         super().__init__()
         self.classes = nn.Embedding(classes, latent) if classes else None
         doublings = int(math.log2(size)) - 2
         width = base * 2 ** (doublings - 1)
-        layers: list[nn.Module] = [
-            nn.ConvTranspose2d(2 * latent if classes else latent, width, 4, bias=False),  # 4x4
-            BatchNorm(width),
-            nn.ReLU(),
-        ]
+        first = nn.ConvTranspose2d(2 * latent if classes else latent, width, 4, bias=False)  # 4x4
+        layers: list[nn.Module] = [*_normalised(first, norm), nn.ReLU()]
         for _ in range(doublings - 1):
-            layers += [
-                nn.ConvTranspose2d(width, width // 2, 4, stride=2, padding=1, bias=False),
-                BatchNorm(width // 2),
-                nn.ReLU(),
-            ]
+            up = nn.ConvTranspose2d(width, width // 2, 4, stride=2, padding=1, bias=False)
+            layers += [*_normalised(up, norm), nn.ReLU()]
             width //= 2
         self.layers = nn.Sequential(
             *layers, nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1, bias=False), nn.Tanh()
@@ -47,17 +55,14 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """(N, C, size, size) images [and (N,) classes] -> (N,) logits."""
 
-    def __init__(self, size: int, channels: int, base: int, classes: int = 0) -> None:
+    def __init__(self, size: int, channels: int, base: int, classes: int = 0, norm: Normalisation = "batch") -> None:
         super().__init__()
         halvings = int(math.log2(size)) - 2
         layers: list[nn.Module] = [nn.Conv2d(channels, base, 4, stride=2, padding=1, bias=False), nn.LeakyReLU(0.2)]
         width = base
         for _ in range(halvings - 1):
-            layers += [
-                nn.Conv2d(width, 2 * width, 4, stride=2, padding=1, bias=False),
-                BatchNorm(2 * width),
-                nn.LeakyReLU(0.2),
-            ]
+            down = nn.Conv2d(width, 2 * width, 4, stride=2, padding=1, bias=False)
+            layers += [*_normalised(down, norm), nn.LeakyReLU(0.2)]
             width *= 2
         self.features = nn.Sequential(*layers)
         self.logit = nn.Conv2d(width, 1, 4, bias=False)
@@ -77,6 +82,9 @@ class Dcgan(Network):
 
     base_channels: Positive = 64
     """Channels of the layers next to the image; the layers inside have 2, 4, 8 times as many."""
+    normalisation: Normalisation = "batch"
+    """Of all layers but those next to the image and the logit. batch: over the samples of a micro-batch (DCGAN). layer: over
+    the numbers of a sample. A discriminator under wgan_gp takes layer or none, as its gradient must be of a sample alone."""
 
     def check(self, config: Config) -> None:
         height, width = config.data.size
@@ -87,7 +95,9 @@ class Dcgan(Network):
             )
 
     def generator(self, shape: Shape) -> nn.Module:
-        return Generator(shape.resolution, shape.channels, shape.latent, self.base_channels, shape.classes)
+        return Generator(
+            shape.resolution, shape.channels, shape.latent, self.base_channels, shape.classes, self.normalisation
+        )
 
     def discriminator(self, shape: Shape) -> nn.Module:
-        return Discriminator(shape.resolution, shape.channels, self.base_channels, shape.classes)
+        return Discriminator(shape.resolution, shape.channels, self.base_channels, shape.classes, self.normalisation)

@@ -5,7 +5,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,11 +111,10 @@ class WeightsAndBiases:
 
     def _best(self, name: str) -> Literal["min", "max"]:
         """Return which value of a score W&B's table of runs shows."""
-        _, metric_name, *part = name.split("/")
-        better = getattr(getattr(self._config.evaluate, "scores", None), metric_name, None)
-        better = getattr(better, "better", "lower")
-        if isinstance(better, Mapping):
-            better = better.get("/".join(part))
+        metric = getattr(getattr(self._config.evaluate, "scores", None), name.split("/")[1], None)
+        better = getattr(metric, "better", "lower")
+        if not isinstance(better, str):  # of several values, by name
+            better = better.get("/".join(name.split("/")[2:]), "lower")
         return "max" if better == "higher" else "min"
 
     def picture(self, images: int, path: Path) -> None:

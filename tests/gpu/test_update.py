@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from gan_dist.engine import update
+from gan_dist.optimizers import Adam, RmsProp, Sgd
 from gan_dist.player import Player
 
 pytestmark = pytest.mark.gpu
@@ -18,6 +19,9 @@ OPTIMIZERS: dict[str, Make] = {
     "AdamW": torch.optim.AdamW,
     "SGD": lambda weights: torch.optim.SGD(weights, 0.1, 0.9),
     "RMSprop": torch.optim.RMSprop,
+    "Adam that looks ahead": Adam(lookahead_every=2, clip_weights=0.5).make,
+    "SGD that looks ahead": Sgd(lookahead_every=2, clip_weights=0.5).make,
+    "RMSprop that looks ahead": RmsProp(lookahead_every=2, clip_weights=0.5).make,
 }
 
 

@@ -65,7 +65,7 @@ def test_a_trial_computes_penalties_as_training_does_and_counts_what_training_ke
         seen.append(engine._lowered.on)
         return plain(logits_of, images)
 
-    monkeypatch.setattr(penalties, "squared_gradient", squared_gradient)
+    monkeypatch.setattr(penalties.gradient, "squared_gradient", squared_gradient)
     _, share = autotune._try(config, engine, game, 2)
     assert seen == [False] * 4
     assert engine._lowered.on

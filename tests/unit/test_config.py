@@ -34,8 +34,14 @@ OTHERS: dict[str, Any] = {
     "data.classes": 7,
     "data.streams": 4,
     "game.kind": None,  # there is one so far
+    "game.latent_distribution": "uniform",
+    "game.first": "discriminator",
+    "game.fakes": "fresh",
+    "game.batches": "separate",
     "networks.generator.kind": "article",
+    "networks.generator.normalisation": "layer",
     "networks.discriminator.kind": "article",
+    "networks.discriminator.normalisation": "none",
     "loss.kind": "minimax",
     "training.batch": 32,
     "training.micro_batch": 8,
@@ -60,6 +66,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "networks.discriminator.kind": {"networks.generator.kind": "article", "data.resolution": 28},
     "penalties.r1.full_precision": {"training.precision": "bf16"},
     "penalties.wgan_gp.full_precision": {"training.precision": "bf16"},
+    "optimizers.generator.lookahead_rate": {"optimizers.generator.lookahead_every": 5},
+    "optimizers.discriminator.lookahead_rate": {"optimizers.discriminator.lookahead_every": 5},
 }
 """What another value needs so that it contradicts nothing; the same in both configs that are compared."""
 

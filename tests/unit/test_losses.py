@@ -31,8 +31,8 @@ BY_HAND = {
     "wasserstein": (0.5, -0.5 - 1.75),
     "relativistic": ((softplus(0.5 - 1.0) + softplus(3.0 + 2.0)) / 2, (softplus(1.0 - 0.5) + softplus(-2.0 - 3.0)) / 2),
     "relativistic_average": (
-        ((softplus(1.75 - 1.0) + softplus(1.75 + 2.0)) / 2 + (softplus(0.5 + 0.5) + softplus(3.0 + 0.5)) / 2) / 2,
-        ((softplus(-0.5 - 0.5) + softplus(-0.5 - 3.0)) / 2 + (softplus(1.0 - 1.75) + softplus(-2.0 - 1.75)) / 2) / 2,
+        (softplus(1.75 - 1.0) + softplus(1.75 + 2.0)) / 2 + (softplus(0.5 + 0.5) + softplus(3.0 + 0.5)) / 2,
+        (softplus(-0.5 - 0.5) + softplus(-0.5 - 3.0)) / 2 + (softplus(1.0 - 1.75) + softplus(-2.0 - 1.75)) / 2,
     ),
 }
 """Generator's and discriminator's loss of GENERATED and REAL."""

@@ -144,3 +144,23 @@ def test_integers_are_evenly_spread_below_their_bound(below: int) -> None:
     assert len(counts) == below
     expected = 50_000 / below
     assert ((counts - expected) ** 2 / expected).sum() < below + 5 * (2 * below) ** 0.5
+
+
+def test_draws_of_a_position_do_not_depend_on_the_batch_or_on_other_names() -> None:
+    positions = FAR + torch.arange(12)
+    together = rng.Draws(5, positions)
+    apart = [rng.Draws(5, part) for part in positions.split(4)]
+    for draw in (
+        lambda draws: draws.normal("noise", 1, 3, 5),
+        lambda draws: draws.uniform("shift", 2),
+        lambda draws: draws.integers("turn", 4),
+    ):
+        assert torch.equal(torch.cat([draw(each) for each in apart]), draw(together))
+    assert together.normal("noise", 1, 3, 5).shape == (12, 1, 3, 5)
+    assert together.integers("turn", 4).shape == (12,)
+    assert torch.equal(
+        torch.cat([each.for_micro_batch("mixing", 2) for each in apart]), together.for_micro_batch("mixing", 6)
+    )
+    assert len(together.for_micro_batch("mixing", 6).unique()) == 6
+    assert not torch.equal(together.uniform("shift"), together.uniform("turn"))
+    assert not torch.equal(together.uniform("shift"), rng.Draws(6, positions).uniform("shift"))

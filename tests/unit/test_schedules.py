@@ -22,6 +22,10 @@ def test_each_kind_has_its_values() -> None:
     assert [schedules.at(cosine.rate, images) for images in (0, 50, 100, 101)] == pytest.approx([2, 1.5, 1, 1])
     steps = read(kind="steps", start=8, at_images=[10, 20], factor=0.5)
     assert [schedules.at(steps.rate, images) for images in (0, 9, 10, 20)] == [8, 8, 4, 2]
+    fading = read(kind="exponential", start=1, factor=0.5, every=100, least=0.2)
+    assert [schedules.at(fading.rate, images) for images in (0, 50, 100, 200, 300, 2**53)] == pytest.approx(
+        [1, 0.5**0.5, 0.5, 0.25, 0.2, 0.2]
+    )
     warm = read(kind="warm_up", stop=1, end=4)
     assert [schedules.at(warm.rate, images) for images in (0, 1, 3, 4)] == [0.25, 0.5, 1, 1]
     assert schedules.at(Keys(rate=5).rate, 10**9) == 5

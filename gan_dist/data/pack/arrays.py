@@ -14,6 +14,8 @@ from gan_dist.errors import InputError
 
 CIFAR_TRAIN = (*(f"data_batch_{number}" for number in range(1, 6)), "train")
 """The training batches of CIFAR-10 and that of CIFAR-100."""
+CIFAR_TEST = ("test_batch", "test")
+"""The test batches of both."""
 _HARMLESS = {
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy", "ndarray"),
@@ -22,7 +24,7 @@ _HARMLESS = {
 }
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)  # the training and the test images
 def idx_images(path: str) -> np.ndarray:
     """Return the (N, H, W) uint8 images of MNIST's format, compressed or not."""
     return _idx(path, 3)

@@ -24,7 +24,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gan_dist import files, units
 from gan_dist.data.pack import write
 from gan_dist.data.pack.convert import is_grey
-from gan_dist.data.pack.sources import NO_IMAGE, Item, Source, open_source
+from gan_dist.data.pack.items import Item, Source
+from gan_dist.data.pack.sources import NO_IMAGE, STACKED, open_source, stacked_on
 from gan_dist.errors import InputError
 
 SHARD_SIZE = 2000
@@ -97,6 +98,8 @@ def pack(
     channels: int | None = None,
     processes: int | None = None,
     classes: str | None = None,
+    split: str | None = None,
+    count: int | None = None,
     quality: int = 95,
     shard_size: int = SHARD_SIZE,
     progress: bool = True,
@@ -104,19 +107,30 @@ def pack(
     """Write `source` as shards into `destination`; the same call goes on after a stop and repeats nothing.
 
     The images are shuffled over the shards (by a fixed key), as sources come sorted by class. `channels` None: grey
-    where all images are, else RGB. `processes` None: one a core. `classes` "none", "folder" or None: see `open_source`.
+    where all images are, else RGB. `processes` None: one a core. `classes`, `split`, `count`: see `open_source`.
     A shard has at most `shard_size` images, and fewer where they are large. The shards' bytes do not depend on the
     number of processes. `resolution`: 64 for squares, 96x64 for width x height. A second call at the same time waits for the first. Raises InputError for a source without images, and for a destination that holds other files.
     """
     assert channels in (None, 1, 3, 4)
-    if os.path.isdir(source) and destination.resolve().is_relative_to(Path(source).resolve()):
+    origin = stacked_on(source) or source
+    if os.path.isdir(origin) and destination.resolve().is_relative_to(Path(origin).resolve()):
         raise InputError(f"{destination} lies within the source {source}; give a folder outside of it")
     absent = not os.path.exists(destination)
     try:
         with _alone(destination):
             try:
                 return _pack(
-                    source, destination, resolution, channels, processes, classes, quality, shard_size, progress
+                    source,
+                    destination,
+                    resolution,
+                    channels,
+                    processes,
+                    classes,
+                    split,
+                    count,
+                    quality,
+                    shard_size,
+                    progress,
                 )
             finally:
                 shutil.rmtree(destination / _SCRATCH, ignore_errors=True)
@@ -133,6 +147,8 @@ def _pack(
     channels: int | None,
     processes: int | None,
     classes: str | None,
+    split: str | None,
+    count: int | None,
     quality: int,
     shard_size: int,
     progress: bool,
@@ -143,16 +159,17 @@ def _pack(
             f"{destination} holds files that `gan-dist pack` did not make ({foreign[0]}); give a new or empty folder"
         )
     size = None if resolution is None else units.image_size(resolution)
-    found = open_source(source, destination / _SCRATCH, classes)
+    found = open_source(source, destination / _SCRATCH, classes, split=split, size=size, count=count)
     channels = channels or _guess_channels(found.items)
     plan = {
-        "source": source if source == "digits" else Path(source).resolve().name,
+        "source": _name(source),
         "listing": _digest(found.items),
         "resolution": resolution,
         "channels": channels,
         "quality": quality,
         "shard_size": shard_size,
-        **({"classes": classes} if classes else {}),  # plans of earlier versions have no such key
+        # plans of earlier versions have no such keys
+        **{name: value for name, value in (("classes", classes), ("split", split), ("count", count)) if value},
     }
     jobs = _cut(found.items, shard_size, _SHARD_BYTES if resolution is None else _RESIZED_SHARD_BYTES)
     if before is None:
@@ -184,6 +201,13 @@ def _pack(
     for leftover in destination.glob(".shard-*"):
         leftover.unlink()
     return report
+
+
+def _name(source: str) -> str:
+    """Return what a source is called in its plan, wherever it lies."""
+    if origin := stacked_on(source):
+        return f"{STACKED}:{_name(origin)}"
+    return source if source == "digits" else Path(source).resolve().name
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
 """List the images of a source in order; each item can be read on its own, in any process."""
 
 import bz2
+import contextlib
 import dataclasses
 import functools
 import gzip
+import json
 import lzma
 import os
 import stat
@@ -21,51 +23,45 @@ from gan_dist import files
 from gan_dist.data import labels, tar
 from gan_dist.data.index import IMAGE_ENDINGS
 from gan_dist.data.pack import arrays, classes as classes_module
+from gan_dist.data.pack.items import Item, Source
 from gan_dist.errors import InputError
 
 _COMPRESSIONS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 _READABLE = (*IMAGE_ENDINGS, "gif", "avif", "jp2", "tga")
 NO_IMAGE = "no image by its name"
+STACKED = "stacked-mnist"
+_OTHERS = "these are the training images; --split test takes the test images, --split all both"
 _LABELS = tuple(f".{ending}" for ending in labels.ENDINGS)
 _DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Item:
-    """One image of a source."""
+def open_source(
+    source: str,
+    scratch: Path,
+    classes: str | None = None,
+    *,
+    split: str | None = None,
+    size: tuple[int, int] | None = None,
+    count: int | None = None,
+) -> Source:
+    """List a folder, zip, tar, folder of shards, MNIST idx folder, CIFAR archive, or scikit-learn's `digits`.
 
-    name: str
-    """What a person calls it: its path within the source."""
-    label: int | None
-    place: tuple[Any, ...]
-    """Where it lies: a kind of place and what finds it there (see `read`)."""
-    size: int
-    """Bytes, as stored."""
-    stamp: int
-    """Differs when the content does: a CRC-32 where reading it is free, else the time of change in seconds."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    items: list[Item]
-    classes: dict[str, int]
-    """Names of the classes, where the source has names."""
-    skipped: list[tuple[str, str]]
-    """What is no image: (name, reason)."""
-    notes: list[str] = dataclasses.field(default_factory=list)
-    """What a person should know about the labels."""
-
-
-def open_source(source: str, scratch: Path, classes: str | None = None) -> Source:
-    """List a folder, zip, tar, MNIST idx folder, CIFAR archive, or scikit-learn's `digits`.
-
+    `stacked-mnist:SOURCE` are `count` triples of MNIST's digits, to become images of `size` (gan_dist/data/pack/stacked.py).
+    `split` "train", "test" or "all": the images of MNIST's idx files and of a CIFAR archive; None: the training images.
     `classes` "none": no labels; "folder": those of the folders; None: those that the source has, otherwise the folders'.
     Compressed tar files are unpacked once into `scratch`, so that many processes can read from their middle.
     Raises InputError where there is no such source, no image in it, or damage to the archive itself.
     """
     for cached in (_zip_file, arrays.idx_images, arrays.cifar_batch):  # of this process's earlier sources
         cached.cache_clear()
-    found = _open(source, scratch, classes)
+    origin = stacked_on(source)
+    if count is not None and not origin:
+        raise InputError(f"count {count} has no effect on {source}: it is for {STACKED}; remove it")
+    found = _open(origin or source, scratch, classes if classes != "none" or not origin else None, split)
+    if origin and found.items:
+        from gan_dist.data.pack import stacked  # which reads the digits by this module
+
+        found = stacked.triples(found, origin, count, size)
     if classes == "none":
         found = Source([dataclasses.replace(item, label=None) for item in found.items], {}, found.skipped)
     if not found.items:
@@ -74,18 +70,32 @@ def open_source(source: str, scratch: Path, classes: str | None = None) -> Sourc
     return found
 
 
-def _open(source: str, scratch: Path, classes: str | None) -> Source:
+def stacked_on(source: str) -> str:
+    """Return what the digits of `stacked-mnist:SOURCE` are; empty for another source."""
+    kind, _, origin = source.partition(":")
+    return os.path.expanduser(origin) if kind == STACKED else ""
+
+
+def _open(source: str, scratch: Path, classes: str | None, split: str | None) -> Source:
+    found = _listing(source, scratch, classes, split)
+    if split is not None and not found.parted:
+        raise InputError(
+            f"split {split} has no effect on {source}: it has no files of training and test images; remove it"
+        )
+    return found
+
+
+def _listing(source: str, scratch: Path, classes: str | None, split: str | None) -> Source:
     path = Path(source)
     try:
         if source == "digits" and not path.exists():
             return _digits()
+        if source == STACKED and not path.exists():
+            raise InputError(f"{STACKED} is made of MNIST: add --from MNIST, or write {STACKED}:MNIST")
         if not path.exists():
             raise InputError(f"no such source: {source}; give a folder, a zip, a tar, an idx file or the word digits")
         if path.is_dir():
-            images = sorted(path.glob("train-images*idx3-ubyte*")) or sorted(path.glob("*images*idx3-ubyte*"))
-            if len({image.name.removesuffix(".gz") for image in images}) > 1:
-                raise InputError(f"{source} holds {len(images)} idx files of images; name one: {images[0]}")
-            return _idx(images[0]) if images else _folder(path, classes)
+            return _idx_folder(path, split) or _folder(path, classes)
         if "idx3-ubyte" in path.name:
             return _idx(path)
         with path.open("rb") as file:
@@ -94,11 +104,11 @@ def _open(source: str, scratch: Path, classes: str | None) -> Source:
             if beginning.startswith(magic):
                 unpacked = _unpack(path, opener, scratch)
                 try:
-                    return _tar(unpacked, classes)
+                    return _tar(unpacked, classes, split)
                 except InputError as error:
                     raise InputError(str(error).replace(str(unpacked), source)) from None
         if tarfile.is_tarfile(path):  # before zip: a tar may end in a zip
-            return _tar(path, classes)
+            return _tar(path, classes, split)
         if zipfile.is_zipfile(path):
             return _zip(path, classes)
     except tar.DamagedError as error:
@@ -109,7 +119,10 @@ def _open(source: str, scratch: Path, classes: str | None) -> Source:
 
 
 def read(place: tuple[Any, ...]) -> bytes | np.ndarray:
-    """Return the content of an item: an encoded image, or its pixels (H, W) or (H, W, 3) uint8."""
+    """Return the content of an item: an encoded image, or its pixels (H, W) or (H, W, 3) uint8.
+
+    A source with a module of its own names the function that reads its places.
+    """
     kind, *where = place
     if kind == "file":
         return Path(where[0]).read_bytes()
@@ -122,7 +135,7 @@ def read(place: tuple[Any, ...]) -> bytes | np.ndarray:
         if len(data) != where[2]:
             raise InputError(f"{where[0]} became shorter while it was packed; put it back and start again")
         return data
-    pixels: np.ndarray = _PIXELS[kind](*where[:-1])[where[-1]]
+    pixels: np.ndarray = kind(*where) if callable(kind) else _PIXELS[kind](*where[:-1])[where[-1]]
     return pixels
 
 
@@ -188,7 +201,25 @@ def _folder(path: Path, classes: str | None) -> Source:
                 entries[name] = ("file", file), state.st_size, int(state.st_mtime)
             else:
                 skipped.append((name, "no regular file"))
-    return _listed(entries, skipped, classes)
+    found = _listed(entries, skipped, classes)
+    shards = sorted(path.glob("*.tar"))
+    return found if found.items or not shards else _shards(shards, classes)
+
+
+def _shards(paths: list[Path], classes: str | None) -> Source:
+    """Return the images of shards, sorted by key: shards that `pack` made give the images in the order of their source."""
+    items, skipped, notes = [], [], []
+    for path in paths:
+        found = _tar(path, classes, None)
+        items += [(item.name, dataclasses.replace(item, name=f"{path.name}/{item.name}")) for item in found.items]
+        skipped += [(f"{path.name}/{name}", why) for name, why in found.skipped]
+        notes += [f"{path.name}: {note}" for note in found.notes]
+    listed = [item for _, item in sorted(items, key=lambda pair: pair[0])]
+    named = paths[0].with_name("classes.json")
+    numbers = _numbers(item.label for item in listed)
+    with contextlib.suppress(OSError, ValueError):
+        numbers = {str(name): int(number) for name, number in json.loads(named.read_text()).items()}
+    return Source(listed, numbers if classes != "none" else {}, skipped, notes)
 
 
 def _leads_up(folder: str, name: str) -> bool:
@@ -235,14 +266,15 @@ def _unpack(path: Path, opener: Callable[..., Any], scratch: Path) -> Path:
     return unpacked
 
 
-def _tar(path: Path, classes: str | None) -> Source:
+def _tar(path: Path, classes: str | None, split: str | None) -> Source:
     found, left_out = tar.members(path)
     members = {member.name: member for member in found}
     places = {name: (member.offset, member.size) for name, member in members.items()}
     batches = sorted(name for name in members if PurePosixPath(name).name in arrays.CIFAR_TRAIN)
     about = {PurePosixPath(name).name for name in members} & {"meta", "batches.meta"}
     if batches and (about or PurePosixPath(batches[0]).name != "train"):
-        return _cifar(str(path), batches, places)
+        tests = sorted(name for name in members if PurePosixPath(name).name in arrays.CIFAR_TEST)
+        return _cifar(str(path), batches, tests, places, split)
     entries: dict[str, _Entry] = {
         name: (("range", str(path), member.offset, member.size), member.size, member.mtime)
         for name, member in members.items()
@@ -280,23 +312,48 @@ def _label_members(members: Mapping[str, tar.Member]) -> dict[str, dict[str, tar
     return holders
 
 
-def _idx(images: Path) -> Source:
+def _idx_folder(path: Path, split: str | None) -> Source | None:
+    """Return the images of a folder of MNIST's idx files; None where it holds no such files."""
+    images = sorted(path.glob("*images*idx3-ubyte*"))
+    if not images:
+        return None
+    train, test = (sorted(path.glob(f"{part}-images*idx3-ubyte*"))[:1] for part in ("train", "t10k"))
+    chosen = {None: train or images, "train": train, "test": test, "all": [*train, *test]}[split]
+    if not chosen or (split == "all" and len(chosen) < 2):
+        raise InputError(
+            f"{path} holds no train-images or no t10k-images file for split {split}; add it, or remove split"
+        )
+    if split is None and len({image.name.removesuffix(".gz") for image in chosen}) > 1:
+        raise InputError(f"{path} holds {len(images)} idx files of images; name one: {images[0]}")
+    found = [_idx(image, f"{image.name[:4]}/" if split == "all" else "") for image in chosen[: 2 if split else 1]]
+    items = [item for part in found for item in part.items]
+    notes = [_OTHERS] if split is None and train and test else []
+    return Source(items, _numbers(item.label for item in items), [], notes, parted=True)
+
+
+def _idx(images: Path, prefix: str = "") -> Source:
     pixels, numbers = arrays.idx_images(str(images)), arrays.idx_labels(images)
-    places = ((f"{number:06d}", ("idx", str(images), number)) for number in range(len(pixels)))
+    places = ((f"{prefix}{number:06d}", ("idx", str(images), number)) for number in range(len(pixels)))
     return Source(_pixel_items(places, pixels, numbers), _numbers(numbers), [])
 
 
-def _cifar(path: str, batches: list[str], members: Mapping[str, tuple[int, int]]) -> Source:
-    """Return the training images of the original archive."""
+def _cifar(
+    path: str, train: list[str], test: list[str], members: Mapping[str, tuple[int, int]], split: str | None
+) -> Source:
+    """Return the images of the original archive."""
+    chosen = {None: train, "train": train, "test": test, "all": [*train, *test]}[split]
+    if split in ("test", "all") and not test:
+        raise InputError(f"{path} holds no test images for split {split}; remove split")
     items: list[Item] = []
-    for name in batches:
+    for name in chosen:
         where = (path, *members[name])
         pixels, numbers = arrays.cifar_batch(*where)
         places = ((f"{PurePosixPath(name).name}/{i:05d}", ("cifar", *where, i)) for i in range(len(pixels)))
         items += _pixel_items(places, pixels, numbers)
     about = [where for name, where in members.items() if PurePosixPath(name).name in ("batches.meta", "meta")]
     classes = arrays.cifar_classes(path, *about[0]) if about else {}
-    return Source(items, classes or _numbers([item.label for item in items]), [])
+    notes = [_OTHERS] if split is None and test else []
+    return Source(items, classes or _numbers([item.label for item in items]), [], notes, parted=True)
 
 
 def _digits() -> Source:

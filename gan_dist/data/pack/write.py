@@ -20,7 +20,8 @@ from PIL import Image
 from gan_dist import files
 from gan_dist.data import workers
 from gan_dist.data.pack.convert import convert
-from gan_dist.data.pack.sources import Item, read
+from gan_dist.data.pack.items import Item
+from gan_dist.data.pack.sources import read
 from gan_dist.errors import InputError
 
 _WORTH_A_POOL = 20_000, 128 << 20  # images, bytes: a process takes 2 s to start, mostly for torch; see `run`

@@ -27,6 +27,18 @@ def test_dcgan_at_64_has_the_papers_number_of_weights() -> None:
     assert count(dcgan.Discriminator(64, 3, 64)) == 2_765_568
 
 
+@pytest.mark.parametrize(("norm", "alone"), [("batch", False), ("layer", True), ("none", True)])
+def test_without_batch_normalisation_each_sample_of_dcgan_is_by_itself(norm: dcgan.Normalisation, alone: bool) -> None:
+    torch.manual_seed(0)
+    for network, x in (
+        (dcgan.Generator(16, 1, 10, 4, norm=norm), torch.randn(4, 10)),
+        (dcgan.Discriminator(16, 1, 4, norm=norm), torch.randn(4, 1, 16, 16)),
+    ):
+        assert torch.allclose(network(x)[:2], network(x[:2]), atol=1e-7) == alone
+        inner = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d)]
+        assert any(layer.bias is not None for layer in inner) == (norm == "none")
+
+
 @pytest.mark.parametrize("classes", [0, 10])
 def test_the_articles_networks(classes: int) -> None:
     generator, discriminator = article.Generator(100, classes), article.Discriminator(classes)

@@ -33,6 +33,7 @@ def tree(path: Path, *names: str) -> Path:
 
 
 def tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    path.parent.mkdir(exist_ok=True)
     with tarfile.open(path, mode) as archive:
         for name, content in members.items():
             entry = tarfile.TarInfo(name)
@@ -317,6 +318,34 @@ def test_idx_images_find_their_labels_compressed_or_not(tmp_path: Path, images: 
     for source in (opened(tmp_path, tmp_path), opened(tmp_path / images, tmp_path)):
         assert labels(source) == [7, 2, 1, 0, 4]
         assert all((read(item.place) == pixels[i]).all() for i, item in enumerate(source.items))
+
+
+@pytest.mark.parametrize(("split", "expected"), [(None, [1, 2]), ("train", [1, 2]), ("test", [3]), ("all", [1, 2, 3])])
+def test_training_images_or_test_images_or_both(tmp_path: Path, split: str | None, expected: list[int]) -> None:
+    for part, numbers in (("train", [1, 2]), ("t10k", [3])):
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(idx(np.zeros((len(numbers), 4, 4), np.uint8)))
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.array(numbers, np.uint8)))
+    batches: dict[str, object] = {"batches.meta": {b"label_names": [b"a", b"b", b"c", b"d"]}}
+    for part, numbers in (("data_batch_1", [1, 2]), ("test_batch", [3])):
+        batches[part] = {b"data": np.full((len(numbers), 3072), numbers[0], np.uint8), b"labels": numbers}
+    for source in (tmp_path, cifar(tmp_path / "c.tar.gz", batches)):
+        found = open_source(str(source), tmp_path / "scratch", split=split)
+        assert labels(found) == expected
+        assert len({item.name for item in found.items}) == len(expected)
+        assert bool(found.notes) == (split is None)  # says that there is more
+    if split is not None:
+        with pytest.raises(InputError, match=f"split {split} has no effect"):
+            open_source(str(tree(tmp_path / "in", "1.png")), tmp_path / "scratch", split=split)
+
+
+def test_a_folder_of_shards_gives_their_images_in_the_order_of_their_keys(tmp_path: Path) -> None:
+    for name, keys in (("a", (3, 1)), ("b", (2, 0))):
+        members = {f"{key}.{end}": png(key) if end == "png" else b"%d" % key for key in keys for end in ("png", "cls")}
+        tar(tmp_path / f"in/{name}.tar", members)
+    (tmp_path / "in/classes.json").write_text('{"cat": 0, "dog": 1, "cow": 2, "hen": 3}')
+    found = opened(tmp_path / "in", tmp_path)
+    assert (labels(found), found.classes["hen"], found.skipped) == ([0, 1, 2, 3], 3, [])
+    assert contents(found)["a.tar/3.png"] == png(3)
 
 
 def test_a_folder_with_idx_files_both_compressed_and_not_is_one_source(tmp_path: Path) -> None:

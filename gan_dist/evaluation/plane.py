@@ -33,7 +33,7 @@ class PlaneModes(Metric):
     _mixture: Any = PrivateAttr(None)
 
     def check(self, config: Config) -> None:
-        if config.game.samples != "points":
+        if getattr(config.game, "samples", "") != "points":
             raise ValueError(
                 f"evaluate.scores: {self.kind} counts the modes of game.kind: plane, not of {config.game.kind}; remove it"
             )

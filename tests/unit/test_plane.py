@@ -91,7 +91,7 @@ def test_points_and_their_score_are_refused_where_images_are_played() -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_plays_and_draws(recipe: str, tmp_path: Path) -> None:
-    config = load(recipe, "--penalties.wgan_gp.weight", "0.1", "--game.pack", "2")
+    config = load(recipe, "--penalties.r1.weight", "0.1", "--penalties.wgan_gp.weight", "0.1", "--game.pack", "2")
     engine = Engine(config)
     game = trial.build(config, engine)
     engine.wrap(game)

@@ -70,5 +70,5 @@ def test_every_recipe_says_what_it_is_for_and_how_to_run_it() -> None:
         header = [line for line in path.read_text().splitlines() if line.startswith("#")]
         text = "\n".join(header)
         assert f"configs/{path.name}" in text, path
-        assert "Change first:" in text, path
+        assert "Change first" in text, path
         assert "--help" in text, path

@@ -45,5 +45,7 @@ part() { pytest "$@" || [[ $? -eq 5 && $picked -gt 0 ]]; } # 5: the arguments pi
 picked=$#
 # a file's tests share data and runs: one worker takes them all
 part -n 2 --dist loadfile --ignore=tests/fault --ignore=tests/slurm "$@"
-# these wait more than they compute, for ranks that hang and for clusters, of which each worker has one
-part -n 3 --dist loadfile tests/fault tests/slurm "$@"
+# of ranks that hang and launchers that die: one at a time
+part tests/fault "$@"
+# these wait more than they compute: two clusters beside each other, one for each file
+part -n 2 --dist loadfile tests/slurm "$@"

@@ -200,15 +200,14 @@ def test_exhaustive_tests_run_only_when_their_mark_is_asked_for(repository: Path
 
 
 MOST = "-n 2 --dist loadfile --ignore=tests/fault --ignore=tests/slurm"
-WAITING = "-n 3 --dist loadfile tests/fault tests/slurm"
 
 
 @pytest.mark.parametrize(
     ("words", "calls"),
     [
         ([], ["-n 2 --dist loadfile -m not slow and not fault and not deepspeed and not slurm --ignore=tests/slurm"]),
-        (["--all"], [MOST, WAITING]),
-        (["--all", "-x"], [f"{MOST} -x", f"{WAITING} -x"]),
+        (["--all"], [MOST, "tests/fault", "-n 2 --dist loadfile tests/slurm"]),
+        (["--all", "-x"], [f"{MOST} -x", "tests/fault -x", "-n 2 --dist loadfile tests/slurm -x"]),
         (["tests/unit/test_rng.py", "-k", "a b"], ["tests/unit/test_rng.py -k a b"]),
     ],
 )

@@ -1,5 +1,6 @@
 """Build a game and try it on random samples, which need no data, before anything is trained with it."""
 
+import sys
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -12,6 +13,8 @@ from gan_dist.games.base import Game
 from gan_dist.games.check import naming, refuse_alike, what_is_wrong
 from gan_dist.interfaces import Batch, Field, random_batch
 
+_LARGE = 10_000_000
+
 
 def build(config: Config, engine: Engine) -> Game:
     """Return the config's game on the engine's device, tried on one micro-batch. All ranks call it.
@@ -20,11 +23,24 @@ def build(config: Config, engine: Engine) -> Game:
     """
     with naming(config):
         game = games.build(config)
+        _announce(game, engine)
         engine.on_main(lambda: checks.check_fields(config, game.fields))
         engine.place(game)
     batch = samples(config, engine, game, range(config.training.micro_batch))
     refuse_alike(engine.gather(what_is_wrong(game, config, batch)))
     return game
+
+
+def _announce(game: Game, engine: Engine) -> None:
+    """Say on a CPU that the first step of large networks takes long: until it is done there is nothing else to see."""
+    weights = {player.name: sum(weight.numel() for weight in player.weights) for player in game.players}
+    if engine.is_main and engine.device.type == "cpu" and sum(weights.values()) > _LARGE:
+        sizes = ", ".join(f"{name} has {count:,} weights" for name, count in weights.items())
+        print(
+            f"trying a step: {sizes}, which takes minutes on a CPU; fewer channels are keys of networks.* (--help)",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def random_batches(config: Config, fields: Mapping[str, Field], step: int, slots: range) -> list[Batch]:

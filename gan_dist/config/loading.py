@@ -58,6 +58,9 @@ def load(arguments: Sequence[str], program: str = "train.py") -> Config:
     return validate(tree, str(path), places, texts, path.parent)
 
 
+_SECTIONS = {*Config.model_fields, "game", "networks", "loss", "penalties", "augment", "optimizers", "average"}
+
+
 def _split(arguments: Sequence[str], program: str) -> tuple[str, dict[str, str], bool]:
     """Return the config's name, {key: text} of the options, and whether help is wanted."""
     names: list[str] = []
@@ -71,9 +74,10 @@ def _split(arguments: Sequence[str], program: str) -> tuple[str, dict[str, str],
         elif word.startswith("--"):
             key, equals, text = word[2:].partition("=")
             if not equals:
-                if not rest or rest[0].startswith("--"):
+                has_value = rest and not rest[0].startswith("--")
+                if not has_value and ("." in key or key in _SECTIONS):  # another word is no key, which is said later
                     _refuse(f"{word} needs a value: {word} VALUE")
-                text = rest.pop(0)
+                text = rest.pop(0) if has_value else ""
             options[key] = text
         elif word.startswith("-") and len(word) > 1:
             _refuse(f"unknown argument {word}; keys are written --key.path VALUE")

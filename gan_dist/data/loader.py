@@ -6,6 +6,7 @@ import functools
 import hashlib
 import itertools
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,8 @@ def prepare(config: Config, progress: bool = True) -> None:
         if not isinstance(data.shards, str):
             raise InputError("data.source needs one folder as data.shards")
         if not packing.is_packed(Path(data.shards)):
+            if progress:
+                print(f"packing {data.source} (data.source) into {data.shards}", file=sys.stderr, flush=True)
             packing.pack(
                 data.source,
                 Path(data.shards),

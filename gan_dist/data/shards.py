@@ -4,6 +4,7 @@ import concurrent.futures
 import glob
 import hashlib
 import http.client
+import itertools
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from gan_dist import files
 from gan_dist.data import tar
 from gan_dist.errors import InputError
 
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _ENDINGS = (".tar",)
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
 _PATIENCE = 30.0  # seconds for a server to say what it holds
@@ -87,6 +89,12 @@ def _expand_one(name: str) -> list[str]:
         shards = sorted(
             str(path) for path in Path(name).rglob("*.tar") if not tar.is_hidden(str(path.relative_to(name)))
         )
+        if not shards and any(path.suffix.lower() in _IMAGES for path in itertools.islice(Path(name).rglob("*"), 1000)):
+            new = f"data/{Path(name).resolve().name}"
+            raise InputError(
+                f"data.shards: the folder {name} holds images and no .tar file; pack them with `gan-dist pack {name} {new}`, "
+                f"then set data.shards: {new}"
+            )
         if not shards:
             raise InputError(
                 f"data.shards: no .tar file in the folder {name}; make some with `gan-dist pack SOURCE {name}`"

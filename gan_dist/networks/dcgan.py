@@ -92,6 +92,7 @@ class Dcgan(Network):
             raise ValueError(
                 f"networks.*.kind = dcgan needs a power of two from 8 as data.resolution, not {config.data.resolution}; "
                 f"for example {max(8, 1 << (min(height, width).bit_length() - 1))}"
+                f"{'' if height == width else '; sngan, biggan, stylegan2 and r3gan make other shapes'}"
             )
 
     def generator(self, shape: Shape) -> nn.Module:

@@ -79,7 +79,7 @@ class Soak:
                     if (
                         progress["moved"] > began - 1
                         and progress["beats"] > 1
-                        and Path(f"/proc/{progress['pid']}").exists()
+                        and is_running(progress["pid"])  # not one of the run before, killed a moment ago
                     ):
                         found.append(progress["pid"])
             if len(found) == processes:

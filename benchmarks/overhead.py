@@ -49,7 +49,7 @@ def main() -> None:
         config = config_module.load([str(path), *flags, "--run.directory", f"{scratch}/run", *options.keys])
         trainer = Trainer(config, Engine(config))
         batches = loader.micro_batches(trainer.index, config, 0, trainer.engine.slots, trainer.engine.device)
-        bare = BareLoop(config, trainer.engine.device, torch.cat([next(batches)[0].images for _ in range(4)]))
+        bare = BareLoop(config, trainer.engine.device, torch.cat([next(batches)[0]["image"] for _ in range(4)]))
         ours, theirs = [], []
         with trainer.tracker:
             trainer.advance(next(batches))

@@ -31,7 +31,7 @@ _CENTRE: Colour = (0.15, 0.15, 0.15)
 
 
 class Plane(Generation):
-    """Points of the plane from random latents; the real ones are a mixture of Gaussians, drawn anew at each step."""
+    """Points of the plane from random latents; each step draws new real ones from a mixture of Gaussians."""
 
     shape: Literal["ring8", "grid25"] = "ring8"
     """Where the Gaussians are: 8 on a circle, or 25 in 5 rows of 5. All have the same weight."""

@@ -61,6 +61,8 @@ class Network(Part):
 
     samples: ClassVar[Literal["images", "points"]] = "images"
     """What it makes and judges: (N, channels, H, W), or (N, shape.points)."""
+    gives_styles: ClassVar[bool] = False
+    """Whether its generator, called with styles=True, returns images and the styles (N, layers, F) they were made from."""
 
     def generator(self, shape: Shape) -> nn.Module:
         """Return a network from (N, latent) numbers [and (N,) classes], or (N, inputs, H, W) images, to (N, channels, H, W)."""

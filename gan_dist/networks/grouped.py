@@ -21,20 +21,18 @@ def conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0, groups: int = 1
 ) -> Tensor:
     """Return torch's conv2d of (N, C, H, W) by a weight (out, C / groups, k, k), which may be differentiated any number of times."""
-    if groups == 1 or not x.numel() or torch.compiler.is_compiling():
+    if _is_plain(x, groups):
         return functional.conv2d(x, weight, bias, stride, padding, groups=groups)
-    form = _Form((stride, stride), (padding, padding), (0, 0), False, groups)
-    return _with_bias(_convolve(*_in_autocast(x, weight), form), bias)
+    return _grouped(x, weight, bias, _Form((stride, stride), (padding, padding), (0, 0), False, groups))
 
 
 def conv_transpose2d(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0, groups: int = 1
 ) -> Tensor:
     """Return torch's conv_transpose2d of (N, C, H, W) by a weight (C, out / groups, k, k), likewise."""
-    if groups == 1 or not x.numel() or torch.compiler.is_compiling():
+    if _is_plain(x, groups):
         return functional.conv_transpose2d(x, weight, bias, stride, padding, groups=groups)
-    form = _Form((stride, stride), (padding, padding), (0, 0), True, groups)
-    return _with_bias(_convolve(*_in_autocast(x, weight), form), bias)
+    return _grouped(x, weight, bias, _Form((stride, stride), (padding, padding), (0, 0), True, groups))
 
 
 class Conv2d(nn.Conv2d):
@@ -160,5 +158,11 @@ def _no_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
 
 
-def _with_bias(x: Tensor, bias: Tensor | None) -> Tensor:
-    return x if bias is None else x + bias.to(x.dtype)[:, None, None]
+def _is_plain(x: Tensor, groups: int) -> bool:
+    """Whether torch's own convolution does as well, or must do: the compiler does not see into a Function."""
+    return groups == 1 or not x.numel() or torch.compiler.is_compiling()
+
+
+def _grouped(x: Tensor, weight: Tensor, bias: Tensor | None, form: _Form) -> Tensor:
+    made = _convolve(*_in_autocast(x, weight), form)
+    return made if bias is None else made + bias.to(made.dtype)[:, None, None]

@@ -5,7 +5,7 @@ networks begin or end at the smallest size that doubles to the image's: 4x4 for 
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -192,6 +192,8 @@ def _in_full_precision(number: int, doublings: int) -> bool:
 
 class Stylegan2(Network):
     """StyleGAN2 (Karras et al., 2020): any h x 2^k by w x 2^k, from 8."""
+
+    gives_styles: ClassVar[bool] = True
 
     mapping_layers: Positive = 8
     """Layers from latents [and classes] to styles; in a discriminator those of its classes. Small configurations of

@@ -53,8 +53,8 @@ class Penalty(Part):
     weight: schedules.ScheduledNonnegative
     """How much it counts."""
     every: Positive = 1
-    """Steps between two penalties, each then so many times as strong (Karras et al., 2020). 1: in every discriminator update;
-    more: an update of its own, with the optimizer corrected for it."""
+    """Steps between two penalties, each then so many times as strong (Karras et al., 2020). 1: in every update of its
+    player; more: an update of its own, with the optimizer corrected for it."""
     full_precision: bool = True
     """Compute it in fp32 where training.precision is bf16 or fp16."""
 

@@ -16,7 +16,6 @@ from gan_dist.config.common import Config
 from gan_dist.config.section import Positive
 from gan_dist.interfaces import Batch
 from gan_dist.networks.statistics import RunningMean, Statistics
-from gan_dist.networks.stylegan2 import Stylegan2
 from gan_dist.penalties.base import Adversarial, Logits, Penalty
 
 
@@ -87,7 +86,7 @@ class PathLength(Penalty):
     def check(self, config: Config) -> None:
         super().check(config)
         name, micro = self.kind.rpartition(":")[2], config.training.micro_batch
-        if not isinstance(getattr(getattr(config, "networks", None), "generator", None), Stylegan2):
+        if not getattr(getattr(getattr(config, "networks", None), "generator", None), "gives_styles", False):
             raise ValueError(
                 f"penalties.{name} needs a generator with styles; set networks.generator.kind: stylegan2, or remove it"
             )

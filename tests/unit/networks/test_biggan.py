@@ -1,7 +1,6 @@
 """BigGAN: the numbers of the original code, its latents and classes, and what a config may ask of it."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,14 +17,6 @@ from tests import making
 
 def count(network: nn.Module) -> int:
     return sum(weight.numel() for weight in network.parameters())
-
-
-@pytest.fixture
-def without_numbers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Make networks of no numbers in no time: only the shapes count."""
-    monkeypatch.setattr(SpectralNorm, "begin", lambda layer: None)
-    with torch.device("meta"):
-        yield
 
 
 SIZES: dict[str, tuple[dict[str, Any], Shape, int, int]] = {

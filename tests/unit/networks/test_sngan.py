@@ -1,7 +1,6 @@
 """SNGAN: the papers' sizes, and each block against the formula written out."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -19,14 +18,6 @@ from tests import making
 
 def count(network: nn.Module) -> int:
     return sum(weight.numel() for weight in network.parameters())
-
-
-@pytest.fixture
-def without_numbers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Make networks of no numbers in no time: only the shapes count."""
-    monkeypatch.setattr(SpectralNorm, "begin", lambda layer: None)
-    with torch.device("meta"):
-        yield
 
 
 @pytest.mark.usefixtures("without_numbers")

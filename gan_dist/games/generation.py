@@ -48,7 +48,7 @@ class Generation(GameKeys):
     pack: Positive = 1
     """Images that the discriminator judges together, stacked in channels (PacGAN; Lin et al., 2018). Each counts as an image
     of the batch."""
-    top_k: schedules.ScheduledNonnegative = 1.0
+    top_k: schedules.ScheduledProbability = 1.0
     """Part of the generated images of a micro-batch, those that the discriminator believes most, that the generator learns
     from (Sinha et al., 2020). 1: all."""
 
@@ -247,7 +247,7 @@ class GenerationGame(Game):
         for augment in self.augments.values():
             augment.images = self.images
             images = augment(images, batch, purpose)
-        count = self.keys.pack
+        count = self.pack
         if count > 1:
             images = images.reshape(len(images) // count, -1, *images.shape[2:])
         logits: Tensor = self.discriminator(images, batch.get("class"))

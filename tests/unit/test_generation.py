@@ -122,6 +122,7 @@ def test_packed_images_are_judged_together() -> None:
     [
         ({"game__batches": "separate", "game__discriminator_steps": 2}, "game.batches: separate takes"),
         ({"game__pack": 3}, "game.pack = 3 does not divide"),
+        ({"game__top_k": 1.5}, "game.top_k"),
         ({"loss__kind": "relativistic", "game__top_k": 0.5}, "which game.top_k does not have"),
         ({"loss__kind": "relativistic", "game__generator_batch": 2}, "which game.generator_batch does not have"),
     ],

@@ -228,12 +228,19 @@ def test_the_guard_leaves_no_process_behind_when_its_job_ends(tmp_path: Path) ->
         subprocess.run(["bash", "-c", "\n".join(lines)], env=environment, cwd=REPOSITORY, stdout=said, check=True)
         said.seek(0)
         assert said.read() == "ended\n"
-    left = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if mark in (process / "environ").read_text(errors="replace").split("\0"):
-                left.append((process / "cmdline").read_text())
-    assert left == []
+
+    def left() -> list[str]:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (process / "environ").read_text(errors="replace").split("\0"):
+                    found.append((process / "cmdline").read_text())
+        return found
+
+    end_of_waiting = time.monotonic() + 30
+    while left() and time.monotonic() < end_of_waiting:  # a kill is not done at once; the sleep would last an hour
+        time.sleep(0.05)
+    assert left() == []
 
 
 @pytest.mark.slow

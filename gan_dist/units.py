@@ -33,6 +33,11 @@ def centre(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int, in
     return (height - cut_height) // 2, (width - cut_width) // 2, cut_height, cut_width
 
 
+def count(number: int, thing: str) -> str:
+    """Return a number of things in words: 1 shard, 1,000 shards."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
 def hours(seconds: float) -> str:
     """Return a duration in words: 3.2 hours, 4.0 minutes."""
     return f"{seconds / 3600:,.1f} hours" if seconds > 3600 else f"{seconds / 60:.1f} minutes"

@@ -70,9 +70,9 @@ if ((PROCESSES == 1)); then
     exec python "$train" "$@"
 elif ((gpus > 0)); then
     # port 0: a free one, so that two runs on one machine do not collide
-    exec accelerate launch --multi_gpu --num_processes "$PROCESSES" --num_machines 1 --main_process_port 0 \
+    exec python "$here/ranks.py" accelerate --multi_gpu --num_processes "$PROCESSES" --num_machines 1 --main_process_port 0 \
         --mixed_precision no --dynamo_backend no "$train" "$@"
 else
     # not accelerate: with --cpu it starts one process, however many are asked for
-    exec torchrun --standalone --nproc-per-node "$PROCESSES" "$train" "$@"
+    exec python "$here/ranks.py" torchrun --standalone --nproc-per-node "$PROCESSES" "$train" "$@"
 fi

@@ -17,7 +17,7 @@ root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)
 venv=${GAN_DIST_VENV:-$root/.venv}
 [[ $venv == /* ]] || venv=$PWD/$venv
 made=$venv/.gan_dist-made   # this script made the folder, so it may empty it; says what it was made for
-stamp=$venv/.gan_dist-stamp # a line for what is installed, or "unfinished"; a line of extras
+stamp=$venv/.gan_dist-stamp # a line for what is installed, or "unfinished"; one of extras; whose gan_dist
 
 say() { echo "setup: $*"; }
 fail() {
@@ -44,7 +44,7 @@ fingerprint() {
 }
 
 record() {
-    printf '%s\n%s\n' "$1" "$2" >"$stamp.new"
+    printf '%s\n%s\n# %s\n' "$1" "$2" "$3" >"$stamp.new"
     mv "$stamp.new" "$stamp"
 }
 
@@ -126,12 +126,16 @@ if [[ -f $made && -f $venv/pyvenv.cfg ]] && [[ $(<"$made") != "$place" || -z $in
     find "$venv/" -mindepth 1 -maxdepth 1 ! -name '.gan_dist-*' -exec rm -rf {} +
 fi
 [[ -x $venv/bin/python ]] || echo "$place" >"$made"
-record unfinished "$wanted"
+other=$(sed -n 's/^# //p' "$stamp" 2>/dev/null || true)
+record unfinished "$wanted" "${other:-$root}"
 
 if [[ ! -x $venv/bin/python ]]; then
     say "making $venv with $("$python" --version)"
     "$python" -m venv "$venv"
 fi
+
+[[ -z $other || $other == "$root" ]] ||
+    say "note: $venv was set up for the gan_dist in $other; from now on it runs the one in $root"
 
 say "installing gan_dist[$wanted] as pinned in constraints.txt (new: about 5 GB and some minutes)"
 # -I and PIP_USER: packages that PYTHONPATH or the user's own folder bring along must not count as installed
@@ -143,5 +147,5 @@ say "checking that torch, torchvision and gan_dist load together"
 "$venv/bin/python" -I -c 'import gan_dist, torch, torchvision' ||
     fail "what was installed does not load; remove $venv and try again"
 
-record "$(fingerprint)" "$wanted"
+record "$(fingerprint)" "$wanted" "$root"
 say "done: $venv"

@@ -1,11 +1,18 @@
 """`gan-dist generate`: draw samples from a run's averaged generator."""
 
 import argparse
+import contextlib
+import difflib
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gan_dist.errors import InputError
+
+if TYPE_CHECKING:
+    from gan_dist.config import Config
 
 HELP = "draw samples from a run's averaged generator"
 EXAMPLES = (
@@ -28,7 +35,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--replace", action="store_true", help="replace what an earlier generate wrote there")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same images (default 0)")
     parser.add_argument("--checkpoint", default="", help="name of a checkpoint (default: the newest whole one)")
-    parser.add_argument("--class", dest="label", type=int, help="this class only, where the run has labels")
+    parser.add_argument(
+        "--class", dest="label", help="this class only: its number, or its name in the shards' classes.json"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -42,17 +51,13 @@ def run(options: argparse.Namespace) -> None:
     if options.n < 1:
         raise InputError(f"--n {options.n}: give a number above 0")
     game, config, name = load(options.run, options.checkpoint)
-    if options.label is not None and not 0 <= options.label < config.data.classes:
-        have = (
-            f"its classes are 0..{config.data.classes - 1}" if config.data.classes else "it was trained without labels"
-        )
-        raise InputError(f"--class {options.label}: {options.run} has no such class; {have}")
-    folder = f"seed-{options.seed}" + ("" if options.label is None else f"-class-{options.label}")
+    label = None if options.label is None else _class(options.label, config, options.run)
+    folder = f"seed-{options.seed}" + ("" if label is None else f"-class-{label}")
     out: Path = options.out or run_directory.locate(options.run) / "generated" / folder
     for path in _earlier(out, options.replace):
         path.unlink()
     files.make_directory(out, "--out")
-    samples = generate(game, options.seed, options.n, options.label)
+    samples = generate(game, options.seed, options.n, label)
     if game.makes_points:
         points = torch.stack(list(samples))
         lines = [",".join(f"{number:.6g}" for number in point) for point in points.tolist()]
@@ -67,6 +72,33 @@ def run(options: argparse.Namespace) -> None:
             shown.append(image)
     grid.save_grid(shown, out / _GRID)
     print(f"{options.n} images of {name} in {out}; look at {out / _GRID}")
+
+
+def _class(wanted: str, config: "Config", run: Path) -> int:
+    """Return the class of a number or a name. Raises InputError where the run has no such class."""
+    classes = config.data.classes
+    if not classes:
+        raise InputError(f"--class {wanted}: {run} has no such class; it was trained without labels")
+    names = _class_names(config.data.shards)
+    if wanted in names:
+        return names[wanted]
+    if wanted.isdecimal() and int(wanted) < classes:
+        return int(wanted)
+    close = difflib.get_close_matches(wanted, names, n=3)
+    near = f"; near: {', '.join(close)}" if close else ""
+    raise InputError(f"--class {wanted}: {run} has no such class; its classes are 0..{classes - 1}{near}")
+
+
+def _class_names(shards: str | list[str]) -> dict[str, int]:
+    """Return what `gan-dist pack` wrote beside the shards: class names and their numbers. Empty if it is not there."""
+    if not isinstance(shards, str):
+        return {}
+    place = Path(shards)
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((place if place.is_dir() else place.parent).joinpath("classes.json").read_text())
+        if isinstance(found, dict):
+            return {str(name): number for name, number in found.items() if isinstance(number, int)}
+    return {}
 
 
 def _earlier(out: Path, replace: bool) -> Iterable[Path]:

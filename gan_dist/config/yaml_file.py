@@ -4,6 +4,8 @@ Numbers and words are read as YAML 1.2 has them: 010 is ten, and 3:50:00 is a wo
 so that they are refused where they are meant as words.
 """
 
+import contextlib
+import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,13 +58,25 @@ def parse_value(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)  # a SafeLoader
 
 
+def _near(path: Path) -> str:
+    """Return a hint of configs with a name like that of a missing one: beside it, in ./configs or in the project's."""
+    if path.exists():
+        return ""
+    found: dict[str, Path] = {}
+    for folder in (Path(__file__).parents[2] / "configs", Path("configs"), path.parent):
+        with contextlib.suppress(OSError):
+            found |= {each.stem: each for each in folder.glob("*.yaml")}
+    close = difflib.get_close_matches(path.stem, found, n=2)
+    return f"; did you mean {' or '.join(str(found[name]) for name in close)}?" if close else ""
+
+
 def read(path: Path) -> Document:
     """Return the sections of a YAML file. Raises InputError, with the line, where it cannot be read or has no sections."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise InputError(f"the config {path} cannot be read: {reason}") from None
+        raise InputError(f"the config {path} cannot be read: {reason}{_near(path)}") from None
     places: dict[str, str] = {}
     texts: dict[str, str] = {}
     try:

@@ -242,15 +242,18 @@ def test_gan_dist_train_trains_and_its_exit_code_is_training_s(shards: Path, tmp
     assert stopped.returncode == 75, stopped.stderr
 
 
-def test_generate_draws_a_class_from_a_chosen_checkpoint(run: Path, tmp_path: Path) -> None:
+def test_generate_draws_a_class_from_a_chosen_checkpoint(run: Path, shards: Path, tmp_path: Path) -> None:
+    (shards / "classes.json").write_text('{"cat": 1, "dog": 0}')
     pictures = []
-    for label in (0, 1):
+    for label in (0, 1, "cat"):
         options = ("--n", 2, "--class", label, "--checkpoint", "images-000000032", "--out", tmp_path / str(label))
         assert gan_dist("generate", run, *options).returncode == 0
         pictures.append(np.asarray(Image.open(tmp_path / str(label) / "000000.png")))
     assert (pictures[0] != pictures[1]).any()
-    bad = gan_dist("generate", run, "--class", 3, "--out", tmp_path / "x")
-    assert (bad.returncode, "its classes are 0..2" in bad.stderr) == (2, True)
+    assert (pictures[2] == pictures[1]).all()
+    for wrong, says in ((3, "its classes are 0..2"), ("cats", "near: cat")):
+        bad = gan_dist("generate", run, "--class", wrong, "--out", tmp_path / "x")
+        assert (bad.returncode, says in bad.stderr) == (2, True)
     assert not (tmp_path / "x").exists()
 
 

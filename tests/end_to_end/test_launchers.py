@@ -98,3 +98,42 @@ def test_a_launcher_that_contradicts_the_config_is_refused(
     assert len(said) == 1, done.stderr[-3000:]
     assert says in said[0]
     assert not (tmp_path / "run").exists()
+
+
+def ranks(launcher: tuple[str, ...], keys: dict[str, object]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "launch/ranks.py", *launcher, "gan_dist/train.py", "configs/digits.yaml", *making.flags(keys)],
+        cwd=REPOSITORY, env={**os.environ, "ACCELERATE_USE_CPU": "1"}, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+
+
+TORCHRUN = ("torchrun", "--standalone", "--nproc-per-node", "2")
+
+
+@pytest.mark.parametrize(
+    "launcher", [TORCHRUN, ("accelerate", "--config_file", "launch/accelerate/ddp.yaml", "--num_processes", "2")]
+)
+def test_wrong_input_on_many_ranks_ends_with_its_line_alone(tmp_path: Path, launcher: tuple[str, ...]) -> None:
+    keys = making.tiny(tmp_path / "nowhere", tmp_path / "run", training__strategy="ddp")
+    done = ranks(launcher, keys)
+    assert done.returncode == 2, done.stderr
+    said = [line for line in done.stderr.splitlines() if "Warning" not in line]
+    assert [line for line in said if line.startswith("error: ")], done.stderr
+    assert not [line for line in said if "Traceback" in line or "exitcode" in line], done.stderr
+
+
+def test_a_run_of_many_ranks_that_stopped_and_saved_ends_with_75(shards: Path, tmp_path: Path) -> None:
+    keys = making.tiny(shards, tmp_path / "run", training__images=640_000, run__deadline="0:02")
+    done = ranks(TORCHRUN, keys)
+    assert done.returncode == 75, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_failure_of_a_rank_keeps_the_launcher_s_report(tmp_path: Path) -> None:
+    script = tmp_path / "fails.py"
+    script.write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    done = subprocess.run(
+        [sys.executable, "launch/ranks.py", *TORCHRUN, script], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "SIGKILL" in done.stderr

@@ -58,7 +58,7 @@ class PackReport:
     def lines(self) -> list[str]:
         """Return what was packed, in lines for a person."""
         lines = [
-            f"{self.images:,} images in {self.shards} shards, {units.size(self.bytes)}; {self.kept:,} kept their bytes"
+            f"{units.count(self.images, 'image')} in {units.count(self.shards, 'shard')}, {units.size(self.bytes)}; {self.kept:,} kept their bytes"
         ]
         if self.classes:
             first = list(self.classes.items())[:10]
@@ -72,7 +72,7 @@ class PackReport:
             lines += [f"  {name}: {reason}" for name, reason in self.skipped[:10]]
         lines += [f"note: {note}" for note in self.notes]
         if self.resumed:
-            lines.append(f"{self.resumed} shards were there already")
+            lines.append(f"{units.count(self.resumed, 'shard')} of these from an earlier call")
         return [line.encode(errors="backslashreplace").decode() for line in lines]  # names may be no UTF-8
 
     def _unknown_endings(self) -> list[str]:
@@ -272,11 +272,17 @@ def _visible(destination: Path) -> list[str]:
 def _refuse_another(destination: Path, before: dict[str, Any], plan: dict[str, Any], ours: set[str]) -> None:
     if changed := [key for key in plan if before.get(key) != plan[key]]:
         raise InputError(
-            f"{destination} holds shards of another source or other settings ({', '.join(changed)} differ); "
+            f"{destination} holds shards packed in another way: "
+            f"{', '.join(f'{key} {_short(before.get(key))} there, {_short(plan[key])} now' for key in changed)}; "
             "give a new or empty folder"
         )
     if foreign := [name for name in _visible(destination) if name.endswith(".tar") and name not in ours]:
         raise InputError(f"{destination} holds {foreign[0]}, which `gan-dist pack` did not make; move it elsewhere")
+
+
+def _short(value: Any) -> str:
+    text = "default" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _read_plan(destination: Path) -> dict[str, Any] | None:

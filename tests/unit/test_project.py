@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 from setuptools import find_packages
 
 import gan_dist
+from gan_dist import threads
 
 LONG = 300  # seconds; what sleeps so long is ended before
 SCRIPTS = ("launch/setup.sh", "launch/run.sh", "launch/test.sh", ".ci/run")

@@ -90,6 +90,14 @@ class Generation(GameKeys):
             raise ValueError("game.batches: separate takes game.discriminator_steps: 1; set one of them back")
         if self.batches == "separate" and self.first != "generator":
             raise ValueError("game.first has no effect with game.batches: separate; remove it")
+        if self.batches == "separate" and self.fakes != "shared":
+            raise ValueError("game.fakes has no effect with game.batches: separate, whose fakes are fresh; remove it")
+        if twice := dict(config.augment).keys() & dict(config.penalties).keys():
+            name = min(twice)
+            raise ValueError(
+                f"augment.{name} and penalties.{name} have one name, under which checkpoints keep what either of them keeps; "
+                "give one of them another"
+            )
         if config.training.micro_batch % self.pack:
             raise ValueError(
                 f"game.pack = {self.pack} does not divide training.micro_batch = {config.training.micro_batch}"
@@ -129,7 +137,11 @@ class GenerationGame(Game):
         self.fields = keys.fields_of(config)
         self.loss: losses.Loss = config.loss
         self.penalties = penalties.in_order(dict(config.penalties))
-        self.augments: dict[str, Augment] = {name: each.build(self.seed) for name, each in config.augment}
+        self.augments: dict[str, Augment] = {}
+        kinds = set[str]()
+        for name, each in config.augment:  # a second one of a kind has random numbers of its own
+            self.augments[name] = each.build(rng.key(self.seed, f"augment {name}") if each.kind in kinds else self.seed)
+            kinds.add(each.kind)
         for augment in self.augments.values():
             augment.batch_size = config.training.batch
         self.modules = tuple(self.augments.values())

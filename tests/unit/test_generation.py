@@ -124,6 +124,12 @@ def test_packed_images_are_judged_together() -> None:
     ("keys", "message"),
     [
         ({"game__batches": "separate", "game__discriminator_steps": 2}, "game.batches: separate takes"),
+        ({"game__batches": "separate", "game__fakes": "fresh"}, "game.fakes has no effect"),
+        (
+            {"augment": "{a: {kind: ada}}", "penalties__a": "{kind: lecam, weight: 1}"},
+            "augment.a and penalties.a have one",
+        ),
+        ({"penalties__cr": "{weight: 1, flip: false, shift: 0.05}"}, "penalties.cr has no effect with flip: false"),
         ({"game__pack": 3}, "game.pack = 3 does not divide"),
         ({"game__top_k": 1.5}, "game.top_k"),
         ({"loss__kind": "relativistic", "game__top_k": 0.5}, "which game.top_k does not have"),
@@ -177,3 +183,19 @@ def alone(kind: str) -> Callable[..., torch.Tensor]:
         return penalties.squared_gradient(game.logits_of(batch), images)
 
     return value
+
+
+def test_a_network_of_fixed_channels_judges_no_packs() -> None:
+    words = ["configs/mnist.yaml", "--game.pack", "2", "--data.labels", "false"]
+    with pytest.raises(InputError, match=r"article judges one grey image at a time, and game\.pack = 2; set"):
+        config_module.load(words)
+
+
+def test_a_second_augmentation_of_a_kind_has_random_numbers_of_its_own() -> None:
+    shifts = "{kind: diffaugment, color: false, cutout: false}"
+    game = games.build(load(augment=f"{{a: {shifts}, b: {shifts}}}"))
+    images, batch = torch.rand(8, 1, 16, 16), Batch({}, torch.arange(8))
+    first, second = (augment(images, batch, "real") for augment in game.augments.values())
+    assert not torch.equal(first, second)
+    alone = games.build(load(augment=f"{{b: {shifts}}}")).augments["b"]
+    assert torch.equal(first, alone(images, batch, "real")), "a first one has the numbers that it always had"

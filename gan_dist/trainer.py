@@ -41,6 +41,8 @@ class Trainer:
         self.config = config = config.with_classes(lambda: self.index.classes)
         engine.on_main(lambda: evaluation.check(dict(config.evaluate.scores), features=False))
         self.game = trial.build(config, engine)
+        if not (config.directory / "config.yaml").exists():
+            engine.on_main(self.game.check_start)
         # only now: what is refused above leaves no run behind
         run = engine.on_main(lambda: open_run(config, self.index.digest, self.index.old_digest))
         assert run is not None

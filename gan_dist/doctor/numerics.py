@@ -3,6 +3,7 @@
 Both play steps on random samples, so it needs no data and works for any game. `gan-dist doctor --numerics` and the tests use it.
 """
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from gan_dist import games, rng, trial
 from gan_dist.checkpoint import tensors
-from gan_dist.config import Config
+from gan_dist.config import Config, tree
 from gan_dist.doctor.findings import Finding
 from gan_dist.engine import Engine
 from gan_dist.engine.precision import HALF
@@ -186,6 +187,19 @@ def compare(computed: States, expected: States, rounded: States, config: Config)
     return result
 
 
+def _few(config: Config) -> int:
+    """Return the least micro-batch from 4 that its parts can work on: packs and groups of samples must come out whole."""
+    whole = config.training.micro_batch
+    for count in range(4, whole):
+        if whole % count == 0:
+            small = config.with_({"training.micro_batch": count})
+            with contextlib.suppress(ValueError):
+                for section in tree.sections(small):
+                    section.check(small)
+                return count
+    return whole
+
+
 def findings(config: Config, engine: Engine) -> Iterator[Finding]:
     """Compare steps of the config's game, as launched, with the same on one rank: over all that the engine may split.
 
@@ -193,7 +207,7 @@ def findings(config: Config, engine: Engine) -> Iterator[Finding]:
     played seldom are played every 2nd step: it is the same code.
     """
     training = config.training
-    micro_batch = min(training.micro_batch, 4)
+    micro_batch = _few(config)
     # any number of classes will do, and no data is needed to know it
     streams = {} if config.data.drawn else {"data.streams": 1}
     base = config.with_classes(lambda: 10).with_({**streams, "training.micro_batch": micro_batch})

@@ -103,6 +103,8 @@ def _nodes(config: Config, engine: Engine) -> Iterator[Finding]:
 def _game(config: Config, engine: Engine) -> Finding:
     """Try the game on a few random samples, as training does before it begins. Raises AgreedError for a part that fails."""
     game = trial.build(config, engine)
+    if not (config.directory / "config.yaml").exists():
+        engine.on_main(game.check_start)
     players = ", ".join(
         f"{player.name} has {sum(weight.numel() for weight in player.weights):,} weights ({type(player.optimizer).__name__})"
         for player in game.players

@@ -67,6 +67,9 @@ class Game(abc.ABC):
         """Return what the game keeps from step to step beside its players, by name; every rank holds the same. Live tensors."""
         return {}
 
+    def check_start(self) -> None:  # noqa: B027  nothing to say is the usual case
+        """Raise InputError for what a new run should not begin with; a run that has begun goes on."""
+
     def pictures(self, seed: int, count: int, shown: Batch) -> dict[str, Tensor]:
         """Return the columns of the picture grid, by name: (count, C, H, W) in [-1, 1] each.
 

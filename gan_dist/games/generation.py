@@ -14,10 +14,11 @@ from gan_dist.augment import AUGMENTATIONS, Augment, Augmentation
 from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Positive, Section
 from gan_dist.ema import AverageKeys
+from gan_dist.errors import InputError
 from gan_dist.games.base import Game, GameKeys, buffers_of, expect, initial_weights, make_player
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape
-from gan_dist.networks.statistics import statistics_of
+from gan_dist.networks.statistics import batch_norms, statistics_of
 from gan_dist.optimizers import OPTIMIZERS, Optimizer
 from gan_dist.penalties import PENALTIES, Penalty
 from gan_dist.player import Player
@@ -85,6 +86,11 @@ class Generation(GameKeys):
                 raise ValueError(
                     f"penalties of the {player} with every: {every} are computed together, and have different "
                     "full_precision; make it the same"
+                )
+            if every > 1 and getattr(config.optimizers, player).lookahead_every:
+                raise ValueError(
+                    f"optimizers.{player}.lookahead_every counts updates, and its penalties with every: {every} make further "
+                    "ones; set every: 1, or lookahead_every: 0"
                 )
         if self.batches == "separate" and self.discriminator_steps > 1:
             raise ValueError("game.batches: separate takes game.discriminator_steps: 1; set one of them back")
@@ -163,6 +169,15 @@ class GenerationGame(Game):
         ]
         # the generator first, usually: its images are then the discriminator's fakes, and are made only once
         self.phases = tuple(itertools.chain(*(turns if keys.first == "generator" else reversed(turns))))
+
+    def check_start(self) -> None:
+        for name, penalty in self.penalties:
+            if penalty.of_each and batch_norms(self.discriminator.network):
+                raise InputError(
+                    f"penalties.{name} takes the gradient of each sample by itself, and networks.discriminator "
+                    f"({self.kinds[1]}) has BatchNorm, which mixes them; set networks.discriminator.normalisation: layer "
+                    "(dcgan), another network, or penalties.r1 instead"
+                )
 
     def _player(
         self, name: str, network: nn.Module, optimizer: Optimizer, average: AverageKeys | None = None

@@ -112,6 +112,10 @@ class Biggan(Network):
                 self._check_latents(config.game.latent, doublings, config.data.labels)
         except InputError as error:
             raise ValueError(str(error)) from None
+        if role == "generator" and not config.data.labels and self.shared != type(self).model_fields["shared"].default:
+            raise ValueError(
+                "networks.generator.shared has no effect without data.labels: true; remove it, or set labels"
+            )
         for key in ("shared", "hierarchical") if role == "discriminator" else ():
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"networks.discriminator.{key} has no effect, as it is the generator's; remove it")

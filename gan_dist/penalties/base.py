@@ -67,6 +67,8 @@ class Penalty(Part):
     """Whether it differentiates a gradient."""
     shares: ClassVar[Literal["", "real", "fake"]] = ""
     """Which images `game.images_and_logits` gives it. In every update, the logits of the loss then serve the penalty too."""
+    of_each: ClassVar[bool] = False
+    """Whether it is a formula of each sample's own gradient, which BatchNorm mixes with those of the others."""
     reads_weights: ClassVar[bool] = False
     """Whether it reads the weights of its player, which must then be whole on every rank, and not only calls it."""
 

@@ -43,12 +43,16 @@ class WganGp(Penalty):
     The paper's critic has no batch normalisation: the gradient is then of each image by itself.
     """
 
+    of_each: ClassVar[bool] = True
+
     def value(self, game: Adversarial, batch: Batch, kept: Statistics | None) -> Tensor:
         return gradient_length(game.logits_of(batch), game.real(batch), game.fakes(batch), _shares(game, batch))
 
 
 class ZeroGp(Penalty):
     """weight E ||grad D(x)||^2 between real and generated images: zero-centred (Thanh-Tung et al., 2019)."""
+
+    of_each: ClassVar[bool] = True
 
     def value(self, game: Adversarial, batch: Batch, kept: Statistics | None) -> Tensor:
         images = between(game.real(batch), game.fakes(batch), _shares(game, batch))

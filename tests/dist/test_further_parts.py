@@ -22,7 +22,7 @@ STEPS = 4
 KEYS: dict[str, Any] = {
     "penalties.lecam": "{weight: 0.3, decay: 0.5}",
     "penalties.bcr.weight": 1.0,
-    "penalties.weights_of_d": "{kind: orthogonal, weight: 0.1, every: 2}",
+    "penalties.weights_of_d": "{kind: orthogonal, weight: 0.1}",
     "penalties.weights_of_g": "{kind: orthogonal, weight: 0.1, of: generator}",
     "penalties.zcr.weight": 1.0,
     "penalties.zcr_generator.weight": 0.1,

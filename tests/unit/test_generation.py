@@ -199,3 +199,11 @@ def test_a_second_augmentation_of_a_kind_has_random_numbers_of_its_own() -> None
     assert not torch.equal(first, second)
     alone = games.build(load(augment=f"{{b: {shifts}}}")).augments["b"]
     assert torch.equal(first, alone(images, batch, "real")), "a first one has the numbers that it always had"
+
+
+def test_a_new_run_does_not_mix_the_gradients_of_samples() -> None:
+    mixed = games.build(load(penalties__wgan_gp__weight=10.0))
+    with pytest.raises(InputError, match=r"penalties.wgan_gp takes the gradient of each sample .*normalisation: layer"):
+        mixed.check_start()
+    games.build(load(penalties__wgan_gp__weight=10.0, networks__discriminator__normalisation="layer")).check_start()
+    games.build(load(penalties__r1__weight=10.0)).check_start()

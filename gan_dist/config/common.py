@@ -330,7 +330,8 @@ class Config(Section):
         A kind in a user's file is named by its class and by the hash of the file, wherever it lies.
         """
         free = {key for key, is_free in tree.leaves(self) if is_free}
-        return {key: self._without_place(key, value) for key, value in self.flat().items() if key not in free}
+        keys = {key: self._without_place(key, value) for key, value in self.flat().items() if key not in free}
+        return {**keys, **dict(tree.orders(self))}
 
     def _without_place(self, key: str, value: Any) -> Any:
         """Return a kind in a user's file by class and content; schedules have kinds inside of their value."""

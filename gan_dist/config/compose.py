@@ -149,6 +149,7 @@ def _place(tree: dict[str, Any], key: str, place: Place, prefix: str = "") -> ty
             made[name] = _field(found)
         described = _made(key.capitalize(), Section, made)
         described.__doc__ = place.description
+        described.in_order = place.in_order
         return described
     return place
 

@@ -27,6 +27,8 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
     all_free: ClassVar[bool] = False
     """Whether all keys of the section are FREE."""
+    in_order: ClassVar[bool] = False
+    """Whether the order of its parts is mathematics."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -72,6 +74,8 @@ class Many:
         kinds: Mapping[str, type[Part]],
         description: str,
         check_name: Callable[[str], object] = lambda name: None,
+        in_order: bool = False,
     ) -> None:
-        """`check_name` raises InputError for a name that will not do."""
+        """`check_name` raises InputError for a name that will not do; `in_order`: the order of the parts is mathematics too."""
+        self.in_order = in_order
         self.base, self.kinds, self.description, self.check_name = base, kinds, description, check_name

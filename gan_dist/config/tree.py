@@ -28,6 +28,17 @@ def leaves(section: Section, prefix: str = "", free: bool = False) -> Iterator[t
             yield f"{prefix}{name}", free or section.is_free(name)
 
 
+def orders(section: Section, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Each section whose parts work one after the other, in another order than the alphabet's: ("augment", "b, a")."""
+    for name, field in type(section).model_fields.items():
+        if is_section(field.annotation):
+            below: Section = getattr(section, name)
+            names = list(type(below).model_fields)
+            if below.in_order and names != sorted(names):
+                yield f"{prefix}{name}", ", ".join(names)
+            yield from orders(below, f"{prefix}{name}.")
+
+
 def fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every leaf key of a section's class with its pydantic field: ("training.batch", FieldInfo), ... in order."""
     for name, field in section.model_fields.items():

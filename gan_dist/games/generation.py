@@ -58,7 +58,9 @@ class Generation(GameKeys):
         "networks.discriminator": One(Network, NETWORKS, "dcgan"),
         "loss": One(losses.Loss, losses.LOSSES, "nonsaturating"),
         "penalties": Many(Penalty, PENALTIES, "Penalties of either player, by name; none by default."),
-        "augment": Many(Augmentation, AUGMENTATIONS, "Augmentations of what the discriminator sees, in this order."),
+        "augment": Many(
+            Augmentation, AUGMENTATIONS, "Augmentations of what the discriminator sees, in this order.", in_order=True
+        ),
         "optimizers.generator": One(Optimizer, OPTIMIZERS, "adam"),
         "optimizers.discriminator": One(Optimizer, OPTIMIZERS, "adam"),
         "average": AverageKeys,

@@ -543,3 +543,14 @@ def test_the_cache_is_where_the_user_or_the_system_says(path: Path, monkeypatch:
     assert load([str(path)]).cache == Path("/x/gan_dist")
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     assert load([str(path)]).cache == Path.home() / ".cache/gan_dist"
+
+
+def test_the_order_of_augmentations_is_mathematics(tmp_path: Path) -> None:
+    def of(augment: str) -> Config:
+        path = tmp_path / "config.yaml"
+        path.write_text(Path("configs/digits.yaml").read_text() + f"augment: {augment}\n")
+        return load([str(path)])
+
+    one, other = of("{ada: {}, diffaugment: {}}"), of("{diffaugment: {}, ada: {}}")
+    assert one.fingerprint() != other.fingerprint()
+    assert differences(one, other) == ["augment: the run has None, asked for is 'diffaugment, ada'"]

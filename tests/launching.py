@@ -5,6 +5,7 @@ import gc
 import json
 import multiprocessing
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -173,7 +174,7 @@ def run_ranks(
     found: dict[int, Any] = {}
     try:
         while len(found) < world_size:
-            number, good, value = results.get(timeout=limit)
+            number, good, value = _next_result(results, ranks, limit)
             assert good, f"rank {number} failed:\n{value}"
             found[number] = value
     finally:
@@ -181,6 +182,18 @@ def run_ranks(
             rank.join(10 if len(found) == world_size else 0.1)
             rank.kill()
     return [found[rank] for rank in range(world_size)]
+
+
+def _next_result(results: Any, ranks: list[Any], limit: float) -> Any:
+    """Wait for a rank's result, but not for a rank that ended without one."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        ended = [(number, rank.exitcode) for number, rank in enumerate(ranks) if rank.exitcode]
+        try:
+            return results.get(timeout=1)
+        except queue.Empty:
+            assert not ended, f"ranks ended without a result: (rank, exit code) {ended}"
+    raise AssertionError(f"no rank gave a result within {limit} s")
 
 
 def loaded_once() -> None:

@@ -1,0 +1,144 @@
+"""Show a run in the terminal, from its files: state, figures as block characters, alarms, last events."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from gan_dist import run_status
+from gan_dist.report import charts, events, facts
+from gan_dist.report.reading import columns
+from gan_dist.report.sparks import sparkline
+from gan_dist.run_directory import locate
+from gan_dist.tracking.console import duration
+
+_STYLES = {"fine": "green", "look": "yellow", "bad": "bold red", "minor": "dim", "plain": ""}
+_READ = ("status.json", "metrics.jsonl", "events.jsonl")
+_ROWS = 20  # figures that are shown at most
+_BESIDE = 60  # columns that a line takes beside its block characters
+
+
+def watch(run: Path, once: bool, as_json: bool, every: float = 1.0) -> None:
+    """Show a run until it ends, or once. Raises InputError where RUN is no run directory."""
+    directory = locate(run)
+    seen: tuple[Any, ...] = ()
+    console = Console(soft_wrap=False, highlight=False, markup=False, emoji=False)
+    once = once or (not as_json and not console.is_terminal)
+    report = _read(directory, None)
+    total = report["of"]
+    try:
+        if as_json:
+            while True:
+                if (state := _state_of(directory)) != seen:
+                    seen = state
+                    report = _read(directory, total)
+                    print(json.dumps(report), flush=True)
+                if once or _ended(report):
+                    return
+                time.sleep(every)
+                report |= {"lost": _lost(directory, total, report)}
+        if once or _ended(report):
+            console.print(_shown(directory, report, console))
+            return
+        with Live(_shown(directory, report, console), console=console, auto_refresh=False, transient=True) as live:
+            while not _ended(report):
+                time.sleep(every)
+                report = _read(directory, total)
+                live.update(_shown(directory, report, console), refresh=True)
+        console.print(_shown(directory, report, console))
+    except KeyboardInterrupt:
+        return
+
+
+def _read(directory: Path, total: int | None) -> dict[str, Any]:
+    return run_status.of(directory, total=total)
+
+
+def _lost(directory: Path, total: int | None, report: dict[str, Any]) -> bool:
+    return bool(_read(directory, total)["lost"]) if report["state"] == "running" else False
+
+
+def _state_of(directory: Path) -> tuple[Any, ...]:
+    """Return what changes whenever one of the run's files does."""
+    found = []
+    for name in _READ:
+        try:
+            facts_of = os.stat(directory / name)
+            found.append((facts_of.st_mtime_ns, facts_of.st_size, facts_of.st_ino))
+        except OSError:
+            found.append((0, 0, 0))
+    return tuple(found)
+
+
+def _ended(report: dict[str, Any]) -> bool:
+    return report["lost"] or report["state"] in ("finished", "stopped", "failed")
+
+
+def _shown(directory: Path, report: dict[str, Any], console: Console) -> RenderableType:
+    lines = facts.read(directory / "metrics.jsonl")
+    return shown(report, lines, console.width, console.height)
+
+
+def shown(report: dict[str, Any], lines: Sequence[dict[str, Any]], width: int, height: int = 50) -> RenderableType:
+    """Return the picture of a run: `report` of run_status, `lines` of metrics.jsonl."""
+    found = report["events"]
+    parts: list[RenderableType] = [
+        _head(report),
+        ProgressBar(report["of"] or 1, min(report["images"], report["of"] or 1)),
+    ]
+    for alarm in report["alarms"]:
+        parts.append(Text(f"ALARM  {events.details(alarm)}", style="bold red"))
+    room = height - len(parts) - 4 - len(found) - 3
+    parts.append(_figures(lines, width, max(4, min(_ROWS, room))) if lines else Text("no figures yet (track.every)"))
+    for event in found:
+        parts.append(Text(events.line(event), style=_STYLES[events.tone(event)], no_wrap=True, overflow="ellipsis"))
+    return Group(*parts)
+
+
+def _head(report: dict[str, Any]) -> Text:
+    eta = report["eta_seconds"]
+    total = f" of {report['of']:,}" if report["of"] else ""
+    left = f"   {duration(eta)} left" if eta is not None and report["state"] == "running" else ""
+    state = run_status.state_in_words(report)
+    bad = report["lost"] or report["state"] == "failed"
+    text = Text(f"{report['run']}  ", style="bold")
+    text.append(state, style="bold red" if bad else "bold green")
+    text.append(
+        f"\n{report['images']:,}{total} images   {report['images_per_second']:,.0f} images/s{left}", style="not bold"
+    )
+    score, best = run_status.score_in_words(report), run_status.best_in_words(report)
+    text.append(f"\nscore {score or 'not measured'}" + (f"   best {best}" if best else ""), style="not bold")
+    return text
+
+
+def _figures(lines: Sequence[dict[str, Any]], width: int, most: int) -> Table:
+    """Return a row for each figure in the order of the page's charts: name, course, newest value, range."""
+    series = columns(lines)
+    typical = {name: float(abs(values).mean()) for name, (_, values) in series.items()}
+    nothing = [name for name, (_, values) in series.items() if not values.any()]
+    table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
+    for name, justify in (
+        ("figure", "left"),
+        ("over the run", "left"),
+        ("now", "right"),
+        ("least", "right"),
+        ("most", "right"),
+    ):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for name in [name for _, names in charts.plan(typical, nothing) for name in names][:most]:
+        values = series[name][1]
+        spark = sparkline(values, max(8, width - _BESIDE))
+        table.add_row(
+            Text(name),
+            Text(spark, style="cyan"),
+            *(events.number(float(v)) for v in (values[-1], values.min(), values.max())),
+        )
+    return table

@@ -4,7 +4,7 @@ import dataclasses
 import fnmatch
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from gan_dist.report import facts
 
@@ -32,8 +32,8 @@ class Chart:
     """The healthy band, or a function of the run's keys that returns it."""
     apart: bool = False
     """Whether each figure has a chart of its own."""
-    unless_zero: bool = False
-    """Whether it is left out where all of its figures are 0 all the time."""
+    unless: Literal["", "zero", "constant"] = ""
+    """Leave it out where all of its figures are 0, or the same, all the time."""
 
     def healthy(self, keys: Mapping[str, Any]) -> Band:
         """Return the healthy band for a run with these keys."""
@@ -48,6 +48,7 @@ def gap_band(keys: Mapping[str, Any]) -> Band:
 
 SECTIONS = ("Scores", "Collapse", "Players", "Speed and memory", "More figures")
 CHARTS = (
+    Chart("How the scores were made", tuple(f"score/*/{name}" for name in facts.OF_RECORD), "Scores", apart=True, unless="constant"),
     Chart("", ("score/*", *(f"!score/{name}" for name in facts.NOT_SCORES)), "Scores", apart=True),
     Chart("Diversity", ("collapse/diversity*",), "Collapse", "distance between samples over that of real images, 1: as diverse", zero=True, band=(0.45, None)),
     Chart("Duplicates", ("collapse/duplicates*",), "Collapse", "share of pairs that are nearly the same picture", zero=True, band=(None, 0.02)),
@@ -60,7 +61,7 @@ CHARTS = (
     Chart("Gradient norms", ("grad_norm/*", "!grad_norm/ratio"), "Players", "one that stays far below the other learns nothing", log=True),
     Chart("Ratio of the gradients", ("grad_norm/ratio",), "Players", "log10 of D's over G's", band=(-1.2, 1.2)),
     Chart("Penalties", ("penalty/*",), "Players", "before their weight; a sudden jump comes before bad numbers", log=True),
-    Chart("Skipped updates", ("skipped/*",), "Players", "in total; they were not finite", zero=True, unless_zero=True),
+    Chart("Skipped updates", ("skipped/*",), "Players", "in total; they were not finite", zero=True, unless="zero"),
     Chart("Images per second", ("speed/images_per_second",), "Speed and memory", zero=True),
     Chart("", ("speed/*", "!speed/images_per_second"), "Speed and memory", zero=True, apart=True),
     Chart("Memory in GiB", ("memory/*",), "Speed and memory", "growth without end is a leak", zero=True),
@@ -68,18 +69,19 @@ CHARTS = (
 """In the order of the page, section by section."""
 
 
-def plan(typical: Mapping[str, float], zero: Iterable[str] = ()) -> list[tuple[Chart, list[str]]]:
-    """Return the charts to draw with the names of their figures; every name is in one of them.
+def plan(typical: Mapping[str, float], constant: Iterable[str] = ()) -> list[tuple[Chart, list[str]]]:
+    """Return the charts to draw with the names of their figures; every name is in one that is drawn or left out.
 
-    `typical` has the usual size of every figure, `zero` those that are 0 all the time.
+    `typical` has the usual size of every figure, `constant` those that never change.
     """
-    left, nothing = dict.fromkeys(typical), set(zero)
+    left, same = dict.fromkeys(typical), set(constant)
+    nothing = {name for name in same if typical[name] == 0}
     found: list[tuple[Chart, list[str]]] = []
     for chart in CHARTS:
         names = [name for name in left if _takes(chart, name)]
         for name in names:
             del left[name]
-        if not names or (chart.unless_zero and nothing.issuperset(names)):
+        if not names or (chart.unless and (nothing if chart.unless == "zero" else same).issuperset(names)):
             continue
         for shown in [[name] for name in _sorted(names)] if chart.apart else [_sorted(names)]:
             title = chart.title or shown[0].removeprefix(facts.GROUP).removeprefix("speed/").replace("_", " ")

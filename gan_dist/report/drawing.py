@@ -70,6 +70,31 @@ def thinned(series: Series, most: int = MOST_POINTS) -> np.ndarray:
     return np.unique(order[np.concatenate([first, last])])
 
 
+def of_columns(series: Series, most: int = MOST_POINTS) -> Series:
+    """Return the means of the same columns where a series is thinned: what smoothing begins from."""
+    positions, values = series
+    if len(positions) <= most:
+        return series
+    edges = np.linspace(positions[0], positions[-1], most // 2 + 1)[1:-1]
+    parts = np.unique(np.concatenate([[0], np.searchsorted(positions, edges)]))
+    parts = parts[parts < len(positions)]
+    counts = np.diff(parts, append=len(positions))
+    return np.add.reduceat(positions, parts) / counts, np.add.reduceat(values, parts) / counts
+
+
+def smoothed(values: np.ndarray, keep: float) -> np.ndarray:
+    """Return a mean that follows the values, and keeps the share `keep` of itself over 0.2 % of them.
+
+    So it lags by the same part of the run, however many values there are.
+    """
+    keep **= MOST_POINTS // 2 / len(values)
+    found, mean = np.empty_like(values), float(values[0])
+    for place, value in enumerate(values):
+        mean = keep * mean + (1 - keep) * float(value)
+        found[place] = mean
+    return found
+
+
 def linear_axis(low: float, high: float, count: int = 4) -> Axis:
     """Return an axis that holds both ends, with about `count` ticks at round numbers."""
     if not high > low:
@@ -91,12 +116,14 @@ def log_axis(low: float, high: float) -> Axis:
     factors = (1,) if len(decades) > 4 else (1, 3) if len(decades) > 2 else (1, 2, 5)
     ticks = [factor * 10.0**decade for decade in decades[::every] for factor in factors]
     inside = tuple(float(f"{tick:.10g}") for tick in ticks if low <= tick <= high)
-    return Axis(low, high, inside or (low * 1.15, high / 1.15), log=True)
+    if len(inside) < 3:
+        inside = tuple(tick for tick in linear_axis(low, high).ticks if low <= tick <= high)
+    return Axis(low, high, inside, log=True)
 
 
 def _round_step(rough: float) -> float:
     unit: float = 10.0 ** math.floor(math.log10(rough))
-    return next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= rough * 0.999)
+    return next(factor * unit for factor in (1, 2, 2.5, 5, 10) if factor * unit >= rough * 0.8)
 
 
 def short(value: float) -> str:
@@ -117,7 +144,7 @@ def axes(lines: Sequence[Line], zero: bool, band: Band) -> tuple[Axis, Axis | No
             low, high = min(low, edge), max(high, edge)
     linear = linear_axis(min(low, 0.0) if zero else low, max(high, 0.0) if zero else high)
     positive = values[values > 0]
-    if len(positive) < 0.9 * len(values) or not positive.max() > positive.min():
+    if len(positive) < 0.9 * len(values) or positive.max() < 2 * positive.min():
         return linear, None
     return linear, log_axis(float(positive.min()), float(positive.max()))
 
@@ -150,9 +177,12 @@ def area(across: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
 
 
 def chart(
-    title: str, says: str, lines: Sequence[Line], end: float, log: bool, zero: bool, band: Band
+    title: str, says: str, lines: Sequence[Line], end: float, keep: float, log: bool, zero: bool, band: Band
 ) -> tuple[Element, dict[str, Any]]:
-    """Return the figure of a chart from 0 to `end` images, and what the page's script needs to draw it again."""
+    """Return the figure of a chart from 0 to `end` images, and what the page's script needs to draw it again.
+
+    `keep` is how much its lines are smoothed.
+    """
     linear, logarithmic = axes(lines, zero, band)
     log = log and logarithmic is not None
     axis = logarithmic if log and logarithmic else linear
@@ -168,14 +198,20 @@ def chart(
         if errors is not None:
             edge = area(across, axis.place(values - errors), axis.place(values + errors))
             shapes.append(tag("path", class_=f"error c{line.colour}", d=edge))
-        shapes.append(tag("path", class_=f"line c{line.colour} d{line.dashes}", d=path(across, up)))
+        places, means = of_columns(line.series)
+        style = f"c{line.colour} d{line.dashes}"
+        if keep and len(chosen) > _FEW:
+            shapes.append(tag("path", class_=f"raw {style}", d=path(across, up)))
+            across, up = places / max(end, 1), axis.place(smoothed(means, keep))
+        shapes.append(tag("path", class_=f"line {style}", d=path(across, up)))
         if len(chosen) <= _FEW:
+            across, up = positions / max(end, 1), axis.place(values)
             shapes.append(tag("path", class_=f"dots c{line.colour}", d=dots(across, up)))
         data.append(
             {
-                "x": [int(position) for position in positions],
-                "y": [float(f"{value:.5g}") for value in values],
+                **dict(zip("xy", _pairs(positions, values), strict=True)),
                 "e": None if errors is None else [None if math.isnan(e) else float(f"{e:.3g}") for e in errors],
+                "m": None if len(chosen) == len(line.series[0]) else _pairs(places, means),
                 "dots": len(chosen) <= _FEW,
             }
         )
@@ -201,6 +237,10 @@ def chart(
         "lines": data,
     }
     return figure, script
+
+
+def _pairs(positions: np.ndarray, values: np.ndarray) -> list[list[float]]:
+    return [[int(position) for position in positions], [float(f"{value:.5g}") for value in values]]
 
 
 def across_axis(end: float) -> Axis:

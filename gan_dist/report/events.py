@@ -7,6 +7,7 @@ from typing import Any
 
 from gan_dist.redaction import redact
 from gan_dist.report.facts import whole
+from gan_dist.report.tags import clean
 
 Event = Mapping[str, Any]
 _LONGEST = 300  # characters of an event's words
@@ -86,7 +87,7 @@ def details(event: Event) -> str:
         text = WORDS[str(event.get("event"))][1](event)
     except (KeyError, ValueError, TypeError):  # of another version, or a user's
         text = ", ".join(f"{name} {value}" for name, value in event.items() if name not in _TAKEN)
-    text = " ".join(redact(text).split())
+    text = clean(" ".join(redact(text).split()))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
@@ -100,7 +101,12 @@ def local_time(event: Event) -> str:
 def line(event: Event, more: bool = True) -> str:
     """Return an event as one line: local time, what, where, and `more`: its details."""
     text = f"{local_time(event)}  {event.get('event', '?')} at {whole(event.get('images')):,} images"
-    return f"{text}  {said}" if more and (said := details(event)) else text
+    return f"{text}: {words}" if more and (words := details(event)) else text
+
+
+def said(event: Event) -> str:
+    """Return what happened, in words, without time and place."""
+    return ": ".join(filter(None, (str(event.get("event", "?")), details(event))))
 
 
 def number(value: object) -> str:
@@ -112,4 +118,4 @@ def number(value: object) -> str:
 
 def clean_line(text: object) -> str:
     """Return the first line of a reason, without the secrets that it may hold."""
-    return redact(next(iter(str(text).splitlines()), ""))
+    return clean(redact(next(iter(str(text).splitlines()), "")))

@@ -8,7 +8,7 @@ from gan_dist import files
 GROUP = "score/"
 NOT_SCORES = ("real", "fake", "gap", "accuracy", "sign_real")
 """What is called score/... and judges no images: logits of the discriminator, and signals made of them."""
-_OF_RECORD = ("samples", "classifier_accuracy")
+OF_RECORD = ("samples", "classifier_accuracy")
 """Last parts of names that say how a score was made."""
 _FIRST = ("kid", "fid", "fd", "cmmd", "kl", "covered", "recall", "precision", "is")
 """Which of several scores a line of text shows."""
@@ -23,7 +23,7 @@ def scores(names: Iterable[str]) -> list[str]:
         for name in names
         if name.startswith(GROUP)
         and name.removeprefix(GROUP) not in NOT_SCORES
-        and name.rpartition("/")[2] not in _OF_RECORD
+        and name.rpartition("/")[2] not in OF_RECORD
     ]
     return sorted(found, key=lambda name: (_rank(name), name))
 

@@ -28,9 +28,10 @@ def _run(run: RunFiles) -> list[str]:
         ("newest score", run_status.score_in_words(status) or "not measured"),
         ("best checkpoint", run_status.best_in_words(status) or "not known"),
     ]
+    end = max(float(positions[-1]) for positions, _ in run.series.values())
     figures = [
-        (name, sparkline(values, 30), events.number(float(values[0])), events.number(float(values[-1])))
-        for name, (_, values) in run.series.items()
+        (name, sparkline(positions, values, end, 30), events.number(float(values[0])), events.number(float(values[-1])))
+        for name, (positions, values) in run.series.items()
     ]
     last = run.starts[-1] if run.starts else {}
     return [

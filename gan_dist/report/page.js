@@ -13,16 +13,16 @@ function draw(figure, chart) { // the same as drawing.py, for another axis or sm
   const svg = figure.querySelector(".plot > svg"), [errors, dots] = ["error", "dots"].map((name) => [...svg.querySelectorAll("." + name)]);
   svg.querySelectorAll(".raw").forEach((raw) => raw.remove());
   [...svg.querySelectorAll(".line")].forEach((line, n) => {
-    const { x, y, e, dots: few } = chart.lines[n];
-    let mean = y[0];
-    const smoothed = y.map((v) => mean = keep * mean + (1 - keep) * v);
-    if (keep) {
+    const { x, y, e, m, dots: few } = chart.lines[n], eases = keep > 0 && !few, [places, means] = eases && m ? m : [x, y];
+    let mean = means[0];
+    const hold = keep ** (500 / means.length), smoothed = eases ? means.map((v) => mean = hold * mean + (1 - hold) * v) : y;
+    if (eases) {
       const raw = line.cloneNode();
       raw.setAttribute("class", line.getAttribute("class").replace("line", "raw"));
       raw.setAttribute("d", path(x, y, polyline));
       line.before(raw);
     }
-    line.setAttribute("d", path(x, smoothed, polyline));
+    line.setAttribute("d", path(places, smoothed, polyline));
     if (few) dots.shift().setAttribute("d", path(x, y, dot));
     if (e) errors.shift().setAttribute("d", path([...x, ...[...x].reverse()], [...y.map((v, i) => v + e[i]), ...y.map((v, i) => v - e[i]).reverse()], polyline) + "Z");
   });

@@ -15,6 +15,7 @@ from gan_dist.report.tags import Element, tag, to_html
 from gan_dist.tracking.console import duration
 
 _PICTURES = 3_000_000  # bytes of all grids of the page
+_SMOOTHED = 300  # reports of a run from which on its lines are smoothed
 COLOURS, DASHES = 8, 4
 
 
@@ -26,10 +27,11 @@ def html(runs: Sequence[RunFiles]) -> str:
     data = {"end": max(end, 1.0), "charts": scripts, "marks": _said_marks(runs)}
     body = [
         _head(runs, names),
-        tag("h2", "How it stands" if len(runs) == 1 else "How they stand"),
         _each(runs, [tag("ul", [_verdict(each) for each in verdict.of(run)], class_="verdicts") for run in runs]),
+        tag("h2", "How far it is" if len(runs) == 1 else "How far they are"),
+        _each(runs, [_facts(run) for run in runs]),
         *_grids(runs),
-        _tools(),
+        _tools(smoothing(runs)),
         _marks(runs, end),
         figures,
         tag("h2", "What happened"),
@@ -85,30 +87,33 @@ def _head(runs: Sequence[RunFiles], names: str) -> Element:
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     made = f"made {now} by gan_dist {__version__} from the files of {', '.join(str(run.directory) for run in runs)}"
     alarms = [
-        tag("p", tag("b", "Alarm: ", class_="bad"), events.details(alarm))
+        tag("p", tag("b", f"Alarm{f' of {run.name}' if len(runs) > 1 else ''}: ", class_="bad"), events.details(alarm))
         for run in runs
         for alarm in run.status["alarms"]
     ]
     return tag(
         "header",
-        tag("h1", names),
+        tag("h1", names, [_state(run) for run in runs] if len(runs) == 1 else None),
         tag("p", made, class_="soft"),
         tag("div", alarms, class_="card alarm") if alarms else None,
-        _each(runs, [_facts(run) for run in runs]),
     )
+
+
+def _state(run: RunFiles) -> Element:
+    state = "lost" if run.status["lost"] else run.status["state"]
+    tone = {"failed": "bad", "lost": "bad", "finished": "fine", "running": "fine"}.get(state, "plain")
+    return tag("span", state, class_=f"word {tone}")
 
 
 def _facts(run: RunFiles) -> Element:
     """Return state, images, rate, time, last event and best score."""
     status = run.status
-    state = "lost" if status["lost"] else status["state"]
-    tone = {"failed": "bad", "lost": "bad", "finished": "fine", "running": "fine"}.get(state, "plain")
     total = f" of {status['of']:,}" if status["of"] else ""
-    left = "-" if status["eta_seconds"] is None or state != "running" else duration(status["eta_seconds"])
+    left = "-" if status["eta_seconds"] is None or status["alive"] is False else duration(status["eta_seconds"])
     rows: list[tuple[str, Any, str, str]] = [
-        ("state", tag("span", state, class_=f"word {tone}"), _reason(run), ""),
+        ("state", _state(run), _reason(run), ""),
         ("images", f"{status['images']:,}", total, ""),
-        ("images/s at the last report", f"{status['images_per_second']:,.0f}", "", ""),
+        ("images/s, last report", f"{status['images_per_second']:,.0f}", "", ""),
         ("time left", left, "", ""),
         ("newest score", run_status.score_in_words(status) or "not measured", "", ""),
         ("best checkpoint", run_status.best_in_words(status) or _best_value(run), "", ""),
@@ -137,7 +142,7 @@ def _best_value(run: RunFiles) -> str:
     positions, values = run.series[names[0]]
     place = int(np.argmin(values) if facts.lower_is_better(names[0], run.better) else np.argmax(values))
     short = names[0].removeprefix(facts.GROUP)
-    return f"{short} {events.number(float(values[place]))} at {positions[place]:,.0f} images; no checkpoint was chosen by it"
+    return f"none chosen; {short} was {events.number(float(values[place]))} at {positions[place]:,.0f} images"
 
 
 def _verdict(each: verdict.Verdict) -> Element:
@@ -181,24 +186,29 @@ def _film(grids: Sequence[tuple[int, str]], reals: Sequence[tuple[int, str]], co
     return tag("div", film, beside, class_="pictures")
 
 
-def _tools() -> Element:
-    smooth = tag("input", type="range", min=0, max=0.98, step=0.01, value=0, id="smooth")
+def smoothing(runs: Sequence[RunFiles]) -> float:
+    """Return how much the lines are smoothed when the page opens: of many points a person sees only noise."""
+    longest = max(len(series[0]) for run in runs for series in run.series.values())
+    return 0.0 if longest <= _SMOOTHED else 0.9
+
+
+def _tools(keep: float) -> Element:
+    smooth = tag("input", type="range", min=0, max=0.98, step=0.01, value=keep, id="smooth")
     hint = "Point at a chart: all show that position, and the events near it. Dashed marks are events."
     return tag("div", tag("output", hint, id="said"), tag("label", "smooth", smooth), class_="tools")
 
 
 def _charts(runs: Sequence[RunFiles], end: float) -> tuple[Element, list[dict[str, Any]]]:
-    typical: dict[str, float] = {}
-    nothing = set()
+    together: dict[str, np.ndarray] = {}
     for run in runs:
         for name, (_, values) in run.series.items():
-            typical[name] = max(typical.get(name, 0.0), float(np.median(np.abs(values))))
-    for name in typical:
-        if not any(run.series[name][1].any() for run in runs if name in run.series):
-            nothing.add(name)
+            together[name] = np.concatenate([together.get(name, values[:0]), values])
+    typical = {name: float(np.median(np.abs(values))) for name, values in together.items()}
+    constant = [name for name, values in together.items() if (values == values[0]).all()]
     sections: dict[str, list[Element]] = {}
     scripts = []
-    for chart, names in charts.plan(typical, nothing):
+    keep = smoothing(runs)
+    for chart, names in charts.plan(typical, constant):
         lines = [
             _line(run, number, name, place, len(runs), len(names))
             for place, name in enumerate(names)
@@ -207,7 +217,7 @@ def _charts(runs: Sequence[RunFiles], end: float) -> tuple[Element, list[dict[st
         ]
         says = chart.says or _way(runs, names[0])
         band = chart.healthy(runs[0].keys)
-        figure, script = drawing.chart(chart.title, says, lines, end, chart.log, chart.zero, band)
+        figure, script = drawing.chart(chart.title, says, lines, end, keep, chart.log, chart.zero, band)
         sections.setdefault(chart.section, []).append(figure)
         scripts.append(script)
     content = [[tag("h2", section), tag("div", figures, class_="charts")] for section, figures in sections.items()]
@@ -260,7 +270,7 @@ def _said_marks(runs: Sequence[RunFiles]) -> list[list[Any]]:
     said = []
     for number, event in _marked(runs):
         whose = f"{runs[number].name}: " if len(runs) > 1 else ""
-        said.append([_where(event), f"{whose}{event.get('event')} {events.details(event)}".strip()])
+        said.append([_where(event), whose + events.said(event)])
     if len(said) > _MOST_SAID:
         said = said[:: len(said) // _MOST_SAID + 1]
     return said

@@ -24,25 +24,24 @@ def chosen(grids: Sequence[tuple[int, Path]], most: int = MOST_GRIDS) -> list[tu
 
 def encoded(grids: Sequence[tuple[int, Path]], budget: float) -> list[tuple[int, str]]:
     """Return images and data URI of each grid that can be read; together about `budget` bytes at most."""
-    readable = [(images, path) for images, path in grids if _opens(path)]
-    if not readable:
-        return []
-    probes = [path for _, path in chosen(readable, 3)]
     level = _LEVELS[-1]
     for level in _LEVELS:
-        usual = sum(len(webp(path, *level)) for path in probes) / len(probes)
-        if usual * _BASE64 * len(readable) <= budget:
+        probes = [len(content) for _, path in chosen(grids, 3) if (content := webp(path, *level))]
+        if not probes or sum(probes) / len(probes) * _BASE64 * len(grids) <= budget:
             break
-    found = [(images, data_uri(webp(path, *level))) for images, path in readable]
+    found = [(images, data_uri(content)) for images, path in grids if (content := webp(path, *level))]
     while len(found) > 1 and sum(len(uri) for _, uri in found) > budget:
         found = [*found[:-1:2], found[-1]]  # every second one, and the newest
     return found
 
 
 def webp(path: Path, side: int, quality: int) -> bytes:
-    """Return a picture as WebP, its longer side at most `side` pixels."""
-    with Image.open(path) as picture:
-        shown = picture.convert("RGBA" if "A" in picture.getbands() else "RGB")
+    """Return a picture as WebP, its longer side at most `side` pixels; empty where it is torn, as a kill may leave it."""
+    try:
+        with Image.open(path) as picture:
+            shown = picture.convert("RGBA" if "A" in picture.getbands() else "RGB")
+    except (OSError, SyntaxError, ValueError):
+        return b""
     shown.thumbnail((side, side), Image.Resampling.BOX if max(shown.size) > 2 * side else Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     shown.save(buffer, "WEBP", quality=quality, method=2)
@@ -52,13 +51,3 @@ def webp(path: Path, side: int, quality: int) -> bytes:
 def data_uri(content: bytes) -> str:
     """Return WebP bytes as an address that needs no network."""
     return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
-
-
-def _opens(path: Path) -> bool:
-    """Say whether a picture is whole: a killed run may leave a torn one."""
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-    except (OSError, SyntaxError, ValueError):
-        return False
-    return True

@@ -1,6 +1,7 @@
 """Read everything that a page shows of a run, from the run's files alone."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,8 @@ def read(run: Path) -> RunFiles:
         raise InputError(
             f"{directory} has no figures yet (metrics.jsonl); they come every track.every images: wait for the first line"
         )
-    status = run_status.of(directory)
     config, keys, recorded = _config(directory)
+    status = run_status.of(directory, total=int(config.training.whole_images) if config else 0)
     grids = [(facts.position(path.stem), path) for path in sorted((directory / "samples").glob("images-*.png"))]
     return RunFiles(
         directory=directory,
@@ -83,7 +84,7 @@ def columns(lines: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
     found: dict[str, tuple[list[float], list[float]]] = {}
     for line in lines:
         for name, value in line.items():
-            if name not in _POSITION and isinstance(value, int | float) and abs(value) < float("inf"):
+            if name not in _POSITION and isinstance(value, int | float) and math.isfinite(value):
                 positions, values = found.setdefault(name, ([], []))
                 positions.append(float(line["images"]))
                 values.append(float(value))

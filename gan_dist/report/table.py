@@ -71,13 +71,21 @@ def _row(report: Report) -> dict[str, str]:
         "state": _state(report),
         "images": f"{report['images']:,}{share}",
         "rate": f"{report['images_per_second']:,.0f}/s",
-        "score": run_status.score_in_words(report),
-        "best": run_status.best_in_words(report),
+        "score": _short(report["score"], "name"),
+        "best": _short(report["best"], "score"),
         "alarm": run_status.alarms_in_words(report),
-        "last event": events.line(report["events"][-1], more=False) if report["events"] else "no event yet",
+        "last event": str(report["events"][-1].get("event", "?")) if report["events"] else "no event yet",
         "size": units.size(report["bytes"]),
         "age": age(report["age_seconds"]),
     }
+
+
+def _short(found: Report | None, name: str) -> str:
+    """Return a score as `kid 0.03 at 200,000`."""
+    if not found:
+        return ""
+    short = str(found[name]).removeprefix(facts.GROUP)
+    return f"{short} {events.number(found['value'])} at {facts.whole(found['images']):,}"
 
 
 def age(seconds: float | None) -> str:

@@ -1,5 +1,6 @@
 """Show a run in the terminal, from its files: state, figures as block characters, alarms, last events."""
 
+import fnmatch
 import json
 import os
 import time
@@ -23,6 +24,7 @@ from gan_dist.tracking.console import duration
 _STYLES = {"fine": "green", "look": "yellow", "bad": "bold red", "minor": "dim", "plain": ""}
 _READ = ("status.json", "metrics.jsonl", "events.jsonl")
 _ROWS = 20  # figures that are shown at most
+_SCORES = 3  # of them before the losses
 _BESIDE = 60  # columns that a line takes beside its block characters
 
 
@@ -90,10 +92,7 @@ def _shown(directory: Path, report: dict[str, Any], console: Console) -> Rendera
 def shown(report: dict[str, Any], lines: Sequence[dict[str, Any]], width: int, height: int = 50) -> RenderableType:
     """Return the picture of a run: `report` of run_status, `lines` of metrics.jsonl."""
     found = report["events"]
-    parts: list[RenderableType] = [
-        _head(report),
-        ProgressBar(report["of"] or 1, min(report["images"], report["of"] or 1)),
-    ]
+    parts: list[RenderableType] = [_head(report), _bar(report)]
     for alarm in report["alarms"]:
         parts.append(Text(f"ALARM  {events.details(alarm)}", style="bold red"))
     room = height - len(parts) - 4 - len(found) - 3
@@ -101,6 +100,12 @@ def shown(report: dict[str, Any], lines: Sequence[dict[str, Any]], width: int, h
     for event in found:
         parts.append(Text(events.line(event), style=_STYLES[events.tone(event)], no_wrap=True, overflow="ellipsis"))
     return Group(*parts)
+
+
+def _bar(report: dict[str, Any]) -> Table:
+    bar = Table.grid(expand=True)
+    bar.add_row(ProgressBar(report["of"] or 1, min(report["images"], report["of"] or 1)))
+    return bar
 
 
 def _head(report: dict[str, Any]) -> Text:
@@ -120,10 +125,11 @@ def _head(report: dict[str, Any]) -> Text:
 
 
 def _figures(lines: Sequence[dict[str, Any]], width: int, most: int) -> Table:
-    """Return a row for each figure in the order of the page's charts: name, course, newest value, range."""
+    """Return a row for each figure, those that a person looks at first in front: name, course, newest value, range."""
     series = columns(lines)
+    end = float(lines[-1]["images"])
     typical = {name: float(abs(values).mean()) for name, (_, values) in series.items()}
-    nothing = [name for name, (_, values) in series.items() if not values.any()]
+    constant = [name for name, (_, values) in series.items() if (values == values[0]).all()]
     table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
     for name, justify in (
         ("figure", "left"),
@@ -133,12 +139,23 @@ def _figures(lines: Sequence[dict[str, Any]], width: int, most: int) -> Table:
         ("most", "right"),
     ):
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for name in [name for _, names in charts.plan(typical, nothing) for name in names][:most]:
-        values = series[name][1]
-        spark = sparkline(values, max(8, width - _BESIDE))
+    names = [name for _, together in charts.plan(typical, constant) for name in together]
+    for name in sorted(names, key=lambda name: _turn(name, facts.scores(series)))[:most]:
+        positions, values = series[name]
+        spark = sparkline(positions, values, end, max(8, width - _BESIDE))
         table.add_row(
             Text(name),
             Text(spark, style="cyan"),
             *(events.number(float(v)) for v in (values[-1], values.min(), values.max())),
         )
     return table
+
+
+def _turn(name: str, scores: Sequence[str]) -> int:
+    """Return which figures to show first where there is no room for all; others come in the order of the charts."""
+    if name in scores[:_SCORES]:
+        return 0
+    patterns = ("loss/*", "score/gap", "speed/images_per_second", "collapse/*", "grad_norm/[!r]*", "score/*")
+    return next(
+        (turn for turn, pattern in enumerate(patterns, 1) if fnmatch.fnmatchcase(name, pattern)), len(patterns) + 1
+    )

@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 
+from gan_dist import units
 from gan_dist.report import charts, events, facts
 from gan_dist.report.events import number
 from gan_dist.report.reading import RunFiles, Series
@@ -12,6 +13,7 @@ from gan_dist.report.reading import RunFiles, Series
 _WINDOW = 100_000  # images that "of late" means
 _RECENT = 10  # reports that the rate is taken from
 _BETTER, _WORSE = 0.03, 0.10  # shares of the score by which it must change to be called so
+_BEHIND = 0.3  # share of the best score by which the newest one must be worse to be called so
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +59,14 @@ def learning(run: RunFiles) -> Verdict:
     gain = (first - last if lower else last - first) / (abs(first) or abs(last) or 1.0)
     error = sum(run.errors.get((name, int(positions[place])), 0.0) for place in (begin, -1))
     significant = abs(last - first) > error
+    behind = abs(float(values[at_best]) - last)
     word, tone = "little change", "plain"
     if gain > _BETTER and significant:
         word, tone = "learning", "fine"
     elif gain < -_WORSE and significant:
         word, tone = "getting worse", "look"
+    if behind > max(_BEHIND * abs(float(values[at_best])), error) and tone != "look":
+        word, tone = "worse than before", "look"
     span = f"over the last {positions[-1] - positions[begin]:,.0f} images"
     return Verdict(question, tone, word, f"{short} {number(first)} -> {number(last)} {span} ({way}); {best}")
 
@@ -160,7 +165,7 @@ def steadiness(run: RunFiles) -> Verdict:
         return _unmeasured(question, "there is no events.jsonl")
     words = [_times("stopped", counts["stopped"])] if run.events else ["events: not recorded"]
     words += [_times(text, counts[kind]) for kind, text in _TROUBLES.items() if counts[kind]]
-    words.append(f"{skipped:,.0f} updates skipped" if counted else "skipped updates: not measured")
+    words.append(f"{units.count(int(skipped), 'update')} skipped" if counted else "skipped updates: not measured")
     troubled = any(counts[kind] for kind in _TROUBLES) or skipped > 0
     bad = run.status["state"] == "failed" or run.status["lost"]
     word = "failed" if run.status["state"] == "failed" else "lost" if run.status["lost"] else ""

@@ -89,3 +89,4 @@ document.querySelectorAll(".film").forEach((film) => {
     timer = setInterval(() => { range.value = (Number(range.value) + 1) % grids.length; turn(); }, 250);
   });
 });
+document.documentElement.dataset.ready = figures.length;

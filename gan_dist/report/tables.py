@@ -99,10 +99,12 @@ def of_config(run: RunFiles) -> Element:
         f"created {run.recorded.get('created', '?')}",
         f"data {str(run.recorded.get('data', '?'))[:16]}",
     ]
-    rows = [
+    rows: list[Sequence[Content]] = [
         [tag("code", key), tag("code", value), tag("code", usual), who] for key, value, usual, who in changed_keys(run)
     ]
-    everything = [[tag("code", key), tag("code", shown(value))] for key, value in run.keys.items()]
+    everything: list[Sequence[Content]] = [
+        [tag("code", key), tag("code", shown(value))] for key, value in run.keys.items()
+    ]
     return tag(
         "div",
         tag("p", ", ".join(facts_of), class_="soft"),
@@ -141,7 +143,7 @@ def of_starts(run: RunFiles) -> Element:
 def command(start: Mapping[str, Any]) -> str:
     """Return the command line of a start."""
     words = start.get("command") or ()
-    return shlex.join(str(word) for word in words) if words else "not recorded"
+    return " ".join(shlex.join(str(word) for word in words).split()) if words else "not recorded"
 
 
 def environment(start: Mapping[str, Any]) -> str:
@@ -152,8 +154,8 @@ def environment(start: Mapping[str, Any]) -> str:
     build = ", ".join(f"{name} {value}" for name, value in _mapping(start, "torch").items())
     words = [
         ", ".join(kinds),
-        f"commit {start.get('commit')}" + (f" with {start['changes']}" if start.get("changes") else ""),
-        f"Python {start.get('python')}",
+        f"commit {start.get('commit', 'unknown')}" + (f" with {start['changes']}" if start.get("changes") else ""),
+        f"Python {start.get('python', 'unknown')}",
         f"torch {torch} ({build})" if torch else build,
         str(start.get("system", "")),
     ]

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gan_dist import run_status
+from gan_dist import run_status, units
 from gan_dist.report import charts, events, facts
 from gan_dist.report.reading import columns
 from gan_dist.report.sparks import sparkline
@@ -96,7 +96,13 @@ def shown(report: dict[str, Any], lines: Sequence[dict[str, Any]], width: int, h
     for alarm in report["alarms"]:
         parts.append(Text(f"ALARM  {events.details(alarm)}", style="bold red"))
     room = height - len(parts) - 4 - len(found) - 3
-    parts.append(_figures(lines, width, max(4, min(_ROWS, room))) if lines else Text("no figures yet (track.every)"))
+    if lines:
+        table, left = _figures(lines, width, max(4, min(_ROWS, room)))
+        parts.append(table)
+        if left:
+            parts.append(Text(f"{units.count(left, 'figure')} more: gan-dist report {report['run']}", style="dim"))
+    else:
+        parts.append(Text("no figures yet; they come every track.every images"))
     for event in found:
         parts.append(Text(events.line(event), style=_STYLES[events.tone(event)], no_wrap=True, overflow="ellipsis"))
     return Group(*parts)
@@ -124,8 +130,8 @@ def _head(report: dict[str, Any]) -> Text:
     return text
 
 
-def _figures(lines: Sequence[dict[str, Any]], width: int, most: int) -> Table:
-    """Return a row for each figure, those that a person looks at first in front: name, course, newest value, range."""
+def _figures(lines: Sequence[dict[str, Any]], width: int, most: int) -> tuple[Table, int]:
+    """Return a row for each figure, those that a person looks at first in front, and how many had no room."""
     series = columns(lines)
     end = float(lines[-1]["images"])
     typical = {name: float(abs(values).mean()) for name, (_, values) in series.items()}
@@ -148,7 +154,7 @@ def _figures(lines: Sequence[dict[str, Any]], width: int, most: int) -> Table:
             Text(spark, style="cyan"),
             *(events.number(float(v)) for v in (values[-1], values.min(), values.max())),
         )
-    return table
+    return table, max(0, len(names) - most)
 
 
 def _turn(name: str, scores: Sequence[str]) -> int:

@@ -1,6 +1,5 @@
-"""How a run stands, read from its files alone: state, images, rate, time left, last events, checkpoints, first failure."""
+"""How a run stands, read from its files alone: state, images, rate, time left, scores, alarms, events, checkpoints."""
 
-import contextlib
 import datetime
 import fcntl
 import os
@@ -10,13 +9,11 @@ from typing import Any
 
 from gan_dist import config as config_module, files
 from gan_dist.errors import InputError
+from gan_dist.report import events as event_words, facts
 from gan_dist.run_directory import LOCK, locate
 from gan_dist.slurm_jobs import records
 
 _EVENTS = 5
-_SHOWN = {"time", "rank", "images", "event"}
-"""Keys of an event that its line says by itself."""
-_LONGEST = 160  # characters of an event's details
 
 
 def read(run: Path) -> dict[str, Any]:
@@ -24,14 +21,15 @@ def read(run: Path) -> dict[str, Any]:
     return of(locate(run))
 
 
-def of(run: Path, reasons: Sequence[str] = ()) -> dict[str, Any]:
+def of(run: Path, reasons: Sequence[str] = (), total: int | None = None) -> dict[str, Any]:
     """Return how the run in a directory stands, as far as its files tell: its first job may not have written all of them.
 
-    `alive` says whether the process that status.json names still trains: null where it is on another machine. `reasons`
-    are lines of ranks that failed before the run could write events.
+    `alive` says whether the process that status.json names still trains: null where it is on another machine. `lost` is
+    true where status.json says running and that process is gone. `reasons` are lines of ranks that failed before the run
+    could write events. `total` spares reading the config again.
     """
-    status = records.read_status(run) or {}
-    state, total = str(status.get("state", "unknown")), _total(run)
+    status, total = records.read_status(run) or {}, _total(run) if total is None else total
+    state = str(status.get("state", "unknown"))
     figures, events = files.read_json_lines(run / "metrics.jsonl"), files.read_json_lines(run / "events.jsonl")
     last = figures[-1] if figures else {}
     images = int(status.get("images") or 0)
@@ -47,6 +45,7 @@ def of(run: Path, reasons: Sequence[str] = ()) -> dict[str, Any]:
         "run": str(run),
         "state": state,
         "alive": alive,
+        "lost": state == "running" and alive is False,
         "reason": status.get("reason") or "",
         "images": images,
         "of": total,
@@ -60,6 +59,7 @@ def of(run: Path, reasons: Sequence[str] = ()) -> dict[str, Any]:
         "pid": status.get("pid"),
         "time": status.get("time"),
         "last_figures": last,
+        **facts.of(figures, events),
         "events": events[-_EVENTS:],
         "failure": [] if state == "finished" else records.first_failure(run, reasons),
     }
@@ -77,46 +77,51 @@ def lines(report: dict[str, Any]) -> list[str]:
         "ETA": "-" if eta is None else str(datetime.timedelta(seconds=eta)),
         "saved": newest,
         "starts": f"{report['starts']:,}",
+        "score": score_in_words(report) or "not measured",
+        "best": best_in_words(report) or "not known: no score has chosen a checkpoint",
     }
     shown = [f"{name:8s}{text}" for name, text in rows.items()]
+    for alarm in report["alarms"]:
+        shown.append(f"ALARM   {event_words.details(alarm)}")
     if report["events"]:
-        shown += ["last events:", *(f"  {event_in_words(event)}" for event in report["events"])]
+        shown += ["last events:", *(f"  {event_words.line(event)}" for event in report["events"])]
     if report["failure"]:
         shown += ["first failure of the last start:", *(f"  {text}" for text in report["failure"])]
     return shown
 
 
-def row(report: dict[str, Any]) -> Sequence[str]:
-    """Return name, state, images, rate and last event: a row of `gan-dist runs`."""
-    share = f" ({100 * report['images'] / report['of']:.0f} %)" if report["of"] else ""
-    event = event_in_words(report["events"][-1], details=False) if report["events"] else "no event yet"
-    state = "lost" if report["state"] == "running" and report["alive"] is False else report["state"]
-    return report["run"], state, f"{report['images']:,}{share}", f"{report['images_per_second']:,.0f}/s", event
+def score_in_words(report: dict[str, Any]) -> str:
+    """Return the newest score with its position; empty where there is none."""
+    score = report["score"]
+    if not score:
+        return ""
+    return f"{score['name'].removeprefix(facts.GROUP)} {event_words.number(score['value'])} at {facts.whole(score['images']):,} images"
+
+
+def best_in_words(report: dict[str, Any]) -> str:
+    """Return the best checkpoint with the score that chose it; empty where there is none."""
+    best = report["best"]
+    if not best:
+        return ""
+    name = str(best["score"]).removeprefix(facts.GROUP)
+    return f"{best['checkpoint']} ({name} {event_words.number(best['value'])})"
+
+
+def alarms_in_words(report: dict[str, Any]) -> str:
+    """Return the signals that stand as alarms, in short; empty where there is none."""
+    return ", ".join(f"{alarm.get('signal')} {event_words.number(alarm.get('value'))}" for alarm in report["alarms"])
 
 
 def state_in_words(report: dict[str, Any]) -> str:
     """Return the state with its reason, and whether a run that says "running" does run."""
     state, where = str(report["state"]), f"process {report['pid']} on {report['host']}"
     if state == "running":
-        if report["alive"] is False:
+        if report["lost"]:
             return f"lost: status.json says running, but {where} is gone; start the same command again"
         return f"running ({where}" + (")" if report["alive"] else ", which cannot be seen from this machine)")
     if state == "unknown":
         return "unknown: there is no status.json that can be read"
     return state + (f" ({records.first_line(report['reason'])})" if report["reason"] else "")
-
-
-def event_in_words(event: dict[str, Any], details: bool = True) -> str:
-    """Return an event as one line: local time, what, where, and details."""
-    when = "-"
-    with contextlib.suppress(KeyError, ValueError):
-        when = datetime.datetime.fromisoformat(str(event["time"])).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    text = f"{when}  {event.get('event', '?')} at {int(event.get('images') or 0):,} images"
-    if not details:
-        return text
-    more = "".join(f"  {name} {value}" for name, value in event.items() if name not in _SHOWN)
-    more = " ".join(more.split("\n"))
-    return text + (more if len(more) <= _LONGEST else f"{more[:_LONGEST]} ...")
 
 
 def _total(run: Path) -> int:

@@ -67,6 +67,7 @@ def main(arguments: list[str], program: str = "train.py") -> int:
 
     from gan_dist.control.stop import Reason
     from gan_dist.engine import AgreedError, Engine, refuse
+    from gan_dist.report import writing
     from gan_dist.trainer import Trainer
 
     try:
@@ -76,7 +77,7 @@ def main(arguments: list[str], program: str = "train.py") -> int:
         speaks = engine.is_main
         trainer = Trainer(config, engine)
         launcher_watch.then(lambda: trainer.requests.ask(Reason.LAUNCHER))
-        with trainer.tracker:
+        with writing.at_the_end(trainer.run_directory.directory, trainer.tracker.say, engine.is_main), trainer.tracker:
             code = trainer.train()
         engine.close()
     except InputError as error:

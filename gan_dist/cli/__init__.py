@@ -14,13 +14,29 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from gan_dist import __version__, threads
-from gan_dist.cli import checkpoints, digit_classifier, doctor, generate, index, pack, runs, slurm, status, track, train
+from gan_dist.cli import (
+    checkpoints,
+    digit_classifier,
+    doctor,
+    generate,
+    index,
+    pack,
+    report,
+    runs,
+    slurm,
+    status,
+    track,
+    train,
+    watch,
+)
 from gan_dist.errors import EXIT_FAILED, EXIT_FINISHED, EXIT_INPUT, InputError
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
     "status": status,
     "runs": runs,
+    "watch": watch,
+    "report": report,
     "generate": generate,
     "checkpoints": checkpoints,
     "pack": pack,

@@ -47,6 +47,7 @@ LEVELS = {
     "provenance": 4,
     "slurm_jobs": 4,
     "run_status": 4,
+    "report": 4,
     "train": 5,
     "cli": 5,
 }

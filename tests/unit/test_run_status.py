@@ -9,6 +9,7 @@ import pytest
 
 from gan_dist import cli, config, run_directory, run_status
 from gan_dist.errors import InputError
+from gan_dist.report import table
 
 
 def make_run(directory: Path, **status: object) -> Path:
@@ -46,14 +47,16 @@ def test_a_running_state_whose_process_is_gone_is_said_to_be_lost(tmp_path: Path
     report = run_status.read(run)
     assert (report["state"], report["alive"], report["eta_seconds"]) == ("running", False, None)
     assert "is gone; start the same command again" in "\n".join(run_status.lines(report))
-    assert run_status.row(report)[1] == "lost"
+    assert report["lost"] is True
+    assert "  lost  " in table.lines([table.describe(run)])[1]
 
 
 def test_a_process_on_another_machine_is_not_judged(tmp_path: Path) -> None:
-    report = run_status.read(make_run(tmp_path / "run", host="elsewhere"))
-    assert report["alive"] is None
+    run = make_run(tmp_path / "run", host="elsewhere")
+    report = run_status.read(run)
+    assert (report["alive"], report["lost"]) == (None, False)
     assert "which cannot be seen from this machine" in run_status.state_in_words(report)
-    assert run_status.row(report)[1] == "running"
+    assert "  running  " in table.lines([table.describe(run)])[1]
 
 
 def test_a_failed_run_shows_its_first_failure(tmp_path: Path) -> None:

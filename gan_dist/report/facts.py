@@ -1,0 +1,105 @@
+"""Tell from a run's figures and events which figures are scores, which is newest, what alarms stand, what is best."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from gan_dist import files
+
+GROUP = "score/"
+NOT_SCORES = ("real", "fake", "gap", "accuracy", "sign_real")
+"""What is called score/... and judges no images: logits of the discriminator, and signals made of them."""
+OF_RECORD = ("samples", "classifier_accuracy")
+"""Last parts of names that say how a score was made."""
+_FIRST = ("kid", "fid", "fd", "cmmd", "kl", "covered", "recall", "precision", "is")
+"""Which of several scores a line of text shows."""
+_HIGHER = ("is", "precision", "recall", "density", "coverage", "authenticity", "covered", "psnr", "ssim", "diversity")
+"""Words in the names of scores of which more is better, where the run's config does not say."""
+
+
+def scores(names: Iterable[str]) -> list[str]:
+    """Return the names that are scores of images, the one to show first in front."""
+    found = [
+        name
+        for name in names
+        if name.startswith(GROUP)
+        and name.removeprefix(GROUP) not in NOT_SCORES
+        and name.rpartition("/")[2] not in OF_RECORD
+    ]
+    return sorted(found, key=lambda name: (_rank(name), name))
+
+
+def _words(name: str) -> set[str]:
+    return set(name.removeprefix(GROUP).lower().replace("/", "_").replace("-", "_").split("_"))
+
+
+def _rank(name: str) -> int:
+    words = _words(name)
+    return next((place for place, word in enumerate(_FIRST) if word in words), len(_FIRST))
+
+
+def lower_is_better(name: str, declared: Mapping[str, str] | None = None) -> bool:
+    """Say whether less is better; `declared` has "lower" or "higher" by the score's name without `score/`."""
+    short = name.removeprefix(GROUP)
+    if declared and short in declared:
+        return declared[short] == "lower"
+    return not _words(name) & set(_HIGHER)
+
+
+def newest_score(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return name, value and images of the newest score in lines of metrics.jsonl; None where there is none."""
+    for line in reversed(figures):
+        if names := scores(name for name, value in line.items() if value is not None):
+            return {"name": names[0], "value": line[names[0]], "images": line.get("images")}
+    return None
+
+
+def alarms(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the events `suspect` that stand: not cleared, and not beyond a position to which the run went back."""
+    standing: dict[str, dict[str, Any]] = {}
+    for event in events:
+        kind, signal = event.get("event"), str(event.get("signal"))
+        if kind == "suspect":
+            standing[signal] = {**standing.get(signal, {}), **event}
+        elif kind == "clear":
+            standing.pop(signal, None)
+        elif kind in ("started", "resumed", "went back"):
+            start = position(event.get("to")) if kind == "went back" else whole(event.get("images"))
+            standing = {name: found for name, found in standing.items() if whole(found.get("images")) <= start}
+    return list(standing.values())
+
+
+def best(events: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return score, value, images and checkpoint of the last event `best`; None where there is none."""
+    found = [event for event in events if event.get("event") == "best"]
+    return {name: found[-1].get(name) for name in ("score", "value", "images", "checkpoint")} if found else None
+
+
+def of(figures: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return `score`, `alarms` and `best` of a run: what a line about it says beside state and speed."""
+    return {"score": newest_score(figures), "alarms": alarms(events), "best": best(events)}
+
+
+def errors(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], float]:
+    """Return the error of scores by (name in metrics.jsonl, images) from the lines of scores.jsonl."""
+    found = {}
+    for record in records:
+        if isinstance(error := record.get("error"), int | float):
+            name = f"{GROUP}{str(record.get('metric')).removeprefix(GROUP)}"
+            found[name, whole(record.get("images"))] = float(error)
+    return found
+
+
+def position(checkpoint: object) -> int:
+    """Return the images in a checkpoint's name; 0 where it has none."""
+    digits = str(checkpoint or "").removeprefix("images-")
+    return int(digits) if digits.isdecimal() else 0
+
+
+def whole(value: object) -> int:
+    """Return a count that a line should hold; 0 for anything else, as a torn or edited file may."""
+    return int(value) if isinstance(value, int | float) and value == value and abs(value) < 1e18 else 0
+
+
+def read(path: Any) -> list[dict[str, Any]]:
+    """Return the lines of a file of figures that say where they belong."""
+    return [line for line in files.read_json_lines(path) if isinstance(line.get("images"), int | float)]

@@ -1,0 +1,131 @@
+"""Read everything that a page shows of a run, from the run's files alone."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from gan_dist import config as config_module, files, run_status
+from gan_dist.config import Config, tree
+from gan_dist.errors import InputError
+from gan_dist.redaction import redact_all
+from gan_dist.report import facts
+from gan_dist.run_directory import locate
+
+Series = tuple[np.ndarray, np.ndarray]
+"""Positions in images, and values; both float64 (N,), in order of position."""
+_POSITION = ("images", "step")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFiles:
+    """What the files of one run say."""
+
+    directory: Path
+    name: str
+    status: dict[str, Any]
+    """As `gan-dist status --json` prints it."""
+    series: dict[str, Series]
+    """Every figure by its name in metrics.jsonl."""
+    errors: dict[tuple[str, int], float]
+    """Errors of scores, by name and images."""
+    events: list[dict[str, Any]]
+    starts: list[dict[str, Any]]
+    """The lines of environment.jsonl."""
+    keys: dict[str, Any]
+    """The run's config: every key with its value."""
+    defaults: dict[str, Any]
+    """What a key is where nobody sets it; empty where this version cannot tell."""
+    recorded: dict[str, Any]
+    better: dict[str, str]
+    """`lower` or `higher` by the names of scores, where the config says."""
+    grids: list[tuple[int, Path]]
+    reals: Path | None
+
+    def last(self, name: str) -> float | None:
+        """Return the newest value of a figure; None where it was not measured."""
+        return float(self.series[name][1][-1]) if name in self.series else None
+
+
+def read(run: Path) -> RunFiles:
+    """Read a run. Raises InputError where RUN is none, or has no figures yet."""
+    directory = locate(run)
+    lines = facts.read(directory / "metrics.jsonl")
+    if not lines:
+        raise InputError(
+            f"{directory} has no figures yet (metrics.jsonl); they come every track.every images: wait for the first line"
+        )
+    config, keys, recorded = _config(directory)
+    status = run_status.of(directory, total=int(config.training.whole_images) if config else 0)
+    grids = [(facts.position(path.stem), path) for path in sorted((directory / "samples").glob("images-*.png"))]
+    return RunFiles(
+        directory=directory,
+        name=str(keys.get("run.name") or directory.resolve().name),
+        status=status,
+        series=columns(lines),
+        errors=facts.errors(files.read_json_lines(directory / "scores.jsonl")),
+        events=files.read_json_lines(directory / "events.jsonl"),
+        starts=files.read_json_lines(directory / "environment.jsonl"),
+        keys=keys,
+        defaults=_defaults(config),
+        recorded=recorded,
+        better=_better(config),
+        grids=grids,
+        reals=next(iter(sorted((directory / "samples").glob("reals*.png"))), None),
+    )
+
+
+def columns(lines: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
+    """Return lines of metrics.jsonl as one series for each figure; what is no finite number is left out."""
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name not in _POSITION and isinstance(value, int | float) and math.isfinite(value):
+                positions, values = found.setdefault(name, ([], []))
+                positions.append(float(line["images"]))
+                values.append(float(value))
+    return {name: (np.array(positions), np.array(values)) for name, (positions, values) in found.items()}
+
+
+def _config(directory: Path) -> tuple[Config | None, dict[str, Any], dict[str, Any]]:
+    """Return the config, its keys, and what was recorded with it; without the config where this version cannot read it."""
+    try:
+        config, recorded = config_module.read_run(directory)
+        return config, redact_all(dict(tree.spread(config.flat()))), recorded
+    except InputError:
+        pass
+    try:
+        content = yaml.safe_load((directory / "config.yaml").read_text(errors="replace"))
+    except (OSError, yaml.YAMLError):
+        content = None
+    if not isinstance(content, dict):
+        return None, {}, {}
+    recorded = content.pop("gan_dist", {})
+    return None, redact_all(dict(tree.spread(content))), recorded if isinstance(recorded, dict) else {}
+
+
+def _defaults(config: Config | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    usual = {key: field.default for key, field in tree.fields(type(config)) if not field.is_required()}
+    return dict(tree.spread(usual))
+
+
+def _better(config: Config | None) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, metric in dict(config.evaluate.scores).items() if config is not None else ():
+        better = getattr(metric, "better", "lower")
+        if isinstance(better, str):
+            found[name] = better
+        else:
+            found |= {f"{name}/{part}": direction for part, direction in better.items()}
+    return found
+
+
+def named(run: RunFiles, name: str) -> RunFiles:
+    """Return the same run under another name."""
+    return dataclasses.replace(run, name=name)

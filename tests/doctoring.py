@@ -11,7 +11,7 @@ from tests.launching import REPOSITORY
 def arguments(directory: Path, **keys: object) -> list[str]:
     """Return the words of a small run in `directory`; `keys` with __ for a dot override them."""
     wanted = making.tiny("unused", directory, **keys)
-    return [str(REPOSITORY / "configs/digits.yaml"), *making.flags(wanted)]
+    return [str(REPOSITORY / "tests/data/digits.yaml"), *making.flags(wanted)]
 
 
 def found(directory: Path, **keys: object) -> dict[str, local.Finding]:

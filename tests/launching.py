@@ -24,7 +24,7 @@ LIMIT = 300  # seconds; nothing here takes half of it
 
 
 def train(
-    keys: Mapping[str, object], processes: int = 1, config: str = "configs/digits.yaml", cwd: Path | None = None
+    keys: Mapping[str, object], processes: int = 1, config: str = "tests/data/digits.yaml", cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """`python gan_dist/train.py`, or torchrun of it: a run from outside the repository, with nothing on PYTHONPATH."""
     launcher = [sys.executable]
@@ -106,7 +106,7 @@ def start(
     processes: int = 1,
     fault: str = "",
     environment: Mapping[str, str] | None = None,
-    config: str = "configs/digits.yaml",
+    config: str = "tests/data/digits.yaml",
     by_accelerate: bool = False,
 ) -> Started:
     """The same as `train`, in the background; `fault` is one of tests/fault/inject.py."""

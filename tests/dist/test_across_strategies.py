@@ -28,7 +28,7 @@ def build(strategy: str, **more: Any) -> Config:
         "unused", "unused", training__strategy=strategy, training__batch=16, training__micro_batch=2, **more
     )
     keys |= {"penalties.r1.weight": 5.0, "optimizers.generator.epsilon": 1e-4, "optimizers.discriminator.epsilon": 1e-4}
-    return config_module.load(["configs/digits.yaml", *making.flags(keys)])
+    return config_module.load(["tests/data/digits.yaml", *making.flags(keys)])
 
 
 def play(engine: Engine, game: games.Game, config: Config, first: int, last: int) -> None:

@@ -117,7 +117,7 @@ def test_keys_that_move_bits_are_refused_where_the_run_began_with_others(
 
     def start(**more: object) -> tuple[int, str]:
         capfd.readouterr()
-        code = main(["configs/digits.yaml", *making.flags({**keys, **more})])
+        code = main(["tests/data/digits.yaml", *making.flags({**keys, **more})])
         return code, capfd.readouterr().err.strip()
 
     shutil.copytree(begun, tmp_path / "run")

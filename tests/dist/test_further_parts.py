@@ -35,7 +35,7 @@ def build(strategy: str, **more: Any) -> Config:
     keys = making.tiny(
         "unused", "unused", training__strategy=strategy, training__batch=8, training__micro_batch=2, **more
     )
-    return config_module.load(["configs/digits.yaml", *making.flags({**keys, **KEYS})])
+    return config_module.load(["tests/data/digits.yaml", *making.flags({**keys, **KEYS})])
 
 
 def play(engine: Engine, game: games.Game, config: Config, first: int, last: int) -> None:

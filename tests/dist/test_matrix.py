@@ -110,7 +110,7 @@ def build(case: Case, world_size: int, precision: str, **more: Any) -> Config:
     keys |= {"optimizers.generator.epsilon": 1e-4, "optimizers.discriminator.epsilon": 1e-4}
     if norm:  # a clipped gradient hides a wrong factor: so not always
         keys |= {"optimizers.generator.clip_norm": 0.1, "optimizers.discriminator.clip_norm": 0.3}
-    return config_module.load(["configs/digits.yaml", *making.flags({**keys, **PENALTIES[penalty]})])
+    return config_module.load(["tests/data/digits.yaml", *making.flags({**keys, **PENALTIES[penalty]})])
 
 
 def without_norm(network: nn.Module) -> nn.Module:

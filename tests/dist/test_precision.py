@@ -44,7 +44,7 @@ def build(strategy: str, precision: str, **more: Any) -> Config:
         "unused", "unused", training__strategy=strategy, training__precision=precision, training__micro_batch=2, **more
     )
     keys |= {"penalties.r1.weight": 1.0, "optimizers.generator.epsilon": 1e-4, "optimizers.discriminator.epsilon": 1e-4}
-    return config_module.load(["configs/digits.yaml", *making.flags(keys)])
+    return config_module.load(["tests/data/digits.yaml", *making.flags(keys)])
 
 
 def walk() -> dict[tuple[str, str], str]:
@@ -400,7 +400,7 @@ def compiled() -> list[float]:
     for more in ({"training.compile": True}, {"training.precision": "fp64"}):
         keys = making.tiny("unused", "unused", training__strategy="ddp", training__micro_batch=4)
         keys |= {"optimizers.generator.epsilon": 1e-4, "optimizers.discriminator.epsilon": 1e-4, **more}
-        made.append(config_module.load(["configs/digits.yaml", *making.flags(keys)]))
+        made.append(config_module.load(["tests/data/digits.yaml", *making.flags(keys)]))
     first, last = numerics.by_engine(made[0], 3)
     expected = reference.by_hand(made[1], 3)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0, "nothing was compiled"

@@ -100,7 +100,7 @@ def load(strategy: str, passes: int, precision: str = "fp32") -> Config:
     keys |= {"training.batch": 12, "training.precision": precision, "training.channels_last": False}
     if strategy != "exact":
         keys["training.micro_batches_per_pass"] = passes
-    return config_module.load(["configs/digits.yaml", *making.flags(keys)])
+    return config_module.load(["tests/data/digits.yaml", *making.flags(keys)])
 
 
 def play(engine: Engine, game: Toy, config: Config, first: int, last: int) -> None:

@@ -21,7 +21,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return making.data_set(tmp_path_factory.mktemp("data"), 96)
 
 
-def refused(capfd: pytest.CaptureFixture[str], keys: dict[str, object], config: str = "configs/digits.yaml") -> str:
+def refused(capfd: pytest.CaptureFixture[str], keys: dict[str, object], config: str = "tests/data/digits.yaml") -> str:
     """The one line that the training command says in this process; it must end with code 2."""
     from gan_dist.train import main
 
@@ -104,11 +104,11 @@ def test_a_directory_that_holds_another_run_is_left_alone(
     from gan_dist.train import main
 
     keys = making.tiny(shards, tmp_path / "run")
-    assert main(["configs/digits.yaml", *making.flags(keys)]) == 0
+    assert main(["tests/data/digits.yaml", *making.flags(keys)]) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     capfd.readouterr()
     changed = {**keys, "training.batch": 32, "optimizers.generator.learning_rate": 0.1}
-    assert main(["configs/digits.yaml", *making.flags(changed)]) == 2
+    assert main(["tests/data/digits.yaml", *making.flags(changed)]) == 2
     said = capfd.readouterr().err
     assert "training.batch: the run has 16, asked for is 32" in said
     assert "optimizers.generator.learning_rate: the run has 0.0002, asked for is 0.1" in said
@@ -319,7 +319,7 @@ def differing(tmp: str) -> str:
 
     keys = making.tiny("unused", tmp, game__latent=8 + int(os.environ["RANK"]))
     try:
-        Engine(config_module.load(["configs/digits.yaml", *making.flags(keys)]))
+        Engine(config_module.load(["tests/data/digits.yaml", *making.flags(keys)]))
     except AgreedError as error:
         return str(error)
     return ""
@@ -340,7 +340,7 @@ def in_another_world(tmp: str) -> str:
 
     deepspeed.utils.groups._get_data_parallel_world_size = lambda: 2
     config = config_module.load(
-        ["configs/digits.yaml", *making.flags(making.tiny("unused", tmp, training__strategy="zero1"))]
+        ["tests/data/digits.yaml", *making.flags(making.tiny("unused", tmp, training__strategy="zero1"))]
     )
     try:
         Engine(config).wrap(games.build(config))
@@ -365,7 +365,7 @@ def alone(shards: Path, tmp_path: Path, fault: str) -> tuple[list[int], str]:
         port = probe.getsockname()[1]
     running = []
     for rank in range(2):
-        script, config = REPOSITORY / "gan_dist/train.py", str(REPOSITORY / "configs/digits.yaml")
+        script, config = REPOSITORY / "gan_dist/train.py", str(REPOSITORY / "tests/data/digits.yaml")
         facts = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         environment = {**os.environ, **{name: str(value) for name, value in facts.items()}}
         environment.pop("PYTHONPATH", None)

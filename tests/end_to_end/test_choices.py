@@ -23,7 +23,7 @@ def peak(micro_batches: int, size: int) -> int:
     }
     wanted = making.tiny("unused", "unused", training__strategy="ddp", training__batch=32 * micro_batches, **more)
     wanted |= {"penalties.r1.weight": 1.0, "training.micro_batches_per_pass": size}
-    config = config_module.load(["configs/digits.yaml", *making.flags(wanted)])
+    config = config_module.load(["tests/data/digits.yaml", *making.flags(wanted)])
     engine, game = Engine(config), games.build(config)
     engine.wrap(game)
     micros = trial.random_batches(config, game.fields, 0, engine.slots)

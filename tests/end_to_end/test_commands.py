@@ -116,7 +116,7 @@ def test_a_run_goes_on_under_other_strategies_and_process_counts(shards: Path, t
         "optimizers__discriminator__epsilon": 1e-4,
     }  # else signs of roundings
     whole = making.tiny(shards, tmp_path / "whole", training__images=96, training__strategy="ddp", **keys, **epsilons)
-    assert main(["configs/digits.yaml", *making.flags(whole)]) == 0
+    assert main(["tests/data/digits.yaml", *making.flags(whole)]) == 0
     cut = tmp_path / "cut"
     for images, strategy, processes in ((32, "ddp", 2), (64, "zero2", 2), (96, "exact", 1)):
         wanted = {**whole, "run.directory": cut, "training.images": images, "training.strategy": strategy}
@@ -148,7 +148,7 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint_to_the_same_bits(shards
     words = [
         sys.executable,
         str(TRAIN),
-        "configs/digits.yaml",
+        "tests/data/digits.yaml",
         *making.flags(making.tiny(shards, tmp_path / "cut", **keys)),
     ]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, cwd=REPOSITORY)
@@ -166,7 +166,7 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint_to_the_same_bits(shards
 def test_accelerate_launch_works_uninstalled_from_another_folder(shards: Path, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
     keys = making.flags(making.tiny(shards, tmp_path / "run"))
-    done = command([*launcher, str(TRAIN), str(REPOSITORY / "configs/digits.yaml"), *keys], cwd=tmp_path)
+    done = command([*launcher, str(TRAIN), str(REPOSITORY / "tests/data/digits.yaml"), *keys], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "finished"
 
@@ -235,10 +235,10 @@ def test_the_status_of_a_job_s_run_needs_no_cluster(
 def test_gan_dist_train_trains_and_its_exit_code_is_training_s(shards: Path, tmp_path: Path) -> None:
     keys = making.flags(making.tiny(shards, tmp_path / "run"))
     (tmp_path / "run").mkdir()
-    done = gan_dist("train", "configs/digits.yaml", *keys)
+    done = gan_dist("train", "tests/data/digits.yaml", *keys)
     assert (done.returncode, "finished at 64 images" in done.stdout) == (0, True), done.stderr
     (tmp_path / "run/STOP").touch()
-    stopped = gan_dist("train", "configs/digits.yaml", *keys, "--training.images", 640_000)
+    stopped = gan_dist("train", "tests/data/digits.yaml", *keys, "--training.images", 640_000)
     assert stopped.returncode == 75, stopped.stderr
 
 
@@ -333,9 +333,9 @@ average.half_life average.ramp
 def test_the_keys_of_a_config_are_these_and_help_lists_them_with_defaults() -> None:
     from gan_dist.config import fields, load
 
-    listed = list(fields(type(load(["configs/digits.yaml"]))))
+    listed = list(fields(type(load(["tests/data/digits.yaml"]))))
     assert [key for key, _ in listed] == KEYS.split()  # to add a key is a decision: change it here too
-    text = " ".join(command([sys.executable, str(TRAIN), "configs/digits.yaml", "--help"]).stdout.split())
+    text = " ".join(command([sys.executable, str(TRAIN), "tests/data/digits.yaml", "--help"]).stdout.split())
     for key, field in listed:
         assert f"--{key} " in text
         assert field.description

@@ -138,7 +138,7 @@ class Batch:
             "GAN_DIST_JOBS": str(folder / "jobs"),
             "GAN_DIST_WRAP": "train",
         }
-        words = ["bash", str(REPOSITORY / "slurm/train.sbatch"), str(REPOSITORY / "configs/digits.yaml")]
+        words = ["bash", str(REPOSITORY / "slurm/train.sbatch"), str(REPOSITORY / "tests/data/digits.yaml")]
         self.process = subprocess.Popen(
             words, env={**settings, **job, **variables}, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True,
@@ -268,7 +268,7 @@ def test_an_edit_of_scripts_and_config_changes_no_later_start(tmp_path: Path) ->
     for name in ("gan_dist", "configs", "launch", "slurm"):
         shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     mine = tmp_path / "mine.yaml"
-    shutil.copy(REPOSITORY / "configs/digits.yaml", mine)
+    shutil.copy(REPOSITORY / "tests/data/digits.yaml", mine)
     words = {"GAN_DIST_ROOT": str(root), "TRAINS": "0"}
 
     def start(**more: str) -> str:

@@ -28,7 +28,7 @@ def accelerate(file: str, keys: dict[str, object], *more: str, cpu: bool = True)
     if cpu:
         environment["ACCELERATE_USE_CPU"] = "1"
     return subprocess.run(
-        [*words, "configs/digits.yaml", *making.flags(keys)],
+        [*words, "tests/data/digits.yaml", *making.flags(keys)],
         cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
 
@@ -102,7 +102,7 @@ def test_a_launcher_that_contradicts_the_config_is_refused(
 
 def ranks(launcher: tuple[str, ...], keys: dict[str, object]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "launch/ranks.py", *launcher, "gan_dist/train.py", "configs/digits.yaml", *making.flags(keys)],
+        [sys.executable, "launch/ranks.py", *launcher, "gan_dist/train.py", "tests/data/digits.yaml", *making.flags(keys)],
         cwd=REPOSITORY, env={**os.environ, "ACCELERATE_USE_CPU": "1"}, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
 

@@ -108,17 +108,17 @@ def test_the_config_of_an_old_run_keeps_its_fingerprint(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "fingerprint"),
     [
-        (["digits"], "b0fef55dea90255a"),
-        (["mnist", "--data.classes", "10"], "519dc42a5cdec978"),
+        (["tests/data/digits"], "b0fef55dea90255a"),
+        (["configs/mnist", "--data.classes", "10"], "519dc42a5cdec978"),
         (
-            ["dcgan", "--networks.generator.base_channels", "8", "--networks.discriminator.base_channels", "8"],
+            ["configs/dcgan", "--networks.generator.base_channels", "8", "--networks.discriminator.base_channels", "8"],
             "4152148e1f03b66e",
         ),
     ],
 )
 def test_the_recipes_have_the_fingerprints_of_version_0_1(words: list[str], fingerprint: str) -> None:
     name, *options = words
-    assert config_module.load([str(REPOSITORY / f"configs/{name}.yaml"), *options]).fingerprint() == fingerprint
+    assert config_module.load([str(REPOSITORY / f"{name}.yaml"), *options]).fingerprint() == fingerprint
 
 
 def test_settings_that_version_0_1_could_not_say_have_fingerprints_of_their_own() -> None:
@@ -134,7 +134,7 @@ def test_settings_that_version_0_1_could_not_say_have_fingerprints_of_their_own(
         ["--optimizers.generator", "adamw"],
         ["--penalties.mine.kind", "r1", "--penalties.mine.weight", "1"],
     ]
-    digits = str(REPOSITORY / "configs/digits.yaml")
+    digits = str(REPOSITORY / "tests/data/digits.yaml")
     found = [config_module.load([digits, *base, *more]).fingerprint() for more in variants]
     assert len(set(found)) == len(found)
 

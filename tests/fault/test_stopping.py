@@ -263,7 +263,7 @@ def test_ranks_that_have_not_joined_end_when_their_launcher_is_killed(shards: Pa
         *launched,
         sys.executable,
         str(TRAIN),
-        "configs/digits.yaml",
+        "tests/data/digits.yaml",
         *making.flags(keys(shards, tmp_path / "run")),
     ]
     parent = (

@@ -34,7 +34,7 @@ def build(device: str, strategy: str, precision: str, **more: Any) -> Config:
     keys = making.tiny("unused", "unused", training__strategy=strategy, training__precision=precision)
     keys |= {"training.device": device, "training.micro_batch": 2, "training.batch": 8, **more}
     keys |= {"optimizers.generator.epsilon": 1e-4, "optimizers.discriminator.epsilon": 1e-4}
-    return config_module.load(["configs/digits.yaml", *making.flags(keys)])
+    return config_module.load(["tests/data/digits.yaml", *making.flags(keys)])
 
 
 class Several(int):

@@ -27,7 +27,7 @@ def test_gan_dist_slurm_checks_submits_and_says_how_it_stands(
 ) -> None:
     run = tmp_path / "run"
     mine = tmp_path / "mine.yaml"  # not in the repository, and neither is where the command is called
-    mine.write_text((REPOSITORY / "configs/digits.yaml").read_text())
+    mine.write_text((REPOSITORY / "tests/data/digits.yaml").read_text())
 
     def call(*words: object) -> str:
         command = ["env", "-C", tmp_path, GAN_DIST, "slurm", "mine.yaml", *flags(keys(shards, run, IMAGES)), *words]
@@ -113,7 +113,7 @@ def doctor(cluster: Cluster, shards: Path, tmp_path: Path, cancel: Callable[[str
         log = tmp_path / f"doctor-{next(count)}.txt"
         number = cluster.call(
             "sbatch", "--parsable", *nodes, f"--chdir={tmp_path}", f"--output={log}",
-            REPOSITORY / "slurm/command.sbatch", "doctor", REPOSITORY / "configs/digits.yaml", *words,
+            REPOSITORY / "slurm/command.sbatch", "doctor", REPOSITORY / "tests/data/digits.yaml", *words,
             *flags(keys(shards, tmp_path / "run", IMAGES)), **{**settings(tmp_path), **environment},
         )  # fmt: skip
         return Job(cluster, cancel(number), log, tmp_path / "run")

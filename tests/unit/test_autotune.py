@@ -19,7 +19,7 @@ def test_candidates_double_up_to_all() -> None:
 def choose(monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], share: float = 0.0) -> int:
     """With 8 micro-batches, these seconds a micro-batch, and `share` of the memory for each micro-batch of a pass."""
     keys = making.tiny("unused", "unused", training__strategy="ddp", training__micro_batch=2)
-    config = config_module.load(["configs/digits.yaml", *making.flags(keys)])
+    config = config_module.load(["tests/data/digits.yaml", *making.flags(keys)])
     engine, game = Engine(config), games.build(config)
     engine.place(game)
     monkeypatch.setattr(autotune, "_try", lambda *_: (seconds[_[-1]], share * _[-1]))
@@ -38,7 +38,7 @@ def test_a_larger_pass_must_be_worth_it(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_trying_leaves_no_trace() -> None:
     keys = making.tiny("unused", "unused", training__strategy="ddp", training__micro_batch=2, penalties__r1__weight=1.0)
-    config = config_module.load(["configs/digits.yaml", *making.flags(keys)])
+    config = config_module.load(["tests/data/digits.yaml", *making.flags(keys)])
     engine, game = Engine(config), games.build(config)
     engine.place(game)
     before = [tensor.clone() for player in game.players for tensor in player.network.state_dict().values()]
@@ -56,7 +56,7 @@ def test_a_trial_computes_penalties_as_training_does_and_counts_what_training_ke
     keys = making.tiny(
         "unused", "unused", training__strategy="ddp", penalties__r1__weight=1.0, training__precision="bf16"
     )
-    config = config_module.load(["configs/digits.yaml", *making.flags(keys)])
+    config = config_module.load(["tests/data/digits.yaml", *making.flags(keys)])
     engine, game = Engine(config), games.build(config)
     engine.place(game)
     seen, plain = [], penalties.gradient.squared

@@ -548,7 +548,7 @@ def test_the_cache_is_where_the_user_or_the_system_says(path: Path, monkeypatch:
 def test_the_order_of_augmentations_is_mathematics(tmp_path: Path) -> None:
     def of(augment: str) -> Config:
         path = tmp_path / "config.yaml"
-        path.write_text(Path("configs/digits.yaml").read_text() + f"augment: {augment}\n")
+        path.write_text(Path("tests/data/digits.yaml").read_text() + f"augment: {augment}\n")
         return load([str(path)])
 
     one, other = of("{ada: {}, diffaugment: {}}"), of("{diffaugment: {}, ada: {}}")

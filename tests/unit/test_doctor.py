@@ -32,7 +32,7 @@ def test_a_new_directory_is_fine(tmp_path: Path) -> None:
 
 def at_work(**keys: object) -> tuple[Config, Engine, games.Game]:
     wanted = making.tiny("unused", "unused", training__strategy="ddp", **keys)
-    config = config_module.load([str(REPOSITORY / "configs/digits.yaml"), *making.flags(wanted)])
+    config = config_module.load([str(REPOSITORY / "tests/data/digits.yaml"), *making.flags(wanted)])
     engine, game = Engine(config), games.build(config)
     engine.wrap(game)
     return config, engine, game

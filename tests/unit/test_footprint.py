@@ -41,7 +41,7 @@ def counted(**keys: object) -> dict[str, Uses]:
     wanted = making.tiny(
         "unused", "unused", training__strategy="ddp", training__batch=8, training__micro_batch=4, **keys
     )
-    config = config_module.load(["configs/digits.yaml", *making.flags(wanted)])
+    config = config_module.load(["tests/data/digits.yaml", *making.flags(wanted)])
     engine, game = Engine(config), games.build(config)
     engine.wrap(game)
     return play.play(config, engine, game).uses

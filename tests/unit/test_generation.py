@@ -17,7 +17,7 @@ from tests import making
 
 def load(**keys: object) -> Config:
     wanted = making.tiny("unused", "unused", training__strategy="ddp", **keys)
-    return config_module.load(["configs/digits.yaml", *making.flags(wanted)])
+    return config_module.load(["tests/data/digits.yaml", *making.flags(wanted)])
 
 
 @pytest.mark.parametrize(("step", "every", "turns"), [(0, 1, 1), (1, 1, 2), (3, 4, 3), (2, 3, 2)])

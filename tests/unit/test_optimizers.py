@@ -140,5 +140,5 @@ def test_what_a_fused_kernel_would_not_skip_is_taken_back_by_masks() -> None:
 def test_a_rate_without_lookahead_is_refused() -> None:
     keys = making.tiny("-", "-", optimizers__generator__lookahead_rate=0.8)
     with pytest.raises(InputError, match=r"lookahead_rate has no effect without lookahead_every") as caught:
-        config_module.load(["configs/digits.yaml", *making.flags(keys)])
+        config_module.load(["tests/data/digits.yaml", *making.flags(keys)])
     assert "\n" not in str(caught.value)

@@ -267,7 +267,7 @@ def test_how_many_micro_batches_share_a_pass_changes_no_penalty() -> None:
     for passes in (1, 2):
         keys = making.tiny("-", "-", training__strategy="ddp", training__precision="fp64", training__batch=8)
         keys |= {"training.micro_batches_per_pass": passes, **ALL}
-        config = config_module.load(["configs/digits.yaml", *making.flags(keys)])
+        config = config_module.load(["tests/data/digits.yaml", *making.flags(keys)])
         held: list[games.Game] = []
         _, state = numerics.by_engine(config, 2, alone=True, change=held.append)
         states.append((state, {name: tensor.clone() for name, tensor in held[0].state().items()}))

@@ -48,7 +48,7 @@ def test_a_sample_is_loaded_once_and_only_where_it_is_needed(
 ) -> None:
     keys = making.tiny("unused", "unused", evaluate__every=64, evaluate__samples=96)
     words = [*making.flags(keys), "--evaluate.scores.pixels.kind", "pixels"]
-    config = load([str(REPOSITORY / "configs/digits.yaml"), *words])
+    config = load([str(REPOSITORY / "tests/data/digits.yaml"), *words])
     logged: dict[str, Any] = {}
     tracker = SimpleNamespace(log=lambda images, media: logged.update(media))
     index = range(64)  # fewer real samples than generated ones
@@ -68,7 +68,7 @@ def test_a_sample_is_loaded_once_and_only_where_it_is_needed(
 
 
 def test_the_summary_shows_the_better_value(tmp_path: Path) -> None:
-    config = load([str(REPOSITORY / "configs/digits.yaml"), "--track.wandb", "disabled"])
+    config = load([str(REPOSITORY / "tests/data/digits.yaml"), "--track.wandb", "disabled"])
     object.__setattr__(config.evaluate, "scores", SimpleNamespace(count=Count(), other=Metric()))
     board = WeightsAndBiases(tmp_path, config, "id", print, print)
     best = {name: board._best(name) for name in ("score/count", "score/other", "score/count/part", "score/gone")}

@@ -13,7 +13,7 @@ from tests.launching import REPOSITORY
 
 
 def test_a_submission_begins_anew_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [str(REPOSITORY / "configs/digits.yaml"), "--run.directory", str(tmp_path / "run"), "--run.fresh", "true"]
+    words = [str(REPOSITORY / "tests/data/digits.yaml"), "--run.directory", str(tmp_path / "run"), "--run.fresh", "true"]
     config = config_module.load(words)
 
     def runs() -> int:
@@ -52,7 +52,7 @@ def test_a_submission_begins_anew_once(tmp_path: Path, monkeypatch: pytest.Monke
 def test_an_earlier_start_that_lingers_is_nobodys_wrong_input_and_another_run_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: str, kind: type[Exception]
 ) -> None:
-    words = [str(REPOSITORY / "configs/digits.yaml"), "--run.directory", str(tmp_path)]
+    words = [str(REPOSITORY / "tests/data/digits.yaml"), "--run.directory", str(tmp_path)]
     monkeypatch.setattr(run_directory, "_PATIENCE", 0.1)
     monkeypatch.setattr(run_directory, "_PATIENCE_WITH_OWN", 0.2)
     monkeypatch.setenv("GAN_DIST_SUBMISSION", "chain-1")
@@ -73,7 +73,7 @@ def test_an_earlier_start_that_lingers_is_nobodys_wrong_input_and_another_run_is
 
 
 def test_a_run_that_recorded_the_old_digest_of_its_data_goes_on_and_records_the_new_one(tmp_path: Path) -> None:
-    words = [str(REPOSITORY / "configs/digits.yaml"), "--run.directory", str(tmp_path / "run")]
+    words = [str(REPOSITORY / "tests/data/digits.yaml"), "--run.directory", str(tmp_path / "run")]
     config = config_module.load(words)
     open_run(config, "old")  # as an older version did
     open_run(config, "new", "old")

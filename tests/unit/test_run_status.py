@@ -16,7 +16,7 @@ def make_run(directory: Path, **status: object) -> Path:
     (directory / "checkpoints/images-000000032").mkdir(parents=True)
     (directory / "checkpoints/images-000000032/manifest.json").touch()
     (directory / "checkpoints/images-000000064").mkdir()  # not whole
-    made = config.load(["configs/digits.yaml", "--run.directory", str(directory), "--training.images", "6400"])
+    made = config.load(["tests/data/digits.yaml", "--run.directory", str(directory), "--training.images", "6400"])
     (directory / "config.yaml").write_text(config.to_yaml(made, {}))
     facts = {"state": "running", "images": 32, "reason": "", "host": os.uname().nodename, "pid": os.getpid(), **status}
     (directory / "status.json").write_text(json.dumps(facts))

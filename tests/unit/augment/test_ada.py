@@ -298,7 +298,7 @@ def test_noise_is_an_images_own() -> None:
 def test_a_game_moves_p_once_a_step_and_says_where_it_is() -> None:
     keys = {"augment.ada.target": 0.001, "augment.ada.speed": 100, "augment.ada.interval": 1}
     wanted = making.tiny("unused", "unused", training__strategy="ddp")
-    config = config_module.load(["configs/digits.yaml", *making.flags({**wanted, **keys})])
+    config = config_module.load(["tests/data/digits.yaml", *making.flags({**wanted, **keys})])
     engine, game = Engine(config), games.build(config)
     engine.wrap(game)
     (augment,) = game.modules

@@ -92,7 +92,7 @@ def test_letters_that_the_output_lacks_are_shown_by_their_numbers(tmp_path: Path
     ],
 )
 def test_what_a_launcher_left_in_the_environment_is_one_line(variables: dict[str, str], says: str) -> None:
-    done = call("train", "configs/digits.yaml", **variables)
+    done = call("train", "tests/data/digits.yaml", **variables)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert says in done.stderr
@@ -103,6 +103,6 @@ def test_train_takes_the_keys_of_a_config_and_ends_with_training_s_codes() -> No
     assert helped.returncode == 0
     assert "gan-dist train CONFIG" in helped.stdout
     assert "--training.images" in helped.stdout
-    wrong = call("train", "configs/digits.yaml", "--training.images", "many")
+    wrong = call("train", "tests/data/digits.yaml", "--training.images", "many")
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
     assert wrong.stderr.startswith("error: ")

@@ -9,7 +9,7 @@ from gan_dist.errors import InputError
 from tests import making
 from tests.launching import REPOSITORY
 
-DIGITS = str(REPOSITORY / "configs/digits.yaml")
+DIGITS = str(REPOSITORY / "tests/data/digits.yaml")
 
 
 def refused(*words: str, config: str = DIGITS) -> str:

@@ -30,7 +30,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load(shards: Path, **keys: object) -> Config:
     return config_module.load(
-        [str(REPOSITORY / "configs/digits.yaml"), *making.flags(making.tiny(shards, "unused", **keys))]
+        [str(REPOSITORY / "tests/data/digits.yaml"), *making.flags(making.tiny(shards, "unused", **keys))]
     )
 
 

@@ -28,7 +28,7 @@ def shards(tmp_path: Path) -> Path:
 
 def config_for(shards: Path, **keys: object) -> Config:
     wanted = making.tiny(shards, "unused", data__labels=True, training__images=96, data__max_bad_fraction=0.5, **keys)
-    return config_module.load([str(REPOSITORY / "configs/digits.yaml"), *making.flags(wanted)])
+    return config_module.load([str(REPOSITORY / "tests/data/digits.yaml"), *making.flags(wanted)])
 
 
 def read(

@@ -17,7 +17,7 @@ def compiled() -> tuple[dict[str, numerics.Compared], int]:
     keys = making.tiny("unused", "unused", training__strategy="ddp", training__batch=4, data__resolution=8)
     keys |= {"training.compile": True, "training.precision": "bf16"}
     keys |= {"optimizers.generator.epsilon": 1e-4, "optimizers.discriminator.epsilon": 1e-4}
-    config = config_module.load(["configs/digits.yaml", *making.flags(keys)])
+    config = config_module.load(["tests/data/digits.yaml", *making.flags(keys)])
     found, expected = numerics.by_engine(config, 1), reference.by_hand(config, 1)
     rounded = reference.by_hand(config, 1, dtype=torch.float32, half=True)
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]

@@ -14,7 +14,7 @@ from tests import making
 
 
 def start(**keys: object) -> Engine:
-    return Engine(config_module.load(["configs/digits.yaml", *making.flags(making.tiny("unused", "unused", **keys))]))
+    return Engine(config_module.load(["tests/data/digits.yaml", *making.flags(making.tiny("unused", "unused", **keys))]))
 
 
 def test_deterministic_algorithms_end_with_the_engine_that_wanted_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +32,7 @@ def test_deterministic_algorithms_end_with_the_engine_that_wanted_them(monkeypat
 
 
 def test_processes_must_have_the_same_software_devices_and_config() -> None:
-    config = config_module.load(["configs/digits.yaml"])
+    config = config_module.load(["tests/data/digits.yaml"])
     found = launch.versions(config, on_cpu=True)
     assert found.keys() >= {"gan_dist", "Python", "torch", "accelerate", "the device", "game.latent"}
     assert found["the device"].startswith("CPU (")  # its kind decides about the bits that `exact` keeps

@@ -179,7 +179,7 @@ def test_initial_weights_are_orthogonal_and_their_norm_is_known() -> None:
 def load(**keys: object) -> Any:
     wanted = making.tiny("unused", "unused", training__strategy="ddp", data__resolution=32)
     wanted |= {f"networks.{role}.kind": "biggan" for role in ("generator", "discriminator")}
-    return config_module.load(["configs/digits.yaml", *making.flags(wanted | dict(keys))])
+    return config_module.load(["tests/data/digits.yaml", *making.flags(wanted | dict(keys))])
 
 
 @pytest.mark.parametrize(

@@ -163,4 +163,4 @@ def test_a_size_without_a_network_is_refused_in_a_line() -> None:
     keys = {f"networks.{role}.kind": "sngan" for role in ("generator", "discriminator")}
     message = "networks.* = sngan needs a size from 4 pixels, doubled 3, 4 or 5 times, as data.resolution, not 16x16"
     with pytest.raises(InputError, match=message):
-        config_module.load(["configs/digits.yaml", *making.flags(making.tiny("unused", "unused") | keys)])
+        config_module.load(["tests/data/digits.yaml", *making.flags(making.tiny("unused", "unused") | keys)])

@@ -16,7 +16,7 @@ def make_run(directory: Path, name: str = "plain", lines: int = 40, grids: int =
     """A finished run of 6,400 images with scores, signals, a user's own metric, and events of all sorts."""
     (directory / "samples").mkdir(parents=True)
     words = [word for key, value in keys.items() for word in (f"--{key.replace('__', '.')}", value)]
-    made = config.load(["configs/digits.yaml", "--run.name", name, "--training.images", "6400", *words])
+    made = config.load(["tests/data/digits.yaml", "--run.name", name, "--training.images", "6400", *words])
     (directory / "config.yaml").write_text(config.to_yaml(made, {"version": "0.1.0"}))
     end = 6400
     figures = []

@@ -11,7 +11,7 @@ from gan_dist.slurm_jobs import batch, records
 from tests.launching import REPOSITORY
 
 Read = pytest.CaptureFixture[str]
-DIGITS = str(REPOSITORY / "configs/digits.yaml")
+DIGITS = str(REPOSITORY / "tests/data/digits.yaml")
 
 
 @pytest.fixture(autouse=True)

@@ -51,7 +51,7 @@ def test_the_warning_leaves_time_for_three_saves(tmp_path: Path, monkeypatch: py
         saves = [{"event": "saved", "seconds": seconds} for seconds in (3.1, 400.2, 5.0)]
         (run / "events.jsonl").write_text("".join(f"{json.dumps(save)}\n" for save in saves) + '{"event": "sav')
     wanted = submit.Wanted(nodes=1, save_seconds=400.2 if told == "given" else 0)
-    config = [str(REPOSITORY / "configs/digits.yaml"), *making.flags(making.tiny(shards, run))]
+    config = [str(REPOSITORY / "tests/data/digits.yaml"), *making.flags(making.tiny(shards, run))]
     findings, words = submit.prepare(config, wanted)
     (margin,) = [finding.text for finding in findings if finding.what == "margin"]
     if told == "unknown":
@@ -73,7 +73,7 @@ def test_a_process_count_that_training_would_refuse_is_refused_on_the_login_node
 
 def test_without_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert cli.main(["slurm", "configs/digits.yaml", "--nodes", "2"]) == 2
+    assert cli.main(["slurm", "tests/data/digits.yaml", "--nodes", "2"]) == 2
     assert "no Slurm here (sbatch is not found)" in capsys.readouterr().err
     assert cli.main(["slurm"]) == 2
     assert "give a CONFIG to submit, or --status RUN" in capsys.readouterr().err

@@ -5,6 +5,7 @@ loss takes the logits of generated and of real images, of any shape, and returns
 the mean over all logits.
 """
 
+import math
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -20,6 +21,11 @@ class Loss(Part):
 
     uses_real: ClassVar[bool] = False
     """Whether the generator's side needs the logits of real images."""
+    middle: ClassVar[float | None] = 0.0
+    """The logit of an image that the discriminator is unsure about. None: only differences of logits mean something."""
+    sure: ClassVar[float] = 12.0
+    """How far the mean logits of real and generated images are apart when the discriminator is sure of all of them; the
+    alarms of control.collapse begin there. inf: the loss does not say."""
     couples: ClassVar[bool] = False
     """Whether samples of a micro-batch act on each other beyond a mean: it is then computed for each micro-batch alone."""
 
@@ -53,6 +59,8 @@ class Minimax(Nonsaturating):
 class Hinge(Loss):
     """Hinge loss (Lim and Ye, 2017; Miyato et al., 2018, eq. 16 and 17)."""
 
+    sure: ClassVar[float] = 4.0
+
     def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
         return -fake.mean()
 
@@ -62,6 +70,9 @@ class Hinge(Loss):
 
 class LeastSquares(Loss):
     """Least squares with targets 0 and 1 (Mao et al., 2017, eq. 9)."""
+
+    middle: ClassVar[float | None] = 0.5
+    sure: ClassVar[float] = math.inf  # at 1 all is told apart, as it may be in a healthy run
 
     def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
         return (fake - 1).square().mean() / 2
@@ -73,6 +84,9 @@ class LeastSquares(Loss):
 class Wasserstein(Loss):
     """The critic's difference (Arjovsky et al., 2017, eq. 2); it needs a penalty, such as wgan_gp, to be Lipschitz."""
 
+    middle: ClassVar[float | None] = None
+    sure: ClassVar[float] = math.inf  # it depends on the scale of the images
+
     def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
         return -fake.mean()
 
@@ -83,6 +97,7 @@ class Wasserstein(Loss):
 class Relativistic(Loss):
     """Each real image against the generated one beside it (Jolicoeur-Martineau, 2019, section 4.2; R3GAN, 2024)."""
 
+    middle: ClassVar[float | None] = None
     uses_real: ClassVar[bool] = True
 
     def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
@@ -99,6 +114,7 @@ class RelativisticAverage(Loss):
     The means are those of a micro-batch. Both terms count whole, as in the paper; some code takes half of their sum.
     """
 
+    middle: ClassVar[float | None] = None
     uses_real: ClassVar[bool] = True
     couples: ClassVar[bool] = True
 
@@ -125,6 +141,20 @@ def of_best(loss: Loss, part: float, fake: Tensor, real: Tensor | None) -> Tenso
     """Return the generator's loss of a part of the images, those with the highest logits (Sinha et al., 2020)."""
     of_image = fake.flatten(1).mean(1) if fake.ndim > 1 else fake
     return loss.generator(fake[of_image.topk(max(1, round(part * len(fake)))).indices], real)
+
+
+def signs(loss: Loss, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
+    """Return how the discriminator tells a micro-batch's images apart, by name: score/accuracy, and score/sign_real.
+
+    The accuracy is the mean of the parts of real and of generated images on their side of the middle, or of pairs in the
+    right order; an unsure logit counts half. sign_real is E sign(D(real)) (Karras et al., StyleGAN2-ADA, 2020, eq. 1).
+    Scalars on the device, in [0, 1] and [-1, 1].
+    """
+    fake, real = fake.detach(), real.detach()
+    if loss.middle is None:
+        return {"score/accuracy": (1 + (real - fake).sign().mean()) / 2}
+    of_real, of_fake = (real - loss.middle).sign().mean(), (fake - loss.middle).sign().mean()
+    return {"score/accuracy": 0.5 + (of_real - of_fake) / 4, "score/sign_real": of_real}
 
 
 def by_part(loss: Callable[..., Tensor], parts: int, *logits: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ State = dict[str, Tensor]
 """What a metric accumulates: sums, or features one below the other. Tensors only, as ranks exchange them."""
 
 _NAME = re.compile(r"\w[\w.+-]{0,99}")
-_TAKEN = ("real", "fake")  # score/real and score/fake are the discriminator's logits
+_TAKEN = ("real", "fake", "gap", "accuracy", "sign_real")  # score/real, ... are of the discriminator's logits
 
 
 class Metric(Part):

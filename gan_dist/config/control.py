@@ -1,0 +1,70 @@
+"""Define when a run is not to go on, and from where on a signal of collapse is suspect (control.limits)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from gan_dist.config.section import Positive, Section
+
+Part = Annotated[float, Field(ge=0, le=1)]
+
+
+class Limits(Section):
+    """Where signals of collapse become suspect. docs/is-it-working.md says what each one is, and how these were chosen."""
+
+    all_free = True
+
+    readings: Positive = 5
+    """Readings in a row beyond a limit that make an alarm, and within it that end the alarm."""
+    warm_up: Annotated[int, Field(ge=0)] = 20_000
+    """Images before which the averaged generator is not judged; 4 half-lives of the average, where that is more."""
+    warm_up_live: Annotated[int, Field(ge=0)] = 5_000
+    """Images before which the generator as it trains, the logits and the gradients are not judged."""
+    diversity: Annotated[float, Field(ge=0)] = 0.45
+    """Least collapse/diversity, 1 being that of real images."""
+    diversity_of_best: Part = 0.6
+    """Least collapse/diversity as a part of the run's best until then."""
+    duplicates: Part = 0.02
+    """Most collapse/duplicates: pairs that are nearer than the nearest 0.1 % of real pairs."""
+    cells: Part = 0.25
+    """Most collapse/cells: parts of the data that no sample falls into."""
+    labels: Annotated[float, Field(ge=0)] = 1.6
+    """Least data/labels, of a run with data.labels: 1 for labels at random."""
+    gap_low: Annotated[float, Field(ge=0)] = 0.1
+    """Least score/gap: below it the discriminator does not know real from generated."""
+    gap_high: Annotated[float, Field(gt=0)] | None = None
+    """Most score/gap. Default: by the loss, 12 for logits and 4 for hinge."""
+    accuracy_low: Part = 0.55
+    """Least score/accuracy; 0.5 is a guess."""
+    accuracy_high: Part = 0.99
+    """Most score/accuracy."""
+    sign_real: Part = 0.9
+    """Most score/sign_real, for control.limits.sign_real_images."""
+    sign_real_images: Positive = 100_000
+    """Images that score/sign_real must have been too high for."""
+    ratio: Annotated[float, Field(gt=0)] = 1.2
+    """Most grad_norm/ratio, and least with a minus: powers of ten between the gradients of the players."""
+
+
+class Control(Section):
+    all_free = True
+
+    hang_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """A process that makes no progress for so long ends the job, with its name and its stack in RUN/logs."""
+    max_bad_steps: Positive = 20
+    """Updates of a player in a row that may be skipped for a loss or gradient that is not finite; then the run goes back
+    to its last checkpoint, once, and the next time it stops."""
+    desync_every: Annotated[int, Field(ge=0)] = 0
+    """Images between two comparisons of the weights over processes, beside the one at each save. 0: at saves only."""
+    margin_seconds: Annotated[float, Field(ge=0)] = 120.0
+    """How long before the end of a Slurm job to save and stop."""
+    collapse: Literal["off", "warn", "stop"] = "warn"
+    """What to do when a signal of collapse is suspect. warn: say it, in events.jsonl, on the console and in W&B, and keep the
+    checkpoint from before. stop: also save and stop, with exit code 1. off: nothing; the signals are logged all the same."""
+    limits: Limits = Limits()
+    """From where on a signal is suspect."""
+
+    @field_validator("collapse", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML 1.1 reads off as false

@@ -1,0 +1,152 @@
+"""Decide from the readings of a run which signals of collapse are suspect: a pure function of what metrics.jsonl holds.
+
+A run that goes on reads its metrics.jsonl again, and decides what it would have decided without the stop.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from gan_dist.config.control import Limits
+
+HALF_LIVES = 4
+"""Of the moving average, before it is judged: until then it is one picture in a healthy run too."""
+
+Trouble = Literal["few pictures", "labels", "sure", "unsure", "remembers", "generator fades", "discriminator fades"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """When a signal is suspect: on which side of which limit, and from where in the run on."""
+
+    signal: str
+    """Its name in metrics.jsonl."""
+    trouble: Trouble
+    """What it means."""
+    side: Literal["above", "below"]
+    limit: float
+    begin: int
+    """Images before which it is not judged."""
+    of_best: float = 0.0
+    """Below this part of its own best it is suspect too."""
+    lasting: int = 0
+    """Images that it must have been suspect for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A signal became suspect at a reading, or is well again."""
+
+    kind: Literal["suspect", "clear"]
+    rule: Rule
+    images: int
+    value: float
+    threshold: float
+    since: int
+    """Position of the first reading in a row beyond the threshold."""
+    good: int | None
+    """Position of the last reading before these that was well; None: there is none."""
+
+
+def rules(limits: Limits, half_life: int, sure: float) -> list[Rule]:
+    """Return the rules of a run. `half_life` is the average's in images, `sure` the largest healthy gap of the loss."""
+    live, average = limits.warm_up_live, max(limits.warm_up, HALF_LIVES * half_life)
+    gap = sure if limits.gap_high is None else limits.gap_high
+    best = limits.diversity_of_best
+    return [
+        Rule("collapse/diversity", "few pictures", "below", limits.diversity, average, best),
+        Rule("collapse/diversity_live", "few pictures", "below", limits.diversity, live, best),
+        Rule("collapse/duplicates", "few pictures", "above", limits.duplicates, average),
+        Rule("collapse/duplicates_live", "few pictures", "above", limits.duplicates, live),
+        Rule("collapse/cells", "few pictures", "above", limits.cells, average),
+        Rule("score/gap", "sure", "above", gap, live),
+        Rule("score/gap", "unsure", "below", limits.gap_low, live),
+        Rule("score/accuracy", "sure", "above", limits.accuracy_high, live),
+        Rule("score/accuracy", "unsure", "below", limits.accuracy_low, live),
+        Rule("data/labels", "labels", "below", limits.labels, live),
+        Rule("score/sign_real", "remembers", "above", limits.sign_real, live, lasting=limits.sign_real_images),
+        Rule("grad_norm/ratio", "generator fades", "above", limits.ratio, live),
+        Rule("grad_norm/ratio", "discriminator fades", "below", -limits.ratio, live),
+    ]
+
+
+@dataclasses.dataclass
+class _Series:
+    """What is known of the readings of a rule."""
+
+    beyond: int = 0
+    """Readings in a row beyond the limit."""
+    within: int = 0
+    since: int = 0
+    last_good: int | None = None
+    good: int | None = None
+    """`last_good` when the readings in a row began."""
+    best: float = -math.inf
+    standing: bool = False
+
+
+class Judge:
+    """Takes in the readings of a run one after the other, and says what changes."""
+
+    def __init__(self, rules: Sequence[Rule], readings: int) -> None:
+        """Begin without readings. `readings` in a row beyond a limit make an alarm."""
+        self._readings = readings
+        self._series = [(rule, _Series()) for rule in rules]
+        self._first: int | None = None
+        """The last good position before the first alarm of the run."""
+
+    def feed(self, images: int, values: Mapping[str, float | None]) -> list[Change]:
+        """Take in the figures of a position, as metrics.jsonl has them; what is missing or not finite is not judged."""
+        changes = []
+        for rule, series in self._series:
+            value = values.get(rule.signal)
+            if value is None or not math.isfinite(value) or images < rule.begin:
+                continue
+            if change := self._judge(rule, series, images, float(f"{value:.7g}")):  # as it is written
+                changes.append(change)
+        return changes
+
+    def _judge(self, rule: Rule, series: _Series, images: int, value: float) -> Change | None:
+        above = rule.side == "above"
+        threshold = rule.limit if above else max(rule.limit, rule.of_best * series.best)
+        series.best = max(series.best, value) if rule.of_best else series.best
+        kind: Literal["suspect", "clear"] | None = None
+        if value > threshold if above else value < threshold:
+            if not series.beyond and not series.standing:
+                series.since, series.good = images, series.last_good
+            series.beyond, series.within = series.beyond + 1, 0
+            lasted = images - series.since >= rule.lasting
+            if series.beyond >= self._readings and lasted and not series.standing:
+                series.standing, kind = True, "suspect"
+                self._first = series.good if self._first is None else self._first
+        else:
+            series.beyond, series.within = 0, series.within + 1
+            if not series.standing:
+                series.last_good = images
+            elif series.within >= self._readings:
+                series.standing, series.last_good, kind = False, images, "clear"
+        if kind is None:
+            return None
+        return Change(kind, rule, images, value, threshold, series.since, series.good)
+
+    @property
+    def standing(self) -> list[str]:
+        """Names of the signals that are suspect now."""
+        return list(dict.fromkeys(rule.signal for rule, series in self._series if series.standing))
+
+    def good_positions(self) -> tuple[int, ...]:
+        """Return the positions whose newest earlier checkpoints must not be deleted, in order.
+
+        That is where each signal was last known to be well, and where it was before the first alarm of the run.
+        """
+        good = [series.good if series.standing or series.beyond else series.last_good for _, series in self._series]
+        return tuple(sorted({position for position in (*good, self._first) if position is not None}))
+
+
+def replay(judge: Judge, lines: Iterable[Mapping[str, float | None]], until: int) -> None:
+    """Take in the lines of metrics.jsonl up to a position."""
+    for line in lines:
+        images = line.get("images")
+        if images is not None and images <= until:
+            judge.feed(int(images), line)

@@ -1,9 +1,9 @@
 """What spinning threads cost: digits on all cores, alone and beside a busy neighbour, with threads that spin and that sleep.
 
-    python benchmarks/neighbour.py [--rounds 4] [--neighbours 2]
+    python benchmarks/neighbour.py [--rounds 4] [--neighbours 2] [--policies spin ours sleep 1000]
 
-Two trainers with the same config live at once, each in a process of its own: "spin" has the OpenMP library's default,
-"sleep" what gan_dist/threads.py sets. They take short turns. Each round measures both alone and both beside the
+Trainers with the same config live at once, each in a process of its own: "spin" has the OpenMP library's default, "ours"
+what gan_dist/threads.py sets, "sleep" OMP_WAIT_POLICY=PASSIVE, a number GOMP_SPINCOUNT. They take short turns. Each round measures both alone and both beside the
 neighbour, which is as many busy loops as `--neighbours` says. Alone the fastest turn of a round counts, as other
 programs only make turns slower; beside the neighbour the median. The fair share of a trainer with as many threads as the
 machine has cores is cores / (cores + neighbours).
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-POLICIES = ("spin", "sleep")
+LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"  # ends with this benchmark
 
 
 def main() -> None:
@@ -29,13 +29,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.4, help="of one turn")
     parser.add_argument("--neighbours", type=int, default=len(os.sched_getaffinity(0)), help="busy loops")
     parser.add_argument("--config", default="configs/digits.yaml")
+    parser.add_argument("--policies", nargs="+", default=["spin", "ours"])
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve(options.config, options.serve)
         return
     with tempfile.TemporaryDirectory() as scratch:
-        trainers = {policy: start(policy, options.config, f"{scratch}/{policy}") for policy in POLICIES}
+        trainers = {policy: start(policy, options.config, f"{scratch}/{policy}") for policy in options.policies}
         try:
             measure(trainers, options)
         finally:
@@ -47,37 +48,35 @@ def main() -> None:
 def measure(trainers: dict[str, subprocess.Popen[str]], options: argparse.Namespace) -> None:
     cores = len(os.sched_getaffinity(0))
     fair = cores / (cores + options.neighbours)
-    found: dict[str, list[float]] = {"alone": [], "share of spin": [], "share of sleep": [], "beside": []}
+    first, *others = options.policies
+    found: dict[str, list[float]] = {}
     for number in range(options.rounds):
         alone = alternate(trainers, options, best=max)
-        loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(options.neighbours)]
+        loops = [subprocess.Popen([sys.executable, "-c", LOOP]) for _ in range(options.neighbours)]
         try:
             beside = alternate(trainers, options, best=statistics.median)
         finally:
             for loop in loops:
                 loop.kill()
                 loop.wait()
-        found["alone"].append(alone["sleep"] / alone["spin"])
-        found["beside"].append(beside["sleep"] / beside["spin"])
-        for policy in POLICIES:
-            found[f"share of {policy}"].append(beside[policy] / alone[policy] / fair)
-        said = ", ".join(f"{policy} {alone[policy]:.0f} alone, {beside[policy]:.0f} beside" for policy in POLICIES)
+        for policy in others:
+            found.setdefault(f"images/s alone, {policy} over {first}", []).append(alone[policy] / alone[first])
+        for policy in options.policies:
+            name = f"of the fair share beside {options.neighbours} busy loops, {policy}"
+            found.setdefault(name, []).append(beside[policy] / alone[policy] / fair)
+        said = ", ".join(
+            f"{policy} {alone[policy]:.0f} alone, {beside[policy]:.0f} beside" for policy in options.policies
+        )
         print(f"round {number + 1}, images/s: {said}; load {os.getloadavg()[0]:.1f} of {cores} cores", flush=True)
-    names = {
-        "alone": "images/s alone, sleeping over spinning threads",
-        "beside": f"images/s beside {options.neighbours} busy loops, sleeping over spinning threads",
-        "share of spin": "of the fair share beside them, spinning threads",
-        "share of sleep": "of the fair share beside them, sleeping threads",
-    }
     for key, ratios in found.items():
-        print(f"RATIO {names[key]}: median {statistics.median(ratios):.3f} ({min(ratios):.3f}..{max(ratios):.3f})")
+        print(f"RATIO {key}: median {statistics.median(ratios):.3f} ({min(ratios):.3f}..{max(ratios):.3f})")
 
 
 def alternate(trainers: dict[str, subprocess.Popen[str]], options: argparse.Namespace, best) -> dict[str, float]:
     """Images a second of each trainer: `best` of short turns."""
-    rates: dict[str, list[float]] = {policy: [] for policy in POLICIES}
+    rates: dict[str, list[float]] = {policy: [] for policy in options.policies}
     for turn in range(options.turns):
-        for policy in POLICIES if turn % 2 == 0 else POLICIES[::-1]:
+        for policy in options.policies if turn % 2 == 0 else options.policies[::-1]:
             rates[policy].append(rate(trainers[policy], options.seconds))
     return {policy: best(values) for policy, values in rates.items()}
 
@@ -86,6 +85,10 @@ def start(policy: str, config: str, directory: str) -> "subprocess.Popen[str]":
     """A trainer that waits for orders, on all cores."""
     dropped = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE")
     environment = {name: value for name, value in os.environ.items() if name not in dropped}
+    if policy == "sleep":
+        environment["OMP_WAIT_POLICY"] = "PASSIVE"
+    elif policy.isdecimal():
+        environment["GOMP_SPINCOUNT"] = policy
     words = [sys.executable, str(Path(__file__).resolve()), "--serve", f"{policy} {directory}", "--config", config]
     trainer = subprocess.Popen(
         words, env=environment, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -115,8 +118,8 @@ def serve(config_name: str, order: str) -> None:
     sys.path.insert(0, str(ROOT))
     from gan_dist import threads
 
-    if policy == "sleep":
-        threads.wait_passively()
+    if policy == "ours":
+        threads.spin_briefly()
     from gan_dist import config as config_module
     from gan_dist.data import loader
     from gan_dist.engine import Engine

@@ -1,10 +1,12 @@
-"""What the trainer costs over a bare loop: DCGAN 64x64, the two run in turn in one process.
+"""What the trainer costs over a bare loop of the same networks and mathematics, the two run in turn in one process.
 
-    python benchmarks/overhead.py --shards FOLDER
+    python benchmarks/overhead.py --shards FOLDER                                    # DCGAN 64x64
+    python benchmarks/overhead.py --shards FOLDER --recipe r3gan                     # R3GAN 32x32, narrow, without augmentation
+    python benchmarks/overhead.py --shards FOLDER --recipe stylegan2                 # StyleGAN2 64x64, narrow, without ADA
 
-The bare loop has the same networks, batch, losses, optimizers and tricks (channels_last, the discriminator
-frozen in the generator's turn, images made once), with its images in memory and nothing else: no loader, no
-figures, no moving average, no progress. FOLDER holds shards of RGB images of 64x64 or more.
+A bare loop is what an expert writes: same networks, batch, losses, penalties, optimizers and tricks (channels_last, the
+discriminator frozen in the generator's turn, images made once, logits of a penalty shared with the loss), with its images
+in memory and nothing else: no loader, no figures, no moving average, no progress. FOLDER holds shards of RGB images.
 """
 
 import argparse
@@ -12,12 +14,14 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+import yaml
 from torch.nn.functional import softplus
 
 from gan_dist import config as config_module
@@ -25,7 +29,10 @@ from gan_dist.data import loader
 from gan_dist.engine import Engine
 from gan_dist.games.generation import build_networks
 from gan_dist.networks.statistics import batch_norms
+from gan_dist.penalties.gradient import path_lengths
 from gan_dist.trainer import Trainer
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 def main() -> None:
@@ -34,7 +41,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=4, help="steps of each in a round")
-    parser.add_argument("--config", default="dcgan")
+    parser.add_argument("--recipe", choices=sorted(RECIPES), default="dcgan")
     parser.add_argument("keys", nargs="*", help="--key.path value of the config, after --")
     options = parser.parse_args()
     settings = {
@@ -44,12 +51,19 @@ def main() -> None:
         "track.every": options.batch * options.steps,
     }
     flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-    path = Path(__file__).resolve().parent.parent / "configs" / f"{options.config}.yaml"
+    recipe = RECIPES[options.recipe]
     with tempfile.TemporaryDirectory() as scratch:
-        config = config_module.load([str(path), *flags, "--run.directory", f"{scratch}/run", *options.keys])
+        keys = yaml.safe_load((CONFIGS / recipe.config).read_text())
+        keys.pop("augment", None)
+        for penalty in keys.get("penalties", {}).values():
+            penalty.pop("full_precision", None)  # everything is fp32 here
+        path = Path(scratch) / recipe.config
+        path.write_text(yaml.safe_dump(keys))
+        words = [str(path), *flags, *recipe.keys, "--run.directory", f"{scratch}/run", *options.keys]
+        config = config_module.load(words)
         trainer = Trainer(config, Engine(config))
         batches = loader.micro_batches(trainer.index, config, 0, trainer.engine.slots, trainer.engine.device)
-        bare = BareLoop(config, trainer.engine.device, torch.cat([next(batches)[0]["image"] for _ in range(4)]))
+        bare = recipe.loop(config, trainer.engine.device, torch.cat([next(batches)[0]["image"] for _ in range(4)]))
         ours, theirs = [], []
         with trainer.tracker:
             trainer.advance(next(batches))
@@ -80,8 +94,10 @@ def seconds(work) -> float:
     return time.perf_counter() - begin
 
 
-class BareLoop:
+class Dcgan:
     """What an expert writes in thirty lines."""
+
+    betas = (0.5, 0.999)
 
     def __init__(self, config, device, images) -> None:
         self.generator, self.discriminator = (
@@ -89,21 +105,27 @@ class BareLoop:
         )
         fused = device.type == "cuda" or None
         self.adam_g, self.adam_d = (
-            torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=fused)
+            torch.optim.Adam(network.parameters(), lr=2e-4, betas=self.betas, fused=fused)
             for network in (self.generator, self.discriminator)
         )
         self.images, self.device = images, device
         self.batch, self.latent, self.count = config.training.batch, config.game.latent, 0
 
-    def step(self) -> None:
+    def real(self) -> torch.Tensor:
         first = self.count * self.batch % len(self.images)
-        real = self.images[first : first + self.batch]
         self.count += 1
+        return self.images[first : first + self.batch]
+
+    def latents(self) -> torch.Tensor:
+        return torch.randn(self.batch, self.latent, device=self.device)
+
+    def step(self) -> None:
+        real = self.real()
         for norm in batch_norms(self.generator) + batch_norms(self.discriminator):
             norm.tracking = True
         self.discriminator.requires_grad_(False)
         self.adam_g.zero_grad()
-        fake = self.generator(torch.randn(self.batch, self.latent, device=self.device))
+        fake = self.generator(self.latents())
         softplus(-self.discriminator(fake)).mean().backward()
         self.adam_g.step()
         self.discriminator.requires_grad_(True)
@@ -113,6 +135,125 @@ class BareLoop:
         self.adam_d.step()
         for norm in batch_norms(self.generator) + batch_norms(self.discriminator):
             norm.commit()
+
+
+class R3gan(Dcgan):
+    """Relativistic loss, R1 and R2 in each update; a step is one player's, with images of its own."""
+
+    betas = (0.0, 0.9)
+    gamma = 0.05
+
+    def step(self) -> None:
+        real, generators = self.real(), self.count % 2 == 1
+        self.generator.requires_grad_(generators)
+        self.discriminator.requires_grad_(not generators)
+        adam = self.adam_g if generators else self.adam_d
+        adam.zero_grad()
+        fake = self.generator(self.latents())
+        if generators:
+            softplus(self.discriminator(real) - self.discriminator(fake)).mean().backward()
+        else:
+            real, fake = real.detach().requires_grad_(), fake.detach().requires_grad_()
+            of_real, of_fake = self.discriminator(real), self.discriminator(fake)
+            loss = softplus(of_fake - of_real).mean()
+            for images, logits in ((real, of_real), (fake, of_fake)):
+                (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+                loss = loss + self.gamma / 2 * gradient.square().sum((1, 2, 3)).mean()
+            loss.backward()
+        adam.step()
+
+
+class Numbers:
+    """StyleGAN2's noise and mixing from torch's generator."""
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.count, self.device = count, device
+
+    def normal(self, name: str, *shape: int) -> torch.Tensor:
+        return torch.randn(self.count, *shape, device=self.device)
+
+    def for_micro_batch(self, name: str, parts: int) -> torch.Tensor:
+        return torch.rand(parts, device=self.device)
+
+
+class Stylegan2(Dcgan):
+    """Non-saturating loss, lazy R1 and path length, fresh fakes for the discriminator."""
+
+    betas = (0.0, 0.99)
+    r1, r1_every, path, path_every = 0.0128, 16, 2.0, 4
+
+    def __init__(self, config, device, images) -> None:
+        super().__init__(config, device, images)
+        self.length = torch.zeros((), device=device)
+
+    def fake(self, **asked):
+        return self.generator(self.latents(), None, draws=Numbers(self.batch, self.device), **asked)
+
+    def step(self) -> None:
+        real = self.real()
+        self.turn(self.generator, self.discriminator, self.adam_g)
+        softplus(-self.discriminator(self.fake())).mean().backward()
+        self.adam_g.step()
+        if self.count % self.path_every == 0:
+            self.adam_g.zero_grad()
+            half = self.batch // 2
+            images, styles = self.generator(self.latents()[:half], None, draws=Numbers(half, self.device), styles=True)
+            lengths = path_lengths(images, styles, torch.randn_like(images))
+            penalty = (lengths - self.length).square().mean()
+            self.length = self.length.lerp(lengths.detach().mean(), 0.01)
+            (self.path_every * self.path * penalty + 0 * images.sum()).backward()
+            self.adam_g.step()
+        self.turn(self.discriminator, self.generator, self.adam_d)
+        with torch.no_grad():
+            fake = self.fake()
+        (softplus(-self.discriminator(real)).mean() + softplus(self.discriminator(fake)).mean()).backward()
+        self.adam_d.step()
+        if self.count % self.r1_every == 0:
+            self.adam_d.zero_grad()
+            images = real.detach().requires_grad_()
+            logits = self.discriminator(images)
+            (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+            penalty = gradient.square().sum((1, 2, 3)).mean()
+            (self.r1_every * self.r1 / 2 * penalty + 0 * logits.sum()).backward()
+            self.adam_d.step()
+
+    def turn(self, playing, resting, adam) -> None:
+        playing.requires_grad_(True)
+        resting.requires_grad_(False)
+        adam.zero_grad()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    config: str
+    loop: type[Dcgan]
+    keys: tuple[str, ...] = ()
+
+
+def narrow(**keys: object) -> tuple[str, ...]:
+    """Keys of both networks and of the run, in words."""
+    return tuple(word for key, value in keys.items() for word in (f"--{key.replace('__', '.')}", str(value)))
+
+
+RECIPES = {
+    "dcgan": Recipe("dcgan.yaml", Dcgan),
+    "r3gan": Recipe(
+        "cifar10_r3gan.yaml",
+        R3gan,
+        narrow(
+            networks__generator__widths=48, networks__discriminator__widths=48, data__labels="false",
+            data__classes=0, data__flip="false", training__precision="fp32",
+        ),
+    ),
+    "stylegan2": Recipe(
+        "photos_small_data.yaml",
+        Stylegan2,
+        narrow(
+            networks__generator__channel_maximum=32, networks__discriminator__channel_maximum=32,
+            data__resolution=64, data__flip="false", penalties__r1__weight=0.0128,
+        ),
+    ),
+}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Define what modules pass to each other: samples of a batch, what a game wants of a sample, and one update of a player."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
@@ -77,6 +79,9 @@ class Phase:
     """Whether the penalty differentiates a gradient, or reads the weights: they must stay whole while it is computed."""
     full_precision: bool = True
     """Whether the penalty is computed in fp32 (or fp64) all the same."""
+    together: bool = False
+    """Whether loss and penalty share what they compute: one backward of their sum. Else each has its own, which takes less
+    memory."""
     every: int = 1
     shift: int = 0
     """Steps by which it comes earlier: of every 2, shift 0 is the second, shift 1 the first."""
@@ -84,6 +89,27 @@ class Phase:
     """Position in images from which on the phase is played."""
     end: int | None = None
     """Position in images from which on it is played no more."""
+
+    def terms(
+        self,
+        penalising: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+        report: Callable[[Tensor], object] = lambda loss: None,
+    ) -> list[tuple[Callable[[Batch], Tensor], bool]]:
+        """Return what is descended by a backward each: a loss, and whether it is the penalty alone.
+
+        Of a sum, the penalty is computed inside of `penalising`, and the loss without it goes to `report`.
+        """
+        loss, penalty = self.loss, self.penalty
+        if not self.together or loss is None or penalty is None:
+            return [(term, term is penalty) for term in (loss, penalty) if term is not None]
+
+        def total(batch: Batch) -> Tensor:
+            plain = loss(batch)
+            report(plain)
+            with penalising():
+                return plain + penalty(batch)
+
+        return [(total, False)]
 
 
 def join(batches: Sequence[Batch], size: int) -> list[Batch]:

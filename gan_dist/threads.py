@@ -3,15 +3,17 @@
 import os
 from collections.abc import MutableMapping
 
-WAIT = "OMP_WAIT_POLICY"
-_OTHERS = ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+WAITS = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
+"""Rounds of GNU's library, some 0.1 ms, and milliseconds of LLVM's: the pauses between the operations of a step."""
+_OTHERS = ("OMP_WAIT_POLICY", "KMP_LIBRARY")
 
 
-def wait_passively(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let threads that wait for work sleep instead of spinning, unless the user set how they wait.
+def spin_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let threads that wait for work spin for a moment and then sleep, unless the user set how they wait.
 
-    A thread that spins keeps its core while another program could use it. Beside two busy programs on two cores a
-    training with spinning threads gets a small part of its fair share (benchmarks/neighbour.py).
+    A thread that spins without end keeps its core while another program could use it. Beside two busy programs on two
+    cores such a training gets a small part of its fair share. A thread that sleeps at once is slow to wake: small networks
+    then lose up to half of their speed (benchmarks/neighbour.py).
     """
-    if not any(environment.get(name) for name in (WAIT, *_OTHERS)):
-        environment[WAIT] = "PASSIVE"
+    if not any(environment.get(name) for name in (*WAITS, *_OTHERS)):
+        environment.update(WAITS)

@@ -20,7 +20,7 @@ def run(arguments: list[str], program: str = "train.py") -> NoReturn:
     """Train, and end this process with the exit code."""
     from gan_dist import threads
 
-    threads.wait_passively()  # before torch is loaded
+    threads.spin_briefly()  # before torch is loaded
     try:
         code = main(arguments, program)
     except SystemExit as error:  # --help, or an option without its value

@@ -13,10 +13,10 @@ if [[ -z ${OMP_NUM_THREADS:-} ]]; then
 fi
 export OMP_NUM_THREADS
 
-# Threads that wait for work sleep instead of spinning: a spinning thread takes a core that another process or program
-# needs. gan_dist/threads.py sets the same where training is started without this file; benchmarks/neighbour.py measures it.
+# Threads that wait for work spin for a moment and then sleep: a thread that spins on takes a core that another process or
+# program needs. gan_dist/threads.py sets the same where training is started without this file, and says more.
 if [[ -z ${OMP_WAIT_POLICY:-}${GOMP_SPINCOUNT:-}${KMP_BLOCKTIME:-}${KMP_LIBRARY:-} ]]; then
-    export OMP_WAIT_POLICY=PASSIVE
+    export GOMP_SPINCOUNT=10000 KMP_BLOCKTIME=1
 fi
 
 # glibc gives every large tensor back to the system and gets it back, page by page, in the next step. With these it

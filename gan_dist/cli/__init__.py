@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a stream without some letter shows its number instead
             stream.reconfigure(errors="backslashreplace")
-    threads.wait_passively()  # before a command loads torch
+    threads.spin_briefly()  # before a command loads torch
     try:
         if words[:1] == ["train"]:
             train.train(words[1:])  # a config's keys are its arguments: the config loader parses them

@@ -51,6 +51,18 @@ class UnusableError(Exception):
     """A sample that cannot be had; the message says why."""
 
 
+class _OpenFile:
+    """A file that is open for as long as somebody holds this."""
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = -1  # where the file cannot be opened
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+
 class Decoder:
     """Reads samples of an index as images of one size. Keeps the shards it reads open."""
 
@@ -58,9 +70,13 @@ class Decoder:
         self.index = index
         self.height, self.width = size
         self.channels = channels
-        self._files: OrderedDict[int, int] = OrderedDict()
+        self._files: OrderedDict[int, _OpenFile] = OrderedDict()
         self._lost: dict[int, tuple[float, str]] = {}
         self._slow: list[tuple[int, float]] = []
+
+    def close(self) -> None:
+        """Close the shards; a decoder that nobody holds any more does so by itself."""
+        self._files.clear()
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_files": OrderedDict()}  # descriptors belong to one process
@@ -162,13 +178,12 @@ class Decoder:
             self._files.move_to_end(shard)
         else:
             if len(self._files) >= _OPEN_SHARDS:
-                os.close(self._files.popitem(last=False)[1])
-            self._files[shard] = os.open(self.index.shards[shard], os.O_RDONLY)
-        return self._files[shard]
+                self._files.popitem(last=False)
+            self._files[shard] = _OpenFile(self.index.shards[shard])
+        return self._files[shard].descriptor
 
     def _close(self, shard: int) -> None:
-        if shard in self._files:
-            os.close(self._files.pop(shard))
+        self._files.pop(shard, None)
 
 
 def read_or_substitute(

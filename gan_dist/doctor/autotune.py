@@ -77,10 +77,9 @@ def _play(engine: Engine, game: Game, micro: Batch) -> None:
     for phase in game.phases:
         for player in game.players:
             player.network.requires_grad_(player is phase.player)
-        for loss in (phase.loss, phase.penalty):
-            if loss is not None:
-                with engine.penalising(phase) if loss is phase.penalty else contextlib.nullcontext():
-                    loss(micro).backward()  # type: ignore[no-untyped-call]
+        for loss, penalty in engine.terms(phase):
+            with engine.penalising(phase) if penalty else contextlib.nullcontext():
+                loss(micro).backward()  # type: ignore[no-untyped-call]
 
 
 def _later(config: Config, engine: Engine, game: Game) -> float:

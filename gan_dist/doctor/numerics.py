@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from gan_dist import games, trial
+from gan_dist import games, rng, trial
 from gan_dist.checkpoint import tensors
 from gan_dist.config import Config
 from gan_dist.doctor.findings import Finding
@@ -85,11 +85,15 @@ def _with_gradients(state: State, game: Game, begin: State) -> State:
 def enliven(networks: Sequence[nn.Module]) -> None:
     """Make weights as large as trained ones.
 
-    With a deviation of 0.02 a penalty's gradient is 1e-8 of the loss's, and would hide a mistake in it.
+    With a deviation of 0.02 a penalty's gradient is 1e-8 of the loss's, and would hide a mistake in it. Weights that begin
+    at zero (R3GAN's blocks) hide all that is before them, and are drawn.
     """
     for network in networks:
-        for weight in network.parameters():
+        for number, weight in enumerate(network.parameters()):
             if weight.dim() > 1:
+                if not weight.any():
+                    drawn = rng.normal(rng.key(0, "enliven", number), torch.arange(weight.numel()), 1)
+                    weight.copy_(drawn.view(weight.shape))
                 weight.mul_((2 / weight[0].numel()) ** 0.5 / weight.std())
 
 
@@ -123,7 +127,9 @@ def difference(computed: State, expected: State, kind: str) -> tuple[float, str]
             continue
         scale = max(float(right.abs().max()), 1e-4 * largest[name.partition("/")[0]], 1e-12)
         distance = float((computed[name].double() - right).abs().max()) / scale
-        if not distance <= worst:  # NaN is the worst
+        if math.isnan(distance):  # the worst
+            return distance, name
+        if distance > worst:
             worst, where = distance, name
     return worst, where
 

@@ -104,7 +104,7 @@ def _counting(
         for player in game.players:
             player.observer = None
     passes = math.ceil(len(engine.slots) / (config.training.micro_batch * engine.passes))
-    losses = sum(loss is not None for loss in (phase.loss, None if gathers else phase.penalty))
+    losses = sum(not (gathers and penalty) for _, penalty in engine.terms(phase))
     of_player.backwards += part * passes * losses
     if gathers:  # ZeRO-3 gathers the whole weights twice for the penalty, and reduces once
         of_player.passes += part

@@ -62,6 +62,8 @@ class _Turn:
     """Whether what is computed now is the phase's penalty."""
     weight: float = 1.0
     """Of the loss that is computed now, in the mean over the global batch."""
+    reported: Tensor | None = None
+    """The loss without its penalty, where they are computed together."""
 
 
 class Engine:
@@ -176,14 +178,13 @@ class Engine:
         """
         assert self._turn is not None, "share() outside of turn()"
         turn, phase, strategy = self._turn, self._turn.phase, self._strategy
-        losses = [loss for loss in (phase.loss, phase.penalty) if loss is not None]
+        terms = self.terms(phase)
         try:
             for micro in batch:
                 self.see_parts(micro.parts)
                 turn.weight = micro.parts / strategy.parts
-                for loss in losses:
-                    turn.penalty = loss is phase.penalty
-                    last = micro is batch[-1] and loss is losses[-1]
+                for number, (loss, turn.penalty) in enumerate(terms, 1):
+                    last = micro is batch[-1] and number == len(terms)
                     with (
                         self.penalising(phase) if turn.penalty else contextlib.nullcontext(),
                         strategy.computing(phase.player, last, turn.penalty and phase.twice),
@@ -193,6 +194,14 @@ class Engine:
         finally:
             self.see_parts(1)
         strategy.shared(phase.player)
+
+    def terms(self, phase: Phase) -> list[tuple[Callable[[Batch], Tensor], bool]]:
+        """Return what is descended by a backward each: a loss, and whether it is the penalty alone."""
+        return phase.terms(lambda: self.penalising(phase), self._report)
+
+    def _report(self, loss: Tensor) -> None:
+        if self._turn is not None:
+            self._turn.reported = loss.detach()
 
     @property
     def is_in_penalty(self) -> bool:
@@ -227,7 +236,8 @@ class Engine:
         assert self._turn is not None, "backward() outside of turn()"
         player = self._turn.phase.player
         if not self._turn.penalty:
-            self._noted.add(f"loss/{player.name}", loss)
+            reported = loss if self._turn.reported is None else self._turn.reported
+            self._noted.add(f"loss/{player.name}", reported)
         self._health.add(loss)
         scale = self._scales.get(player.name)
         loss = loss * self._turn.weight

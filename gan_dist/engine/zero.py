@@ -264,10 +264,10 @@ class _Gathered:
         """Drop the copy of the weights."""
         self._weights = None
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
         assert self._weights is not None
         state = {**self._weights, **dict(self._player.network.named_buffers())}
-        output = torch.func.functional_call(self._bare, state, inputs)
+        output = torch.func.functional_call(self._bare, state, inputs, named)
         for original, copied in self._statistics:
             original.note(copied)
         return output

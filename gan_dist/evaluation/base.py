@@ -2,13 +2,16 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from gan_dist.config.section import Part
 from gan_dist.errors import InputError
+
+if TYPE_CHECKING:
+    from gan_dist.config import Config
 
 State = dict[str, Tensor]
 """What a metric accumulates: sums, or features one below the other. Tensors only, as ranks exchange them."""
@@ -93,6 +96,12 @@ class Pixels(Metric):
     the score 0, so compare it within one run only. 0 is best; a young or collapsed generator has a large one.
     Images are rounded to 8 bits, as they are when saved, so that all sums are exact. NaN where a sample is not finite.
     """
+
+    def check(self, config: "Config") -> None:
+        if config.data.drawn:
+            raise ValueError(
+                f"the score pixels compares with real images, and game.kind: {config.game.kind} has none; remove it"
+            )
 
     def add(self, state: State, fake: Tensor, real: Tensor | None) -> None:
         """Add up pixels and their squares, (C * H * W,) in float64."""

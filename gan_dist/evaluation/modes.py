@@ -36,6 +36,8 @@ class Modes(Metric):
     """File of the digit classifier, which `gan-dist digit-classifier MNIST FILE` makes."""
 
     def check(self, config: "Config") -> None:
+        if config.data.drawn:
+            raise ValueError(f"the score modes reads digits, and game.kind: {config.game.kind} has none; remove it")
         if config.data.size not in ((28, 28), (32, 32)) or config.data.channels not in (1, 3):
             raise ValueError(
                 f"the score modes reads digits of 28x28 or 32x32 pixels in 1 or 3 channels, and data.resolution is "

@@ -83,9 +83,8 @@ def _play(game: Game, batch: Batch) -> None:
     for phase in game.phases:
         for player in game.players:
             player.network.requires_grad_(player is phase.player).zero_grad(set_to_none=True)
-        for loss in (phase.loss, phase.penalty):
-            if loss is not None:
-                _check_loss(loss(fresh), phase).backward()  # type: ignore[no-untyped-call]
+        for loss, _ in phase.terms():
+            _check_loss(loss(fresh), phase).backward()  # type: ignore[no-untyped-call]
         without = [name for name, weight in phase.player.network.named_parameters() if weight.grad is None]
         if without:
             raise InputError(

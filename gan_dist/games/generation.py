@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -90,6 +90,14 @@ class Generation(GameKeys):
             raise ValueError("game.batches: separate takes game.discriminator_steps: 1; set one of them back")
         if self.batches == "separate" and self.first != "generator":
             raise ValueError("game.first has no effect with game.batches: separate; remove it")
+        if self.batches == "separate" and self.fakes != "shared":
+            raise ValueError("game.fakes has no effect with game.batches: separate, whose fakes are fresh; remove it")
+        if twice := dict(config.augment).keys() & dict(config.penalties).keys():
+            name = min(twice)
+            raise ValueError(
+                f"augment.{name} and penalties.{name} have one name, under which checkpoints keep what either of them keeps; "
+                "give one of them another"
+            )
         if config.training.micro_batch % self.pack:
             raise ValueError(
                 f"game.pack = {self.pack} does not divide training.micro_batch = {config.training.micro_batch}"
@@ -132,12 +140,19 @@ class GenerationGame(Game):
         self.fields = keys.fields_of(config)
         self.loss: losses.Loss = config.loss
         self.penalties = penalties.in_order(dict(config.penalties))
-        self.augments: dict[str, Augment] = {name: each.build(self.seed) for name, each in config.augment}
+        self.augments: dict[str, Augment] = {}
+        kinds = set[str]()
+        for name, each in config.augment:  # a second one of a kind has random numbers of its own
+            self.augments[name] = each.build(rng.key(self.seed, f"augment {name}") if each.kind in kinds else self.seed)
+            kinds.add(each.kind)
         for augment in self.augments.values():
             augment.batch_size = config.training.batch
         self.modules = tuple(self.augments.values())
         self.kept_by = {name: penalty.statistics() for name, penalty in self.penalties}
         self.kept = {**self.augments, **{name: kept for name, kept in self.kept_by.items() if kept is not None}}
+        self._judged: dict[str, tuple[Tensor, Tensor]] = {}
+        # a penalty in a higher precision, or of weights that DeepSpeed gathers for it, has logits of its own
+        self._shares = config.training.precision in ("fp32", "fp64"), config.training.strategy != "zero3"
         self.kinds = config.networks.generator.kind, config.networks.discriminator.kind
         generator, discriminator = build_networks(config)
         self._takes_draws = bool(getattr(generator, "takes_draws", False))
@@ -173,6 +188,12 @@ class GenerationGame(Game):
         own = self._penalties_of(player.name)
         for every in sorted({1, *(penalty.every for _, penalty in own)}):
             due_now = [named for named in own if named[1].every == every]
+            in_turn = due_now if every == 1 and player.name == "D" else []
+            shared = [penalty.shares for _, penalty in in_turn if penalty.shares]
+            exact, whole = self._shares
+            together = bool(shared) and whole and (exact or not any(each.full_precision for _, each in due_now))
+            if together:
+                loss = functools.update_wrapper(functools.partial(self._judge_for, shared, loss), loss)
             yield Phase(
                 player,
                 loss if every == 1 else None,
@@ -181,7 +202,13 @@ class GenerationGame(Game):
                 full_precision=any(penalty.full_precision for _, penalty in due_now) or not due_now,
                 every=every * steps,
                 shift=shift,
+                together=together,
             )
+
+    def _judge_for(self, purposes: Sequence[str], loss: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
+        """Return a loss whose logits, of these images, `images_and_logits` then gives to penalties."""
+        self._judged = {purpose: self.images_and_logits(batch, purpose) for purpose in purposes}
+        return loss(batch)
 
     def fool_discriminator(self, batch: Batch) -> Tensor:
         """Return the generator's loss; its images become the discriminator's."""
@@ -199,8 +226,10 @@ class GenerationGame(Game):
 
     def tell_apart(self, batch: Batch) -> Tensor:
         """Return the discriminator's loss."""
-        real = self._judge(self.real(batch), batch, "real")
-        fake = self._judge(self.fakes(batch), batch, "fake")
+        real, fake = (
+            self._judged[purpose][1] if purpose in self._judged else self._judge(images(batch), batch, purpose)
+            for purpose, images in (("real", self.real), ("fake", self.fakes))
+        )
         self.metrics.add("score/real", real)
         self.metrics.add("score/fake", fake)
         for name, value in losses.signs(self.loss, fake, real).items():
@@ -219,7 +248,14 @@ class GenerationGame(Game):
             value = penalty.value(self, batch, self.kept_by[name])
             self.metrics.add(f"penalty/{name}", value)
             total = total + penalty.factor(self.images) * value
+        self._judged = {}  # else their graph would stay
         return every * total
+
+    def images_and_logits(self, batch: Batch, purpose: str) -> tuple[Tensor, Tensor]:
+        if purpose in self._judged:
+            return self._judged[purpose]
+        images = (self.real if purpose == "real" else self.fakes)(batch).detach().requires_grad_()
+        return images, self._judge(images, batch, purpose)
 
     def logits_of(self, batch: Batch, purpose: str = "real") -> penalties.Logits:
         return lambda images: self._judge(images, batch, purpose)

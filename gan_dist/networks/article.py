@@ -72,6 +72,12 @@ class Article(Network):
                 "networks.*.kind = article draws 28x28 grey images only; set data.resolution: 28 and data.channels: 1, "
                 "or networks.*.kind: dcgan"
             )
+        networks = config.networks
+        if getattr(networks, "discriminator", None) is self and getattr(config.game, "pack", 1) > 1:
+            raise ValueError(
+                f"networks.discriminator.kind = article judges one grey image at a time, and game.pack = {config.game.pack}; set "
+                "game.pack: 1, or networks.discriminator.kind: r3gan"
+            )
         if config.training.micro_batch == 1:
             raise ValueError(
                 "networks.*.kind = article normalises single numbers over the samples of a micro-batch, which takes two; "

@@ -34,6 +34,9 @@ class Adversarial(Protocol):
         `purpose` keys its augmentations: "real" or "fake".
         """
 
+    def images_and_logits(self, batch: Batch, purpose: str) -> tuple[Tensor, Tensor]:
+        """Return "real" or "fake" images, which take gradients, and their logits: those of the loss where it has them."""
+
     def real(self, batch: Batch) -> Tensor:
         """Return the images that the discriminator is to believe."""
 
@@ -62,6 +65,8 @@ class Penalty(Part):
     """Whose loss it belongs to."""
     twice: ClassVar[bool] = True
     """Whether it differentiates a gradient."""
+    shares: ClassVar[Literal["", "real", "fake"]] = ""
+    """Which images `game.images_and_logits` gives it. In every update, the logits of the loss then serve the penalty too."""
     reads_weights: ClassVar[bool] = False
     """Whether it reads the weights of its player, which must then be whole on every rank, and not only calls it."""
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from gan_dist import rng
+from gan_dist.config.common import Config
 from gan_dist.config.section import Fraction
 from gan_dist.interfaces import Batch
 from gan_dist.networks.statistics import RunningMean, Statistics
@@ -55,6 +56,17 @@ class Consistency(Penalty):
     """Longest shift along either axis, as part of the image's size. What comes in at the border is its reflection."""
 
     twice: ClassVar[bool] = False
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        name = f"penalties.{self.kind.rpartition(':')[2]}"
+        if getattr(config.game, "samples", "images") != "images":
+            raise ValueError(f"{name} mirrors and shifts images, and game.kind: {config.game.kind} has none; remove it")
+        moved = self.shift * max(config.data.size) if hasattr(config.data, "size") else 1
+        if not self.flip and moved < 1:
+            raise ValueError(
+                f"{name} has no effect with flip: false and shift: {self.shift:g}; raise one, or remove it"
+            )
 
     def value(self, game: Adversarial, batch: Batch, kept: Statistics | None) -> Tensor:
         return self._of(game, batch, game.real(batch), "real")

@@ -22,8 +22,10 @@ from gan_dist.penalties.base import Adversarial, Logits, Penalty
 class R1(Penalty):
     """weight/2 E ||grad D(x)||^2 on real images (Mescheder et al., 2018, eq. 9)."""
 
+    shares: ClassVar[Literal["", "real", "fake"]] = "real"
+
     def value(self, game: Adversarial, batch: Batch, kept: Statistics | None) -> Tensor:
-        return squared_gradient(game.logits_of(batch), game.real(batch))
+        return squared(*game.images_and_logits(batch, self.shares))
 
     def factor(self, images: int) -> float:
         return schedules.at(self.weight, images) / 2
@@ -32,8 +34,7 @@ class R1(Penalty):
 class R2(R1):
     """weight/2 E ||grad D(x)||^2 on generated images (Mescheder et al., 2018)."""
 
-    def value(self, game: Adversarial, batch: Batch, kept: Statistics | None) -> Tensor:
-        return squared_gradient(game.logits_of(batch, "fake"), game.fakes(batch))
+    shares: ClassVar[Literal["", "real", "fake"]] = "fake"
 
 
 class WganGp(Penalty):
@@ -99,13 +100,20 @@ class PathLength(Penalty):
 
 def squared_gradient(logits_of: Logits, images: Tensor) -> Tensor:
     """E ||grad D(x)||^2; of a discriminator that judges packs of images, an x is a pack."""
-    squares, logits = _gradient(logits_of, images)
-    return squares.mean() + 0 * logits.sum()
+    images = images.detach().requires_grad_()
+    return squared(images, logits_of(images))
+
+
+def squared(images: Tensor, logits: Tensor) -> Tensor:
+    """E ||grad D(x)||^2 of logits that are computed already, by images that take gradients."""
+    return _squares(images, logits).mean() + 0 * logits.sum()
 
 
 def gradient_length(logits_of: Logits, real: Tensor, fake: Tensor, shares: Tensor) -> Tensor:
     """E (||grad D(x)|| - 1)^2 between real and fake; of a discriminator that judges packs of images, an x is a pack."""
-    squares, logits = _gradient(logits_of, between(real, fake, shares))
+    images = between(real, fake, shares).detach().requires_grad_()
+    logits = logits_of(images)
+    squares = _squares(images, logits)
     # the root's slope at 0 is infinite: a gradient of exactly 0 would make the penalty's NaN
     length = (squares + 1e-12).sqrt()
     return (length - 1).square().mean() + 0 * logits.sum()
@@ -122,13 +130,11 @@ def _shares(game: Adversarial, batch: Batch) -> Tensor:
     return shares[:: game.pack].repeat_interleave(game.pack) if game.pack > 1 else shares
 
 
-def _gradient(logits_of: Logits, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the squared length of the gradient by each image, or each pack of images, and the logits."""
-    images = images.detach().requires_grad_()
-    logits = logits_of(images)
+def _squares(images: Tensor, logits: Tensor) -> Tensor:
+    """Return the squared length of the gradient by each image, or each pack of images: (N,)."""
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     squares = gradient.square().sum(tuple(range(1, gradient.ndim)))
-    return squares.view(len(logits), -1).sum(1), logits
+    return squares.view(len(logits), -1).sum(1)
 
 
 def first_samples(batch: Batch, count: int) -> Batch:

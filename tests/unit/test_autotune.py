@@ -59,13 +59,13 @@ def test_a_trial_computes_penalties_as_training_does_and_counts_what_training_ke
     config = config_module.load(["configs/digits.yaml", *making.flags(keys)])
     engine, game = Engine(config), games.build(config)
     engine.place(game)
-    seen, plain = [], penalties.squared_gradient
+    seen, plain = [], penalties.gradient.squared
 
-    def squared_gradient(logits_of: penalties.Logits, images: torch.Tensor) -> torch.Tensor:
+    def squared(images: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         seen.append(engine._lowered.on)
-        return plain(logits_of, images)
+        return plain(images, logits)
 
-    monkeypatch.setattr(penalties.gradient, "squared_gradient", squared_gradient)
+    monkeypatch.setattr(penalties.gradient, "squared", squared)
     _, share = autotune._try(config, engine, game, 2)
     assert seen == [False] * 4
     assert engine._lowered.on

@@ -41,6 +41,21 @@ def at_work(**keys: object) -> tuple[Config, Engine, games.Game]:
 SELDOM = {"game__discriminator_steps": 5, "penalties__r1__weight": 1.0, "penalties__r1__every": 16}
 
 
+def test_weights_that_begin_at_zero_are_drawn_before_numbers_are_compared() -> None:
+    """Over their own deviation they would be NaN, every update would be skipped, and nothing would be compared."""
+    network = torch.nn.Linear(3, 4)
+    torch.nn.init.zeros_(network.weight)
+    numerics.enliven([network])
+    assert network.weight.std().item() == pytest.approx((2 / 3) ** 0.5)
+
+
+def test_nothing_after_a_nan_is_taken_for_the_largest_difference() -> None:
+    expected = {"D/weights/a": torch.tensor([math.nan]), "D/weights/b": torch.ones(1)}
+    worst, where = numerics.difference({**expected}, expected, "weights")
+    assert math.isnan(worst)
+    assert where == "D/weights/a"
+
+
 @pytest.mark.slow
 def test_every_phase_is_played_and_measured_however_seldom_it_is_due() -> None:
     config, engine, game = at_work(**SELDOM)

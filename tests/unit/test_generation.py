@@ -1,14 +1,17 @@
 """The generation game: who is called how often, and which networks it takes."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
-from gan_dist import config as config_module, games, trial
+from gan_dist import config as config_module, games, penalties, trial
 from gan_dist.config import Config
 from gan_dist.engine import Engine
 from gan_dist.errors import AgreedError, InputError
 from gan_dist.games import generation
+from gan_dist.interfaces import Batch
 from tests import making
 
 
@@ -121,6 +124,12 @@ def test_packed_images_are_judged_together() -> None:
     ("keys", "message"),
     [
         ({"game__batches": "separate", "game__discriminator_steps": 2}, "game.batches: separate takes"),
+        ({"game__batches": "separate", "game__fakes": "fresh"}, "game.fakes has no effect"),
+        (
+            {"augment": "{a: {kind: ada}}", "penalties__a": "{kind: lecam, weight: 1}"},
+            "augment.a and penalties.a have one",
+        ),
+        ({"penalties__cr": "{weight: 1, flip: false, shift: 0.05}"}, "penalties.cr has no effect with flip: false"),
         ({"game__pack": 3}, "game.pack = 3 does not divide"),
         ({"game__top_k": 1.5}, "game.top_k"),
         ({"loss__kind": "relativistic", "game__top_k": 0.5}, "which game.top_k does not have"),
@@ -130,3 +139,63 @@ def test_packed_images_are_judged_together() -> None:
 def test_what_does_not_go_together_is_refused(keys: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load(**keys)
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_penalties_on_the_logits_of_the_loss_are_those_on_logits_of_their_own(
+    batch_norm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {f"penalties__{name}__weight": weight for name, weight in (("r1", 2.0), ("r2", 3.0), ("wgan_gp", 1.0))}
+    norm = "batch" if batch_norm else "none"
+    config = load(training__precision="fp64", networks__discriminator__normalisation=norm, **keys)
+    found = []
+    for shares in (True, False):
+        if not shares:
+            for kind in (penalties.R1, penalties.R2):
+                monkeypatch.setattr(kind, "shares", "")
+                monkeypatch.setattr(kind, "value", alone(kind.__name__))
+        engine, game = Engine(config), games.build(config)
+        engine.wrap(game)
+        calls: list[object] = []
+        game.discriminator.network.register_forward_hook(lambda *given, calls=calls: calls.append(given))
+        micros = trial.on_device(config, engine, trial.random_batches(config, game.fields, 0, engine.slots))
+        game.images = 0
+        phase = game.phases[1]
+        with engine.turn(phase):
+            for loss, micro in engine.share(micros):
+                engine.backward(loss(micro))
+            gradients = [weight.grad.clone() for weight in game.discriminator.network.parameters()]
+            statistics = [each.clone() for each in game.discriminator.network.buffers()]
+        assert len(calls) == (3 if shares else 5) * len(micros)
+        found.append((gradients, statistics, engine.read_metrics()))
+    for ours, theirs in zip(found[0][0] + found[0][1], found[1][0] + found[1][1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    assert found[0][2].keys() == found[1][2].keys()
+    for name, (total, count) in found[0][2].items():
+        assert total / count == pytest.approx(found[1][2][name][0] / found[1][2][name][1], rel=1e-9), name
+
+
+def alone(kind: str) -> Callable[..., torch.Tensor]:
+    """The value of R1 or R2 on logits of its own."""
+
+    def value(self: object, game: games.Game, batch: Batch, kept: object) -> torch.Tensor:
+        images = game.real(batch) if kind == "R1" else game.fakes(batch)
+        return penalties.squared_gradient(game.logits_of(batch), images)
+
+    return value
+
+
+def test_a_network_of_fixed_channels_judges_no_packs() -> None:
+    words = ["configs/mnist.yaml", "--game.pack", "2", "--data.labels", "false"]
+    with pytest.raises(InputError, match=r"article judges one grey image at a time, and game\.pack = 2; set"):
+        config_module.load(words)
+
+
+def test_a_second_augmentation_of_a_kind_has_random_numbers_of_its_own() -> None:
+    shifts = "{kind: diffaugment, color: false, cutout: false}"
+    game = games.build(load(augment=f"{{a: {shifts}, b: {shifts}}}"))
+    images, batch = torch.rand(8, 1, 16, 16), Batch({}, torch.arange(8))
+    first, second = (augment(images, batch, "real") for augment in game.augments.values())
+    assert not torch.equal(first, second)
+    alone = games.build(load(augment=f"{{b: {shifts}}}")).augments["b"]
+    assert torch.equal(first, alone(images, batch, "real")), "a first one has the numbers that it always had"

@@ -50,6 +50,10 @@ class Game:
     def logits_of(self, batch: Batch, purpose: str = "real") -> Logits:
         return lambda images: self.discriminates(images.reshape(len(images) // self.pack, -1, *images.shape[2:]))
 
+    def images_and_logits(self, batch: Batch, purpose: str) -> tuple[Tensor, Tensor]:
+        found = batch["image" if purpose == "real" else "fake"].detach().requires_grad_()
+        return found, self.logits_of(batch)(found)
+
     def real(self, batch: Batch) -> Tensor:
         return batch["image"]
 

@@ -68,6 +68,12 @@ def test_modes_are_counted_by_samples_near_their_centres() -> None:
             ("--data.shards", "data/digits"),
             r"data\.shards would have no effect, as the game draws its own samples; remove",
         ),
+        (("--penalties.bcr.weight", "1"), r"penalties\.bcr mirrors and shifts images, and game\.kind: plane has none"),
+        (
+            ("--evaluate.scores", "{modes: {classifier: x}}"),
+            r"score modes reads digits, and game\.kind: plane has none",
+        ),
+        (("--evaluate.scores", "pixels"), r"score pixels compares with real images, and game\.kind: plane has none"),
         (
             ("--networks.generator", "{kind: dcgan}"),
             r"dcgan is for images, and game\.kind: plane is played with points",

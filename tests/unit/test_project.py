@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 from setuptools import find_packages
 
 import gan_dist
+from gan_dist import threads
 
 LONG = 300  # seconds; what sleeps so long is ended before
 SCRIPTS = ("launch/setup.sh", "launch/run.sh", "launch/test.sh", ".ci/run")
@@ -135,9 +136,9 @@ def test_settings_share_the_cores_and_leave_what_the_user_set(repository: Path) 
     cores = len(os.sched_getaffinity(0))
     alone, many = _settings(repository), _settings(repository, PROCESSES=str(2 * cores))
     assert alone["OMP_NUM_THREADS"] == str(cores)
-    assert alone["OMP_WAIT_POLICY"] == "PASSIVE"  # other programs may use the cores
-    assert "OMP_WAIT_POLICY" not in _settings(repository, GOMP_SPINCOUNT="1000")
-    assert (many["OMP_NUM_THREADS"], many["OMP_WAIT_POLICY"]) == ("1", "PASSIVE")
+    assert alone["GOMP_SPINCOUNT"] == threads.WAITS["GOMP_SPINCOUNT"]  # other programs may use the cores
+    assert _settings(repository, GOMP_SPINCOUNT="1000")["GOMP_SPINCOUNT"] == "1000"
+    assert (many["OMP_NUM_THREADS"], many["KMP_BLOCKTIME"]) == ("1", threads.WAITS["KMP_BLOCKTIME"])
     mine = {key: f"mine-{key}" for key in many.keys() - {"PATH", "PROCESSES", "PWD", "SHLVL", "_"}}
     assert mine.items() <= _settings(repository, PROCESSES="2", **mine).items()
     assert "PYTORCH_ALLOC_CONF" not in _settings(repository, PYTORCH_CUDA_ALLOC_CONF="max_split_size_mb:64")

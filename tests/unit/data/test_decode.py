@@ -1,5 +1,6 @@
 """Stored images become arrays as Pillow would make them; larger ones by area."""
 
+import os
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
@@ -92,3 +93,21 @@ def test_more_shards_than_open_files_and_a_copy_in_another_process(
     copy = ForkingPickler.loads(ForkingPickler.dumps(reader))
     assert copy._files == {}
     assert (copy.read(np.array([5]))[0, ..., 0] == pictures[5]).all()
+
+
+def test_a_decoder_that_nobody_holds_leaves_no_shard_open(tmp_path: Path) -> None:
+    """An evaluation makes hundreds, over all shards."""
+    made = decoder(tmp_path, [making.encode(making.picture(seed)) for seed in range(6)], 16, 1, shards=3)
+
+    def held() -> int:
+        return sum(
+            os.readlink(f"/proc/self/fd/{name}").endswith(".tar")
+            for name in os.listdir("/proc/self/fd")
+            if os.path.exists(f"/proc/self/fd/{name}")
+        )
+
+    before = held()
+    made.read(np.arange(6))
+    assert held() == before + 3
+    del made
+    assert held() == before

@@ -1,5 +1,6 @@
 """Watch a run for collapse while it trains: draw what the signals of pictures need, judge all signals, and say what changes."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 
@@ -18,8 +19,11 @@ from gan_dist.tracking import Tracker
 from gan_dist.tracking.media import Scalar
 
 _log = logging.getLogger("gan_dist")
-_COUNT = 64  # images of a reading, and of each generator
-_LEAST = 2_000  # images between two readings of pictures: drawing them costs about as much as training on 20 images
+_COUNT = 64  # images of a reading of the averaged generator
+_LIVE = 32  # and of the one that trains
+# Images between two readings at least: drawing an image costs about as much as training on a tenth of one
+_SELDOM = 5_000
+_OFTEN, _YOUNG = 2_000, 40_000  # of the generator that trains, while so few images were seen
 _REALS = 256  # that they are compared with
 _CELLS = 512  # images for the cells
 _MANY = 4_096  # real images that the cells are made from
@@ -45,7 +49,7 @@ class Alarms:
         average = getattr(config, "average", None)
         half_life = schedules.at(average.half_life, config.training.whole_images) if average else 0
         sure = getattr(getattr(config, "loss", None), "sure", float("inf"))
-        self._rules = collapse.rules(config.control.limits, int(half_life), sure)
+        self._rules = collapse.rules(config.control.limits, int(half_life), config.training.batch, sure)
         self._judge = Judge(self._rules, config.control.limits.readings)
         self._variety: signals.Variety | None = None
         self._cells: signals.Cells | None = None
@@ -68,12 +72,17 @@ class Alarms:
     def figures(self, images: int, means: Mapping[str, float]) -> dict[str, float]:
         """Return the signals of a report: those that follow from its means, and those of pictures where they are due."""
         found = signals.of_figures(means, self._game.rivals)
-        every = max(self._config.track.every, _LEAST)
-        if self._draws and images // every > (images - self._config.training.batch) // every:
-            with self._engine.averages():
-                if self._engine.is_main:
-                    found |= self._guarded(lambda: self._look(images))
+        if self._draws:
+            live, average = self._due(_OFTEN if images <= _YOUNG else _SELDOM, images), self._due(_SELDOM, images)
+            with self._engine.averages() if average else contextlib.nullcontext():
+                if self._engine.is_main and (live or average):
+                    found |= self._guarded(lambda: self._look(images, live, average))
         return found
+
+    def _due(self, every: int, images: int) -> bool:
+        """Say whether the steps since the last report crossed a multiple of so many images."""
+        before = images - max(self._config.track.every, self._config.training.batch)
+        return images // every > before // every
 
     def grid(self, images: int) -> None:
         """Report the cells beside a sample grid, once the average is worth it. The averages are whole, on rank 0."""
@@ -132,7 +141,7 @@ class Alarms:
             self._tracker.event("signals failed", self._tracker.images, reason=f"{type(error).__name__}: {error}")
             return {}
 
-    def _look(self, images: int) -> dict[str, float]:
+    def _look(self, images: int, live: bool, average: bool) -> dict[str, float]:
         """Draw few images of both generators, and compare them with real ones."""
         if self._variety is None:
             if (reals := self._reals(_REALS)) is None:
@@ -141,7 +150,10 @@ class Alarms:
             self._variety = signals.Variety(reals[self._game.judged])
         seed = self._config.run.seed
         found: dict[str, float] = {}
-        shown = {"": self._game.samples(seed, 0, _COUNT), "_live": self._game.live(seed, _COUNT)}
+        shown = {
+            "": self._game.samples(seed, 0, _COUNT) if average else None,
+            "_live": self._game.live(seed, _LIVE) if live else None,
+        }
         for whose, drawn in shown.items():
             if drawn is not None and len(drawn) > 1:
                 found |= {f"collapse/{name}{whose}": value for name, value in self._variety.of(drawn).items()}

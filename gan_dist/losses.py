@@ -144,17 +144,17 @@ def of_best(loss: Loss, part: float, fake: Tensor, real: Tensor | None) -> Tenso
 
 
 def signs(loss: Loss, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
-    """Return how the discriminator tells a micro-batch's images apart, by name: score/accuracy, and score/sign_real.
+    """Return on which side of its middle the discriminator puts a micro-batch's images: -1, 0 or 1 for each, by name.
 
-    The accuracy is the mean of the parts of real and of generated images on their side of the middle, or of pairs in the
-    right order; an unsure logit counts half. sign_real is E sign(D(real)) (Karras et al., StyleGAN2-ADA, 2020, eq. 1).
-    Scalars on the device, in [0, 1] and [-1, 1].
+    sign_real and sign_fake, or sign_pair for losses that compare: whether a real image is above a generated one. The mean of
+    sign_real is r_t of Karras et al. (StyleGAN2-ADA, 2020, eq. 1).
     """
     fake, real = fake.detach(), real.detach()
     if loss.middle is None:
-        return {"score/accuracy": (1 + (real - fake).sign().mean()) / 2}
-    of_real, of_fake = (real - loss.middle).sign().mean(), (fake - loss.middle).sign().mean()
-    return {"score/accuracy": 0.5 + (of_real - of_fake) / 4, "score/sign_real": of_real}
+        return {"sign_pair": (real - fake).sign()}
+    if loss.middle:
+        fake, real = fake - loss.middle, real - loss.middle
+    return {"sign_real": real.sign(), "sign_fake": fake.sign()}
 
 
 def by_part(loss: Callable[..., Tensor], parts: int, *logits: Tensor | None) -> Tensor:

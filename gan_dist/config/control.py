@@ -19,25 +19,29 @@ class Limits(Section):
     warm_up: Annotated[int, Field(ge=0)] = 20_000
     """Images before which the averaged generator is not judged; 4 half-lives of the average, where that is more."""
     warm_up_live: Annotated[int, Field(ge=0)] = 5_000
-    """Images before which the generator as it trains, the logits and the gradients are not judged."""
+    """Images before which logits and gradients are not judged; twice as many for images of the generator as it trains."""
+    warm_up_steps: Annotated[int, Field(ge=0)] = 150
+    """Steps before which these are not judged, however many images they have; 4 times as many for the averaged generator."""
     diversity: Annotated[float, Field(ge=0)] = 0.45
     """Least collapse/diversity, 1 being that of real images."""
     diversity_of_best: Part = 0.6
     """Least collapse/diversity as a part of the run's best until then."""
+    diversity_live: Annotated[float, Field(ge=0)] = 0.3
+    """Least collapse/diversity_live, the same of the generator as it trains."""
     duplicates: Part = 0.02
     """Most collapse/duplicates: pairs that are nearer than the nearest 0.1 % of real pairs."""
+    duplicates_live: Part = 0.5
+    """Most collapse/duplicates_live."""
     cells: Part = 0.25
     """Most collapse/cells: parts of the data that no sample falls into."""
     labels: Annotated[float, Field(ge=0)] = 1.6
     """Least data/labels, of a run with data.labels: 1 for labels at random."""
-    gap_low: Annotated[float, Field(ge=0)] = 0.1
-    """Least score/gap: below it the discriminator does not know real from generated."""
-    gap_high: Annotated[float, Field(gt=0)] | None = None
+    gap: Annotated[float, Field(gt=0)] | None = None
     """Most score/gap. Default: by the loss, 12 for logits and 4 for hinge."""
-    accuracy_low: Part = 0.55
-    """Least score/accuracy; 0.5 is a guess."""
-    accuracy_high: Part = 0.99
-    """Most score/accuracy."""
+    accuracy: Part = 0.55
+    """Least score/accuracy, 0.5 being a guess, while collapse/diversity_live is below control.limits.unsure_diversity."""
+    unsure_diversity: Annotated[float, Field(ge=0)] = 0.6
+    """collapse/diversity_live above which a discriminator may be unsure: the generator is good."""
     sign_real: Part = 0.9
     """Most score/sign_real, for control.limits.sign_real_images."""
     sign_real_images: Positive = 100_000

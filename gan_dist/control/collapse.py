@@ -32,6 +32,8 @@ class Rule:
     """Below this part of its own best it is suspect too."""
     lasting: int = 0
     """Images that it must have been suspect for."""
+    while_below: tuple[str, float] | None = None
+    """Another signal, and the value that it must be below for this one to be suspect; judged from when it is known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,21 +51,23 @@ class Change:
     """Position of the last reading before these that was well; None: there is none."""
 
 
-def rules(limits: Limits, half_life: int, sure: float) -> list[Rule]:
+def rules(limits: Limits, half_life: int, batch: int, sure: float) -> list[Rule]:
     """Return the rules of a run. `half_life` is the average's in images, `sure` the largest healthy gap of the loss."""
-    live, average = limits.warm_up_live, max(limits.warm_up, HALF_LIVES * half_life)
-    gap = sure if limits.gap_high is None else limits.gap_high
+    live = max(limits.warm_up_live, limits.warm_up_steps * batch)
+    average = max(limits.warm_up, HALF_LIVES * half_life, 4 * limits.warm_up_steps * batch)
+    few = "collapse/diversity_live", limits.unsure_diversity
+    gap = sure if limits.gap is None else limits.gap
     best = limits.diversity_of_best
     return [
         Rule("collapse/diversity", "few pictures", "below", limits.diversity, average, best),
-        Rule("collapse/diversity_live", "few pictures", "below", limits.diversity, live, best),
+        # a slow healthy run (WGAN-GP) draws few pictures for longer than its logits are odd
+        Rule("collapse/diversity_live", "few pictures", "below", limits.diversity_live, 2 * live, best),
         Rule("collapse/duplicates", "few pictures", "above", limits.duplicates, average),
-        Rule("collapse/duplicates_live", "few pictures", "above", limits.duplicates, live),
+        Rule("collapse/duplicates_live", "few pictures", "above", limits.duplicates_live, 2 * live),
         Rule("collapse/cells", "few pictures", "above", limits.cells, average),
         Rule("score/gap", "sure", "above", gap, live),
-        Rule("score/gap", "unsure", "below", limits.gap_low, live),
-        Rule("score/accuracy", "sure", "above", limits.accuracy_high, live),
-        Rule("score/accuracy", "unsure", "below", limits.accuracy_low, live),
+        # alone it is no alarm: where generated images are as good as real ones, nobody can tell them apart
+        Rule("score/accuracy", "unsure", "below", limits.accuracy, live, while_below=few),
         Rule("data/labels", "labels", "below", limits.labels, live),
         Rule("score/sign_real", "remembers", "above", limits.sign_real, live, lasting=limits.sign_real_images),
         Rule("grad_norm/ratio", "generator fades", "above", limits.ratio, live),
@@ -93,17 +97,21 @@ class Judge:
         """Begin without readings. `readings` in a row beyond a limit make an alarm."""
         self._readings = readings
         self._series = [(rule, _Series()) for rule in rules]
+        self._latest: dict[str, float] = {}
         self._first: int | None = None
         """The last good position before the first alarm of the run."""
 
     def feed(self, images: int, values: Mapping[str, float | None]) -> list[Change]:
         """Take in the figures of a position, as metrics.jsonl has them; what is missing or not finite is not judged."""
         changes = []
+        known = {name: float(f"{value:.7g}") for name, value in values.items() if value is not None}  # as it is written
+        self._latest |= {name: value for name, value in known.items() if math.isfinite(value)}
         for rule, series in self._series:
-            value = values.get(rule.signal)
-            if value is None or not math.isfinite(value) or images < rule.begin:
+            if rule.signal not in known or not math.isfinite(known[rule.signal]) or images < rule.begin:
                 continue
-            if change := self._judge(rule, series, images, float(f"{value:.7g}")):  # as it is written
+            if rule.while_below is not None and rule.while_below[0] not in self._latest:
+                continue
+            if change := self._judge(rule, series, images, known[rule.signal]):
                 changes.append(change)
         return changes
 
@@ -112,7 +120,8 @@ class Judge:
         threshold = rule.limit if above else max(rule.limit, rule.of_best * series.best)
         series.best = max(series.best, value) if rule.of_best else series.best
         kind: Literal["suspect", "clear"] | None = None
-        if value > threshold if above else value < threshold:
+        asked = rule.while_below is None or self._latest[rule.while_below[0]] < rule.while_below[1]
+        if asked and (value > threshold if above else value < threshold):
             if not series.beyond and not series.standing:
                 series.since, series.good = images, series.last_good
             series.beyond, series.within = series.beyond + 1, 0

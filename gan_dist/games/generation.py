@@ -233,7 +233,7 @@ class GenerationGame(Game):
         self.metrics.add("score/real", real)
         self.metrics.add("score/fake", fake)
         for name, value in losses.signs(self.loss, fake, real).items():
-            self.metrics.add(name, value)
+            self.metrics.add(f"score/{name}", value)
         for name, augment in self.augments.items():
             augment.observe(real.detach(), fake.detach(), batch)
             for figure, value in augment.figures().items():

@@ -18,7 +18,8 @@ from gan_dist.tracking import media
 _INIT_SECONDS = 30  # without network W&B gives up after this long
 _FINISH_SECONDS = 60  # an upload that takes longer at the end is left to `wandb sync`
 _MOMENT = 5.0  # seconds
-_LOGITS = ("score/real", "score/fake", "score/gap", "score/accuracy", "score/sign_real")  # what D says, and no scores
+# what the discriminator says, and no scores
+_LOGITS = tuple(f"score/{name}" for name in ("real", "fake", "gap", "accuracy", "sign_real", "sign_fake", "sign_pair"))
 _WAITING = 1000  # reports that may wait for W&B; more are dropped, metrics.jsonl has them
 
 

@@ -23,7 +23,11 @@ class Watched:
     """Alarms of a run directory, with what they told."""
 
     def __init__(self, directory: Path, *words: str, keep: int = 2) -> None:
-        keys = making.tiny("unused", directory, control__limits__readings=3, control__limits__warm_up_live=0)
+        limits = {
+            f"control.limits.{name}": value
+            for name, value in (("readings", 3), ("warm_up_live", 0), ("warm_up_steps", 0))
+        }
+        keys = {**making.tiny("unused", directory), **limits}
         config = load([str(REPOSITORY / "configs/digits.yaml"), *making.flags(keys), *words])
         directory.mkdir(exist_ok=True)
         self.store = Store(directory / "checkpoints", keep)
@@ -125,7 +129,7 @@ def test_a_signal_that_raises_is_reported_once_and_ends_nothing(tmp_path: Path) 
     watched = Watched(tmp_path / "run")
     state = torch.get_rng_state()
 
-    def look(images: int) -> dict[str, float]:
+    def look(images: int, live: bool, average: bool) -> dict[str, float]:
         torch.rand(3)
         raise RuntimeError("no memory")
 

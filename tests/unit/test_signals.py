@@ -77,11 +77,18 @@ def test_gap_and_ratio_follow_from_the_means_of_an_interval() -> None:
 
 def test_accuracy_counts_by_what_a_loss_compares() -> None:
     fake, real = torch.tensor([-1.0, 0.2, 0.7, 3.0]), torch.tensor([1.0, 0.3, -2.0, 4.0])
-    found = {name: losses.signs(losses.LOSSES[name](), fake, real) for name in losses.LOSSES}
-    assert found["nonsaturating"] == {"score/accuracy": 0.5, "score/sign_real": 0.5}  # 3 of 4 real, 1 of 4 fake
-    assert found["least_squares"] == {"score/accuracy": 0.5, "score/sign_real": 0.0}  # 2 of 4 each, round 0.5
-    assert found["relativistic"] == {"score/accuracy": 0.75}  # 3 of 4 pairs
-    assert losses.signs(losses.Hinge(), torch.zeros(4), torch.zeros(4))["score/accuracy"] == 0.5
+
+    def found(kind: str, fake: Tensor = fake, real: Tensor = real) -> dict[str, float]:
+        means = {
+            f"score/{n}": float(each.mean()) for n, each in losses.signs(losses.LOSSES[kind](), fake, real).items()
+        }
+        return {**means, **signals.of_figures(means, None)}
+
+    assert found("nonsaturating") == {"score/sign_real": 0.5, "score/sign_fake": 0.5, "score/accuracy": 0.5}
+    assert found("least_squares") == {"score/sign_real": 0.0, "score/sign_fake": 0.0, "score/accuracy": 0.5}
+    assert found("relativistic") == {"score/sign_pair": 0.5, "score/accuracy": 0.75}
+    assert found("hinge", torch.zeros(4), torch.zeros(4))["score/accuracy"] == 0.5
+    assert found("hinge", -torch.ones(4), torch.ones(4))["score/accuracy"] == 1
 
 
 @pytest.mark.parametrize("labels", [False, True])

@@ -56,7 +56,9 @@ class Alarms:
         self._labels: float | None = None
         self._ready = False
         """Whether what many real images are needed for is known."""
-        self._draws = game.rivals is not None and not game.makes_points
+        self._pictures = game.rivals is not None and not game.makes_points
+        """Whether there are signals of pictures: the same on all ranks."""
+        self._broken = False
 
     def begin(self, images: int) -> None:
         """Know what is suspect at a position, from the run's metrics.jsonl."""
@@ -72,10 +74,10 @@ class Alarms:
     def figures(self, images: int, means: Mapping[str, float]) -> dict[str, float]:
         """Return the signals of a report: those that follow from its means, and those of pictures where they are due."""
         found = signals.of_figures(means, self._game.rivals)
-        if self._draws:
+        if self._pictures:
             live, average = self._due(_OFTEN if images <= _YOUNG else _SELDOM, images), self._due(_SELDOM, images)
             with self._engine.averages() if average else contextlib.nullcontext():
-                if self._engine.is_main and (live or average):
+                if self._engine.is_main and not self._broken and (live or average):
                     found |= self._guarded(lambda: self._look(images, live, average))
         return found
 
@@ -86,7 +88,11 @@ class Alarms:
 
     def grid(self, images: int) -> None:
         """Report the cells beside a sample grid, once the average is worth it. The averages are whole, on rank 0."""
-        if not self._draws or images < min(rule.begin for rule in self._rules if rule.signal == "collapse/cells"):
+        if (
+            not self._pictures
+            or self._broken
+            or images < min(rule.begin for rule in self._rules if rule.signal == "collapse/cells")
+        ):
             return
         found = self._guarded(self._count_cells)
         if found:
@@ -136,7 +142,7 @@ class Alarms:
             with torch.random.fork_rng(devices), torch.no_grad():
                 return work()
         except Exception as error:  # days of training are worth more than a signal
-            self._draws = False
+            self._broken = True
             _log.error("signals of pictures:", exc_info=error)
             self._tracker.event("signals failed", self._tracker.images, reason=f"{type(error).__name__}: {error}")
             return {}
@@ -145,7 +151,7 @@ class Alarms:
         """Draw few images of both generators, and compare them with real ones."""
         if self._variety is None:
             if (reals := self._reals(_REALS)) is None:
-                self._draws = False
+                self._broken = True
                 return {}
             self._variety = signals.Variety(reals[self._game.judged])
         seed = self._config.run.seed

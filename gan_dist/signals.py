@@ -56,7 +56,7 @@ class Variety:
         if not self._usual > 0:
             raise ValueError("the data has no two different images")
         place = max(1, round(_CLOSE * len(distances)))
-        self._close = float(distances.kthvalue(place).values)
+        self._close = float(distances.sort().values[place - 1])  # kthvalue has no deterministic form on a GPU
 
     def of(self, images: Tensor) -> dict[str, float]:
         """Return `diversity` and `duplicates` of images (N, C, H, W), N of at least 2.
@@ -95,7 +95,7 @@ class Cells:
         """Return which cell each point is in: (N, cells) of 0 and 1."""
         # |c|^2 - 2 x.c orders the cells as the distance does
         scores = self._centres.square().sum(1) - 2 * points @ self._centres.T
-        return functional.one_hot(scores.argmin(1), len(self._centres)).float()
+        return _members(scores.argmin(1), len(self._centres)).float()
 
     def of(self, images: Tensor) -> dict[str, float]:
         """Return `cells` and `cells_kl` of images (N, C, H, W).
@@ -119,8 +119,9 @@ def information(reals: Tensor, labels: Tensor) -> float | None:
     are fewer than 16 images a class, or one class.
     """
     points, count = reduced(reals, 8).double(), len(reals)
-    member = functional.one_hot(labels.unique(return_inverse=True)[1]).double()
-    classes = member.shape[1]
+    found, places = torch.unique(labels, return_inverse=True)
+    classes = len(found)
+    member = _members(places, classes).double()
     if classes < 2 or count < _IN_CELL * classes:
         return None
     means = (member.T @ points) / member.sum(0)[:, None]
@@ -128,3 +129,8 @@ def information(reals: Tensor, labels: Tensor) -> float | None:
     total = (points - points.mean(0)).square().sum()
     between = (total - within) / (classes - 1)
     return float(between / (within / (count - classes)))
+
+
+def _members(places: Tensor, count: int) -> Tensor:
+    """Return which of `count` places each of (N,) int64 is: (N, count) boolean. one_hot scatters, in no fixed order on a GPU."""
+    return places[:, None] == torch.arange(count, device=places.device)

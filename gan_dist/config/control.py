@@ -39,11 +39,11 @@ class Limits(Section):
     gap: Annotated[float, Field(gt=0)] | None = None
     """Most score/gap. Default: by the loss, 12 for logits and 4 for hinge."""
     accuracy: Part = 0.55
-    """Least score/accuracy, 0.5 being a guess, while collapse/diversity_live is below control.limits.unsure_diversity."""
-    unsure_diversity: Annotated[float, Field(ge=0)] = 0.6
-    """collapse/diversity_live above which a discriminator may be unsure: the generator is good."""
+    """Least score/accuracy, 0.5 being a guess, while the generator is not good."""
+    good: Annotated[float, Field(ge=0)] = 0.6
+    """collapse/diversity_live from which on the generator counts as good: a discriminator may then be unsure, or very sure."""
     sign_real: Part = 0.9
-    """Most score/sign_real, for control.limits.sign_real_images."""
+    """Most score/sign_real, for control.limits.sign_real_images, while the generator is not good."""
     sign_real_images: Positive = 100_000
     """Images that score/sign_real must have been too high for."""
     ratio: Annotated[float, Field(gt=0)] = 1.2

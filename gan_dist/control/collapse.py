@@ -55,7 +55,7 @@ def rules(limits: Limits, half_life: int, batch: int, sure: float) -> list[Rule]
     """Return the rules of a run. `half_life` is the average's in images, `sure` the largest healthy gap of the loss."""
     live = max(limits.warm_up_live, limits.warm_up_steps * batch)
     average = max(limits.warm_up, HALF_LIVES * half_life, 4 * limits.warm_up_steps * batch)
-    few = "collapse/diversity_live", limits.unsure_diversity
+    few = "collapse/diversity_live", limits.good
     gap = sure if limits.gap is None else limits.gap
     best = limits.diversity_of_best
     return [
@@ -69,7 +69,7 @@ def rules(limits: Limits, half_life: int, batch: int, sure: float) -> list[Rule]
         # alone it is no alarm: where generated images are as good as real ones, nobody can tell them apart
         Rule("score/accuracy", "unsure", "below", limits.accuracy, live, while_below=few),
         Rule("data/labels", "labels", "below", limits.labels, live),
-        Rule("score/sign_real", "remembers", "above", limits.sign_real, live, lasting=limits.sign_real_images),
+        Rule("score/sign_real", "remembers", "above", limits.sign_real, live, 0, limits.sign_real_images, few),
         Rule("grad_norm/ratio", "generator fades", "above", limits.ratio, live),
         Rule("grad_norm/ratio", "discriminator fades", "below", -limits.ratio, live),
     ]

@@ -11,17 +11,16 @@ from tests.launching import digests, lines, train
 
 pytestmark = pytest.mark.slow
 
-UNTAUGHT = {"optimizers.discriminator.learning_rate": 1e-9}
-"""A discriminator that does not learn, and cannot tell real images from generated ones."""
-
-
-IMAGES = 7_680  # an agreement to stop takes up to a second
+IMAGES = 9_600  # long after the alarm: an agreement to stop takes up to a second
+BROKEN = {"optimizers.generator.learning_rate": 0.1}
+"""500 times the recipe's."""
 
 
 def keys(shards: Path, directory: Path, **more: object) -> dict[str, object]:
-    wanted = making.tiny(shards, directory, training__images=IMAGES, track__every=160, checkpoint__every=2_560)
-    wanted["sample.every"] = IMAGES
-    return {**wanted, **UNTAUGHT, "control.limits.warm_up_live": 100, "control.limits.warm_up_steps": 0, **more}
+    wanted = making.tiny(shards, directory, training__images=IMAGES, training__batch=32, training__micro_batch=32)
+    wanted |= {"training.strategy": "ddp", "track.every": 160, "checkpoint.every": 4_800, "sample.every": IMAGES}
+    limits = {"control.limits.warm_up_live": 100, "control.limits.warm_up_steps": 0}
+    return {**wanted, **BROKEN, **limits, **more}
 
 
 def alarms(directory: Path) -> list[dict[str, Any]]:
@@ -34,12 +33,13 @@ def test_a_broken_run_is_suspect_and_the_same_after_a_stop(tmp_path: Path) -> No
     warned = train(keys(shards, tmp_path / "warn"))
     assert warned.returncode == 0, warned.stderr
     told = alarms(tmp_path / "warn")
-    unsure = next(event for event in told if event["signal"] == "score/accuracy")
-    assert unsure["event"] == "suspect"
-    assert (unsure["threshold"], unsure["checkpoint"]) == (0.55, None)
-    assert unsure["images"] == unsure["since"] + 4 * 160
-    assert "suspect: the discriminator cannot tell real images from generated ones" in warned.stdout
-    assert unsure["remedy"] in warned.stdout
+    faded = next(event for event in told if event["signal"] == "grad_norm/ratio")
+    assert faded["event"] == "suspect"
+    assert (faded["threshold"], faded["checkpoint"]) == (1.2, None)
+    assert faded["images"] == faded["since"] + 4 * 160
+    assert "suspect: the generator's gradient has nearly gone" in warned.stdout
+    assert faded["remedy"] in warned.stdout
+    assert "the generator's is 500 times the discriminator's" in faded["remedy"]
     whole = lines(tmp_path / "warn/metrics.jsonl")
     assert {"score/gap", "score/accuracy", "score/sign_real", "grad_norm/ratio"} <= whole[-1].keys()
 

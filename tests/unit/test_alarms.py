@@ -1,5 +1,7 @@
 """An alarm is told once in every place, names the checkpoint from before and keeps it, and stops the run only if asked to."""
 
+import queue
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +14,7 @@ from gan_dist.checkpoint import Store, format
 from gan_dist.config import load
 from gan_dist.control import collapse, remedies
 from gan_dist.tracking import records
+from gan_dist.tracking.weights_and_biases import WeightsAndBiases
 from tests import making
 from tests.launching import REPOSITORY
 
@@ -163,3 +166,19 @@ def test_the_remedy_is_what_this_recipe_does_not_have_yet(
 ) -> None:
     config = load([str(REPOSITORY / "configs/digits.yaml"), *words])
     assert expected in remedies.remedy(trouble, config.flat())
+
+
+@pytest.mark.parametrize(("offline", "alerts"), [(False, 1), (True, 0)])
+def test_wandb_alerts_where_the_run_is_online(offline: bool, alerts: int) -> None:
+    board = WeightsAndBiases.__new__(WeightsAndBiases)
+    sent: list[dict[str, Any]] = []
+    board._thread, board._given_up, board._work = threading.current_thread(), False, queue.Queue()
+    board._config = load([str(REPOSITORY / "configs/digits.yaml")])
+    board._run = SimpleNamespace(offline=offline, alert=lambda **fields: sent.append(fields))
+    board.alert("suspect", "words")
+    work = board._work.get_nowait()
+    assert work is not None
+    work()
+    assert [(alert["title"], alert["text"], alert["level"]) for alert in sent] == [
+        ("digits: suspect", "words", "WARN")
+    ] * alerts

@@ -93,9 +93,12 @@ def test_an_alarm_is_raised_once_and_ends_after_as_many_good_readings() -> None:
 
 
 def test_what_lasts_is_measured_in_images() -> None:
-    judge = Judge(RULES, 5)
-    changes = [each for n in range(50) for each in judge.feed(10_000 * n, {"score/sign_real": 0.95})]
+    judge = Judge([rule for rule in RULES if rule.signal == "score/sign_real"], 5)
+    few = {"score/sign_real": 0.99, "collapse/diversity_live": 0.5}
+    changes = [each for n in range(50) for each in judge.feed(10_000 * n, few)]
     assert [change.images for change in changes] == [110_000]
+    good = Judge([rule for rule in RULES if rule.signal == "score/sign_real"], 5)
+    assert not any(good.feed(10_000 * n, {**few, "collapse/diversity_live": 0.8}) for n in range(50))
 
 
 def test_a_missing_or_infinite_figure_is_not_judged() -> None:

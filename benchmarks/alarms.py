@@ -15,6 +15,7 @@ signals take of the time of configs/digits.yaml: each is timed in turn with the 
 import argparse
 import io
 import json
+import math
 import random
 import shutil
 import sys
@@ -332,7 +333,7 @@ def cost(options) -> None:
 
 def report(path: Path) -> None:
     """Print a line a run, and the counts."""
-    from gan_dist import losses
+    from gan_dist import losses, signals
     from gan_dist.config.control import Limits
     from gan_dist.control import collapse
 
@@ -340,10 +341,13 @@ def report(path: Path) -> None:
     counts = {"healthy": [0, 0], "broken": [0, 0]}
     for record in map(json.loads, path.read_text().splitlines()):
         loss = losses.LOSSES[record["keys"].get("loss.kind", "nonsaturating")]
-        rules = collapse.rules(limits, BASE["average.half_life"], BASE["training.batch"], loss.sure)
+        length = math.sqrt(CHANNELS[record["data"].removesuffix(WRONG)]) * BASE["data.resolution"]
+        level = length if loss.lipschitz else math.inf
+        rules = collapse.rules(limits, BASE["average.half_life"], BASE["training.batch"], loss.sure, level)
         judge = collapse.Judge(rules, limits.readings)
         alarms = []
         for line in record["lines"]:
+            line = {**line, **signals.of_figures(line, ("D", "G"))}  # of an older recording
             alarms += [change for change in judge.feed(line["images"], line) if change.kind == "suspect"]
         until = IMAGES if record["truth"] == "healthy" else IMAGES // 2
         told = (bool(alarms) and alarms[0].images <= until) or record["ended"] != "finished"

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -48,8 +49,11 @@ class Alarms:
         self._tracker, self._store, self._reals, self._stop = tracker, store, reals, stop
         average = getattr(config, "average", None)
         half_life = schedules.at(average.half_life, config.training.whole_images) if average else 0
-        sure = getattr(getattr(config, "loss", None), "sure", float("inf"))
-        self._rules = collapse.rules(config.control.limits, int(half_life), config.training.batch, sure)
+        loss = getattr(config, "loss", None)
+        sure, level = getattr(loss, "sure", math.inf), math.inf
+        if getattr(loss, "lipschitz", False) and not config.data.drawn:
+            level = math.sqrt(config.data.channels * math.prod(config.data.size))  # of an image in [-1, 1], at most
+        self._rules = collapse.rules(config.control.limits, int(half_life), config.training.batch, sure, level)
         self._judge = Judge(self._rules, config.control.limits.readings)
         self._variety: signals.Variety | None = None
         self._cells: signals.Cells | None = None

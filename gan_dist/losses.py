@@ -26,6 +26,8 @@ class Loss(Part):
     sure: ClassVar[float] = 12.0
     """How far the mean logits of real and generated images are apart when the discriminator is sure of all of them; the
     alarms of control.collapse begin there. inf: the loss does not say."""
+    lipschitz: ClassVar[bool] = False
+    """Whether the discriminator must be 1-Lipschitz: its logits are then no larger than an image is long."""
     couples: ClassVar[bool] = False
     """Whether samples of a micro-batch act on each other beyond a mean: it is then computed for each micro-batch alone."""
 
@@ -86,6 +88,7 @@ class Wasserstein(Loss):
 
     middle: ClassVar[float | None] = None
     sure: ClassVar[float] = math.inf  # it depends on the scale of the images
+    lipschitz: ClassVar[bool] = True
 
     def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
         return -fake.mean()

@@ -22,7 +22,7 @@ _IN_CELL = 16  # real images that a cell, and a class, should have at least
 def of_figures(figures: Mapping[str, float], rivals: tuple[str, str] | None) -> dict[str, float]:
     """Return the signals that follow from means of an interval, as far as these are there.
 
-    score/gap is E D(real) - E D(fake). score/accuracy is the mean of the parts of real and of generated images on their side
+    score/gap is E D(real) - E D(fake), score/level the larger of both without its sign. score/accuracy is the mean of the parts of real and of generated images on their side
     of the middle, or the part of pairs in the right order; an unsure logit counts half. grad_norm/ratio is log10 of D's mean
     gradient norm over that of G; `rivals` names both.
     """
@@ -33,6 +33,7 @@ def of_figures(figures: Mapping[str, float], rivals: tuple[str, str] | None) -> 
         found["score/accuracy"] = 0.5 + (figures["score/sign_real"] - figures["score/sign_fake"]) / 4
     if "score/real" in figures and "score/fake" in figures:
         found["score/gap"] = figures["score/real"] - figures["score/fake"]
+        found["score/level"] = max(abs(figures["score/real"]), abs(figures["score/fake"]))
     if rivals is not None:
         judging, judged = (figures.get(f"grad_norm/{name}", 0.0) for name in rivals)
         if judging > 0 and judged > 0:

@@ -28,7 +28,7 @@ class Limits(Section):
     """Least collapse/diversity as a part of the run's best until then."""
     diversity_live: Annotated[float, Field(ge=0)] = 0.3
     """Least collapse/diversity_live, the same of the generator as it trains."""
-    duplicates: Part = 0.02
+    duplicates: Part = 0.1
     """Most collapse/duplicates: pairs that are nearer than the nearest 0.1 % of real pairs."""
     duplicates_live: Part = 0.5
     """Most collapse/duplicates_live."""
@@ -38,6 +38,8 @@ class Limits(Section):
     """Least data/labels, of a run with data.labels: 1 for labels at random."""
     gap: Annotated[float, Field(gt=0)] | None = None
     """Most score/gap. Default: by the loss, 12 for logits and 4 for hinge."""
+    level: Annotated[float, Field(gt=0)] | None = None
+    """Most score/level. Default: for the Wasserstein loss the length of an image, sqrt(channels * height * width)."""
     accuracy: Part = 0.55
     """Least score/accuracy, 0.5 being a guess, while the generator is not good."""
     good: Annotated[float, Field(ge=0)] = 0.6

@@ -13,7 +13,9 @@ from gan_dist.config.control import Limits
 HALF_LIVES = 4
 """Of the moving average, before it is judged: until then it is one picture in a healthy run too."""
 
-Trouble = Literal["few pictures", "labels", "sure", "unsure", "remembers", "generator fades", "discriminator fades"]
+Trouble = Literal[
+    "few pictures", "labels", "sure", "unsure", "remembers", "runs away", "generator fades", "discriminator fades"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +53,11 @@ class Change:
     """Position of the last reading before these that was well; None: there is none."""
 
 
-def rules(limits: Limits, half_life: int, batch: int, sure: float) -> list[Rule]:
-    """Return the rules of a run. `half_life` is the average's in images, `sure` the largest healthy gap of the loss."""
+def rules(limits: Limits, half_life: int, batch: int, sure: float, level: float = math.inf) -> list[Rule]:
+    """Return the rules of a run.
+
+    `half_life` is the average's in images, `sure` the largest healthy gap of the loss, `level` its largest healthy logit.
+    """
     live = max(limits.warm_up_live, limits.warm_up_steps * batch)
     average = max(limits.warm_up, HALF_LIVES * half_life, 4 * limits.warm_up_steps * batch)
     few = "collapse/diversity_live", limits.good
@@ -66,6 +71,7 @@ def rules(limits: Limits, half_life: int, batch: int, sure: float) -> list[Rule]
         Rule("collapse/duplicates_live", "few pictures", "above", limits.duplicates_live, 2 * live),
         Rule("collapse/cells", "few pictures", "above", limits.cells, average),
         Rule("score/gap", "sure", "above", gap, live),
+        Rule("score/level", "runs away", "above", level if limits.level is None else limits.level, live),
         # alone it is no alarm: where generated images are as good as real ones, nobody can tell them apart
         Rule("score/accuracy", "unsure", "below", limits.accuracy, live, while_below=few),
         Rule("data/labels", "labels", "below", limits.labels, live),

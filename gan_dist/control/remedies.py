@@ -11,6 +11,7 @@ _MEANING: dict[Trouble, str] = {
     "sure": "the discriminator is sure of every image",
     "unsure": "the discriminator cannot tell real images from generated ones",
     "remembers": "the discriminator remembers the data",
+    "runs away": "the critic's logits run away, as those of a Lipschitz critic cannot",
     "generator fades": "the generator's gradient has nearly gone",
     "discriminator fades": "the discriminator's gradient has nearly gone",
 }
@@ -24,6 +25,8 @@ def meaning(rule: Rule) -> str:
 
 def remedy(trouble: Trouble, keys: Mapping[str, Any]) -> str:
     """Return what to try first, in one sentence. `keys` are those of the run: {"loss.kind": "hinge", ...} (Config.flat)."""
+    if trouble == "runs away" and any(key.startswith("penalties.wgan") for key in keys):
+        return "raise the weight of the critic's gradient penalty, or apply it in every update"
     if trouble == "labels":
         return "look at a few samples of one class, and pack the data again with the right labels"
     if apart := _rates_apart(keys):

@@ -18,7 +18,7 @@ State = dict[str, Tensor]
 
 _NAME = re.compile(r"\w[\w.+-]{0,99}")
 # score/real and the like are of the discriminator's logits
-_TAKEN = ("real", "fake", "gap", "accuracy", "sign_real", "sign_fake", "sign_pair")
+_TAKEN = ("real", "fake", "gap", "level", "accuracy", "sign_real", "sign_fake", "sign_pair")
 
 
 class Metric(Part):

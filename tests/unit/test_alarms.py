@@ -139,8 +139,8 @@ def test_a_signal_that_raises_is_reported_once_and_ends_nothing(tmp_path: Path) 
     watched.alarms._look = look  # type: ignore[method-assign]
     watched.alarms._engine.averages = torch.no_grad  # type: ignore[method-assign]
     means = {"score/real": 1.0, "score/fake": 0.0}
-    assert watched.alarms.figures(2_000, means) == {"score/gap": 1.0}
-    assert watched.alarms.figures(4_000, means) == {"score/gap": 1.0}
+    assert watched.alarms.figures(2_000, means) == {"score/gap": 1.0, "score/level": 1.0}
+    assert watched.alarms.figures(4_000, means) == {"score/gap": 1.0, "score/level": 1.0}
     assert [(kind, details) for kind, _, _, details in watched.told] == [
         ("signals failed", {"reason": "RuntimeError: no memory"})
     ]
@@ -156,6 +156,7 @@ def test_a_signal_that_raises_is_reported_once_and_ends_nothing(tmp_path: Path) 
         ("sure", ("--loss.kind", "wasserstein"), "penalties.wgan_gp.weight: 10"),
         ("sure", (), "penalties.r1.weight"),
         ("sure", ("--penalties.r1.weight", "1", "--game.discriminator_steps", "5"), "discriminator_steps: 1, not 5"),
+        ("runs away", ("--loss.kind", "wasserstein"), "penalties.wgan_gp.weight: 10"),
         ("remembers", (), "diffaugment"),
         ("unsure", (), "lower the generator's learning rate"),
         ("labels", (), "the right labels"),

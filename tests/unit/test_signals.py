@@ -70,8 +70,9 @@ def test_labels_at_random_say_nothing_about_images(true: bool, low: float, high:
 
 def test_gap_and_ratio_follow_from_the_means_of_an_interval() -> None:
     means = {"score/real": 1.5, "score/fake": -1.0, "grad_norm/D": 20.0, "grad_norm/G": 2.0}
-    assert signals.of_figures(means, ("D", "G")) == {"score/gap": 2.5, "grad_norm/ratio": pytest.approx(1.0)}
-    assert signals.of_figures({**means, "grad_norm/G": 0.0}, ("D", "G")) == {"score/gap": 2.5}
+    of_logits = {"score/gap": 2.5, "score/level": 1.5}
+    assert signals.of_figures(means, ("D", "G")) == {**of_logits, "grad_norm/ratio": pytest.approx(1.0)}
+    assert signals.of_figures({**means, "grad_norm/G": 0.0}, ("D", "G")) == of_logits
     assert signals.of_figures({"loss/G": 1.0}, None) == {}
 
 

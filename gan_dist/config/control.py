@@ -24,6 +24,8 @@ class Limits(Section):
     """Steps before which these are not judged, however many images they have; 4 times as many for the averaged generator."""
     diversity: Annotated[float, Field(ge=0)] = 0.45
     """Least collapse/diversity, 1 being that of real images."""
+    diversity_high: Annotated[float, Field(gt=0)] = 1.4
+    """Most collapse/diversity, of both generators."""
     diversity_of_best: Part = 0.6
     """Least collapse/diversity as a part of the run's best until then."""
     diversity_live: Annotated[float, Field(ge=0)] = 0.3
@@ -37,13 +39,14 @@ class Limits(Section):
     labels: Annotated[float, Field(ge=0)] = 1.6
     """Least data/labels, of a run with data.labels: 1 for labels at random."""
     gap: Annotated[float, Field(gt=0)] | None = None
-    """Most score/gap. Default: by the loss, 12 for logits and 4 for hinge."""
+    """Most score/gap; 0.6 of it while the generator is not good. Default: by the loss, 12 for logits and 4 for hinge."""
     level: Annotated[float, Field(gt=0)] | None = None
     """Most score/level. Default: for the Wasserstein loss the length of an image, sqrt(channels * height * width)."""
     accuracy: Part = 0.55
     """Least score/accuracy, 0.5 being a guess, while the generator is not good."""
     good: Annotated[float, Field(ge=0)] = 0.6
-    """collapse/diversity_live from which on the generator counts as good: a discriminator may then be unsure, or very sure."""
+    """The generator is good while collapse/diversity_live is from here to control.limits.diversity_high: then a discriminator
+    may be unsure, or very sure."""
     sign_real: Part = 0.9
     """Most score/sign_real, for control.limits.sign_real_images, while the generator is not good."""
     sign_real_images: Positive = 100_000

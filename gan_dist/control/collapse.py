@@ -10,11 +10,21 @@ from typing import Literal
 
 from gan_dist.config.control import Limits
 
+_LIVE = "collapse/diversity_live"
+_LARGE_GAP = 0.6  # of the largest healthy gap: suspect while the generator is not good
 HALF_LIVES = 4
 """Of the moving average, before it is judged: until then it is one picture in a healthy run too."""
 
 Trouble = Literal[
-    "few pictures", "labels", "sure", "unsure", "remembers", "runs away", "generator fades", "discriminator fades"
+    "few pictures",
+    "other pictures",
+    "labels",
+    "sure",
+    "unsure",
+    "remembers",
+    "runs away",
+    "generator fades",
+    "discriminator fades",
 ]
 
 
@@ -34,8 +44,10 @@ class Rule:
     """Below this part of its own best it is suspect too."""
     lasting: int = 0
     """Images that it must have been suspect for."""
-    while_below: tuple[str, float] | None = None
-    """Another signal, and the value that it must be below for this one to be suspect; judged from when it is known."""
+    strict: float | None = None
+    """The limit in place of `limit` while the generator is known not to be good."""
+    good: tuple[float, float] = (0.0, math.inf)
+    """From where to where collapse/diversity_live is of a good generator."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,22 +72,30 @@ def rules(limits: Limits, half_life: int, batch: int, sure: float, level: float 
     """
     live = max(limits.warm_up_live, limits.warm_up_steps * batch)
     average = max(limits.warm_up, HALF_LIVES * half_life, 4 * limits.warm_up_steps * batch)
-    few = "collapse/diversity_live", limits.good
+    good = limits.good, limits.diversity_high
     gap = sure if limits.gap is None else limits.gap
     best = limits.diversity_of_best
     return [
         Rule("collapse/diversity", "few pictures", "below", limits.diversity, average, best),
         # a slow healthy run (WGAN-GP) draws few pictures for longer than its logits are odd
-        Rule("collapse/diversity_live", "few pictures", "below", limits.diversity_live, 2 * live, best),
+        Rule(_LIVE, "few pictures", "below", limits.diversity_live, 2 * live, best),
+        Rule("collapse/diversity", "other pictures", "above", limits.diversity_high, average),
+        Rule(_LIVE, "other pictures", "above", limits.diversity_high, 2 * live),
         Rule("collapse/duplicates", "few pictures", "above", limits.duplicates, average),
         Rule("collapse/duplicates_live", "few pictures", "above", limits.duplicates_live, 2 * live),
         Rule("collapse/cells", "few pictures", "above", limits.cells, average),
-        Rule("score/gap", "sure", "above", gap, live),
+        Rule("score/gap", "sure", "above", gap, live, strict=_LARGE_GAP * gap, good=good),
         Rule("score/level", "runs away", "above", level if limits.level is None else limits.level, live),
-        # alone it is no alarm: where generated images are as good as real ones, nobody can tell them apart
-        Rule("score/accuracy", "unsure", "below", limits.accuracy, live, while_below=few),
+        # where generated images are as good as real ones, nobody can tell them apart
+        Rule("score/accuracy", "unsure", "below", -math.inf, live, strict=limits.accuracy, good=good),
         Rule("data/labels", "labels", "below", limits.labels, live),
-        Rule("score/sign_real", "remembers", "above", limits.sign_real, live, 0, limits.sign_real_images, few),
+        # a discriminator that knows small data by heart may teach a good generator all the same
+        Rule(
+            *("score/sign_real", "remembers", "above", math.inf, live),
+            lasting=limits.sign_real_images,
+            strict=limits.sign_real,
+            good=good,
+        ),
         Rule("grad_norm/ratio", "generator fades", "above", limits.ratio, live),
         Rule("grad_norm/ratio", "discriminator fades", "below", -limits.ratio, live),
     ]
@@ -103,7 +123,8 @@ class Judge:
         """Begin without readings. `readings` in a row beyond a limit make an alarm."""
         self._readings = readings
         self._series = [(rule, _Series()) for rule in rules]
-        self._latest: dict[str, float] = {}
+        self._variety: float | None = None
+        """The latest diversity of the generator as it trains."""
         self._first: int | None = None
         """The last good position before the first alarm of the run."""
 
@@ -111,11 +132,10 @@ class Judge:
         """Take in the figures of a position, as metrics.jsonl has them; what is missing or not finite is not judged."""
         changes = []
         known = {name: float(f"{value:.7g}") for name, value in values.items() if value is not None}  # as it is written
-        self._latest |= {name: value for name, value in known.items() if math.isfinite(value)}
+        if math.isfinite(known.get(_LIVE, math.nan)):
+            self._variety = known[_LIVE]
         for rule, series in self._series:
             if rule.signal not in known or not math.isfinite(known[rule.signal]) or images < rule.begin:
-                continue
-            if rule.while_below is not None and rule.while_below[0] not in self._latest:
                 continue
             if change := self._judge(rule, series, images, known[rule.signal]):
                 changes.append(change)
@@ -123,11 +143,12 @@ class Judge:
 
     def _judge(self, rule: Rule, series: _Series, images: int, value: float) -> Change | None:
         above = rule.side == "above"
-        threshold = rule.limit if above else max(rule.limit, rule.of_best * series.best)
+        bad = self._variety is not None and not rule.good[0] <= self._variety <= rule.good[1]
+        limit = rule.strict if bad and rule.strict is not None else rule.limit
+        threshold = limit if above else max(limit, rule.of_best * series.best)
         series.best = max(series.best, value) if rule.of_best else series.best
         kind: Literal["suspect", "clear"] | None = None
-        asked = rule.while_below is None or self._latest[rule.while_below[0]] < rule.while_below[1]
-        if asked and (value > threshold if above else value < threshold):
+        if value > threshold if above else value < threshold:
             if not series.beyond and not series.standing:
                 series.since, series.good = images, series.last_good
             series.beyond, series.within = series.beyond + 1, 0

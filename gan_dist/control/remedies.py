@@ -7,6 +7,7 @@ from gan_dist.control.collapse import Rule, Trouble
 
 _MEANING: dict[Trouble, str] = {
     "few pictures": "the generator draws few different pictures",
+    "other pictures": "generated images differ from each other more than real ones do",
     "labels": "the labels say nothing about the images",
     "sure": "the discriminator is sure of every image",
     "unsure": "the discriminator cannot tell real images from generated ones",
@@ -31,7 +32,7 @@ def remedy(trouble: Trouble, keys: Mapping[str, Any]) -> str:
         return "look at a few samples of one class, and pack the data again with the right labels"
     if apart := _rates_apart(keys):
         return apart
-    if keys.get("loss.kind") == "minimax" and trouble in ("sure", "generator fades", "few pictures"):
+    if keys.get("loss.kind") == "minimax" and trouble in ("sure", "generator fades", "few pictures", "other pictures"):
         return "take the loss whose gradient does not fade when the discriminator is sure (loss.kind: nonsaturating)"
     if "loss.kind" not in keys:
         return "look at the pictures, and lower the learning rate of the player that is ahead"

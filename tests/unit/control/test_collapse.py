@@ -63,6 +63,14 @@ def test_an_unsure_discriminator_is_suspect_only_beside_few_pictures(diversity: 
     assert [each.rule.trouble for each in found] == ["unsure"] * alarms
 
 
+def test_a_large_gap_is_suspect_sooner_beside_pictures_of_another_kind() -> None:
+    for diversity, expected in ((1.0, []), (1.6, ["suspect"]), (0.4, ["suspect"])):
+        judge = Judge([rule for rule in RULES if rule.signal == "score/gap"], 5)
+        judge.feed(10_000, {"collapse/diversity_live": diversity})
+        found = [each for n in range(8) for each in judge.feed(10_064 + n, {"score/gap": 9.0})]
+        assert [each.kind for each in found] == expected
+
+
 def test_the_warm_up_is_also_of_steps() -> None:
     assert min(rule.begin for rule in collapse.rules(Limits(), 0, 2048, 12.0)) == 150 * 2048
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gan_dist import rng
+from gan_dist.alarms import Alarms
 from gan_dist.config import Config
 from gan_dist.data import loader, order
 from gan_dist.data.index import Index
@@ -25,7 +26,17 @@ from gan_dist.tracking.panels import Panel
 class Reporter:
     """Reports of a run on this launch's ranks. All of them call the same methods at the same step."""
 
-    def __init__(self, config: Config, engine: Engine, game: Game, index: Index, run: Run, tracker: Tracker) -> None:
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        game: Game,
+        index: Index,
+        run: Run,
+        tracker: Tracker,
+        alarms: Callable[[Callable[[int], Batch | None]], Alarms] | None = None,
+    ) -> None:
+        """`alarms` makes the run's alarms of a function that returns so many real samples."""
         self._config, self._engine, self._game, self._index = config, engine, game, index
         self._run, self._tracker = run, tracker
         self._metrics: dict[str, Metric] = {name: each.for_game(game) for name, each in config.evaluate.scores}
@@ -33,16 +44,21 @@ class Reporter:
         self._began, self._from = time.perf_counter(), 0
         self._first: Batch | None = None
         self._last: tuple[range, Batch] | None = None
+        self._alarms = alarms(self._reals) if alarms is not None else None
 
     def begin(self, images: int) -> None:
         """Measure the rate from here."""
         self._began, self._from = time.perf_counter(), images
+        if self._alarms is not None:
+            self._alarms.begin(images)
 
     def figures(self, images: int) -> None:
         """Report the means of what was recorded since the last report, and the rate."""
         engine = self._engine
         values = {name: total / count for name, (total, count) in engine.read_metrics().items() if count}
         now = time.perf_counter()
+        if self._alarms is not None:
+            values |= self._alarms.figures(images, values)
         values["speed/images_per_second"] = (images - self._from) / (now - self._began)
         values["memory/process_gib"] = psutil.Process().memory_info().rss / 2**30
         if engine.device.type == "cuda":
@@ -50,6 +66,8 @@ class Reporter:
         values |= {f"skipped/{player}": found.total for player, found in engine.skipped(wait=True).items()}
         self._began, self._from = now, images
         self._tracker.metrics(images, images // self._config.training.batch, values)
+        if self._alarms is not None:
+            self._alarms.judge(images, values)
 
     def pictures(self, images: int) -> None:
         """Draw the grid of the averaged networks: RUN/samples/images-N.png."""
@@ -63,6 +81,8 @@ class Reporter:
                     self._load(np.arange(count)) if self._game.shows_data else Batch({}, torch.arange(0))
                 )
             columns = self._game.pictures(self._config.run.seed, self._config.sample.count, shown)
+            if self._alarms is not None:
+                self._alarms.grid(images)
         path = self._run.samples / f"images-{images:09d}.png"
         if self._tracker.guard("samples", lambda: save_columns(columns, path)):
             self._tracker.picture(path, images)
@@ -117,6 +137,14 @@ class Reporter:
             samples = order.permute(key, total, np.arange(numbers.start, numbers.stop) % total)
             self._last = numbers, self._load(samples)
         return self._last[1]
+
+    def _reals(self, count: int) -> Batch | None:
+        """Return at most `count` samples of the data set in a fixed shuffled order, the same at each call."""
+        total = len(self._index)
+        if not total:
+            return None
+        key = rng.key(self._config.run.seed, "signals")
+        return self._load(order.permute(key, total, np.arange(min(count, total))))
 
     def _load(self, samples: np.ndarray) -> Batch:
         return loader.load(self._index, self._config, samples.tolist(), self._engine.device)

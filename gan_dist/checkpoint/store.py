@@ -3,6 +3,7 @@
 import contextlib
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ class Store:
     def __init__(self, directory: Path, keep: int) -> None:
         self.directory = directory
         self.keep = keep
+        self._guarded: tuple[int, ...] = ()
+
+    def guard(self, positions: Sequence[int]) -> None:
+        """Keep the newest whole checkpoint at or before each of these positions, until others are named."""
+        self._guarded = tuple(positions)  # one assignment: the thread that writes reads it
+
+    def newest_before(self, position: int) -> str | None:
+        """Return the newest checkpoint at or before a position in images; None where there is none."""
+        return next((name for name in reversed(self.names()) if images_of(name) <= position), None)
 
     def names(self) -> list[str]:
         """Return the names of all checkpoints, oldest first, damaged ones included."""
@@ -83,7 +93,10 @@ class Store:
         return freed
 
     def retire(self) -> int:
-        """Delete old checkpoints, but no milestone and none of the `keep` newest whole ones. Returns the bytes freed."""
+        """Delete old checkpoints, but no milestone, none of the `keep` newest whole ones, and none that is guarded.
+
+        Returns the bytes freed.
+        """
         whole = []
         for name in reversed(self.names()):
             try:
@@ -93,8 +106,9 @@ class Store:
             except DamagedError:
                 continue  # it stays for a person to look at, and does not count
         freed = 0
+        guarded = {next((name for name, _ in whole if images_of(name) <= position), "") for position in self._guarded}
         for name, milestone in whole[self.keep :]:
-            if milestone:
+            if milestone or name in guarded:
                 continue
             path = self.directory / name
             freed += files.folder_size(path)
@@ -118,19 +132,24 @@ def name_of(images: int) -> str:
     return f"images-{images:09d}"
 
 
+def images_of(name: str) -> int:
+    """Return the position of a checkpoint."""
+    return int(name.removeprefix("images-"))
+
+
 def names(directory: Path) -> list[str]:
     """Return the names of the checkpoints in a folder, oldest first. Temporary and foreign names are skipped."""
     if not directory.is_dir():
         return []
     checkpoints = [path.name for path in directory.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)]
-    return sorted(checkpoints, key=lambda name: int(name.removeprefix("images-")))
+    return sorted(checkpoints, key=images_of)
 
 
 def describe(directory: Path, hashes: bool = False) -> dict[str, Any]:
     """Return what a checkpoint is: name, images, bytes, whole, digest, and the problem where it is damaged."""
     facts: dict[str, Any] = {
         "name": directory.name,
-        "images": int(directory.name.removeprefix("images-")),
+        "images": images_of(directory.name),
         "bytes": files.folder_size(directory),
         "whole": False,
         "milestone": False,

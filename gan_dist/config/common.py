@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from gan_dist import units
 from gan_dist.config import legacy, tree
+from gan_dist.config.control import Control
 from gan_dist.config.section import FREE, Positive, Section
 
 
@@ -193,20 +194,6 @@ class Checkpoint(Section):
     """Keep the first checkpoint at or after every so many images for good. 0: none."""
     max_missed: Positive = 3
     """Saves in a row that may fail (a full disk) before the run stops."""
-
-
-class Control(Section):
-    all_free = True
-
-    hang_seconds: Annotated[float, Field(gt=0)] = 600.0
-    """A process that makes no progress for so long ends the job, with its name and its stack in RUN/logs."""
-    max_bad_steps: Positive = 20
-    """Updates of a player in a row that may be skipped for a loss or gradient that is not finite; then the run goes back
-    to its last checkpoint, once, and the next time it stops."""
-    desync_every: Annotated[int, Field(ge=0)] = 0
-    """Images between two comparisons of the weights over processes, beside the one at each save. 0: at saves only."""
-    margin_seconds: Annotated[float, Field(ge=0)] = 120.0
-    """How long before the end of a Slurm job to save and stop."""
 
 
 class Track(Section):

@@ -17,7 +17,8 @@ State = dict[str, Tensor]
 """What a metric accumulates: sums, or features one below the other. Tensors only, as ranks exchange them."""
 
 _NAME = re.compile(r"\w[\w.+-]{0,99}")
-_TAKEN = ("real", "fake")  # score/real and score/fake are the discriminator's logits
+# score/real and the like are of the discriminator's logits
+_TAKEN = ("real", "fake", "gap", "level", "accuracy", "sign_real", "sign_fake", "sign_pair")
 
 
 class Metric(Part):

@@ -43,6 +43,8 @@ class Game(abc.ABC):
     """Where losses record what a person wants to see; the engine sets it."""
     modules: Sequence[nn.Module] = ()
     """What belongs to no player and computes on the device: an augmentation, fixed features of a perceptual loss."""
+    rivals: ClassVar[tuple[str, str] | None] = None
+    """Names of the player that judges and of the one whose images it judges, for the signals of collapse; None: there are none."""
     images: int = 0
     """Position of the step that is being played, for what changes over the run."""
 
@@ -84,6 +86,13 @@ class Game(abc.ABC):
         that draws nothing from latents.
         """
         raise InputError(f"{type(self).__name__} turns images into images and draws none from latents")
+
+    def live(self, seed: int, count: int) -> Tensor | None:
+        """Draw about `count` of the same samples from the generator as it trains now: (N, C, H, W). It leaves no trace.
+
+        None where it cannot be asked, as this rank does not hold it whole.
+        """
+        return None
 
     makes_points: ClassVar[bool] = False
     """Whether its samples are points (N, D), which `chart` shows, and no images."""

@@ -170,6 +170,15 @@ class Tracker:
         if self._report is not None:
             self._report.say(text)
 
+    def alert(self, kind: str, images: int, words: str, **details: Any) -> None:
+        """Report an alarm, or its end: a line in events.jsonl, its words in the log and on the console, an alert in W&B."""
+        self._write("events.jsonl", lambda path: records.write_event(path, kind, images, self.rank, details))
+        _log.info(words)
+        if self._report is not None:
+            self._report.say(f"images {images:,}  {words}")
+        if self._board is not None:
+            self._board.alert(kind, words)
+
     def environment(self, images: int, facts: dict[str, Any]) -> None:
         """Record what this start runs on: a line in environment.jsonl."""
         self._write("environment.jsonl", lambda path: records.write_environment(path, images, facts))

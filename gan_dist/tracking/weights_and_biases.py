@@ -18,7 +18,10 @@ from gan_dist.tracking import media
 _INIT_SECONDS = 30  # without network W&B gives up after this long
 _FINISH_SECONDS = 60  # an upload that takes longer at the end is left to `wandb sync`
 _MOMENT = 5.0  # seconds
-_LOGITS = ("score/real", "score/fake")  # not scores: what the discriminator says
+# what the discriminator says, and no scores
+_LOGITS = tuple(
+    f"score/{name}" for name in ("real", "fake", "gap", "level", "accuracy", "sign_real", "sign_fake", "sign_pair")
+)
 _WAITING = 1000  # reports that may wait for W&B; more are dropped, metrics.jsonl has them
 
 
@@ -131,6 +134,17 @@ class WeightsAndBiases:
                 return {"images": images}
 
         self._log(content, images)
+
+    def alert(self, kind: str, words: str) -> None:
+        """Let W&B tell the person of an alarm, where the run is online."""
+
+        def send() -> None:
+            if self._run is not None and not self._run.offline:
+                level = "WARN" if kind == "suspect" else "INFO"
+                self._run.alert(title=f"{self._config.run.name}: {kind}", text=words, level=level, wait_duration=0)
+
+        if self._thread is not None and not self._given_up:
+            self._put(send)
 
     def close(self, patience: float = _INIT_SECONDS + _FINISH_SECONDS) -> None:
         """Let W&B finish, for at most so many seconds; what was given up is not waited for."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gan_dist import evaluation, provenance, trial
+from gan_dist import evaluation, provenance, scoring, trial
 from gan_dist.checkpoint import tensors
 from gan_dist.checkpointing import Checkpointer
 from gan_dist.config import Config
@@ -39,7 +39,9 @@ class Trainer:
         if where := engine.who_differs(self.index.digest):
             raise AgreedError(f"data.shards has other contents {where}; give all machines the same shards")
         self.config = config = config.with_classes(lambda: self.index.classes)
-        engine.on_main(lambda: evaluation.check(dict(config.evaluate.scores), features=False))
+        engine.on_main(
+            lambda: evaluation.check(*scoring.ready(dict(config.evaluate.scores), dict(config.evaluate.features)))
+        )
         self.game = trial.build(config, engine)
         # only now: what is refused above leaves no run behind
         run = engine.on_main(lambda: open_run(config, self.index.digest, self.index.old_digest))
@@ -178,7 +180,8 @@ class Trainer:
             self.reporter.figures(self.images)
         self.reporter.panels(self.images, self._due)
         if config.evaluate.every and self._due(config.evaluate.every):
-            self.reporter.scores(self.images, lambda: self.watchdog.beat("evaluating", self.images))
+            scores = self.reporter.scores(self.images, lambda: self.watchdog.beat("evaluating", self.images))
+            self._owed = self.checkpointer.is_best(self.images, scores) or self._owed
         if self._due(config.sample.every):
             self.watchdog.beat("drawing samples", self.images)
             self.reporter.pictures(self.images)

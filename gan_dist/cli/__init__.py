@@ -14,7 +14,20 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from gan_dist import __version__, threads
-from gan_dist.cli import checkpoints, digit_classifier, doctor, generate, index, pack, runs, slurm, status, track, train
+from gan_dist.cli import (
+    checkpoints,
+    digit_classifier,
+    doctor,
+    evaluate,
+    generate,
+    index,
+    pack,
+    runs,
+    slurm,
+    status,
+    track,
+    train,
+)
 from gan_dist.errors import EXIT_FAILED, EXIT_FINISHED, EXIT_INPUT, InputError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -22,6 +35,7 @@ COMMANDS: dict[str, ModuleType] = {
     "status": status,
     "runs": runs,
     "generate": generate,
+    "evaluate": evaluate,
     "checkpoints": checkpoints,
     "pack": pack,
     "index": index,

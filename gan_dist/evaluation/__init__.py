@@ -1,6 +1,6 @@
 """Score a generator: metrics, extractors of features, and the evaluation that deals its samples over ranks."""
 
-from gan_dist.evaluation.base import Metric, Pixels, SetMetric, check_name
+from gan_dist.evaluation.base import Metric, Pixels, SetMetric, better, check_name
 from gan_dist.evaluation.classifier import Classifier
 from gan_dist.evaluation.distances import Cmmd, Fd, Frechet, InceptionScore, Kid
 from gan_dist.evaluation.evaluate import Evaluation, ScoreError, Sets, check, collect, evaluate
@@ -26,6 +26,7 @@ __all__ = [
     "ScoreError",
     "SetMetric",
     "Sets",
+    "better",
     "check",
     "check_name",
     "collect",

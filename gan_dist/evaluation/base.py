@@ -106,6 +106,13 @@ class SetMetric(Metric):
             raise ValueError(f"the score {self.kind} knows no images with transparency (data.channels = 4); remove it")
 
 
+def better(metrics: Mapping[str, Metric], score: str) -> str:
+    """Return which values of a score (fid, or prdc/recall) are better: "lower" or "higher"."""
+    name, _, part = score.partition("/")
+    found = getattr(metrics.get(name), "better", "lower")
+    return found if isinstance(found, str) else found.get(part, "lower")
+
+
 def added(states: Sequence[State]) -> State:
     """Return the sums of several parts: each name's tensors, added one after the other."""
     total: State = {}

@@ -54,12 +54,18 @@ class Classifier(Extractor):
         path = data.cache / f"classifier-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]}.safetensors"
         classes = int(data.labels.max()) + 1
         network = Network(classes)
-        found = _read(path)
-        if found is None:
-            found = self._train(network, data, device)
-            files.make_directory(path.parent, "the cache (data.cache)")
-            files.write_atomic(path, save(found[0], metadata={"accuracy": repr(found[1])}))
-        state, accuracy = found
+
+        def on_main() -> tuple[dict[str, Tensor], float] | None:
+            if not data.ranks.is_main:
+                return None
+            found = _read(path)
+            if found is None:
+                found = self._train(network, data, device)
+                files.make_directory(path.parent, "the cache (data.cache)")
+                files.write_atomic(path, save(found[0], metadata={"accuracy": repr(found[1])}))
+            return found
+
+        state, accuracy = data.ranks.gather(data.ranks.together(on_main))[0]
         network.load_state_dict(state)
         network = network.requires_grad_(False).eval().to(device)
         digest = hashlib.sha256(b"".join(state[name].numpy().tobytes() for name in sorted(state))).hexdigest()
@@ -80,7 +86,7 @@ class Classifier(Extractor):
         network.train().to(device)
         optimizer = torch.optim.Adam(network.parameters(), lr=_RATE)
         draws = rng.integers(rng.key(self.seed, "classifier's batches"), torch.arange(self.steps * _BATCH), len(own))
-        for step, chosen in enumerate(own[draws].split(_BATCH)):
+        for step, chosen in enumerate(torch.split(own[draws], _BATCH)):
             optimizer.param_groups[0]["lr"] = _RATE * (1 - step / self.steps)
             optimizer.zero_grad(set_to_none=True)
             pixels = self._pixels(data, chosen, device)
@@ -89,7 +95,7 @@ class Classifier(Extractor):
         network.eval()
         right = 0
         with torch.no_grad():
-            for chosen in held_out.split(_BATCH):
+            for chosen in torch.split(held_out, _BATCH):
                 named = network.classify(self._pixels(data, chosen, device)).argmax(1)
                 right += int((named.cpu() == data.labels[chosen]).sum())
         return {name: tensor.cpu().clone() for name, tensor in network.state_dict().items()}, right / tests

@@ -47,7 +47,9 @@ class Frechet(SetMetric):
         rows = torch.from_numpy(sets.fake.rows.copy())
         least = max(self.least(rows.shape[1]), min(5000, len(rows) // 10))
         if least >= len(rows):
-            raise InputError(f"evaluate.scores: limit needs more than {least:,} generated images, and has {len(rows):,}")
+            raise InputError(
+                f"evaluate.scores: limit needs more than {least:,} generated images, and has {len(rows):,}"
+            )
         sizes = torch.linspace(least, len(rows), _LIMIT_SIZES).long().tolist()
         distances = [moments.frechet(moments.of(rows[:size]), sets.real.moments) for size in sizes]
         inverse = torch.tensor([1 / size for size in sizes], dtype=torch.float64)
@@ -86,8 +88,7 @@ class Kid(SetMetric):
     def score(self, sets: Comparison) -> dict[str, float]:
         """Return the distance, its error, and mean and deviation over subsets."""
         fake, real = sets.fake.rows, sets.real.rows
-        three = (each.sums["polynomial"] for each in (sets.fake_pairs, sets.real_pairs, sets.pairs))
-        value, error = scores.polynomial_mmd(*three, len(fake), len(real))
+        value, error = scores.polynomial_mmd(*_sums(sets, "polynomial"), len(fake), len(real))
         found = {"": value, "error": error}
         if self.subsets:
             chosen = [
@@ -97,6 +98,11 @@ class Kid(SetMetric):
             whole = torch.from_numpy(fake.copy()), torch.from_numpy(real.copy())
             found["subsets"], found["deviation"] = scores.subset_mmd(*whole, chosen)
         return found
+
+
+def _sums(sets: Comparison, kernel: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a kernel's sums over pairs of generated images, of real ones, and of both."""
+    return sets.fake_pairs.sums[kernel], sets.real_pairs.sums[kernel], sets.pairs.sums[kernel]
 
 
 def _choice(what: str, number: int, count: int, size: int) -> Tensor:
@@ -117,8 +123,7 @@ class Cmmd(SetMetric):
 
     def score(self, sets: Comparison) -> float:
         """Return the distance."""
-        three = (each.sums["gaussian"] for each in (sets.fake_pairs, sets.real_pairs, sets.pairs))
-        return scores.gaussian_mmd(*three, len(sets.fake.rows), len(sets.real.rows))
+        return scores.gaussian_mmd(*_sums(sets, "gaussian"), len(sets.fake.rows), len(sets.real.rows))
 
 
 class InceptionScore(SetMetric):
@@ -142,6 +147,6 @@ class InceptionScore(SetMetric):
         if sets.features.logits is None:
             raise InputError(f"evaluate.scores: {self.kind} needs inception with layer 2048, which names classes")
         rows = torch.from_numpy(sets.fake.rows[_choice("split", 0, len(sets.fake.rows), len(sets.fake.rows)).numpy()])
-        logits = torch.cat([sets.features.logits(part).cpu() for part in rows.split(1000)])
+        logits = torch.cat([sets.features.logits(part).cpu() for part in torch.split(rows, 1000)])
         mean, deviation = scores.inception_score(logits, self.splits)
         return {"": mean, "deviation": deviation}

@@ -146,7 +146,9 @@ def evaluate(
             except Exception as error:
                 raise ScoreError(f"{type(error).__name__}: {error}") from error
     there = min(count, reals) if real is not None else 0
-    return Evaluation({name: scores[name] for name in _in_order(metrics, scores)}, time.perf_counter() - began, count, there, shown)
+    return Evaluation(
+        {name: scores[name] for name in _in_order(metrics, scores)}, time.perf_counter() - began, count, there, shown
+    )
 
 
 @torch.no_grad()
@@ -242,7 +244,9 @@ def check_counts(metrics: Mapping[str, SetMetric], count: int, sets: Sets) -> No
 
 def check(metrics: Mapping[str, Metric], extractors: Mapping[str, Extractor]) -> None:
     """Raise InputError before a training for a name that is taken, and a metric whose features or files are not there."""
-    _check_needs({name: metric for name, metric in metrics.items() if not isinstance(metric, SetMetric)}, features=False)
+    _check_needs(
+        {name: metric for name, metric in metrics.items() if not isinstance(metric, SetMetric)}, features=False
+    )
     for name, metric in metrics.items():
         check_name(name)
         metric.prepare()

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from gan_dist import files, rng
 from gan_dist.config.section import Part
 from gan_dist.errors import InputError
-from gan_dist.evaluation.ranks import full_precision
+from gan_dist.evaluation.ranks import Ranks, full_precision
 
 WEIGHTS = "GAN_DIST_WEIGHTS"
 """The variable with the folder of weights files."""
@@ -51,6 +51,7 @@ class Labelled:
     """Of the data set."""
     cache: Path
     """Folder for what is trained."""
+    ranks: Ranks = Ranks()  # noqa: RUF009  # it is frozen
 
 
 class Extractor(Part):

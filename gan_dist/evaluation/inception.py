@@ -93,20 +93,3 @@ class InceptionNetwork(nn.Module):
         """Return the logits of 1,008 classes without their biases, as the inception score has them."""
         weight = self.fc.weight
         return features.to(weight.device) @ weight.T
-
-
-def seeded(seed: int) -> dict[str, Tensor]:
-    """Return seeded random weights in the format of the file, for tests: features of them say nothing.
-
-    Statistics of BatchNorm come from noise: without them features die out over 90 layers.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    network = InceptionNetwork().requires_grad_(False)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            deviation = (2 / module.weight[0].numel()) ** 0.5
-            module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * deviation)
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    network.train()(255 * torch.rand(16, 3, 299, 299, generator=generator))
-    return network.state_dict()

@@ -72,7 +72,7 @@ def _own(width: int, rank: int, ranks: int) -> Iterator[int]:
 def of(rows: Tensor) -> Moments:
     """Return the moments of features (N, D)."""
     sums = Sums(rows.shape[1], rows.device)
-    for part in rows.split(4096):
+    for part in torch.split(rows, 4096):
         sums.add(part)
     return sums.moments([sums.columns()])
 

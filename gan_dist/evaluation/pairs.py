@@ -117,13 +117,13 @@ def between(
             beat()
             rows, columns = _slice(block.rows), _slice(block.columns)
             if wants.neighbours:
-                distances, place = block.distances.min(1)
-                place, distances = (place + block.columns.start).cpu().numpy(), distances.cpu().numpy()
+                least = block.distances.min(1)
+                place, distance = (least.indices + block.columns.start).cpu().numpy(), least.values.cpu().numpy()
                 if number in found:
-                    nearer = distances < found[number]
+                    nearer = distance < found[number]
                     place = np.where(nearer, place, nearest[number])
-                    distances = np.where(nearer, distances, found[number])
-                nearest[number], found[number] = place, distances
+                    distance = np.where(nearer, distance, found[number])
+                nearest[number], found[number] = place, distance
                 to_fake[columns] = torch.minimum(to_fake[columns], block.distances.amin(0))
             for k in wants.balls:
                 counted = (block.distances <= of_real[columns, k - 1][None]).sum(1).cpu().numpy()
@@ -162,7 +162,9 @@ class _Block:
         return rows[:, None] == columns[None]
 
 
-def _blocks(rows: np.ndarray, columns: np.ndarray, kernels: frozenset[str], ranks: Ranks) -> Iterator[tuple[int, _Block]]:
+def _blocks(
+    rows: np.ndarray, columns: np.ndarray, kernels: frozenset[str], ranks: Ranks
+) -> Iterator[tuple[int, _Block]]:
     """Yield this rank's blocks, each with the number of its rows; those of the same rows follow each other."""
     device = ranks.device
     # around a point amid the features: |a - b|^2 by |a|^2 + |b|^2 - 2 a.b loses digits where they lie far from 0

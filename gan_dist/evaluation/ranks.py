@@ -20,7 +20,7 @@ class Ranks:
     count: int = 1
     gather: Callable[[Any], list[Any]] = lambda value: [value]
     """Returns the value of every rank, in order, on every rank."""
-    device: torch.device = torch.device("cpu")
+    device: torch.device = torch.device("cpu")  # noqa: RUF009  # it is immutable
     machine: str = "here"
     """Its name: ranks of one machine see the same files."""
     writes: bool = True

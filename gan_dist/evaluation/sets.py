@@ -171,7 +171,10 @@ def _of_real(real: FeatureSet, wants: Wants, ranks: Ranks, beat: Callable[[], ob
     known: dict[str, Tensor] = {}
     needed = [*(["neighbours"] if wants.neighbours else []), *sorted(wants.kernels)]
     for name in needed:
-        with contextlib.suppress(OSError, SafetensorError), safe_open(real.folder / f"{name}.safetensors", "pt") as file:
+        with (
+            contextlib.suppress(OSError, SafetensorError),
+            safe_open(real.folder / f"{name}.safetensors", "pt") as file,
+        ):
             known[name] = file.get_tensor(name)
     have = set.intersection(*[set(names) for names in ranks.gather(list(known))])
     if missing := [name for name in needed if name not in have]:

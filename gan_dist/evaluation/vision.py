@@ -16,7 +16,9 @@ _CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711
 class Normalised(nn.Module):
     """A network after (x / 255 - mean) / deviation of each channel."""
 
-    def __init__(self, network: nn.Module, moments: tuple[tuple[float, ...], tuple[float, ...]], unit: bool = False) -> None:
+    def __init__(
+        self, network: nn.Module, moments: tuple[tuple[float, ...], tuple[float, ...]], unit: bool = False
+    ) -> None:
         super().__init__()
         self.network, self.unit = network, unit
         self.mean, self.deviation = (nn.Buffer(torch.tensor(values).view(3, 1, 1)) for values in moments)
@@ -45,7 +47,7 @@ class Vgg16(Extractor):
         from torchvision.models import vgg16
 
         model = self.load_into(vgg16(weights=None))
-        model.classifier = nn.Sequential(*list(model.classifier.children())[:-2])  # type: ignore[union-attr, arg-type]
+        model.classifier = nn.Sequential(*list(model.classifier.children())[:-2])  # type: ignore[union-attr]
         return Normalised(model, _IMAGENET).to(device)
 
 
@@ -107,7 +109,7 @@ def _transformer(extractor: Extractor, name: str, **keys: Any) -> nn.Module:
             f"evaluate.features: {extractor.kind} needs timm, which is not installed: pip install 'gan_dist[evaluation]'"
         ) from None
     state = read_weights(extractor.path())
-    model = timm.create_model(name, pretrained=False, **keys)
+    model: Any = timm.create_model(name, pretrained=False, **keys)
     try:
         state = dict(checkpoint_filter_fn(state, model))
     except Exception as error:  # it expects the names and shapes of its own network

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gan_dist import evaluation, provenance, scoring, trial
+from gan_dist import provenance, scoring, trial
 from gan_dist.checkpoint import tensors
 from gan_dist.checkpointing import Checkpointer
 from gan_dist.config import Config
@@ -39,9 +39,7 @@ class Trainer:
         if where := engine.who_differs(self.index.digest):
             raise AgreedError(f"data.shards has other contents {where}; give all machines the same shards")
         self.config = config = config.with_classes(lambda: self.index.classes)
-        engine.on_main(
-            lambda: evaluation.check(*scoring.ready(dict(config.evaluate.scores), dict(config.evaluate.features)))
-        )
+        engine.on_main(lambda: scoring.check(config, len(self.index)))
         self.game = trial.build(config, engine)
         # only now: what is refused above leaves no run behind
         run = engine.on_main(lambda: open_run(config, self.index.digest, self.index.old_digest))

@@ -93,7 +93,10 @@ def evaluate(
     _check_needs(of_parts, features is not None)
     if of_sets:
         assert sets is not None, "metrics of sets need extractors and references"
-        check_counts(of_sets, count, sets)
+        widths = {name: found.rows.shape[1] for name, found in sets.references.items()}
+        there = {name: found.moments.count for name, found in sets.references.items()}
+        for name, metric in of_sets.items():
+            check_count(name, metric, widths[metric.features], count, there[metric.features])
     cut = parts(count)
     total, done = sum(len(part) for part in cut[ranks.rank :: ranks.count]), 0
     states: list[tuple[int, dict[str, State]]] = []
@@ -117,15 +120,15 @@ def evaluate(
         for turn in range(0, len(cut), ranks.count):
             part, rows = turn + ranks.rank, {}
             try:
-                if part < len(cut):
+                if part < len(cut) and not problem:
                     accumulated = {name: metric.begin() for name, metric in of_parts.items()}
                     drawn = (taken(numbers, accumulated) for numbers in _passes(cut[part]))
                     rows = _look(drawn, {name: sets.features[name] for name in collectors} if sets else {})
                     states.append((part, {name: _to_cpu(state) for name, state in accumulated.items()}))
             except Exception as error:  # a user's metric may raise anything; the other ranks must not wait for this one
-                problem = f"{type(error).__name__}: {error}"
+                problem = _said(error)
             if collectors:
-                _share(problem, rows, collectors, ranks)
+                problem = _share(problem, rows, collectors, ranks)
             elif problem:
                 break
         everyone = ranks.gather((problem, states))
@@ -141,14 +144,13 @@ def evaluate(
                     scores |= named(name, metric.score(compared[metric.features]))
                     if pairs := metric.shows(compared[metric.features]):
                         shown[name] = pairs
-            except (AssertionError, InputError):
+            except AssertionError:
                 raise
             except Exception as error:
-                raise ScoreError(f"{type(error).__name__}: {error}") from error
-    there = min(count, reals) if real is not None else 0
-    return Evaluation(
-        {name: scores[name] for name in _in_order(metrics, scores)}, time.perf_counter() - began, count, there, shown
-    )
+                raise ScoreError(_said(error)) from error
+    ordered = {name: scores[name] for name in _in_order(metrics, scores)}
+    compared_with = min(count, reals) if real is not None else 0
+    return Evaluation(ordered, time.perf_counter() - began, count, compared_with, shown)
 
 
 @torch.no_grad()
@@ -165,21 +167,27 @@ def collect(
     """
 
     def work(collector: Collector) -> None:
-        done = 0
+        done, problem = 0, ""
         for turn in range(0, count, ranks.count * _PART):
             first = turn + ranks.rank * _PART
             numbers = range(first, min(first + _PART, count))
-            problem, rows = "", {}
+            rows = {}
             try:
-                if numbers:
+                if numbers and not problem:
                     rows = _look((real(each) for each in _passes(numbers)), {"": features})
             except Exception as error:
-                problem = f"{type(error).__name__}: {error}"
-            _share(problem, rows, {"": collector}, ranks)
+                problem = _said(error)
+            problem = _share(problem, rows, {"": collector}, ranks)
             done = min(count, turn + ranks.count * _PART)
             progress(done, count)
+        if problems := [said for said in ranks.gather(problem) if said]:
+            raise ScoreError(problems[0])
 
     return work
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
 
 
 def _look(drawn: Iterator[Tensor], features: Mapping[str, Features]) -> dict[str, np.ndarray]:
@@ -193,14 +201,21 @@ def _look(drawn: Iterator[Tensor], features: Mapping[str, Features]) -> dict[str
     return {name: np.concatenate(found) for name, found in rows.items()}
 
 
-def _share(problem: str, rows: dict[str, np.ndarray], collectors: Mapping[str, Collector], ranks: Ranks) -> None:
-    """Give every rank's features to the collectors of all ranks. Raises ScoreError on all where one has a problem."""
+def _share(problem: str, rows: dict[str, np.ndarray], collectors: Mapping[str, Collector], ranks: Ranks) -> str:
+    """Give every rank's features to the collectors of all ranks. Raises ScoreError on all where one has a problem.
+
+    Returns what goes wrong on this rank meanwhile.
+    """
     everyone = ranks.gather((problem, rows))
     if problems := [said for said, _ in everyone if said]:
         raise ScoreError(problems[0])
-    for _, of_rank in everyone:
-        for name, found in of_rank.items():
-            collectors[name].add(found)
+    try:
+        for _, of_rank in everyone:
+            for name, found in of_rank.items():
+                collectors[name].add(found)
+    except Exception as error:  # a full disk: all learn of it the next time
+        return _said(error)
+    return ""
 
 
 def _compare(
@@ -230,28 +245,33 @@ def _in_order(metrics: Mapping[str, Metric], scores: Mapping[str, float]) -> lis
     return [name for metric in metrics for name in scores if name.split("/")[1] == metric]
 
 
-def check_counts(metrics: Mapping[str, SetMetric], count: int, sets: Sets) -> None:
-    """Raise InputError for a metric that needs more images than there are."""
-    for name, metric in metrics.items():
-        real = sets.references[metric.features]
-        least = metric.least(real.rows.shape[1])
-        for what, there in (("generated", count), ("real", real.moments.count)):
-            if there < least and (what == "generated" or metric.compares):
-                raise InputError(
-                    f"the score {name} needs {least:,} {what} images or more, and there are {there:,}; give more, or remove it"
-                )
+def check_count(name: str, metric: SetMetric, width: int, generated: int, real: int | None) -> None:
+    """Raise InputError where a metric needs more images than there are; `real` None: that is not known yet."""
+    least = metric.least(width)
+    for what, there in (("generated", generated), ("real", real)):
+        if there is not None and there < least and (what == "generated" or metric.compares):
+            keys = "evaluate.samples or --n" if what == "generated" else "evaluate.reals or --reals"
+            raise InputError(
+                f"the score {name} needs {least:,} {what} images or more, and there are {there:,}; give more ({keys}), or "
+                "remove it"
+            )
 
 
-def check(metrics: Mapping[str, Metric], extractors: Mapping[str, Extractor]) -> None:
-    """Raise InputError before a training for a name that is taken, and a metric whose features or files are not there."""
+def check(
+    metrics: Mapping[str, Metric], extractors: Mapping[str, Extractor], generated: int, real: int | None = None
+) -> None:
+    """Raise InputError before any work for a name that is taken, files that are not there, and too few images."""
     _check_needs(
         {name: metric for name, metric in metrics.items() if not isinstance(metric, SetMetric)}, features=False
     )
+    for extractor in extractors.values():
+        extractor.prepare()
     for name, metric in metrics.items():
         check_name(name)
         metric.prepare()
-    for extractor in extractors.values():
-        extractor.prepare()
+        width = extractors[metric.features].width if isinstance(metric, SetMetric) else None
+        if isinstance(metric, SetMetric) and width is not None:
+            check_count(name, metric, width, generated, real)
 
 
 def _check_needs(metrics: Mapping[str, Metric], features: bool) -> None:

@@ -51,6 +51,8 @@ class Labelled:
     """Of the data set."""
     cache: Path
     """Folder for what is trained."""
+    beat: Callable[[], object] = lambda: None
+    """Called often: whoever watches for a standstill sees progress."""
     ranks: Ranks = Ranks()  # noqa: RUF009  # it is frozen
 
 
@@ -148,8 +150,8 @@ class Extractor(Part):
                 f"{'does not fit' if wrong[0] in own and wrong[0] in state else 'is missing or too much'} "
                 f"({len(wrong)} tensors in all); give the file {self.file or 'that belongs to it'}"
             )
-        module.load_state_dict(dict(state), strict=False)
-        return module.requires_grad_(False).eval()
+        module.load_state_dict(dict(state), strict=False, assign=True)
+        return module.float().requires_grad_(False).eval()
 
 
 @functools.lru_cache(maxsize=16)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from gan_dist.errors import InputError
 from gan_dist.evaluation.base import Metric, State
-from gan_dist.evaluation.features import Extractor
+from gan_dist.evaluation.features import Extractor, read_weights
 
 _BT601 = (65.481, 128.553, 24.966)
 """Of R, G, B in [0, 1], for a luma of 16..235."""
@@ -136,7 +136,8 @@ class LpipsNetwork(nn.Module):
         super().__init__()
         from torchvision.models import alexnet
 
-        self.trunk = alexnet(weights=None)
+        with torch.device("meta"):  # the file has the weights
+            self.trunk = alexnet(weights=None).features
         self.heads = nn.Module()
         for number, width in enumerate(self._WIDTHS):  # a dropout has the place before
             head = nn.Sequential(nn.Dropout(), nn.Conv2d(width, 1, 1, bias=False))
@@ -150,7 +151,7 @@ class LpipsNetwork(nn.Module):
         total = fake.new_zeros(len(fake))
         ends = iter(enumerate(self._ENDS))
         number, end = next(ends)
-        for place, layer in enumerate(self.trunk.features):
+        for place, layer in enumerate(self.trunk):
             a, b = layer(a), layer(b)
             if place == end:
                 apart = (F.normalize(a, eps=1e-10) - F.normalize(b, eps=1e-10)).square()
@@ -165,6 +166,11 @@ class LpipsNetwork(nn.Module):
 @functools.lru_cache(maxsize=2)
 def _distance(weights: str, heads: str, device: str) -> LpipsNetwork:
     network = LpipsNetwork()
-    _AlexNet(kind="alexnet", weights=weights).load_into(network.trunk)
+    trunk = _AlexNet(kind="alexnet", weights=weights)
+    state = read_weights(trunk.path())
+    of_features = {
+        name.removeprefix("features."): each for name, each in state.items() if not name.startswith("classifier.")
+    }
+    trunk.load_into(network.trunk, of_features)
     _Heads(kind="lpips", weights=heads).load_into(network.heads)
     return network.requires_grad_(False).eval().to(device)

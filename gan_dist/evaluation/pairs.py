@@ -168,7 +168,7 @@ def _blocks(
     """Yield this rank's blocks, each with the number of its rows; those of the same rows follow each other."""
     device = ranks.device
     # around a point amid the features: |a - b|^2 by |a|^2 + |b|^2 - 2 a.b loses digits where they lie far from 0
-    centre = torch.from_numpy(np.asarray(columns[:_ROWS])).double().mean(0).float().to(device)
+    centre = torch.from_numpy(np.array(columns[:_ROWS])).double().mean(0).float().to(device)
     of_rows = list(_pieces(len(rows), _ROWS))
     for number in range(ranks.rank, len(of_rows), ranks.count):
         group, own = of_rows[number]

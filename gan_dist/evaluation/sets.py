@@ -8,7 +8,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ class Collector:
 
     def __init__(self, folder: Path, count: int, ranks: Ranks) -> None:
         self._folder, self._kept, self._ranks = folder, min(count, MOST_ROWS), ranks
-        self._file: np.ndarray | None = None
+        self._file: BinaryIO | None = None
         self._sums: Sums | None = None
         self._taken = 0
 
@@ -68,20 +68,21 @@ class Collector:
             self._sums = Sums(width, self._ranks.device, self._ranks.rank, self._ranks.count)
             if self._ranks.writes:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                shape = (self._kept, width)
-                self._file = np.lib.format.open_memmap(self._folder / _ROWS, "w+", np.dtype(np.float32), shape)
+                self._file = (self._folder / _ROWS).open(
+                    "wb"
+                )  # a map of it would end the process where the disk is full
+                header = {"descr": "<f4", "fortran_order": False, "shape": (self._kept, width)}
+                np.lib.format.write_array_header_1_0(self._file, header)
         self._sums.add(torch.from_numpy(rows))
         if self._file is not None and self._taken < self._kept:
-            part = rows[: self._kept - self._taken]
-            self._file[self._taken : self._taken + len(part)] = part
+            self._file.write(np.ascontiguousarray(rows[: self._kept - self._taken], "<f4").data)
         self._taken += len(rows)
 
     def done(self) -> FeatureSet:
         """Return the set. Every rank calls it."""
         assert self._sums is not None, "no features were taken in"
         if self._file is not None:
-            self._file.flush()  # type: ignore[attr-defined]
-            self._file = None
+            self._file.close()
         moments = self._sums.moments(self._ranks.gather(self._sums.columns()))
         return FeatureSet(np.load(self._folder / _ROWS, mmap_mode="r"), moments, self._folder)
 

@@ -28,6 +28,7 @@ from gan_dist.evaluation import (
     ScoreError,
     SetMetric,
     Sets,
+    check,
     evaluate,
 )
 from gan_dist.games.base import Game
@@ -65,13 +66,12 @@ def score(options: argparse.Namespace, launch: Any, scratch: Path, progress: Pro
     ranks = ranks_of(launch)
     metrics, named = parts(options.scores, options.features, options.weights, options.resize)
     metrics, extractors = ready(metrics, named)
-    for metric in metrics.values():
-        metric.prepare()
-    for extractor in extractors.values():
-        extractor.prepare()
-    if is_run(Path(options.what)):
-        return list(_of_run(options, metrics, extractors, ranks, scratch, progress))
-    return [_of_images(options, metrics, extractors, ranks, scratch, progress)]
+    try:
+        if is_run(Path(options.what)):
+            return list(_of_run(options, metrics, extractors, ranks, scratch, progress))
+        return [_of_images(options, metrics, extractors, ranks, scratch, progress)]
+    except ScoreError as error:
+        raise InputError(str(error)) from None
 
 
 def is_run(path: Path) -> bool:
@@ -146,7 +146,7 @@ def _of_run(
         names = [name for name in every if store.describe(run / "checkpoints" / name)["whole"]]
         if not names:
             raise InputError(f"{run} has no whole checkpoint{' yet' if not every else ''}; train first")
-    sets, real = None, None
+    sets, real, count = None, None, options.n or _USUAL
     for wanted in names:
         name = ranks.gather(locate(path, wanted)[1])[0]
         game, config, name = load(run, name, ranks.device)
@@ -156,6 +156,8 @@ def _of_run(
             if extractors:
                 progress.begin(f"{real.count:,} real images")
                 real = real.shuffled(options.reals)
+            check(own, extractors, count, real.count)
+            if extractors:
                 sets = sets_of(extractors, real, config.cache, ranks, progress)
         assert real is not None
         about = {
@@ -169,7 +171,6 @@ def _of_run(
         }
         progress.begin(f"{name}, generated images")
         fake, paired = drawn(game, config, options.seed, index, real, ranks.device)
-        count = options.n or _USUAL
         found = evaluated(own, fake, paired, real, count, sets, ranks, progress)
         scored = Scored(f"{run} {name}", lines_of(found, own, sets, real, ranks.device, about), notes(sets), [])
         if ranks.is_main:
@@ -249,6 +250,7 @@ def _of_images(
     else:
         real = of_source(options.against, scratch / "real", (fake.size, fake.channels))
     real = real.shuffled(options.reals)
+    check(metrics, extractors, fake.count, real.count)
     progress.begin(f"{real.count:,} real images")
     sets = sets_of(extractors, real, default_cache(), ranks, progress) if extractors else None
     progress.begin(f"{fake.count:,} images")
@@ -316,7 +318,7 @@ def evaluated(
             metrics, fake, paired if real.count else None, count, real.count, ranks=ranks, sets=sets, progress=progress
         )
     except (ScoreError, InputError) as error:
-        problem = str(error).removeprefix("InputError: ")
+        problem = str(error)
     if problems := [said for said in ranks.gather(problem) if said]:
         raise InputError(problems[0])
     assert found is not None

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import torch
 
+from gan_dist import evaluation
+from gan_dist.config import Config
 from gan_dist.evaluation import (
     Extractor,
     Features,
@@ -63,6 +65,12 @@ def ready(
     return same, {name: found[name] for name in dict.fromkeys(first.values())}
 
 
+def check(config: Config, real: int) -> None:
+    """Raise InputError before a training for scores that could not be computed of `real` images of the data set."""
+    metrics, found = ready(dict(config.evaluate.scores), dict(config.evaluate.features))
+    evaluation.check(metrics, found, config.evaluate.samples, min(config.evaluate.reals or real, real))
+
+
 def sets_of(
     extractors: Mapping[str, Extractor],
     real: ImageSet,
@@ -78,7 +86,12 @@ def sets_of(
     references: dict[str, FeatureSet] = {}
     labels = torch.from_numpy(real.labels) if real.labels is not None else torch.zeros(0, dtype=torch.int64)
     data = Labelled(
-        lambda numbers: real.draw(numbers, ranks.device), labels, str(real.facts["data"]), cache / "evaluation", ranks
+        images=lambda numbers: real.draw(numbers, ranks.device),
+        labels=labels,
+        digest=str(real.facts["data"]),
+        cache=cache / "evaluation",
+        beat=lambda: beat(0, real.count),
+        ranks=ranks,
     )
     for name, extractor in extractors.items():
         made = features[name] = ranks.together(lambda extractor=extractor: extractor.build(ranks.device, data))  # type: ignore[misc]

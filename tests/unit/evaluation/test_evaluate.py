@@ -94,7 +94,9 @@ def test_every_number_of_ranks_gives_the_same_bits(count: int, reals: int) -> No
 
 def test_the_order_in_which_parts_arrive_does_not_matter_but_each_must_be_there_once() -> None:
     rows: list[Any] = []
-    whole = evaluate(PIXELS, images(1), images(2), 500, 500, ranks=Ranks(gather=lambda value: rows.extend(value[1]) or [value]))
+    whole = evaluate(
+        PIXELS, images(1), images(2), 500, 500, ranks=Ranks(gather=lambda value: rows.extend(value[1]) or [value])
+    )
     mixed = random.Random(0).sample(rows, len(rows))
     assert _merge(PIXELS, mixed, len(rows)) == whole.scores
     for wrong in (rows[1:], [*rows, rows[0]], []):

@@ -12,7 +12,19 @@ from torch import Tensor
 
 from gan_dist import rng
 from gan_dist.errors import InputError
-from gan_dist.evaluation import METRICS, Evaluation, Metric, Ranks, Sets, collect, evaluate, moments, pairs, reference, scores
+from gan_dist.evaluation import (
+    METRICS,
+    Evaluation,
+    Metric,
+    Ranks,
+    Sets,
+    collect,
+    evaluate,
+    moments,
+    pairs,
+    reference,
+    scores,
+)
 from gan_dist.evaluation.features import Features, RandomNetwork
 from gan_dist.evaluation.pairs import Wants
 from tests.unit.evaluation.ranking import on_ranks
@@ -46,13 +58,17 @@ def test_the_frechet_distance_of_gaussians_is_the_closed_form_and_that_of_a_set_
     one, other = (moments.Moments(10, i * torch.ones(24).double(), d.square().diag()) for i, d in enumerate(deviations))
     rotation = torch.linalg.qr(normal(2, 24, 24).double()).Q
     turned = [moments.Moments(10, rotation @ m.mean, rotation @ m.covariance @ rotation.T) for m in (one, other)]
-    assert moments.frechet(*turned) == pytest.approx(24 + float((deviations[0] - deviations[1]).square().sum()), rel=1e-12)
+    assert moments.frechet(*turned) == pytest.approx(
+        24 + float((deviations[0] - deviations[1]).square().sum()), rel=1e-12
+    )
     for count, most in ((500, 1e-9), (20, 1e-5)):  # 20 of 64 numbers: the covariance is singular
         same = moments.of(normal(3, count, 64))
         assert abs(moments.frechet(same, same)) < most
 
 
-def test_pairs_equal_all_distances_and_kernels_in_float64_on_every_number_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_equal_all_distances_and_kernels_in_float64_on_every_number_of_ranks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(pairs, "_GROUPS", 4)
     monkeypatch.setattr(pairs, "_ROWS", 25)
     monkeypatch.setattr(pairs, "_COLUMNS", 30)
@@ -62,7 +78,7 @@ def test_pairs_equal_all_distances_and_kernels_in_float64_on_every_number_of_ran
         within = [pairs.within(rows, EVERYTHING, ranks) for rows in (fake, real)]
         return within, pairs.between(fake, real, *within, EVERYTHING, ranks)
 
-    (of_fake, of_real), both = on_ranks(1, of_rank)[0]
+    (_, of_real), both = on_ranks(1, of_rank)[0]
     x, y = torch.from_numpy(real).double(), torch.from_numpy(fake).double()
     distances = torch.cdist(y, x).square()
     own = torch.cdist(x, x).square().fill_diagonal_(math.inf).sort(1).values[:, :10]
@@ -78,7 +94,10 @@ def test_pairs_equal_all_distances_and_kernels_in_float64_on_every_number_of_ran
         assert torch.equal(other_real.distances, of_real.distances)
         for name in ("polynomial", "gaussian"):
             assert torch.equal(other.sums[name], both.sums[name])
-        assert all(torch.equal(other.inside[k], both.inside[k]) and torch.equal(other.counts[k], both.counts[k]) for k in (3, 5))
+        assert all(
+            torch.equal(other.inside[k], both.inside[k]) and torch.equal(other.counts[k], both.counts[k])
+            for k in (3, 5)
+        )
 
 
 def compared(fake: Tensor, real: Tensor, wants: Wants = EVERYTHING) -> Any:
@@ -103,11 +122,18 @@ def test_scores_equal_torch_fidelity_and_prdc_of_the_same_features() -> None:
     assert value == pytest.approx(known["kernel_inception_distance_mean"], rel=1e-5)
     assert 0 < error < value
 
-    known = metric_prc.prc_features_to_metric(fake, real, prc_neighborhood=3, prc_batch_size=100, save_cpu_ram=True, verbose=False)
+    known = metric_prc.prc_features_to_metric(
+        fake, real, prc_neighborhood=3, prc_batch_size=100, save_cpu_ram=True, verbose=False
+    )
     known = [known["precision"], known["recall"]]  # in float32
     assert [scores.precision(both, 3), scores.recall(both, 3)] == pytest.approx(known, abs=1e-6)
     known = compute_prdc(real.numpy(), fake.numpy(), nearest_k=5)
-    found = scores.precision(both, 5), scores.recall(both, 5), scores.density(both, 5), scores.coverage(both, of_real, 5)
+    found = (
+        scores.precision(both, 5),
+        scores.recall(both, 5),
+        scores.density(both, 5),
+        scores.coverage(both, of_real, 5),
+    )
     assert found == pytest.approx([known[name] for name in ("precision", "recall", "density", "coverage")], abs=1e-12)
 
     known = metric_isc.isc_features_to_metric(fake, splits=10, shuffle=False)
@@ -174,7 +200,9 @@ SCORES: dict[str, Metric] = {
 }
 
 
-def scored(folder: Path, ranks: Ranks, counted: Counted, data: str = "a", fake: Callable[[range], Tensor] | None = None) -> Evaluation:
+def scored(
+    folder: Path, ranks: Ranks, counted: Counted, data: str = "a", fake: Callable[[range], Tensor] | None = None
+) -> Evaluation:
     features = counted.features()
     about = {"data": data, "extractor": dict(features.facts)}
     found = reference(about, folder, collect(images(2), 200, features, ranks), 200, ranks)
@@ -182,7 +210,9 @@ def scored(folder: Path, ranks: Ranks, counted: Counted, data: str = "a", fake: 
     return evaluate(SCORES, fake or images(1, 0.1), images(2), 300, 200, ranks=ranks, sets=sets)
 
 
-def test_an_evaluation_of_sets_is_the_same_on_every_number_of_ranks_and_looks_at_each_image_once(tmp_path: Path) -> None:
+def test_an_evaluation_of_sets_is_the_same_on_every_number_of_ranks_and_looks_at_each_image_once(
+    tmp_path: Path,
+) -> None:
     counted = Counted()
     alone = scored(tmp_path / "one", Ranks(), counted)
     assert counted.seen == 200 + 300  # whatever the number of metrics
@@ -195,7 +225,9 @@ def test_an_evaluation_of_sets_is_the_same_on_every_number_of_ranks_and_looks_at
     assert first.scores == alone.scores
     assert first.shown == alone.shown
     assert all(other.scores == {} for other in others)
-    assert [path.name[:10] for path in (tmp_path / "three/evaluation").iterdir()] == ["reference-"]  # nothing else stays
+    assert [path.name[:10] for path in (tmp_path / "three/evaluation").iterdir()] == [
+        "reference-"
+    ]  # nothing else stays
 
 
 def test_the_real_images_are_looked_at_once_and_again_where_they_are_others(tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ import psutil
 import torch
 from torch import Tensor
 
-from gan_dist import rng
+from gan_dist import rng, scoring
 from gan_dist.alarms import Alarms
 from gan_dist.config import Config
-from gan_dist.data import loader, order
+from gan_dist.data import checks, loader, order
 from gan_dist.data.index import Index
 from gan_dist.engine import Engine
-from gan_dist.evaluation import Metric, ScoreError, evaluate
+from gan_dist.errors import InputError
+from gan_dist.evaluation import Ranks, ScoreError, Sets, evaluate
 from gan_dist.games import Game
 from gan_dist.interfaces import Batch
 from gan_dist.run_directory import Run
@@ -39,7 +40,9 @@ class Reporter:
         """`alarms` makes the run's alarms of a function that returns so many real samples."""
         self._config, self._engine, self._game, self._index = config, engine, game, index
         self._run, self._tracker = run, tracker
-        self._metrics: dict[str, Metric] = {name: each.for_game(game) for name, each in config.evaluate.scores}
+        metrics = {name: each.for_game(game) for name, each in config.evaluate.scores}
+        self._metrics, self._extractors = scoring.ready(metrics, dict(config.evaluate.features))
+        self._compared: tuple[Sets, scoring.ImageSet] | None = None
         self._panels: dict[str, Panel] = dict(config.track.panels)
         self._began, self._from = time.perf_counter(), 0
         self._first: Batch | None = None
@@ -93,38 +96,62 @@ class Reporter:
             with self._engine.averages():
                 self._tracker.draw(drawn, self._game, images)
 
-    def scores(self, images: int, beat: Callable[[], None]) -> None:
-        """Score the averaged networks, where the config names scores."""
+    def scores(self, images: int, beat: Callable[[], None]) -> dict[str, float]:
+        """Score the averaged networks, where the config names scores; returns them on rank 0."""
         if not self._metrics:
-            return
+            return {}
         config, engine, game = self._config, self._engine, self._game
+        ranks = scoring.ranks_of(engine)
 
         def fake(numbers: range) -> Tensor:
             shown = self._shuffled(numbers) if game.shows_data else Batch({}, torch.arange(numbers.start, numbers.stop))
             return game.generated(config.run.seed, numbers, shown)
 
-        def real(numbers: range) -> Tensor:
+        def paired(numbers: range) -> Tensor:
             return self._shuffled(numbers)[game.judged]
 
         try:
+            sets, real = self._sets(ranks, beat)
             with engine.averages():
-                evaluation = evaluate(
+                found = evaluate(
                     self._metrics,
                     fake,
-                    real,
+                    paired,
                     config.evaluate.samples,
                     len(self._index),
-                    rank=engine.rank,
-                    ranks=engine.world_size,
-                    gather=engine.gather,
+                    ranks=ranks,
+                    sets=sets,
                     progress=lambda done, total: beat(),
                 )
-        except ScoreError as error:  # days of training are worth more than a score
+                drawn = scoring.pictures_of(found, fake, lambda n: real.draw(n, engine.device)) if real else {}
+        except (ScoreError, InputError) as error:  # days of training are worth more than a score
             self._tracker.event("score failed", images, reason=str(error))
-            return
+            return {}
         self._last = None
-        scores: dict[str, Media] = {name: Scalar(value) for name, value in evaluation.scores.items()}
-        self._tracker.log(images, {**scores, "speed/evaluation_seconds": Scalar(evaluation.seconds)})
+        scores: dict[str, Media] = {name: Scalar(value) for name, value in found.scores.items()}
+        self._tracker.log(images, {**scores, "speed/evaluation_seconds": Scalar(found.seconds), **drawn})
+        about = {
+            "images": images,
+            "checkpoint": None,
+            "average": True,
+            "seed": config.run.seed,
+            "labels": "number modulo classes" if config.data.classes else None,
+            "by": "training",
+        }
+        self._tracker.scores(scoring.lines_of(found, self._metrics, sets, real, engine.device, about))
+        return found.scores
+
+    def _sets(self, ranks: Ranks, beat: Callable[[], None]) -> tuple[Sets | None, scoring.ImageSet | None]:
+        """Return extractors and features of the real images, looked at once a start or less: they stay in data.cache."""
+        if not self._extractors:
+            return None, None
+        if self._compared is None:
+            config, field = self._config, self._game.judged
+            channels = checks.channels(config, field)
+            real = scoring.of_index(self._index, config.data.size, channels, field).shuffled(config.evaluate.reals)
+            made = scoring.sets_of(self._extractors, real, config.cache, ranks, lambda done, total: beat())
+            self._compared = made, real
+        return self._compared
 
     def _shuffled(self, numbers: range) -> Batch:
         """Return samples of the data set in a fixed shuffled order: shards may be sorted by class.

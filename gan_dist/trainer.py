@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gan_dist import evaluation, provenance, trial
+from gan_dist import provenance, scoring, trial
 from gan_dist.alarms import Alarms
 from gan_dist.checkpoint import tensors
 from gan_dist.checkpointing import Checkpointer
@@ -40,7 +40,7 @@ class Trainer:
         if where := engine.who_differs(self.index.digest):
             raise AgreedError(f"data.shards has other contents {where}; give all machines the same shards")
         self.config = config = config.with_classes(lambda: self.index.classes)
-        engine.on_main(lambda: evaluation.check(dict(config.evaluate.scores), features=False))
+        engine.on_main(lambda: scoring.check(config, len(self.index)))
         self.game = trial.build(config, engine)
         if not (config.directory / "config.yaml").exists():
             engine.on_main(self.game.check_start)
@@ -188,7 +188,8 @@ class Trainer:
             self.reporter.figures(self.images)
         self.reporter.panels(self.images, self._due)
         if config.evaluate.every and self._due(config.evaluate.every):
-            self.reporter.scores(self.images, lambda: self.watchdog.beat("evaluating", self.images))
+            scores = self.reporter.scores(self.images, lambda: self.watchdog.beat("evaluating", self.images))
+            self._owed = self.checkpointer.is_best(self.images, scores) or self._owed
         if self._due(config.sample.every):
             self.watchdog.beat("drawing samples", self.images)
             self.reporter.pictures(self.images)

@@ -1,6 +1,7 @@
 """The folder with a run's checkpoints: which there are, which are whole, which stay."""
 
 import contextlib
+import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from gan_dist import files
 from gan_dist.checkpoint import format
 from gan_dist.checkpoint.format import DamagedError
 
+KEPT = "kept.json"
+"""Beside the checkpoints: which of them are kept for a reason of their own, {"best": {"checkpoint": NAME, ...}}."""
 _NAME = re.compile(r"images-(\d{9,})")
 
 
@@ -93,11 +96,11 @@ class Store:
         return freed
 
     def retire(self) -> int:
-        """Delete old checkpoints, but no milestone, none of the `keep` newest whole ones, and none that is guarded.
+        """Delete old checkpoints, but no milestone, none that is guarded or in kept.json, none of the `keep` newest whole ones.
 
         Returns the bytes freed.
         """
-        whole = []
+        whole, kept = [], {facts.get("checkpoint") for facts in read_kept(self.directory).values()}
         for name in reversed(self.names()):
             try:
                 manifest = format.read_manifest(self.directory / name)
@@ -108,13 +111,17 @@ class Store:
         freed = 0
         guarded = {next((name for name, _ in whole if images_of(name) <= position), "") for position in self._guarded}
         for name, milestone in whole[self.keep :]:
-            if milestone or name in guarded:
+            if milestone or name in guarded or name in kept:
                 continue
             path = self.directory / name
             freed += files.folder_size(path)
             # its name goes first: a kill in the middle leaves nothing that looks like a damaged checkpoint
             shutil.rmtree(path.rename(files.temporary(path, "old")))
         return freed
+
+    def keep_as(self, reason: str, name: str, **facts: Any) -> None:
+        """Keep a checkpoint from now on for a reason, instead of the one that was kept for it before."""
+        files.write_json(self.directory / KEPT, {**read_kept(self.directory), reason: {"checkpoint": name, **facts}})
 
     def room(self) -> int:
         """Return how many bytes can be written here."""
@@ -126,6 +133,15 @@ class Store:
             with contextlib.suppress(OSError):
                 return files.folder_size(self.directory / name)
         return 0
+
+
+def read_kept(directory: Path) -> dict[str, dict[str, Any]]:
+    """Return the checkpoints that are kept for a reason: {reason: {"checkpoint": NAME, ...}}; empty where that cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((directory / KEPT).read_text())
+        if isinstance(found, dict):
+            return {reason: facts for reason, facts in found.items() if isinstance(facts, dict)}
+    return {}
 
 
 def name_of(images: int) -> str:

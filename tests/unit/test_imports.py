@@ -43,6 +43,7 @@ LEVELS = {
     "trial": 4,
     "reporting": 4,
     "alarms": 4,
+    "scoring": 4,
     "generate": 4,
     "doctor": 4,
     "checkpointing": 4,

@@ -14,6 +14,7 @@ from gan_dist.data import loader, order
 from gan_dist.data.index import Index
 from gan_dist.engine import Engine
 from gan_dist.evaluation import Metric, ScoreError, evaluate
+from gan_dist.gallery import Gallery
 from gan_dist.games import Game
 from gan_dist.interfaces import Batch
 from gan_dist.run_directory import Run
@@ -30,6 +31,7 @@ class Reporter:
         self._run, self._tracker = run, tracker
         self._metrics: dict[str, Metric] = {name: each.for_game(game) for name, each in config.evaluate.scores}
         self._panels: dict[str, Panel] = dict(config.track.panels)
+        self._gallery = Gallery(config, game, run, tracker, self._real)
         self._began, self._from = time.perf_counter(), 0
         self._first: Batch | None = None
         self._last: tuple[range, Batch] | None = None
@@ -57,6 +59,7 @@ class Reporter:
         with self._engine.averages():
             if not self._engine.is_main:
                 return
+            self._gallery.show(images)
             shown = self._first
             if shown is None:
                 shown = self._first = (
@@ -117,6 +120,11 @@ class Reporter:
             samples = order.permute(key, total, np.arange(numbers.start, numbers.stop) % total)
             self._last = numbers, self._load(samples)
         return self._last[1]
+
+    def _real(self, count: int) -> Tensor:
+        """Return the first images of that order, at most all: (N, C, H, W) in [-1, 1]."""
+        shown, self._last = self._shuffled(range(min(count, len(self._index)))), None
+        return shown[self._game.judged]
 
     def _load(self, samples: np.ndarray) -> Batch:
         return loader.load(self._index, self._config, samples.tolist(), self._engine.device)

@@ -140,6 +140,7 @@ class GenerationGame(Game):
         keys: Generation = config.game
         self.seed, self.keys, self.classes = config.run.seed, keys, config.data.classes
         self.latent: int = keys.latent
+        self._micro_batch: int = config.training.micro_batch
         self.pack: int = keys.pack
         self.dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
         self.fields = keys.fields_of(config)
@@ -316,6 +317,20 @@ class GenerationGame(Game):
     def state(self) -> dict[str, Tensor]:
         return {key: each for name, module in self.kept.items() for key, each in buffers_of(module, name).items()}
 
+    @property
+    def galleries(self) -> tuple[str, ...]:
+        return ("reals", "live", *(("classes",) if self.classes else ()))
+
+    @torch.no_grad()
+    def of_classes(self, seed: int, classes: Sequence[int], each: int) -> Tensor:
+        assert self.generator.average is not None
+        network = self.generator.average.network
+        weight = next(network.parameters())
+        labels = torch.tensor(classes, device=weight.device).repeat_interleave(each)
+        numbers = torch.arange(each, device=weight.device).repeat(len(classes))
+        latents = self._draw(rng.key(seed, "sample"), numbers).to(weight.dtype)
+        return torch.cat(list(map(network, latents.split(_GROUP), labels.split(_GROUP))))
+
     @torch.no_grad()
     def samples(self, seed: int, first: int, count: int, label: int | None = None) -> Tensor:
         assert self.generator.average is not None
@@ -325,13 +340,34 @@ class GenerationGame(Game):
         images = []
         for group in groups:
             numbers = torch.arange(group * _GROUP, (group + 1) * _GROUP, device=weight.device)
-            latents = self._draw(rng.key(seed, "sample"), numbers).to(weight.dtype)
-            labels = None
-            if self.classes:
-                labels = numbers % self.classes if label is None else torch.full_like(numbers, label)
-            images.append(network(latents, labels))
+            images.append(network(*self._asked(seed, numbers, weight.dtype, label)))
         start = first - groups.start * _GROUP
         return torch.cat(images)[start : start + count]
+
+    @torch.no_grad()
+    def live(self, seed: int, count: int) -> Tensor | None:
+        """Draw whole micro-batches, as the discriminator sees them: layers that look across samples do it by these."""
+        network = self.generator.network
+        weight = next(network.parameters())
+        if not all(each.numel() for each in network.parameters()):
+            return None
+        size = min(self._micro_batch, count)
+        images = []
+        for first in range(0, count - size + 1, size):
+            numbers = torch.arange(first, first + size, device=weight.device)
+            more: dict[str, Any] = {}
+            if self._takes_draws:
+                more["draws"] = rng.Draws(rng.key(seed, "draws of sample"), numbers)
+            # not called: a compiled network would be compiled again for this
+            images.append(network.forward(*self._asked(seed, numbers, weight.dtype), **more))
+        return torch.cat(images)
+
+    def _asked(self, seed: int, numbers: Tensor, dtype: torch.dtype, label: int | None = None) -> tuple[Any, Any]:
+        """Return latents and labels of the samples of these numbers."""
+        labels = None
+        if self.classes:
+            labels = numbers % self.classes if label is None else torch.full_like(numbers, label)
+        return self._draw(rng.key(seed, "sample"), numbers).to(dtype), labels
 
 
 def build_networks(config: Config) -> tuple[nn.Module, nn.Module]:

@@ -41,6 +41,7 @@ LEVELS = {
     "step": 4,
     "trial": 4,
     "reporting": 4,
+    "gallery": 4,
     "generate": 4,
     "doctor": 4,
     "checkpointing": 4,

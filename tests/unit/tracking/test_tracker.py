@@ -126,7 +126,7 @@ def test_wandb_is_online_where_it_has_a_key(
         environment = {"NETRC": str(tmp_path / "netrc")}
         command = [str(Path(sys.executable).with_name("wandb")), "login", "--no-verify", KEY]
         subprocess.run(command, env=surroundings(tmp_path, **environment), check=True, capture_output=True)
-    code = f"from gan_dist.tracking.weights_and_biases import _mode; print(_mode({wanted!r}))"
+    code = f"from gan_dist.tracking.weights_and_biases import mode_of; print(mode_of({wanted!r}))"
     done = python(code, surroundings(tmp_path, **environment))
     assert (done.stdout, done.stderr) == (f"{mode}\n", "")
 

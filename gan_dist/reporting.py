@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gan_dist import rng
 from gan_dist.config import Config
+from gan_dist.control.pace import Pace
 from gan_dist.data import loader, order
 from gan_dist.data.index import Index
 from gan_dist.engine import Engine
@@ -31,6 +32,7 @@ class Reporter:
         self._run, self._tracker = run, tracker
         self._metrics: dict[str, Metric] = {name: each.for_game(game) for name, each in config.evaluate.scores}
         self._panels: dict[str, Panel] = dict(config.track.panels)
+        self.pace = Pace()
         self._gallery = Gallery(config, game, run, tracker, self._real)
         self._began, self._from = time.perf_counter(), 0
         self._first: Batch | None = None
@@ -50,8 +52,18 @@ class Reporter:
         if engine.device.type == "cuda":
             values["memory/gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
         values |= {f"skipped/{player}": found.total for player, found in engine.skipped(wait=True).items()}
+        values |= self._pace_of(images, now)
         self._began, self._from = now, images
         self._tracker.metrics(images, images // self._config.training.batch, values)
+
+    def _pace_of(self, images: int, now: float) -> dict[str, float]:
+        """Return what the time since the last report went to; a rate that fell far is an event."""
+        figures, slow = self.pace.report(images - self._from, now - self._began)
+        if slow is not None and self._engine.is_main:
+            about = {"rate": round(slow.rate, 1), "median": round(slow.median, 1), "minutes": round(slow.minutes)}
+            shares = {name: round(share, 3) for name, share in slow.shares.items()}
+            self._tracker.alert("slow", images, slow.words, **about, shares=shares, reason=slow.words)
+        return figures
 
     def pictures(self, images: int) -> None:
         """Draw the grid of the averaged networks: RUN/samples/images-N.png."""

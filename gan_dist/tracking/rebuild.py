@@ -13,7 +13,7 @@ from typing import Any
 from gan_dist import config as config_module, files
 from gan_dist.config import Config
 from gan_dist.errors import InputError
-from gan_dist.tracking import media, shown
+from gan_dist.tracking import media
 from gan_dist.tracking.weights_and_biases import WeightsAndBiases, leet, mode_of
 
 _PATIENCE = 24 * 3600.0  # seconds

@@ -34,9 +34,10 @@ def of_file(name: str, path: Path, images: int, terminal: bool = False) -> dict[
     found: dict[str, Any] = {name: wandb.Image(str(path), caption=about)}
     if name == GRID and len(samples := grid.cut(path, _FEW)) > 1:
         if terminal:
-            found["samples/few"] = wandb.Image(grid.join(samples), caption=caption)
+            found["samples/9"] = wandb.Image(grid.join(samples), caption=caption)
         found["samples/single"] = [
-            wandb.Image(sample, caption=f"{caption}, sample {number}") for number, sample in enumerate(samples[:_SINGLE])
+            wandb.Image(sample, caption=f"{caption}, sample {number}")
+            for number, sample in enumerate(samples[:_SINGLE])
         ]
     return found
 
@@ -57,7 +58,9 @@ def events(path: Path) -> list[tuple[str, int, str, str]]:
     for line in files.read_json_lines(path)[-_EVENTS:]:
         details = "  ".join(f"{name} {value}" for name, value in line.items() if name not in _OWN and value is not None)
         with contextlib.suppress(TypeError, ValueError):  # a torn or edited line
-            rows.append((str(line.get("time")), int(line["images"]), str(line["event"]), redact(" ".join(details.split()))))
+            rows.append(
+                (str(line.get("time")), int(line["images"]), str(line["event"]), redact(" ".join(details.split())))
+            )
     return rows
 
 

@@ -13,7 +13,13 @@ from tests.launching import REPOSITORY
 
 
 def test_a_submission_begins_anew_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [str(REPOSITORY / "tests/data/digits.yaml"), "--run.directory", str(tmp_path / "run"), "--run.fresh", "true"]
+    words = [
+        str(REPOSITORY / "tests/data/digits.yaml"),
+        "--run.directory",
+        str(tmp_path / "run"),
+        "--run.fresh",
+        "true",
+    ]
     config = config_module.load(words)
 
     def runs() -> int:

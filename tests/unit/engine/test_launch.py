@@ -14,7 +14,9 @@ from tests import making
 
 
 def start(**keys: object) -> Engine:
-    return Engine(config_module.load(["tests/data/digits.yaml", *making.flags(making.tiny("unused", "unused", **keys))]))
+    return Engine(
+        config_module.load(["tests/data/digits.yaml", *making.flags(making.tiny("unused", "unused", **keys))])
+    )
 
 
 def test_deterministic_algorithms_end_with_the_engine_that_wanted_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -329,7 +329,9 @@ class GenerationGame(Game):
         labels = torch.tensor(classes, device=weight.device).repeat_interleave(each)
         numbers = torch.arange(each, device=weight.device).repeat(len(classes))
         latents = self._draw(rng.key(seed, "sample"), numbers).to(weight.dtype)
-        return torch.cat(list(map(network, latents.split(_GROUP), labels.split(_GROUP))))
+        return torch.cat(
+            [network(*group) for group in zip(*(torch.split(each, _GROUP) for each in (latents, labels)), strict=True)]
+        )
 
     @torch.no_grad()
     def samples(self, seed: int, first: int, count: int, label: int | None = None) -> Tensor:

@@ -66,7 +66,8 @@ def workspace(entity: str, project: str, name: str = NAME) -> "Workspace":
         ws.Section(name="Events", panels=[*_lines(wr, EVENTS), events], is_open=False),
     ]
     settings = ws.WorkspaceSettings(x_axis=X, group_by_prefix="first")
-    return ws.Workspace(entity=entity, project=project, name=name, sections=sections, settings=settings)
+    page: Workspace = ws.Workspace(entity=entity, project=project, name=name, sections=sections, settings=settings)
+    return page
 
 
 def _lines(wr: Any, charts: tuple[tuple[str, str, bool], ...]) -> list[Any]:
@@ -85,7 +86,7 @@ def create(entity: str, project: str, name: str = NAME) -> str:
         entity = entity or str(wandb.Api().default_entity or "")
         if not entity:
             raise InputError("W&B names no default entity; give --entity, your user or team")
-        made = workspace(entity, project, name)
+        made: Any = workspace(entity, project, name)
         made.save()
     except InputError:
         raise

@@ -66,8 +66,12 @@ def cut(path: Path, count: int) -> list[Image.Image]:
 
 
 def join(samples: Sequence[Image.Image]) -> Image.Image:
-    """Return pictures of one size as one, about a square."""
-    return Image.fromarray(squeezed(sheet([np.atleast_3d(np.asarray(sample)) for sample in samples])))
+    """Return pictures of one size as one, about a square, without lines between them: a terminal has no pixel to spare."""
+    columns, (width, height) = _square(len(samples)), samples[0].size
+    joined = Image.new(samples[0].mode, (columns * width, -(-len(samples) // columns) * height))
+    for number, sample in enumerate(samples):
+        joined.paste(sample, (number % columns * width, number // columns * height))
+    return joined
 
 
 def sheet(images: Sequence[np.ndarray], columns: int = 0) -> np.ndarray:

@@ -69,8 +69,3 @@ def event_table(rows: Sequence[tuple[str, int, str, str]]) -> Any:
     import wandb
 
     return wandb.Table(columns=["time", "images", "event", "details"], data=[list(row) for row in rows])
-
-
-def event_lines(rows: Sequence[tuple[str, int, str, str]]) -> str:
-    """Return events as lines of text."""
-    return "".join(f"{time[:19]}  {images:>12,} images  {event}  {details}\n" for time, images, event, details in rows)

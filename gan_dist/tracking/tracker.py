@@ -20,7 +20,7 @@ from gan_dist.tracking.weights_and_biases import WeightsAndBiases, leet
 
 _log = logging.getLogger("gan_dist")
 _PATIENCE = 60.0  # seconds for W&B's files at the end of a start
-KEYS = "press 3 for pictures, Ctrl-L for all charts, 4 for events, h for help"
+KEYS = "press 3 for pictures, Ctrl-L for all charts, h for help"
 """Of `wandb leet`."""
 
 
@@ -100,7 +100,7 @@ class Tracker:
         """Write the W&B run of all starts, offline."""
         try:
             _, place = rebuild(self.directory, "offline", patience=_PATIENCE)
-            self.say(f"Dashboard: {place} ({KEYS})")
+            self.say(f"{place}: {KEYS}")
         except Exception as error:  # whatever W&B raises: the run is safe, and its files are the truth
             reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             self._failed(f"W&B: {reason}; `gan-dist track {self.directory}` writes its files later")

@@ -141,12 +141,10 @@ class WeightsAndBiases:
         self._log(content, images)
 
     def events(self, images: int, path: Path) -> None:
-        """Show the events of events.jsonl: a table on W&B's page, and lines in `wandb leet`."""
+        """Show the events of events.jsonl as a table."""
 
         def content() -> dict[str, Any]:
             rows = shown.events(path)
-            if rows and self._run.offline:
-                self._run.write_logs(shown.event_lines(rows))
             return {"images": images, **({"events": shown.event_table(rows)} if rows else {})}
 
         self._log(content, images)

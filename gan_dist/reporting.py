@@ -11,11 +11,13 @@ from torch import Tensor
 from gan_dist import rng, scoring
 from gan_dist.alarms import Alarms
 from gan_dist.config import Config
+from gan_dist.control.pace import Pace
 from gan_dist.data import checks, loader, order
 from gan_dist.data.index import Index
 from gan_dist.engine import Engine
 from gan_dist.errors import InputError
 from gan_dist.evaluation import Ranks, ScoreError, Sets, evaluate
+from gan_dist.gallery import Gallery
 from gan_dist.games import Game
 from gan_dist.interfaces import Batch
 from gan_dist.run_directory import Run
@@ -44,6 +46,8 @@ class Reporter:
         self._metrics, self._extractors = scoring.ready(metrics, dict(config.evaluate.features))
         self._compared: tuple[Sets, scoring.ImageSet] | None = None
         self._panels: dict[str, Panel] = dict(config.track.panels)
+        self.pace = Pace()
+        self._gallery = Gallery(config, game, run, tracker, self._real)
         self._began, self._from = time.perf_counter(), 0
         self._first: Batch | None = None
         self._last: tuple[range, Batch] | None = None
@@ -67,10 +71,20 @@ class Reporter:
         if engine.device.type == "cuda":
             values["memory/gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
         values |= {f"skipped/{player}": found.total for player, found in engine.skipped(wait=True).items()}
+        values |= self._pace_of(images, now)
         self._began, self._from = now, images
         self._tracker.metrics(images, images // self._config.training.batch, values)
         if self._alarms is not None:
             self._alarms.judge(images, values)
+
+    def _pace_of(self, images: int, now: float) -> dict[str, float]:
+        """Return what the time since the last report went to; a rate that fell far is an event."""
+        figures, slow = self.pace.report(images - self._from, now - self._began)
+        if slow is not None and self._engine.is_main:
+            about = {"rate": round(slow.rate, 1), "median": round(slow.median, 1), "minutes": round(slow.minutes)}
+            shares = {name: round(share, 3) for name, share in slow.shares.items()}
+            self._tracker.alert("slow", images, slow.words, **about, shares=shares, reason=slow.words)
+        return figures
 
     def pictures(self, images: int) -> None:
         """Draw the grid of the averaged networks: RUN/samples/images-N.png."""
@@ -78,6 +92,7 @@ class Reporter:
         with self._engine.averages():
             if not self._engine.is_main:
                 return
+            self._gallery.show(images)
             shown = self._first
             if shown is None:
                 shown = self._first = (
@@ -172,6 +187,11 @@ class Reporter:
             return None
         key = rng.key(self._config.run.seed, "signals")
         return self._load(order.permute(key, total, np.arange(min(count, total))))
+
+    def _real(self, count: int) -> Tensor:
+        """Return the first images of that order, at most all: (N, C, H, W) in [-1, 1]."""
+        shown, self._last = self._shuffled(range(min(count, len(self._index)))), None
+        return shown[self._game.judged]
 
     def _load(self, samples: np.ndarray) -> Batch:
         return loader.load(self._index, self._config, samples.tolist(), self._engine.device)

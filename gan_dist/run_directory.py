@@ -133,7 +133,7 @@ def open_run(config: Config, data_digest: str, old_data_digest: str = "") -> Run
         files.make_directory(directory / folder, "the run's folder")
     recorded = {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "wandb_id": uuid.uuid4().hex[:8],
+        "wandb_id": _sweep_id(os.environ) or uuid.uuid4().hex[:8],
         "submission": _submission(os.environ)[0],
         **recorded,
         "version": __version__,
@@ -144,6 +144,11 @@ def open_run(config: Config, data_digest: str, old_data_digest: str = "") -> Run
     config_module.keep_parts(directory, config.sources)
     files.write_atomic(directory / "config.yaml", config_module.to_yaml(kept, recorded))
     return Run(directory, recorded["wandb_id"])
+
+
+def _sweep_id(environment: Mapping[str, str]) -> str:
+    """Return the id that W&B's agent gave to this trial of a sweep, which takes no other; empty outside of a sweep."""
+    return environment.get("WANDB_RUN_ID", "") if environment.get("WANDB_SWEEP_ID") else ""
 
 
 def is_foreign(directory: Path) -> bool:

@@ -172,7 +172,8 @@ class Trainer:
         """Play steps until the run is finished or all ranks agreed on a reason to stop."""
         self.reporter.begin(self.images)
         slots, device = self.engine.slots, self.engine.device
-        for batch in loader.micro_batches(self.index, self.config, self.images, slots, device, self._quarantined):
+        batches = loader.micro_batches(self.index, self.config, self.images, slots, device, self._quarantined)
+        for batch in self.reporter.pace.waiting(batches):
             self.advance(batch)
             if reason := self._agreed_reason(batch):
                 return reason
@@ -188,11 +189,13 @@ class Trainer:
             self.reporter.figures(self.images)
         self.reporter.panels(self.images, self._due)
         if config.evaluate.every and self._due(config.evaluate.every):
-            scores = self.reporter.scores(self.images, lambda: self.watchdog.beat("evaluating", self.images))
+            with self.reporter.pace.spending("evaluation"):
+                scores = self.reporter.scores(self.images, lambda: self.watchdog.beat("evaluating", self.images))
             self._owed = self.checkpointer.is_best(self.images, scores) or self._owed
         if self._due(config.sample.every):
             self.watchdog.beat("drawing samples", self.images)
-            self.reporter.pictures(self.images)
+            with self.reporter.pace.spending("pictures"):
+                self.reporter.pictures(self.images)
         self._owed = self._owed or self._due(self.config.checkpoint.every)
         if self._owed and not self._in_bad_steps():
             self._save()
@@ -250,8 +253,9 @@ class Trainer:
     def _save(self) -> None:
         self._owed = False
         self.watchdog.beat("saving", self.images)
-        self._compare_ranks()
-        self.checkpointer.save(self.images, self.tracker)
+        with self.reporter.pace.spending("save"):
+            self._compare_ranks()
+            self.checkpointer.save(self.images, self.tracker)
 
     def _compare_ranks(self) -> None:
         """Compare the weights of all ranks. Raises RunError where they differ, so that no such state is saved."""

@@ -15,6 +15,7 @@ from types import ModuleType
 
 from gan_dist import __version__, threads
 from gan_dist.cli import (
+    board,
     checkpoints,
     digit_classifier,
     doctor,
@@ -47,6 +48,7 @@ COMMANDS: dict[str, ModuleType] = {
     "doctor": doctor,
     "slurm": slurm,
     "track": track,
+    "board": board,
 }
 """Each module has HELP, EXAMPLES, `arguments(parser)`, which adds the command's arguments, and `run(options)`."""
 

@@ -104,6 +104,21 @@ class Game(abc.ABC):
     judged: ClassVar[str] = "image"
     """The field that `generated` images are scored against."""
 
+    @property
+    def galleries(self) -> tuple[str, ...]:
+        """Name the pictures to draw beside the grid: some of `reals`, `live`, `classes` (gan_dist/gallery.py).
+
+        By default `reals`, unless the grid shows data itself.
+        """
+        return ("reals",) if self.judged in self.fields and not self.shows_data else ()
+
+    def of_classes(self, seed: int, classes: Sequence[int], each: int) -> Tensor:
+        """Draw a row of `each` samples for each class, of the same latents: (len(classes) * each, C, H, W) in [-1, 1].
+
+        Raises InputError for a game without classes.
+        """
+        raise InputError(f"{type(self).__name__} draws no samples of a class")
+
     def generated(self, seed: int, numbers: range, shown: Batch) -> Tensor:
         """Draw images for a score, one for each number: (len(numbers), C, H, W). `shown` has as many samples of the data set."""
         return self.samples(seed, numbers.start, len(numbers))

@@ -321,6 +321,22 @@ class GenerationGame(Game):
     def state(self) -> dict[str, Tensor]:
         return {key: each for name, module in self.kept.items() for key, each in buffers_of(module, name).items()}
 
+    @property
+    def galleries(self) -> tuple[str, ...]:
+        return ("reals", "live", *(("classes",) if self.classes else ()))
+
+    @torch.no_grad()
+    def of_classes(self, seed: int, classes: Sequence[int], each: int) -> Tensor:
+        assert self.generator.average is not None
+        network = self.generator.average.network
+        weight = next(network.parameters())
+        labels = torch.tensor(classes, device=weight.device).repeat_interleave(each)
+        numbers = torch.arange(each, device=weight.device).repeat(len(classes))
+        latents = self._draw(rng.key(seed, "sample"), numbers).to(weight.dtype)
+        return torch.cat(
+            [network(*group) for group in zip(*(torch.split(each, _GROUP) for each in (latents, labels)), strict=True)]
+        )
+
     @torch.no_grad()
     def samples(self, seed: int, first: int, count: int, label: int | None = None) -> Tensor:
         assert self.generator.average is not None

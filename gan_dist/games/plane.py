@@ -79,6 +79,10 @@ class PlaneGame(GenerationGame):
         points: Tensor = self.mixture(rng.Draws(rng.key(self.seed, "real"), positions))
         return points
 
+    @property
+    def galleries(self) -> tuple[str, ...]:
+        return ()  # the grid shows real points beside the generated ones
+
     def pictures(self, seed: int, count: int, shown: Batch) -> dict[str, Tensor]:
         return {"samples": self.chart(self.samples(seed, 0, count))[None]}
 

@@ -59,6 +59,8 @@ WORDS: dict[str, tuple[str, Callable[[Event], str]]] = {
     "slow shard": ("look", lambda event: f"{event.get('shard')}: {event.get('reason')}"),
     "desync": ("bad", lambda event: f"the ranks hold different weights: {event.get('problem')}"),
     "panel failed": ("look", lambda event: f"{event.get('panel')} is not drawn again: {event.get('reason')}"),
+    "picture failed": ("look", lambda event: f"{event.get('picture')} is not drawn again: {event.get('reason')}"),
+    "slow": ("look", lambda event: str(event.get("reason"))),
     "tracker failed": ("look", lambda event: str(event.get("reason"))),
     "score failed": ("look", lambda event: str(event.get("reason"))),
     "suspect": ("bad", _suspect),

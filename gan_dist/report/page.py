@@ -3,6 +3,7 @@
 import datetime
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -156,14 +157,23 @@ def _grids(runs: Sequence[RunFiles]) -> list[Element]:
     budget = _PICTURES / max(1, sum(bool(run.grids) for run in runs))
     for run in runs:
         grids = pictures.encoded(pictures.chosen(run.grids), budget * 0.9)
-        reals = pictures.encoded([(0, run.reals)], budget * 0.1) if run.reals else []
-        films.append(_film(grids, reals, len(run.grids)))
+        stills = [*([("real images", run.reals)] if run.reals else []), *run.beside]
+        films.append(_film(grids, _stills(stills, budget * 0.1), len(run.grids)))
     if not any(run.grids for run in runs):
         return [tag("h2", "Samples"), tag("p", "No grid was drawn yet (sample.every).", class_="soft")]
     return [tag("h2", "Samples of the same latents"), _each(runs, films)]
 
 
-def _film(grids: Sequence[tuple[int, str]], reals: Sequence[tuple[int, str]], count: int) -> Element:
+def _stills(stills: Sequence[tuple[str, Path]], budget: float) -> list[Element]:
+    """Return pictures that stand beside a film, each with its caption; those that cannot be read are left out."""
+    return [
+        tag("figure", tag("figcaption", caption), tag("img", src=uri, alt=caption))
+        for caption, path in stills
+        for _, uri in pictures.encoded([(0, path)], budget / len(stills))
+    ]
+
+
+def _film(grids: Sequence[tuple[int, str]], beside: Sequence[Element], count: int) -> Element:
     if not grids:
         return tag("p", "no grid was drawn yet", class_="soft")
     last = len(grids) - 1
@@ -180,9 +190,6 @@ def _film(grids: Sequence[tuple[int, str]], reals: Sequence[tuple[int, str]], co
         tag("p", f"{len(grids)} of {count} grids", class_="soft") if len(grids) < count else None,
         class_="film" if last else None,
     )
-    beside = [
-        tag("figure", tag("figcaption", "real images"), tag("img", src=uri, alt="real images")) for _, uri in reals
-    ]
     return tag("div", film, beside, class_="pictures")
 
 

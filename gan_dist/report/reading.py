@@ -45,6 +45,8 @@ class RunFiles:
     """`lower` or `higher` by the names of scores, where the config says."""
     grids: list[tuple[int, Path]]
     reals: Path | None
+    beside: list[tuple[str, Path]]
+    """Caption and file of the newest pictures of the other galleries."""
 
     def last(self, name: str) -> float | None:
         """Return the newest value of a figure; None where it was not measured."""
@@ -76,7 +78,20 @@ def read(run: Path) -> RunFiles:
         better=_better(config),
         grids=grids,
         reals=next(iter(sorted((directory / "samples").glob("reals*.png"))), None),
+        beside=_beside(directory / "samples"),
     )
+
+
+_BESIDE = {"live": "the same latents, not averaged", "classes": "a row for each class"}
+
+
+def _beside(samples: Path) -> list[tuple[str, Path]]:
+    newest = {name: sorted((samples / name).glob("images-*.png"))[-1:] for name in _BESIDE}
+    return [
+        (f"{_BESIDE[name]}, {facts.position(path.stem):,} images", path)
+        for name, paths in newest.items()
+        for path in paths
+    ]
 
 
 def columns(lines: Sequence[Mapping[str, Any]]) -> dict[str, Series]:

@@ -1,6 +1,7 @@
 """Turn tensors in [-1, 1] into PNG files."""
 
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from gan_dist import files
 
 _READABLE = 48  # pixels: smaller images are enlarged in a grid, or a person sees nothing
 _GAP = 2
+_LAYOUT = "gan_dist"  # keyword of a PNG's text: where the cells of a grid are
+CAPTION = "Description"  # the PNG specification's keyword for a caption
 
 
 def to_uint8(image: torch.Tensor) -> np.ndarray:
@@ -26,16 +30,54 @@ def save_png(image: torch.Tensor, path: Path) -> None:
     _write(to_uint8(image), path)
 
 
-def save_grid(images: torch.Tensor | Sequence[torch.Tensor], path: Path, columns: int = 0) -> None:
-    """Write (N, C, H, W) images in [-1, 1] as one picture, row by row; `columns` 0: about a square."""
-    _write(sheet([to_uint8(image) for image in images], columns), path)
+def save_grid(
+    images: torch.Tensor | Sequence[torch.Tensor], path: Path, columns: int = 0, caption: str = "", together: int = 1
+) -> None:
+    """Write (N, C, H, W) images in [-1, 1] as one picture, row by row; `columns` 0: about a square.
+
+    The file says where its cells are, for `cut`; `together` neighbours are one sample.
+    """
+    cells = [to_uint8(image) for image in images]
+    columns = columns or _square(len(cells))
+    height, width = _scaled(cells[0]).shape[:2]
+    info = PngInfo()
+    if caption:
+        info.add_itxt(CAPTION, caption)
+    layout = {"width": width, "height": height, "columns": columns, "cells": len(cells), "together": together}
+    info.add_text(_LAYOUT, json.dumps(layout))
+    _write(sheet(cells, columns), path, info)
+
+
+def cut(path: Path, count: int) -> list[Image.Image]:
+    """Return the first `count` samples of a grid that `save_grid` wrote; none where the file does not say where they are."""
+    with Image.open(path) as picture:
+        try:
+            layout = {name: int(value) for name, value in json.loads(picture.info[_LAYOUT]).items()}
+            width, height, columns, cells = (layout[name] for name in ("width", "height", "columns", "cells"))
+            together = layout["together"]
+        except (KeyError, ValueError, AttributeError, TypeError):  # of an older version, or another program
+            return []
+        found = []
+        for first in range(0, min(cells, count * together) - together + 1, together):
+            row, column = divmod(first, columns)
+            left, top = _GAP + column * (width + _GAP), _GAP + row * (height + _GAP)
+            found.append(picture.crop((left, top, left + together * (width + _GAP) - _GAP, top + height)))
+        return found
+
+
+def join(samples: Sequence[Image.Image]) -> Image.Image:
+    """Return pictures of one size as one, about a square, without lines between them: a terminal has no pixel to spare."""
+    columns, (width, height) = _square(len(samples)), samples[0].size
+    joined = Image.new(samples[0].mode, (columns * width, -(-len(samples) // columns) * height))
+    for number, sample in enumerate(samples):
+        joined.paste(sample, (number % columns * width, number // columns * height))
+    return joined
 
 
 def sheet(images: Sequence[np.ndarray], columns: int = 0) -> np.ndarray:
     """Images (H, W, C) uint8 of one size -> one image, row by row, the small ones enlarged; `columns` 0: about a square."""
-    columns = columns or math.ceil(math.sqrt(len(images)))
-    scale = max(1, math.ceil(_READABLE / images[0].shape[1]))
-    cells = [image.repeat(scale, axis=0).repeat(scale, axis=1) for image in images]
+    columns = columns or _square(len(images))
+    cells = [_scaled(image) for image in images]
     height, width, channels = cells[0].shape
     rows = math.ceil(len(cells) / columns)
     result = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, channels), 255, dtype=np.uint8)
@@ -44,6 +86,15 @@ def sheet(images: Sequence[np.ndarray], columns: int = 0) -> np.ndarray:
         top, left = _GAP + row * (height + _GAP), _GAP + column * (width + _GAP)
         result[top : top + height, left : left + width] = cell
     return result
+
+
+def _square(count: int) -> int:
+    return math.ceil(math.sqrt(count))
+
+
+def _scaled(image: np.ndarray) -> np.ndarray:
+    scale = max(1, math.ceil(_READABLE / image.shape[1]))
+    return image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def squeezed(pixels: np.ndarray) -> np.ndarray:
@@ -57,10 +108,11 @@ def save_columns(columns: Mapping[str, torch.Tensor], path: Path) -> None:
     wide = [images.expand(-1, most, -1, -1) for images in columns.values()]
     together = torch.stack(wide, dim=1).flatten(0, 1)
     rows = math.sqrt(len(together))
-    save_grid(together, path, 0 if len(wide) == 1 else len(wide) * max(1, round(rows / len(wide))))
+    across = 0 if len(wide) == 1 else len(wide) * max(1, round(rows / len(wide)))
+    save_grid(together, path, across, together=len(wide))
 
 
-def _write(pixels: np.ndarray, path: Path) -> None:
+def _write(pixels: np.ndarray, path: Path, info: PngInfo | None = None) -> None:
     buffer = io.BytesIO()
-    Image.fromarray(squeezed(pixels)).save(buffer, "PNG")
+    Image.fromarray(squeezed(pixels)).save(buffer, "PNG", pnginfo=info)
     files.write_atomic(path, buffer.getvalue())

@@ -22,7 +22,6 @@ _PART = re.compile(r"(?!images-)\w[\w .+-]{0,99}")
 _FILE = re.compile(r"images-(\d{9,})\.(?:png|json)")
 MOST_BINS = 512  # W&B shows no more
 _RESERVED = ("images", "step")
-_CAPTION = "Description"  # the PNG specification's keyword for a caption
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +134,7 @@ def read(path: Path) -> Histogram | Table:
 def caption(path: Path) -> str:
     """Return the caption in a PNG file; empty where it has none."""
     with Picture.open(path) as picture:
-        return str(picture.info.get(_CAPTION, ""))
+        return str(picture.info.get(grid.CAPTION, ""))
 
 
 def listed(folder: Path) -> Iterator[tuple[int, str, Path]]:
@@ -157,7 +156,7 @@ def remove_later(folder: Path, start: int) -> None:
 def _png(image: Image) -> bytes:
     info = PngInfo()
     if image.caption:
-        info.add_itxt(_CAPTION, image.caption)
+        info.add_itxt(grid.CAPTION, image.caption)
     buffer = io.BytesIO()
     Picture.fromarray(_sheet(image)).save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()

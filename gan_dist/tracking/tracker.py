@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -10,13 +11,17 @@ from typing import Any
 
 from gan_dist.config import Config
 from gan_dist.errors import EXIT_FAILED, EXIT_INPUT, InputError
-from gan_dist.tracking import media, panels as panels_module, records
+from gan_dist.tracking import alerts, media, panels as panels_module, records
 from gan_dist.tracking.console import ProgressConsole
 from gan_dist.tracking.media import Media, Scalar
 from gan_dist.tracking.panels import Panel
+from gan_dist.tracking.rebuild import rebuild
 from gan_dist.tracking.weights_and_biases import WeightsAndBiases, leet
 
 _log = logging.getLogger("gan_dist")
+_PATIENCE = 60.0  # seconds for W&B's files at the end of a start
+KEYS = "press 3 for pictures, Ctrl-L for all charts, h for help"
+"""Of `wandb leet`."""
 
 
 class Tracker:
@@ -40,6 +45,7 @@ class Tracker:
         self._broken: set[str] = set()
         """Panels that have raised."""
         self._board: WeightsAndBiases | None = None
+        self._began = time.monotonic()
         self._report: ProgressConsole | None = None
         _open_log(directory / "logs" / f"rank-{rank}.txt", rank)
         if rank == 0:
@@ -68,6 +74,7 @@ class Tracker:
             "events.jsonl",
             lambda path: records.write_event(path, "failed", self.images, self.rank, {"reason": reason, **details}),
         )
+        self._tell("failed", self.images, {"reason": reason})
         self.status("failed", self.images, reason, self._checkpoint)
 
     def rewind(self, images: int) -> None:
@@ -83,11 +90,22 @@ class Tracker:
         return self._write(name, lambda _: work())
 
     def close(self) -> None:
-        """Stop the bar and finish W&B; at most a minute."""
+        """Stop the bar and finish W&B, or write its files; at most a minute."""
         if self._report is not None:
             self._report.close()
         if self._board is not None:
             self._board.close()
+            if self._board.later:
+                self._write_board()
+
+    def _write_board(self) -> None:
+        """Write the W&B run of all starts, offline."""
+        try:
+            _, place = rebuild(self.directory, "offline", patience=_PATIENCE)
+            self.say(f"{place}: {KEYS}")
+        except Exception as error:  # whatever W&B raises: the run is safe, and its files are the truth
+            reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            self._failed(f"W&B: {reason}; `gan-dist track {self.directory}` writes its files later")
 
     @property
     def dashboard(self) -> str:
@@ -107,7 +125,7 @@ class Tracker:
                 self._announce(self.dashboard)
 
     def _announce(self, place: str) -> None:
-        self.say(f"Dashboard: {place}")
+        self.say(f"{'Watch' if place.startswith('gan-dist') else 'Dashboard'}: {place}")
 
     def metrics(self, images: int, step: int, values: dict[str, float]) -> None:
         """Report the figures of a position: its line in metrics.jsonl, a point in W&B, a line on the console."""
@@ -171,15 +189,24 @@ class Tracker:
         _log.info(text)
         if self._report is not None:
             self._report.say(text)
+        self._tell(kind, images, details)
+
+    def _tell(self, kind: str, images: int, details: Mapping[str, Any], words: str = "") -> None:
+        """Send an alert where alerts.py has a rule for the event. `words` are used as they are."""
+        if self._board is None or (rule := alerts.RULES.get(kind)) is None:
+            return
+        hours = (time.monotonic() - self._began) / 3600
+        about = alerts.About(self.directory, self._checkpoint, hours, bool(os.environ.get("GAN_DIST_SUBMISSION")))
+        text = words or alerts.words(kind, images, details, about)
+        self._board.alert(f"{self.config.run.name}: {kind}", text, rule.level, rule.wait)
 
     def alert(self, kind: str, images: int, words: str, **details: Any) -> None:
-        """Report an alarm, or its end: a line in events.jsonl, its words in the log and on the console, an alert in W&B."""
+        """Report an event that has words of its own: they go to the log, the console and an alert."""
         self._write("events.jsonl", lambda path: records.write_event(path, kind, images, self.rank, details))
         _log.info(words)
         if self._report is not None:
             self._report.say(f"images {images:,}  {words}")
-        if self._board is not None:
-            self._board.alert(kind, words)
+        self._tell(kind, images, details, words)
 
     def scores(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Write scores with their records to scores.jsonl."""
@@ -190,10 +217,10 @@ class Tracker:
         """Record what this start runs on: a line in environment.jsonl."""
         self._write("environment.jsonl", lambda path: records.write_environment(path, images, facts))
 
-    def picture(self, path: Path, images: int) -> None:
-        """Show a sample grid that was written."""
+    def picture(self, path: Path, images: int, name: str = "samples/grid") -> None:
+        """Show a picture of RUN/samples that was written."""
         if self._board is not None:
-            self._board.picture(images, path)
+            self._board.media(images, name, path)
 
     def say(self, text: str) -> None:
         """Print a line for the person at the console."""

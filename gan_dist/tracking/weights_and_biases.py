@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from gan_dist.config import Config
 from gan_dist.redaction import redact, redact_all
-from gan_dist.tracking import media
+from gan_dist.tracking import shown
 
 _INIT_SECONDS = 30  # without network W&B gives up after this long
 _FINISH_SECONDS = 60  # an upload that takes longer at the end is left to `wandb sync`
@@ -28,9 +26,12 @@ _WAITING = 1000  # reports that may wait for W&B; more are dropped, metrics.json
 class WeightsAndBiases:
     """A W&B run, or nothing where it is disabled or has failed. W&B has a thread: it may hang, and training goes on.
 
+    Offline nothing is written while a run trains: W&B keeps a folder for each start, which it takes for as many runs, and
+    of which `wandb sync` keeps the last. `later` is true then, and rebuild.py writes one at the end of each start.
+
     `failed` is told once what went wrong, `ready` where the run is seen when it is known. `command` is given for a run
     that is rebuilt: the command line that trained it, which W&B shows in place of this process's, as it shows nothing of
-    this process's machine then.
+    this process's machine then. `folder` is where W&B writes.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class WeightsAndBiases:
         ready: Callable[[str], None] = lambda place: None,
         work: "queue.Queue[Callable[[], Any] | None] | None" = None,
         command: Sequence[str] | None = None,
+        folder: Path | None = None,
     ) -> None:
-        self._directory = directory
+        self._directory, self._folder = directory, folder or directory
+        self.later = False
         self._failed, self._ready = failed, ready
         self._command, self._config = command, config
         self._run: Any = None
@@ -66,6 +69,8 @@ class WeightsAndBiases:
         Waits a moment for a W&B that is just starting.
         """
         self._started.wait(_MOMENT if self._thread is not None else 0)
+        if self.later:
+            return leet(self._directory)
         if self._run is None:
             return ""
         return leet(self._directory) if self._run.offline else str(self._run.url)
@@ -73,9 +78,13 @@ class WeightsAndBiases:
     def _start(self, config: Config, wandb_id: str) -> None:
         import wandb
 
-        mode = _mode(config.track.wandb)
-        if mode == "disabled":
+        mode = mode_of(config.track.wandb)
+        if mode == "offline" and self._command is None:
+            self.later = True
+        if mode == "disabled" or self.later:
             self._started.set()
+            if self.later:
+                self._ready(f"gan-dist watch {self._directory}; W&B's files are written at the end")
             return
         settings = wandb.Settings(  # silent: the console is ours, and Tracker says where the run is seen
             init_timeout=_INIT_SECONDS, finish_timeout=_FINISH_SECONDS, silent=True, console="off"
@@ -89,7 +98,7 @@ class WeightsAndBiases:
                 name=config.run.name,
                 id=wandb_id,
                 resume="allow",
-                dir=self._directory,
+                dir=self._folder,
                 mode=mode,  # type: ignore[arg-type]
                 config=redact_all(config.flat()),
                 settings=settings,
@@ -108,7 +117,9 @@ class WeightsAndBiases:
                     # the best of a run in the runs table; by name, as of two patterns that fit W&B takes any
                     self._run.define_metric(name, step_metric="images", summary=self._best(name))
                     self._scores.add(name)
-            return {"images": images, **values}
+            # updates that were never skipped are no news
+            told = {name: value for name, value in values.items() if value or not name.startswith("skipped/")}
+            return {"images": images, **told}
 
         self._log(content, images)  # at step=, as an offline run that is resumed counts from 0 again
 
@@ -120,28 +131,32 @@ class WeightsAndBiases:
             better = better.get("/".join(name.split("/")[2:]), "lower")
         return "max" if better == "higher" else "min"
 
-    def picture(self, images: int, path: Path) -> None:
-        """Show a sample grid."""
-        self.media(images, "samples/grid", path)
-
     def media(self, images: int, name: str, path: Path) -> None:
-        """Show what a file of RUN/media holds."""
+        """Show what a file of RUN/media or RUN/samples holds."""
 
         def content() -> dict[str, Any]:
             try:
-                return {"images": images, name: _shown(path, images)}
+                return {"images": images, **shown.of_file(name, path, images, terminal=self._run.offline)}
             except FileNotFoundError:  # the run went back meanwhile, and the file with it
                 return {"images": images}
 
         self._log(content, images)
 
-    def alert(self, kind: str, words: str) -> None:
-        """Let W&B tell the person of an alarm, where the run is online."""
+    def events(self, images: int, path: Path) -> None:
+        """Show the events of events.jsonl as a table."""
+
+        def content() -> dict[str, Any]:
+            rows = shown.events(path)
+            return {"images": images, **({"events": shown.event_table(rows)} if rows else {})}
+
+        self._log(content, images)
+
+    def alert(self, title: str, text: str, level: str, wait: float) -> None:
+        """Let W&B tell a person by mail or chat, where the run is online."""
 
         def send() -> None:
             if self._run is not None and not self._run.offline:
-                level = "WARN" if kind == "suspect" else "INFO"
-                self._run.alert(title=f"{self._config.run.name}: {kind}", text=words, level=level, wait_duration=0)
+                self._run.alert(title=title, text=text, level=level, wait_duration=wait)
 
         if self._thread is not None and not self._given_up:
             self._put(send)
@@ -157,7 +172,7 @@ class WeightsAndBiases:
             self._give_up(f"does not finish in {patience:g} s")
 
     def _log(self, content: Callable[[], dict[str, Any]], images: int) -> None:
-        if self._thread is not None and not self._given_up:
+        if self._thread is not None and not self._given_up and not self.later:
             self._put(lambda: self._run is not None and self._run.log(content(), step=images))
 
     def _put(self, work: Callable[[], Any] | None) -> None:
@@ -196,19 +211,6 @@ def project(config: Config) -> str:
     return config.track.project or os.environ.get("WANDB_PROJECT") or "gan_dist"
 
 
-def _shown(path: Path, images: int) -> Any:
-    """W&B's object for a file of RUN/media or RUN/samples."""
-    import wandb
-
-    if path.suffix == ".png":
-        return wandb.Image(str(path), caption=media.caption(path) or f"{images:,} images")
-    content = media.read(path)
-    if isinstance(content, media.Table):
-        rows = [list(row) for row in content.rows]
-        return wandb.Table(columns=list(content.columns), data=rows, allow_mixed_types=True)
-    return wandb.Histogram(np_histogram=(np.asarray(content.counts), np.asarray(content.edges)))
-
-
 @contextlib.contextmanager
 def _arguments(command: Sequence[str] | None) -> Iterator[None]:
     """While it lasts W&B, which records sys.argv and has no setting for it, reads a command line without secrets."""
@@ -220,7 +222,7 @@ def _arguments(command: Sequence[str] | None) -> Iterator[None]:
         sys.argv = before
 
 
-def _mode(wanted: str) -> str:
+def mode_of(wanted: str) -> str:
     """W&B's mode: `track.wandb` as it is; for `auto` WANDB_MODE, else online where W&B has a key, else offline.
 
     Raises RuntimeError for online without a key: on a terminal W&B would ask for one, and wait without end.

@@ -47,14 +47,18 @@ def test_a_run_has_every_file_of_the_contract(run: Path) -> None:
         "speed/images_per_second",
     }
     assert [line["event"] for line in lines(run / "events.jsonl")] == ["started", "saved", "saved", "finished"]
-    assert sorted(path.name for path in (run / "samples").iterdir()) == ["images-000000032.png", "images-000000064.png"]
+    grids = ["images-000000032.png", "images-000000064.png"]
+    assert sorted(path.name for path in (run / "samples").iterdir()) == ["classes", *grids, "live", "reals.png"]
+    assert [sorted(path.name for path in (run / "samples" / each).iterdir()) for each in ("classes", "live")] == [
+        grids
+    ] * 2
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["images-000000032", "images-000000064"]
     assert sorted(path.name for path in (run / "checkpoints/images-000000064").iterdir()) == [
         "manifest.json",
         "part-00000-of-00001.safetensors",
     ]
     assert (run / "logs/rank-0.txt").read_text()
-    assert list((run / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(list((run / "wandb").glob("offline-run-*/*.wandb"))) == 1
 
 
 def snapshot(directory: Path) -> dict[str, tuple[int, bytes]]:

@@ -44,6 +44,7 @@ LEVELS = {
     "reporting": 4,
     "alarms": 4,
     "scoring": 4,
+    "gallery": 4,
     "generate": 4,
     "doctor": 4,
     "checkpointing": 4,

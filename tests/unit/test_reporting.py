@@ -32,6 +32,7 @@ class Count(Metric):
 
 class Game:
     judged = "image"
+    galleries = ()
 
     def __init__(self, shows_data: bool) -> None:
         self.shows_data = shows_data

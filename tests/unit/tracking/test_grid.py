@@ -38,3 +38,22 @@ def test_a_grid_replaces_the_old_one_whole(tmp_path: Path) -> None:
         grid.save_grid(torch.zeros(5, 1, 64, 64), tmp_path / "grid.png")
     assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
     assert Image.open(tmp_path / "grid.png").size == (3 * 66 + 2, 2 * 66 + 2)  # large enough already
+
+
+def test_single_samples_are_cut_from_a_grid_that_says_where_they_are(tmp_path: Path) -> None:
+    values = torch.linspace(-1, 1, 6)
+    images = values.view(6, 1, 1, 1).expand(6, 1, 8, 8)
+    grid.save_grid(images, tmp_path / "grid.png", columns=4, caption="six")
+    cut = grid.cut(tmp_path / "grid.png", 5)
+    assert [sample.size for sample in cut] == [(48, 48)] * 5
+    assert [np.unique(np.asarray(sample)).tolist() for sample in cut] == [
+        [int(grid.to_uint8(image)[0, 0, 0])] for image in images[:5]
+    ]
+    assert grid.join(cut).size == (3 * 48, 2 * 48)
+    # what belongs together stays together
+    grid.save_columns({"input": images[:4], "output": -images[:4]}, tmp_path / "pairs.png")
+    pairs = grid.cut(tmp_path / "pairs.png", 9)
+    assert [sample.size for sample in pairs] == [(98, 48)] * 4
+    assert (np.asarray(pairs[3])[0, 0], np.asarray(pairs[3])[0, 97]) == (153, 102)
+    grid.save_png(images[0], tmp_path / "old.png")
+    assert grid.cut(tmp_path / "old.png", 9) == []

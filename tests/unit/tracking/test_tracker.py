@@ -1,5 +1,6 @@
 """The tracker reports to files, W&B and the console, and none of them can fail a run."""
 
+import contextlib
 import io
 import json
 import os
@@ -20,7 +21,7 @@ import gan_dist
 from gan_dist import cli, config as config_module
 from gan_dist.config import Config
 from gan_dist.redaction import redact
-from gan_dist.tracking import Tracker, media, save_grid, weights_and_biases
+from gan_dist.tracking import Tracker, alerts, media, rebuild, save_grid, weights_and_biases
 from gan_dist.tracking.console import ProgressConsole, duration
 from gan_dist.tracking.media import Histogram, Image, Scalar, Table
 from gan_dist.tracking.panels import Panel
@@ -78,29 +79,71 @@ def unexpected(reason: str) -> None:
 
 
 @pytest.mark.slow
-def test_wandb_reads_back_the_figures_of_a_run_that_was_resumed(tmp_path: Path) -> None:
-    for start in (0, 20):
+def test_a_run_that_was_stopped_twice_is_one_run_offline_with_all_figures_and_pictures(tmp_path: Path) -> None:
+    recorded = {"wandb_id": "abc12345", "created": "2026-11-27T01:02:03+00:00"}
+    (tmp_path / "config.yaml").write_text(config_module.to_yaml(config(), recorded))
+    old = tmp_path / "wandb/offline-run-20200101_000000-abc12345"  # as older versions left one for each start
+    other = tmp_path / "wandb/offline-run-20200101_000000-other"
+    for folder in (old, other):
+        folder.mkdir(parents=True)
+    (tmp_path / ".wandb-new/wandb/offline-run-1-abc12345").mkdir(parents=True)  # a kill left it
+    command = ["gan_dist/train.py", "x.yaml"]
+    (tmp_path / "environment.jsonl").write_text(json.dumps({"images": 0, "command": command}) + "\n")
+    samples = tmp_path / "samples"
+    for start in (0, 20, 40):
         with tracker(tmp_path, start, wandb="offline") as run:
             run.begin()
             for images in (start + 10, start + 20):
-                run.metrics(images, images // 10, {"loss/G": images / 2, "speed/images_per_second": 1.0})
-            save_grid(torch.zeros(4, 1, 8, 8), tmp_path / "grid.png")
-            run.picture(tmp_path / "grid.png", start + 20)
-    runs = offline_records(tmp_path)
-    assert len(runs) == 2
-    rows = [row for records in runs for row in history(records)]
+                skipped = {"skipped/G": 0, "skipped/D": float(images > 40)}
+                run.metrics(images, images // 10, {"loss/G": images / 2, "speed/images_per_second": 1.0, **skipped})
+            names = {
+                "grid": samples / f"images-{start + 20:09d}.png",
+                "live": samples / f"live/images-{start + 20:09d}.png",
+            }
+            (samples / "live").mkdir(parents=True, exist_ok=True)
+            for name, path in {**names, **({} if start else {"reals": samples / "reals.png"})}.items():
+                save_grid(torch.zeros(4, 1, 8, 8), path, caption="real images" if name == "reals" else "")
+                run.picture(path, start + 20, f"samples/{name}")
+            run.event("stopped", start + 20, reason="SIGINT")
+            # nothing is written while it trains
+            assert not list(tmp_path.glob("wandb/*/*.wandb")) or start
+    (one,) = tmp_path.glob("wandb/offline-run-*-abc12345")
+    assert not old.exists()
+    assert other.exists()
+    assert not (tmp_path / ".wandb-new").exists()
+    assert (tmp_path / "wandb/latest-run").resolve() == one.resolve()
+    (records,) = offline_records(tmp_path)
+    rows = history(records)
     assert [(row["_step"], row["images"], row["loss/G"]) for row in rows] == [
-        (images, images, images / 2) for images in (10, 20, 30, 40)
+        (images, images, images / 2) for images in range(10, 61, 10)
     ]
-    assert [row["images"] for row in rows if row.get("samples/grid._type") == "image-file"] == [20, 40]
-    for records in runs:
-        assert {"glob_name": "*", "step_metric": "images"}.items() <= {
-            key: value for metric in of("metric", records) for key, value in metric.items() if key != "options"
-        }.items()
-        (about,) = of("run", records)
-        assert (about["run_id"], about["display_name"], about["project"]) == ("abc12345", "test", "gan_dist")
-        settings = about["config"]["update"]
-        assert settings.items() >= {"training.micro_batch": 10, "run.name": "test"}.items()
+    for name, positions in {"grid": [20, 40, 60], "live": [20, 40, 60], "9": [20, 40, 60], "reals": [20]}.items():
+        assert [row["images"] for row in rows if row.get(f"samples/{name}._type") == "image-file"] == positions
+    assert rows[1]["samples/grid.caption"] == "20 images"
+    assert rows[1]["samples/reals.caption"] == "real images"
+    assert rows[1]["samples/single.count"] == 4
+    assert [row.get("skipped/D") for row in rows] == [None] * 4 + [1, 1]
+    assert not any("skipped/G" in row for row in rows)
+    assert rows[-1]["events._type"] == "table-file"
+    assert {"glob_name": "*", "step_metric": "images"}.items() <= {
+        key: value for metric in of("metric", records) for key, value in metric.items() if key != "options"
+    }.items()
+    (about,) = of("run", records)
+    assert (about["run_id"], about["display_name"], about["project"]) == ("abc12345", "test", "gan_dist")
+    settings = about["config"]["update"]
+    assert settings.items() >= {"training.micro_batch": 10, "run.name": "test"}.items()
+    facts = {key: value for environment in of("environment", records) for key, value in environment.items()}
+    assert (facts["program"], facts["args"]) == (command[0], command[1:])
+    assert not of("stats", records)
+    view = json.loads((tmp_path / "wandb/.wandb-leet.json").read_text())["metrics_filter"]["query"]
+    shown = [name for name in rows[-1] if re.search(view, name)]
+    assert sorted(shown) == ["loss/G", "speed/images_per_second"]
+
+
+def test_the_view_of_a_person_stays(tmp_path: Path) -> None:
+    (tmp_path / rebuild._VIEW).write_text("{}")
+    rebuild._arrange(tmp_path, config())
+    assert (tmp_path / rebuild._VIEW).read_text() == "{}"
 
 
 KEY = "a" * 40
@@ -126,7 +169,7 @@ def test_wandb_is_online_where_it_has_a_key(
         environment = {"NETRC": str(tmp_path / "netrc")}
         command = [str(Path(sys.executable).with_name("wandb")), "login", "--no-verify", KEY]
         subprocess.run(command, env=surroundings(tmp_path, **environment), check=True, capture_output=True)
-    code = f"from gan_dist.tracking.weights_and_biases import _mode; print(_mode({wanted!r}))"
+    code = f"from gan_dist.tracking.weights_and_biases import mode_of; print(mode_of({wanted!r}))"
     done = python(code, surroundings(tmp_path, **environment))
     assert (done.stdout, done.stderr) == (f"{mode}\n", "")
 
@@ -175,6 +218,60 @@ def test_a_server_that_does_not_answer_and_a_missing_key_stop_nothing(tmp_path: 
     assert len(lines(tmp_path / "metrics.jsonl")) == 30
 
 
+class Online:
+    """What training calls of a W&B run that is online."""
+
+    offline, url = False, "https://host/run"
+
+    def log(self, *_: object, **__: object) -> None: ...
+
+    def define_metric(self, *_: object, **__: object) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+def test_alerts_are_sent_once_each_with_what_a_person_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    sent: list[tuple[str, str, str, float]] = []
+
+    class Run(Online):
+        def alert(self, title: str, text: str, level: str, wait_duration: float) -> None:
+            sent.append((title, text, level, wait_duration))
+
+    monkeypatch.setattr(wandb, "init", lambda **_: Run())
+    monkeypatch.setattr(weights_and_biases, "mode_of", lambda wanted: wanted)
+    monkeypatch.setattr(sys, "argv", ["train.py", "x.yaml", "--password", "SECRET-9"])
+    with contextlib.suppress(RuntimeError), tracker(tmp_path, wandb="online") as run:
+        run.begin()
+        run.event("saved", 10, checkpoint="images-000000010")
+        run.status("running", 10, "", "images-000000010")
+        run.alert("suspect", 20, "suspect: few shapes (collapse/diversity is 0.1)", signal="collapse/diversity")
+        run.event("best", 20, score="score/fid", value=3.5, checkpoint="images-000000020")
+        run.event("finished", 30)
+        run.event("stopped", 30, reason="SIGINT")
+        raise RuntimeError("the disk is gone")
+    assert [(title, level) for title, _, level, _ in sent] == [
+        ("test: suspect", "WARN"),
+        ("test: finished", "INFO"),
+        ("test: stopped", "INFO"),
+        ("test: failed", "ERROR"),
+    ]
+    suspect, finished, stopped, failed = (text for _, text, _, _ in sent)
+    assert suspect == "suspect: few shapes (collapse/diversity is 0.1)"
+    assert "score/fid 3.5 of images-000000020" in finished
+    assert f"0.0 hours. Report: {tmp_path / 'report.html'}" in finished
+    assert "SIGINT. To go on: train.py x.yaml" in stopped
+    assert "the disk is gone. Newest checkpoint: images-000000010. To go on: train.py x.yaml" in failed
+    assert "SECRET-9" not in str(sent)
+    kinds = [line["event"] for line in lines(tmp_path / "events.jsonl")]
+    assert kinds == ["saved", "suspect", "best", "finished", "stopped", "failed"]
+    monkeypatch.setenv("GAN_DIST_SUBMISSION", "7")
+    about = alerts.About(tmp_path, None, 1.0, requeued=True)
+    assert "queued again by itself" in alerts.words("stopped", 1, {"reason": "the deadline"}, about)
+    assert "To go on" in alerts.words("stopped", 1, {"reason": "the file STOP"}, about)
+
+
 @pytest.mark.parametrize("place", ["init", "log"])
 def test_wandb_that_raises_is_reported_once_and_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
@@ -184,14 +281,12 @@ def test_wandb_that_raises_is_reported_once_and_stops_nothing(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no such server")
 
-    class Run:
-        offline = True
+    class Run(Online):
         log = broken
 
-        def define_metric(self, *_: object, **__: object) -> None: ...
-
     monkeypatch.setattr(wandb, "init", broken if place == "init" else lambda **_: Run())
-    with tracker(tmp_path, wandb="offline") as run:
+    monkeypatch.setattr(weights_and_biases, "mode_of", lambda wanted: wanted)
+    with tracker(tmp_path, wandb="online") as run:
         run.begin()
         for images in (10, 20, 30):
             run.metrics(images, 1, {"loss/G": 1.0})
@@ -207,20 +302,17 @@ def test_wandb_that_hangs_stops_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
     hanging, answered = threading.Event(), []
 
-    class Run:
-        offline = True
-
+    class Run(Online):
         def log(self, *_: object, **__: object) -> None:
             hanging.wait(60)
             answered.append(True)
 
-        def define_metric(self, *_: object, **__: object) -> None: ...
-
     monkeypatch.setattr(wandb, "init", lambda **_: Run())
+    monkeypatch.setattr(weights_and_biases, "mode_of", lambda wanted: wanted)
     monkeypatch.setattr(weights_and_biases, "_INIT_SECONDS", 0.2)
     monkeypatch.setattr(weights_and_biases, "_FINISH_SECONDS", 0.1)
     monkeypatch.setattr(weights_and_biases, "_WAITING", 20)
-    with tracker(tmp_path, wandb="offline") as run:
+    with tracker(tmp_path, wandb="online") as run:
         run.begin()
         for images in range(10, 1010, 10):  # more than may wait
             run.metrics(images, 1, {"loss/G": 1.0})
@@ -269,13 +361,13 @@ def test_wandb_shows_panels_and_the_same_again_when_rebuilt_from_the_files(tmp_p
         {**KEYS, "data": secret, "track": {"wandb": "disabled" if rebuilt else "offline"}}, "x"
     )
     (tmp_path / "logs").mkdir()
+    (tmp_path / "config.yaml").write_text(config_module.to_yaml(keys, {"wandb_id": "abc12345"}))
     with Tracker(tmp_path, keys, samples=50, start=0, wandb_id="abc12345") as run:
         run.begin()
         for images, better in ((10, 0.0), (20, -0.25), (30, 0.25)):
             run.metrics(images, images // 10, {"loss/G": images / 2, "score/real": images / 1})
             run.log(images, {**PANELS, "score/pixels": Scalar(0.5 + better)})
         run.log(35, {"score/pixels": Scalar(0.6)})
-    (tmp_path / "config.yaml").write_text(config_module.to_yaml(keys, {"wandb_id": "abc12345"}))
     if rebuilt:
         command = ["gan_dist/train.py", "x.yaml", "--data.shards", "https://host/x.tar?signature=SIGN-9"]
         (tmp_path / "environment.jsonl").write_text(json.dumps({"images": 0, "command": command}) + "\n")

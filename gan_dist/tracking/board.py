@@ -1,0 +1,109 @@
+"""Lay out W&B's page of a project: pictures first, then quality, collapse, players, speed, events."""
+
+from typing import TYPE_CHECKING, Any
+
+from gan_dist.errors import InputError
+
+if TYPE_CHECKING:
+    from wandb_workspaces.workspaces import Section, Workspace
+
+NAME = "gan_dist"
+X = "images"
+# x of a panel -> its title, the figures in it (a text with .* is a pattern), whether its y axis is logarithmic
+QUALITY = (
+    ("FID (lower is better)", r"^score/(.*/)?fid$", True),
+    ("KID (lower is better)", r"^score/(.*/)?kid$", True),
+    (
+        "Precision, recall, density, coverage (higher is better)",
+        r"^score/.*(precision|recall|density|coverage)$",
+        False,
+    ),
+    ("Modes (higher is better), KL (lower is better)", r"^score/.*(covered|covered_by_5|kl)$", False),
+)
+COLLAPSE = (
+    ("Diversity over that of real images (healthy: above 0.45)", r"^collapse/diversity", False),
+    ("Share of near duplicates (healthy: below 0.02)", r"^collapse/duplicates", False),
+    ("Share of the data's regions without a sample (healthy: below 0.25)", r"^collapse/cells", False),
+    ("Gap of D's logits, real less generated (healthy: 0.1 to 12, hinge 4)", r"^score/gap$", False),
+    ("Sign of D on real images (healthy: below 0.9)", r"^score/sign_real$", False),
+)
+PLAYERS = (
+    ("Losses: they move against each other", r"^loss/", False),
+    ("Mean logits of D: positive means real", r"^score/(real|fake)$", False),
+    ("Gradient norms", r"^grad_norm/[^r]", True),
+    ("Penalties before their weight", r"^penalty/", True),
+)
+SPEED = (
+    ("Images per second", r"^speed/images_per_second$", False),
+    ("Share of the time: loader, saves", r"^speed/.*_share$", False),
+    ("Memory in GiB", r"^memory/", False),
+)
+EVENTS = (("Skipped updates in total", r"^skipped/", False),)
+PICTURES = ("samples/grid", "samples/reals", "samples/live", "samples/classes", "samples/single")
+FIRST_SCORES = ("score/fid", "score/kid")
+"""Whose best value is shown as a number: define_metric keeps the minimum in the summary."""
+
+
+def workspace(entity: str, project: str, name: str = NAME) -> "Workspace":
+    """Return the page of a project; nothing is sent anywhere. Raises InputError without the package wandb-workspaces."""
+    ws, wr = _library()
+    best = [
+        wr.ScalarChart(title=f"Best {score.removeprefix('score/').upper()}", metric=score) for score in FIRST_SCORES
+    ]
+    pictures = [
+        wr.MediaBrowser(
+            title=key.removeprefix("samples/"), media_keys=[key], num_columns=8 if key.endswith("single") else 1
+        )
+        for key in PICTURES
+    ]
+    events = wr.WeavePanelSummaryTable(table_name="events")
+    sections: list[Section] = [
+        ws.Section(name="Pictures", panels=pictures, is_open=True),
+        ws.Section(name="Quality", panels=[*_lines(wr, QUALITY), *best], is_open=True),
+        ws.Section(name="Collapse", panels=_lines(wr, COLLAPSE), is_open=True),
+        ws.Section(name="Players", panels=_lines(wr, PLAYERS), is_open=True),
+        ws.Section(name="Speed", panels=_lines(wr, SPEED), is_open=False),
+        ws.Section(name="Events", panels=[*_lines(wr, EVENTS), events], is_open=False),
+    ]
+    settings = ws.WorkspaceSettings(x_axis=X, group_by_prefix="first")
+    page: Workspace = ws.Workspace(entity=entity, project=project, name=name, sections=sections, settings=settings)
+    return page
+
+
+def _lines(wr: Any, charts: tuple[tuple[str, str, bool], ...]) -> list[Any]:
+    return [wr.LinePlot(title=title, x=X, metric_regex=pattern, log_y=log) for title, pattern, log in charts]
+
+
+def create(entity: str, project: str, name: str = NAME) -> str:
+    """Make the page on W&B's server and return its address. Raises InputError without a key, or where W&B refuses."""
+    _library()
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True, mode="online"))
+    if not wandb.login(prompt=False, verify=False):
+        raise InputError("W&B has no key here: run `wandb login`, or set WANDB_API_KEY")
+    try:
+        entity = entity or str(wandb.Api().default_entity or "")
+        if not entity:
+            raise InputError("W&B names no default entity; give --entity, your user or team")
+        made: Any = workspace(entity, project, name)
+        made.save()
+    except InputError:
+        raise
+    except Exception as error:  # of several libraries, none of which documents what it raises
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"W&B did not take the page: {reason[:300]}; check the network, --entity and PROJECT"
+        ) from None
+    return str(made.url)
+
+
+def _library() -> tuple[Any, Any]:
+    try:
+        import wandb_workspaces.reports.v2 as wr
+        import wandb_workspaces.workspaces as ws
+    except ImportError:
+        raise InputError(
+            "the package wandb-workspaces is needed: ./launch/setup.sh board, or pip install 'gan_dist[board]'"
+        ) from None
+    return ws, wr

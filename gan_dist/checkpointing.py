@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from gan_dist import __version__
 from gan_dist.checkpoint import Outcome, Store, Writer, format, tensors
@@ -26,8 +27,8 @@ class Checkpointer:
         """Position of the newest checkpoint."""
         self.missed = 0
         """Saves in a row that failed."""
-        self._best: tuple[int, float] | None = None
-        """Position and value of the best score, until its checkpoint is there."""
+        self._best: dict[int, float] = {}
+        """Best scores by position, until their checkpoints are there."""
 
     def is_best(self, images: int, scores: Mapping[str, float]) -> bool:
         """Say on all ranks whether a position has the best value so far of evaluate.best: its checkpoint is due, and kept.
@@ -38,11 +39,13 @@ class Checkpointer:
             return False
         value = scores.get(f"score/{self._config.evaluate.best}", math.nan)
         before = read_kept(self.store.directory).get("best", {})
-        known = before.get("value") if before.get("score") == self._config.evaluate.best else None
+        known: list[Any] = [before.get("value")] if before.get("score") == self._config.evaluate.best else []
+        known = [each for each in (*known, *self._best.values()) if isinstance(each, int | float)]
         sign = 1 if better(dict(self._config.evaluate.scores), self._config.evaluate.best) == "higher" else -1
-        good = math.isfinite(value) and (not isinstance(known, int | float) or sign * value > sign * known)
+        good = math.isfinite(value) and all(sign * value > sign * each for each in known)
         good = self._engine.gather(good)[0]
-        self._best = (images, value) if good else None
+        if good:
+            self._best[images] = value
         return good
 
     @property
@@ -80,6 +83,7 @@ class Checkpointer:
 
     def _report(self, outcomes: Sequence[Outcome], tracker: Tracker) -> None:
         for outcome in outcomes:
+            best = self._best.pop(outcome.images, None)
             if outcome.problem:
                 self.missed += 1
                 if self._engine.is_main:
@@ -89,8 +93,8 @@ class Checkpointer:
             if self._engine.is_main:
                 times = {"seconds": round(outcome.seconds, 2), "stalled": round(outcome.stalled, 3)}
                 tracker.event("saved", outcome.images, checkpoint=outcome.name, **times)
-                if self._best is not None and self._best[0] == outcome.images:
-                    score = {"score": self._config.evaluate.best, "value": self._best[1]}
+                if best is not None:
+                    score = {"score": self._config.evaluate.best, "value": best}
                     self.store.keep_as("best", outcome.name, images=outcome.images, **score)
                     tracker.event("best", outcome.images, **score, checkpoint=outcome.name)
                 if outcome.warning:

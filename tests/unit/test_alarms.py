@@ -1,7 +1,5 @@
 """An alarm is told once in every place, names the checkpoint from before and keeps it, and stops the run only if asked to."""
 
-import queue
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +12,6 @@ from gan_dist.checkpoint import Store, format
 from gan_dist.config import load
 from gan_dist.control import collapse, remedies
 from gan_dist.tracking import records
-from gan_dist.tracking.weights_and_biases import WeightsAndBiases
 from tests import making
 from tests.launching import REPOSITORY
 
@@ -31,7 +28,7 @@ class Watched:
             for name, value in (("readings", 3), ("warm_up_live", 0), ("warm_up_steps", 0))
         }
         keys = {**making.tiny("unused", directory), **limits}
-        config = load([str(REPOSITORY / "configs/digits.yaml"), *making.flags(keys), *words])
+        config = load([str(REPOSITORY / "tests/data/digits.yaml"), *making.flags(keys), *words])
         directory.mkdir(exist_ok=True)
         self.store = Store(directory / "checkpoints", keep)
         self.told: list[tuple[str, int, str, dict[str, Any]]] = []
@@ -165,21 +162,5 @@ def test_a_signal_that_raises_is_reported_once_and_ends_nothing(tmp_path: Path) 
 def test_the_remedy_is_what_this_recipe_does_not_have_yet(
     trouble: collapse.Trouble, words: tuple[str, ...], expected: str
 ) -> None:
-    config = load([str(REPOSITORY / "configs/digits.yaml"), *words])
+    config = load([str(REPOSITORY / "tests/data/digits.yaml"), *words])
     assert expected in remedies.remedy(trouble, config.flat())
-
-
-@pytest.mark.parametrize(("offline", "alerts"), [(False, 1), (True, 0)])
-def test_wandb_alerts_where_the_run_is_online(offline: bool, alerts: int) -> None:
-    board = WeightsAndBiases.__new__(WeightsAndBiases)
-    sent: list[dict[str, Any]] = []
-    board._thread, board._given_up, board._work = threading.current_thread(), False, queue.Queue()
-    board._config = load([str(REPOSITORY / "configs/digits.yaml")])
-    board._run = SimpleNamespace(offline=offline, alert=lambda **fields: sent.append(fields))
-    board.alert("suspect", "words")
-    work = board._work.get_nowait()
-    assert work is not None
-    work()
-    assert [(alert["title"], alert["text"], alert["level"]) for alert in sent] == [
-        ("digits: suspect", "words", "WARN")
-    ] * alerts

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from gan_dist.config import Config, default_cache, differences, fields, load, read_run, to_yaml
+from gan_dist.config.control import Limits
 from gan_dist.config.tree import leaves
 from gan_dist.errors import InputError
 
@@ -56,6 +57,10 @@ OTHERS: dict[str, Any] = {
     "training.precision": "fp64",
     "training.device": "cpu",
     "track.wandb": "disabled",
+    "control.collapse": "stop",
+    "evaluate.best": "pixels",
+    "control.limits.gap": 3.0,
+    "control.limits.level": 3.0,
     "evaluate.scores.pixels.kind": None,  # there is one so far
 }
 """Another value of each key for which that is not obvious."""
@@ -435,7 +440,9 @@ def test_a_key_at_its_default_is_not_in_the_fingerprint(path: Path) -> None:
 def test_the_keys_that_a_running_run_may_change_are_these(full: Path) -> None:
     """Paths, tracking, intervals, workers, strategy: a new key is mathematics unless someone decides otherwise."""
     assert free_keys(load([str(full)])) == {
+        "evaluate.best",
         "evaluate.every",
+        "evaluate.reals",
         "evaluate.samples",
         "evaluate.scores.pixels.kind",
         "run.name",
@@ -461,6 +468,8 @@ def test_the_keys_that_a_running_run_may_change_are_these(full: Path) -> None:
         "checkpoint.keep",
         "checkpoint.milestones",
         "checkpoint.max_missed",
+        "control.collapse",
+        *(f"control.limits.{name}" for name in Limits.model_fields),
         "control.hang_seconds",
         "control.max_bad_steps",
         "control.desync_every",

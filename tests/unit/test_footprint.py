@@ -49,8 +49,10 @@ def counted(**keys: object) -> dict[str, Uses]:
 
 def test_the_discriminator_is_passed_through_in_both_turns_and_for_penalties() -> None:
     assert counted() == {"G": Uses(2, 2, 0, 1), "D": Uses(2, 6, 0, 1)}
-    assert counted(penalties__r1__weight=1.0) == {"G": Uses(2, 2, 0, 1), "D": Uses(4, 8, 0, 1)}
-    assert counted(penalties__r1__weight=1.0, penalties__r2__weight=1.0)["D"] == Uses(4, 10, 0, 1)
+    assert counted(penalties__r1__weight=1.0) == {"G": Uses(2, 2, 0, 1), "D": Uses(2, 6, 0, 1)}
+    assert counted(penalties__r1__weight=1.0, penalties__r2__weight=1.0)["D"] == Uses(2, 6, 0, 1)
+    # has images of its own
+    assert counted(penalties__wgan_gp__weight=1.0) == {"G": Uses(2, 2, 0, 1), "D": Uses(4, 8, 0, 1)}
 
 
 def test_micro_batches_that_share_a_pass_are_one_use() -> None:

@@ -97,7 +97,7 @@ def test_the_live_generator_is_asked_as_in_training_and_keeps_no_trace(labels: b
     wanted = making.tiny("unused", "unused", training__strategy="ddp", data__labels=labels)
     if labels:
         wanted["data.classes"] = 3
-    config = config_module.load(["configs/digits.yaml", *making.flags(wanted)])
+    config = config_module.load(["tests/data/digits.yaml", *making.flags(wanted)])
     engine = Engine(config)
     game = trial.build(config, engine)
     engine.wrap(game)

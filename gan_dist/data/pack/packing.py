@@ -270,11 +270,14 @@ def _visible(destination: Path) -> list[str]:
 
 
 def _refuse_another(destination: Path, before: dict[str, Any], plan: dict[str, Any], ours: set[str]) -> None:
-    if changed := [key for key in plan if before.get(key) != plan[key]]:
+    changed = [
+        "other images" if key == "listing" else f"{key} {_short(before.get(key))} there, {_short(plan[key])} now"
+        for key in plan
+        if before.get(key) != plan[key]
+    ]
+    if changed:
         raise InputError(
-            f"{destination} holds shards packed in another way: "
-            f"{', '.join(f'{key} {_short(before.get(key))} there, {_short(plan[key])} now' for key in changed)}; "
-            "give a new or empty folder"
+            f"{destination} holds shards packed in another way: {', '.join(changed)}; give a new or empty folder"
         )
     if foreign := [name for name in _visible(destination) if name.endswith(".tar") and name not in ours]:
         raise InputError(f"{destination} holds {foreign[0]}, which `gan-dist pack` did not make; move it elsewhere")

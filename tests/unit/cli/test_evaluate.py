@@ -49,7 +49,7 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     scores = {"evaluate__every": 32, "evaluate__samples": 40, "evaluate__best": "kid_random", "checkpoint__every": 1000}
     scores |= {"evaluate__scores__kid_random__kind": "kid", "evaluate__scores__kid_random__features": "random"}
     scores |= {"evaluate__scores__copies__kind": "neighbours", "training__images": 96}
-    assert train(["configs/digits.yaml", *making.flags(making.tiny(shards, directory, **scores))]) == 0
+    assert train(["tests/data/digits.yaml", *making.flags(making.tiny(shards, directory, **scores))]) == 0
     return directory
 
 

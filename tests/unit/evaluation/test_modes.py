@@ -114,7 +114,7 @@ def test_a_mode_has_the_first_digit_in_the_hundreds_as_the_label_of_stacked_mnis
     ("size", "channels", "fits"), [((64, 64), 3, False), ((28, 28), 4, False), ((32, 32), 1, True)]
 )
 def test_images_that_hold_no_digits_are_refused_by_the_config(size: tuple[int, int], channels: int, fits: bool) -> None:
-    data = SimpleNamespace(size=size, channels=channels, resolution=size[0])
+    data = SimpleNamespace(size=size, channels=channels, resolution=size[0], drawn=False)
     metric = METRICS["modes"].model_validate({"classifier": "x"})
     with nullcontext() if fits else pytest.raises(ValueError, match="change them"):
         metric.check(SimpleNamespace(data=data))  # type: ignore[arg-type]

@@ -98,7 +98,7 @@ def test_a_pack_that_was_cut_off_goes_on_to_the_same_bytes(tmp_path: Path, monke
     monkeypatch.setattr(write, "convert", convert)
     assert pack(source, tmp_path / "cut", count=30, shard_size=8, progress=False).resumed == 2
     assert hashes(tmp_path / "cut") == hashes(tmp_path / "whole")
-    with pytest.raises(InputError, match="count differ"):
+    with pytest.raises(InputError, match=r"count .* there, .* now"):
         pack(source, tmp_path / "cut", count=31, shard_size=8, progress=False)
 
 
@@ -134,7 +134,7 @@ def test_the_command_makes_what_data_source_makes(tmp_path: Path, capsys: pytest
     out = tmp_path / "out"
     words = ["pack", "stacked-mnist", str(out), "--from", str(tmp_path / "mnist"), "--count", "12", "--split", "all"]
     assert cli.main(words) == 0
-    assert "12 images in 1 shards" in capsys.readouterr().out
+    assert "12 images in 1 shard," in capsys.readouterr().out
     again = pack(f"stacked-mnist:{tmp_path / 'mnist'}", out, count=12, split="all", progress=False)
     assert again.resumed == 1
     assert packing.is_packed(out)

@@ -108,9 +108,9 @@ TEST = {
         ("mnist", {"data.labels": True}),
         ("mnist", {"loss.kind": "relativistic", **BARE, **R1R2, **RATES}),
         ("mnist", {**WIDE, **R1}),
-        ("stacked", {**R1, **BARE}),
+        ("stacked", {**R1, **BARE, **RATES}),
         ("stacked", {"loss.kind": "relativistic", **BARE, **R1R2, **RATES}),
-        ("stacked", {"loss.kind": "hinge", **R1, **BARE}),
+        ("stacked", {"loss.kind": "hinge", **R1, **BARE, **RATES}),
     ],
     "broken": [
         # bad learning rates

@@ -56,7 +56,8 @@ OTHERS: dict[str, Any] = {
     "training.precision": "fp64",
     "training.device": "cpu",
     "track.wandb": "disabled",
-    "evaluate.scores.pixels.kind": None,  # there is one so far
+    "evaluate.scores.pixels.kind": None,  # others have keys of their own
+    "evaluate.best": "pixels",
 }
 """Another value of each key for which that is not obvious."""
 
@@ -68,6 +69,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "penalties.wgan_gp.full_precision": {"training.precision": "bf16"},
     "optimizers.generator.lookahead_rate": {"optimizers.generator.lookahead_every": 5},
     "optimizers.discriminator.lookahead_rate": {"optimizers.discriminator.lookahead_every": 5},
+    "evaluate.reals": {"evaluate.scores.kid.kind": "kid"},
 }
 """What another value needs so that it contradicts nothing; the same in both configs that are compared."""
 
@@ -437,6 +439,8 @@ def test_the_keys_that_a_running_run_may_change_are_these(full: Path) -> None:
     assert free_keys(load([str(full)])) == {
         "evaluate.every",
         "evaluate.samples",
+        "evaluate.reals",
+        "evaluate.best",
         "evaluate.scores.pixels.kind",
         "run.name",
         "run.directory",

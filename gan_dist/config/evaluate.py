@@ -35,6 +35,10 @@ class Evaluate(Section):
             raise ValueError(
                 f"evaluate.features.{unused[0]} has no effect: no score has features: {unused[0]}; add it to one, or remove this"
             )
+        if self.reals and not asked - {""}:
+            raise ValueError(
+                f"evaluate.reals = {self.reals} has no effect: no score looks at features of real images; remove it"
+            )
         if self.best and self.best.partition("/")[0] not in scores:
             raise ValueError(
                 f"evaluate.best = {self.best} is none of evaluate.scores ({', '.join(scores) or 'there are none'}); name one"

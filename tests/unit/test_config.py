@@ -61,7 +61,7 @@ OTHERS: dict[str, Any] = {
     "evaluate.best": "pixels",
     "control.limits.gap": 3.0,
     "control.limits.level": 3.0,
-    "evaluate.scores.pixels.kind": None,  # there is one so far
+    "evaluate.scores.pixels.kind": None,  # others have keys of their own
 }
 """Another value of each key for which that is not obvious."""
 
@@ -73,6 +73,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "penalties.wgan_gp.full_precision": {"training.precision": "bf16"},
     "optimizers.generator.lookahead_rate": {"optimizers.generator.lookahead_every": 5},
     "optimizers.discriminator.lookahead_rate": {"optimizers.discriminator.lookahead_every": 5},
+    "evaluate.reals": {"evaluate.scores.kid.kind": "kid"},
 }
 """What another value needs so that it contradicts nothing; the same in both configs that are compared."""
 

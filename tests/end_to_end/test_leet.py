@@ -52,7 +52,8 @@ def pane(tmp_path: Path, need: Callable[[str, bool, str], None]) -> Iterator[Cal
         end, shown = time.monotonic() + 120, ""
         while wanted not in shown and time.monotonic() < end:
             time.sleep(0.3)
-            shown = tmux("capture-pane", "-p")
+            # the charts and pictures; right of them is an overview, which names every figure
+            shown = "\n".join(line[:120] for line in tmux("capture-pane", "-p").splitlines())
         assert wanted in shown, shown
         return shown
 

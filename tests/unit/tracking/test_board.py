@@ -13,6 +13,8 @@ from gan_dist import cli
 from gan_dist.config import load
 from gan_dist.tracking import board
 
+pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style")  # in wandb-workspaces
+
 FIGURES = (
     *("loss/G", "loss/D", "score/real", "score/fake", "score/gap", "score/sign_real", "score/fid", "score/kid"),
     *("score/prdc/recall", "score/modes/covered", "score/modes/kl", "collapse/diversity", "collapse/duplicates"),

@@ -3,7 +3,7 @@
     python benchmarks/neighbour.py [--rounds 4] [--neighbours 2] [--policies spin ours sleep 1000]
 
 Trainers with the same config live at once, each in a process of its own: "spin" has the OpenMP library's default, "ours"
-what gan_dist/threads.py sets, "sleep" OMP_WAIT_POLICY=PASSIVE, a number GOMP_SPINCOUNT. They take short turns. Each round measures both alone and both beside the
+what gan_dist/threads.py sets, "sleep" OMP_WAIT_POLICY=PASSIVE, a number GOMP_SPINCOUNT, "one" a single thread. They take short turns. Each round measures both alone and both beside the
 neighbour, which is as many busy loops as `--neighbours` says. Alone the fastest turn of a round counts, as other
 programs only make turns slower; beside the neighbour the median. The fair share of a trainer with as many threads as the
 machine has cores is cores / (cores + neighbours).
@@ -89,6 +89,8 @@ def start(policy: str, config: str, directory: str) -> "subprocess.Popen[str]":
         environment["OMP_WAIT_POLICY"] = "PASSIVE"
     elif policy.isdecimal():
         environment["GOMP_SPINCOUNT"] = policy
+    elif policy == "one":
+        environment["OMP_NUM_THREADS"] = "1"
     words = [sys.executable, str(Path(__file__).resolve()), "--serve", f"{policy} {directory}", "--config", config]
     trainer = subprocess.Popen(
         words, env=environment, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

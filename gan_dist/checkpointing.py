@@ -1,12 +1,15 @@
 """The checkpoints of a run: saves while it trains, what became of them, and the way back to the newest."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 from gan_dist import __version__
 from gan_dist.checkpoint import Outcome, Store, Writer, format, tensors
+from gan_dist.checkpoint.store import read_kept
 from gan_dist.config import Config
 from gan_dist.engine import AgreedError, Engine
 from gan_dist.errors import RunError
+from gan_dist.evaluation import better
 from gan_dist.games.base import Game
 from gan_dist.run_directory import Run
 from gan_dist.tracking import Tracker
@@ -23,6 +26,24 @@ class Checkpointer:
         """Position of the newest checkpoint."""
         self.missed = 0
         """Saves in a row that failed."""
+        self._best: tuple[int, float] | None = None
+        """Position and value of the best score, until its checkpoint is there."""
+
+    def is_best(self, images: int, scores: Mapping[str, float]) -> bool:
+        """Say on all ranks whether a position has the best value so far of evaluate.best: its checkpoint is due, and kept.
+
+        `scores` are rank 0's.
+        """
+        if not self._config.evaluate.best:
+            return False
+        value = scores.get(f"score/{self._config.evaluate.best}", math.nan)
+        before = read_kept(self.store.directory).get("best", {})
+        known = before.get("value") if before.get("score") == self._config.evaluate.best else None
+        sign = 1 if better(dict(self._config.evaluate.scores), self._config.evaluate.best) == "higher" else -1
+        good = math.isfinite(value) and (not isinstance(known, int | float) or sign * value > sign * known)
+        good = self._engine.gather(good)[0]
+        self._best = (images, value) if good else None
+        return good
 
     @property
     def newest_name(self) -> str | None:
@@ -68,6 +89,10 @@ class Checkpointer:
             if self._engine.is_main:
                 times = {"seconds": round(outcome.seconds, 2), "stalled": round(outcome.stalled, 3)}
                 tracker.event("saved", outcome.images, checkpoint=outcome.name, **times)
+                if self._best is not None and self._best[0] == outcome.images:
+                    score = {"score": self._config.evaluate.best, "value": self._best[1]}
+                    self.store.keep_as("best", outcome.name, images=outcome.images, **score)
+                    tracker.event("best", outcome.images, **score, checkpoint=outcome.name)
                 if outcome.warning:
                     tracker.event("disk", outcome.images, warning=outcome.warning)
                 tracker.status("running", outcome.images, "", outcome.name)

@@ -5,6 +5,7 @@ loss takes the logits of generated and of real images, of any shape, and returns
 the mean over all logits.
 """
 
+import math
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -20,6 +21,13 @@ class Loss(Part):
 
     uses_real: ClassVar[bool] = False
     """Whether the generator's side needs the logits of real images."""
+    middle: ClassVar[float | None] = 0.0
+    """The logit of an image that the discriminator is unsure about. None: only differences of logits mean something."""
+    sure: ClassVar[float] = 12.0
+    """How far the mean logits of real and generated images are apart when the discriminator is sure of all of them; the
+    alarms of control.collapse begin there. inf: the loss does not say."""
+    lipschitz: ClassVar[bool] = False
+    """Whether the discriminator must be 1-Lipschitz: its logits are then no larger than an image is long."""
     couples: ClassVar[bool] = False
     """Whether samples of a micro-batch act on each other beyond a mean: it is then computed for each micro-batch alone."""
 
@@ -53,6 +61,8 @@ class Minimax(Nonsaturating):
 class Hinge(Loss):
     """Hinge loss (Lim and Ye, 2017; Miyato et al., 2018, eq. 16 and 17)."""
 
+    sure: ClassVar[float] = 4.0
+
     def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
         return -fake.mean()
 
@@ -62,6 +72,9 @@ class Hinge(Loss):
 
 class LeastSquares(Loss):
     """Least squares with targets 0 and 1 (Mao et al., 2017, eq. 9)."""
+
+    middle: ClassVar[float | None] = 0.5
+    sure: ClassVar[float] = math.inf  # at 1 all is told apart, as it may be in a healthy run
 
     def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
         return (fake - 1).square().mean() / 2
@@ -73,6 +86,10 @@ class LeastSquares(Loss):
 class Wasserstein(Loss):
     """The critic's difference (Arjovsky et al., 2017, eq. 2); it needs a penalty, such as wgan_gp, to be Lipschitz."""
 
+    middle: ClassVar[float | None] = None
+    sure: ClassVar[float] = math.inf  # it depends on the scale of the images
+    lipschitz: ClassVar[bool] = True
+
     def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
         return -fake.mean()
 
@@ -83,6 +100,7 @@ class Wasserstein(Loss):
 class Relativistic(Loss):
     """Each real image against the generated one beside it (Jolicoeur-Martineau, 2019, section 4.2; R3GAN, 2024)."""
 
+    middle: ClassVar[float | None] = None
     uses_real: ClassVar[bool] = True
 
     def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
@@ -99,6 +117,7 @@ class RelativisticAverage(Loss):
     The means are those of a micro-batch. Both terms count whole, as in the paper; some code takes half of their sum.
     """
 
+    middle: ClassVar[float | None] = None
     uses_real: ClassVar[bool] = True
     couples: ClassVar[bool] = True
 
@@ -125,6 +144,20 @@ def of_best(loss: Loss, part: float, fake: Tensor, real: Tensor | None) -> Tenso
     """Return the generator's loss of a part of the images, those with the highest logits (Sinha et al., 2020)."""
     of_image = fake.flatten(1).mean(1) if fake.ndim > 1 else fake
     return loss.generator(fake[of_image.topk(max(1, round(part * len(fake)))).indices], real)
+
+
+def signs(loss: Loss, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
+    """Return on which side of its middle the discriminator puts a micro-batch's images: -1, 0 or 1 for each, by name.
+
+    sign_real and sign_fake, or sign_pair for losses that compare: whether a real image is above a generated one. The mean of
+    sign_real is r_t of Karras et al. (StyleGAN2-ADA, 2020, eq. 1).
+    """
+    fake, real = fake.detach(), real.detach()
+    if loss.middle is None:
+        return {"sign_pair": (real - fake).sign()}
+    if loss.middle:
+        fake, real = fake - loss.middle, real - loss.middle
+    return {"sign_real": real.sign(), "sign_fake": fake.sign()}
 
 
 def by_part(loss: Callable[..., Tensor], parts: int, *logits: Tensor | None) -> Tensor:

@@ -8,13 +8,15 @@ import psutil
 import torch
 from torch import Tensor
 
-from gan_dist import rng
+from gan_dist import rng, scoring
+from gan_dist.alarms import Alarms
 from gan_dist.config import Config
 from gan_dist.control.pace import Pace
-from gan_dist.data import loader, order
+from gan_dist.data import checks, loader, order
 from gan_dist.data.index import Index
 from gan_dist.engine import Engine
-from gan_dist.evaluation import Metric, ScoreError, evaluate
+from gan_dist.errors import InputError
+from gan_dist.evaluation import Ranks, ScoreError, Sets, evaluate
 from gan_dist.gallery import Gallery
 from gan_dist.games import Game
 from gan_dist.interfaces import Batch
@@ -27,26 +29,43 @@ from gan_dist.tracking.panels import Panel
 class Reporter:
     """Reports of a run on this launch's ranks. All of them call the same methods at the same step."""
 
-    def __init__(self, config: Config, engine: Engine, game: Game, index: Index, run: Run, tracker: Tracker) -> None:
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        game: Game,
+        index: Index,
+        run: Run,
+        tracker: Tracker,
+        alarms: Callable[[Callable[[int], Batch | None]], Alarms] | None = None,
+    ) -> None:
+        """`alarms` makes the run's alarms of a function that returns so many real samples."""
         self._config, self._engine, self._game, self._index = config, engine, game, index
         self._run, self._tracker = run, tracker
-        self._metrics: dict[str, Metric] = {name: each.for_game(game) for name, each in config.evaluate.scores}
+        metrics = {name: each.for_game(game) for name, each in config.evaluate.scores}
+        self._metrics, self._extractors = scoring.ready(metrics, dict(config.evaluate.features))
+        self._compared: tuple[Sets, scoring.ImageSet] | None = None
         self._panels: dict[str, Panel] = dict(config.track.panels)
         self.pace = Pace()
         self._gallery = Gallery(config, game, run, tracker, self._real)
         self._began, self._from = time.perf_counter(), 0
         self._first: Batch | None = None
         self._last: tuple[range, Batch] | None = None
+        self._alarms = alarms(self._reals) if alarms is not None else None
 
     def begin(self, images: int) -> None:
         """Measure the rate from here."""
         self._began, self._from = time.perf_counter(), images
+        if self._alarms is not None:
+            self._alarms.begin(images)
 
     def figures(self, images: int) -> None:
         """Report the means of what was recorded since the last report, and the rate."""
         engine = self._engine
         values = {name: total / count for name, (total, count) in engine.read_metrics().items() if count}
         now = time.perf_counter()
+        if self._alarms is not None:
+            values |= self._alarms.figures(images, values)
         values["speed/images_per_second"] = (images - self._from) / (now - self._began)
         values["memory/process_gib"] = psutil.Process().memory_info().rss / 2**30
         if engine.device.type == "cuda":
@@ -55,6 +74,8 @@ class Reporter:
         values |= self._pace_of(images, now)
         self._began, self._from = now, images
         self._tracker.metrics(images, images // self._config.training.batch, values)
+        if self._alarms is not None:
+            self._alarms.judge(images, values)
 
     def _pace_of(self, images: int, now: float) -> dict[str, float]:
         """Return what the time since the last report went to; a rate that fell far is an event."""
@@ -78,6 +99,8 @@ class Reporter:
                     self._load(np.arange(count)) if self._game.shows_data else Batch({}, torch.arange(0))
                 )
             columns = self._game.pictures(self._config.run.seed, self._config.sample.count, shown)
+            if self._alarms is not None:
+                self._alarms.grid(images)
         path = self._run.samples / f"images-{images:09d}.png"
         if self._tracker.guard("samples", lambda: save_columns(columns, path)):
             self._tracker.picture(path, images)
@@ -88,38 +111,62 @@ class Reporter:
             with self._engine.averages():
                 self._tracker.draw(drawn, self._game, images)
 
-    def scores(self, images: int, beat: Callable[[], None]) -> None:
-        """Score the averaged networks, where the config names scores."""
+    def scores(self, images: int, beat: Callable[[], None]) -> dict[str, float]:
+        """Score the averaged networks, where the config names scores; returns them on rank 0."""
         if not self._metrics:
-            return
+            return {}
         config, engine, game = self._config, self._engine, self._game
+        ranks = scoring.ranks_of(engine)
 
         def fake(numbers: range) -> Tensor:
             shown = self._shuffled(numbers) if game.shows_data else Batch({}, torch.arange(numbers.start, numbers.stop))
             return game.generated(config.run.seed, numbers, shown)
 
-        def real(numbers: range) -> Tensor:
+        def paired(numbers: range) -> Tensor:
             return self._shuffled(numbers)[game.judged]
 
         try:
+            sets, real = self._sets(ranks, beat)
             with engine.averages():
-                evaluation = evaluate(
+                found = evaluate(
                     self._metrics,
                     fake,
-                    real,
+                    paired,
                     config.evaluate.samples,
                     len(self._index),
-                    rank=engine.rank,
-                    ranks=engine.world_size,
-                    gather=engine.gather,
+                    ranks=ranks,
+                    sets=sets,
                     progress=lambda done, total: beat(),
                 )
-        except ScoreError as error:  # days of training are worth more than a score
+                drawn = scoring.pictures_of(found, fake, lambda n: real.draw(n, engine.device)) if real else {}
+        except (ScoreError, InputError) as error:  # days of training are worth more than a score
             self._tracker.event("score failed", images, reason=str(error))
-            return
+            return {}
         self._last = None
-        scores: dict[str, Media] = {name: Scalar(value) for name, value in evaluation.scores.items()}
-        self._tracker.log(images, {**scores, "speed/evaluation_seconds": Scalar(evaluation.seconds)})
+        scores: dict[str, Media] = {name: Scalar(value) for name, value in found.scores.items()}
+        self._tracker.log(images, {**scores, "speed/evaluation_seconds": Scalar(found.seconds), **drawn})
+        about = {
+            "images": images,
+            "checkpoint": None,
+            "average": True,
+            "seed": config.run.seed,
+            "labels": "number modulo classes" if config.data.classes else None,
+            "by": "training",
+        }
+        self._tracker.scores(scoring.lines_of(found, self._metrics, sets, real, engine.device, about))
+        return found.scores
+
+    def _sets(self, ranks: Ranks, beat: Callable[[], None]) -> tuple[Sets | None, scoring.ImageSet | None]:
+        """Return extractors and features of the real images, looked at once a start or less: they stay in data.cache."""
+        if not self._extractors:
+            return None, None
+        if self._compared is None:
+            config, field = self._config, self._game.judged
+            channels = checks.channels(config, field)
+            real = scoring.of_index(self._index, config.data.size, channels, field).shuffled(config.evaluate.reals)
+            made = scoring.sets_of(self._extractors, real, config.cache, ranks, lambda done, total: beat())
+            self._compared = made, real
+        return self._compared
 
     def _shuffled(self, numbers: range) -> Batch:
         """Return samples of the data set in a fixed shuffled order: shards may be sorted by class.
@@ -132,6 +179,14 @@ class Reporter:
             samples = order.permute(key, total, np.arange(numbers.start, numbers.stop) % total)
             self._last = numbers, self._load(samples)
         return self._last[1]
+
+    def _reals(self, count: int) -> Batch | None:
+        """Return at most `count` samples of the data set in a fixed shuffled order, the same at each call."""
+        total = len(self._index)
+        if not total:
+            return None
+        key = rng.key(self._config.run.seed, "signals")
+        return self._load(order.permute(key, total, np.arange(min(count, total))))
 
     def _real(self, count: int) -> Tensor:
         """Return the first images of that order, at most all: (N, C, H, W) in [-1, 1]."""

@@ -3,8 +3,8 @@
 import os
 from collections.abc import MutableMapping
 
-WAITS = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
-"""Rounds of GNU's library, some 0.1 ms, and milliseconds of LLVM's: the pauses between the operations of a step."""
+WAITS = {"GOMP_SPINCOUNT": "20000", "KMP_BLOCKTIME": "1"}
+"""Rounds of GNU's library, some 0.2 ms, and milliseconds of LLVM's: the pauses between the operations of a step."""
 _OTHERS = ("OMP_WAIT_POLICY", "KMP_LIBRARY")
 
 

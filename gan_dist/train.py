@@ -1,6 +1,6 @@
 """Train: `gan-dist train CONFIG [--key.path value ...]`, or this file under accelerate launch, torchrun or python.
 
-Exit codes: 0 finished, 2 wrong input, 75 stopped early and saved (start it again), 1 failed.
+Exit codes: 0 finished, 2 wrong input, 75 stopped early and saved (start it again), 1 failed, or stopped by control.collapse.
 """
 
 import contextlib

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from gan_dist import evaluation, provenance, trial
+from gan_dist import provenance, scoring, trial
+from gan_dist.alarms import Alarms
 from gan_dist.checkpoint import tensors
 from gan_dist.checkpointing import Checkpointer
 from gan_dist.config import Config
@@ -19,7 +20,7 @@ from gan_dist.data.decode import Note
 from gan_dist.data.quarantine import Quarantine
 from gan_dist.doctor import autotune
 from gan_dist.engine import AgreedError, Engine, lost_contact
-from gan_dist.errors import EXIT_FINISHED, EXIT_STOPPED, RunError
+from gan_dist.errors import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED, RunError
 from gan_dist.interfaces import Batch, Phase
 from gan_dist.reporting import Reporter
 from gan_dist.run_directory import Run, chosen, open_run
@@ -39,7 +40,7 @@ class Trainer:
         if where := engine.who_differs(self.index.digest):
             raise AgreedError(f"data.shards has other contents {where}; give all machines the same shards")
         self.config = config = config.with_classes(lambda: self.index.classes)
-        engine.on_main(lambda: evaluation.check(dict(config.evaluate.scores), features=False))
+        engine.on_main(lambda: scoring.check(config, len(self.index)))
         self.game = trial.build(config, engine)
         if not (config.directory / "config.yaml").exists():
             engine.on_main(self.game.check_start)
@@ -68,7 +69,7 @@ class Trainer:
             rank=engine.rank,
             world_size=engine.world_size,
         )
-        self.reporter = Reporter(config, engine, self.game, self.index, run, self.tracker)
+        self.reporter = Reporter(config, engine, self.game, self.index, run, self.tracker, self._alarms)
         launch = engine.on_main(lambda: uuid.uuid4().hex)
         self.watchdog = Watchdog(
             run.directory,
@@ -85,6 +86,13 @@ class Trainer:
             self.tracker.event("fell back", self.images, problem=problem)
         if other_machine and engine.is_main:
             self.tracker.event("other machine", self.images, warning=other_machine)
+
+    def _alarms(self, reals: Callable[[int], Batch | None]) -> Alarms:
+        def stop_for_it() -> None:
+            self.requests.ask(Reason.COLLAPSE)
+
+        store = self.checkpointer.store
+        return Alarms(self.config, self.engine, self.game, self.run_directory, self.tracker, store, reals, stop_for_it)
 
     def _keep_bits(self) -> str:
         """Keep for `exact` what changes rounding and is left to the machine, as it was at the run's first start.
@@ -182,7 +190,8 @@ class Trainer:
         self.reporter.panels(self.images, self._due)
         if config.evaluate.every and self._due(config.evaluate.every):
             with self.reporter.pace.spending("evaluation"):
-                self.reporter.scores(self.images, lambda: self.watchdog.beat("evaluating", self.images))
+                scores = self.reporter.scores(self.images, lambda: self.watchdog.beat("evaluating", self.images))
+            self._owed = self.checkpointer.is_best(self.images, scores) or self._owed
         if self._due(config.sample.every):
             self.watchdog.beat("drawing samples", self.images)
             with self.reporter.pace.spending("pictures"):
@@ -294,7 +303,7 @@ class Trainer:
             f"{self.run_directory.directory} stopped at {self.images:,} images because of {why}, and is saved. "
             "The same command goes on from here."
         )
-        return EXIT_STOPPED
+        return EXIT_FAILED if reason == Reason.COLLAPSE else EXIT_STOPPED
 
     def _finish(self, how: str) -> None:
         directory = self.run_directory.directory

@@ -16,7 +16,7 @@ export OMP_NUM_THREADS
 # Threads that wait for work spin for a moment and then sleep: a thread that spins on takes a core that another process or
 # program needs. gan_dist/threads.py sets the same where training is started without this file, and says more.
 if [[ -z ${OMP_WAIT_POLICY:-}${GOMP_SPINCOUNT:-}${KMP_BLOCKTIME:-}${KMP_LIBRARY:-} ]]; then
-    export GOMP_SPINCOUNT=10000 KMP_BLOCKTIME=1
+    export GOMP_SPINCOUNT=20000 KMP_BLOCKTIME=1
 fi
 
 # glibc gives every large tensor back to the system and gets it back, page by page, in the next step. With these it

@@ -1,8 +1,10 @@
 """The folder with a run's checkpoints: which there are, which are whole, which stay."""
 
 import contextlib
+import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from gan_dist import files
 from gan_dist.checkpoint import format
 from gan_dist.checkpoint.format import DamagedError
 
+KEPT = "kept.json"
+"""Beside the checkpoints: which of them are kept for a reason of their own, {"best": {"checkpoint": NAME, ...}}."""
 _NAME = re.compile(r"images-(\d{9,})")
 
 
@@ -19,6 +23,15 @@ class Store:
     def __init__(self, directory: Path, keep: int) -> None:
         self.directory = directory
         self.keep = keep
+        self._guarded: tuple[int, ...] = ()
+
+    def guard(self, positions: Sequence[int]) -> None:
+        """Keep the newest whole checkpoint at or before each of these positions, until others are named."""
+        self._guarded = tuple(positions)  # one assignment: the thread that writes reads it
+
+    def newest_before(self, position: int) -> str | None:
+        """Return the newest checkpoint at or before a position in images; None where there is none."""
+        return next((name for name in reversed(self.names()) if images_of(name) <= position), None)
 
     def names(self) -> list[str]:
         """Return the names of all checkpoints, oldest first, damaged ones included."""
@@ -83,8 +96,11 @@ class Store:
         return freed
 
     def retire(self) -> int:
-        """Delete old checkpoints, but no milestone and none of the `keep` newest whole ones. Returns the bytes freed."""
-        whole = []
+        """Delete old checkpoints, but no milestone, none that is guarded or in kept.json, none of the `keep` newest whole ones.
+
+        Returns the bytes freed.
+        """
+        whole, kept = [], {facts.get("checkpoint") for facts in read_kept(self.directory).values()}
         for name in reversed(self.names()):
             try:
                 manifest = format.read_manifest(self.directory / name)
@@ -93,14 +109,19 @@ class Store:
             except DamagedError:
                 continue  # it stays for a person to look at, and does not count
         freed = 0
+        guarded = {next((name for name, _ in whole if images_of(name) <= position), "") for position in self._guarded}
         for name, milestone in whole[self.keep :]:
-            if milestone:
+            if milestone or name in guarded or name in kept:
                 continue
             path = self.directory / name
             freed += files.folder_size(path)
             # its name goes first: a kill in the middle leaves nothing that looks like a damaged checkpoint
             shutil.rmtree(path.rename(files.temporary(path, "old")))
         return freed
+
+    def keep_as(self, reason: str, name: str, **facts: Any) -> None:
+        """Keep a checkpoint from now on for a reason, instead of the one that was kept for it before."""
+        files.write_json(self.directory / KEPT, {**read_kept(self.directory), reason: {"checkpoint": name, **facts}})
 
     def room(self) -> int:
         """Return how many bytes can be written here."""
@@ -114,8 +135,22 @@ class Store:
         return 0
 
 
+def read_kept(directory: Path) -> dict[str, dict[str, Any]]:
+    """Return the checkpoints that are kept for a reason: {reason: {"checkpoint": NAME, ...}}; empty where that cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((directory / KEPT).read_text())
+        if isinstance(found, dict):
+            return {reason: facts for reason, facts in found.items() if isinstance(facts, dict)}
+    return {}
+
+
 def name_of(images: int) -> str:
     return f"images-{images:09d}"
+
+
+def images_of(name: str) -> int:
+    """Return the position of a checkpoint."""
+    return int(name.removeprefix("images-"))
 
 
 def names(directory: Path) -> list[str]:
@@ -123,14 +158,14 @@ def names(directory: Path) -> list[str]:
     if not directory.is_dir():
         return []
     checkpoints = [path.name for path in directory.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)]
-    return sorted(checkpoints, key=lambda name: int(name.removeprefix("images-")))
+    return sorted(checkpoints, key=images_of)
 
 
 def describe(directory: Path, hashes: bool = False) -> dict[str, Any]:
     """Return what a checkpoint is: name, images, bytes, whole, digest, and the problem where it is damaged."""
     facts: dict[str, Any] = {
         "name": directory.name,
-        "images": int(directory.name.removeprefix("images-")),
+        "images": images_of(directory.name),
         "bytes": files.folder_size(directory),
         "whole": False,
         "milestone": False,

@@ -12,6 +12,8 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from gan_dist import units
 from gan_dist.config import legacy, tree
+from gan_dist.config.control import Control
+from gan_dist.config.evaluate import Evaluate
 from gan_dist.config.section import FREE, Positive, Section
 
 
@@ -195,20 +197,6 @@ class Checkpoint(Section):
     """Saves in a row that may fail (a full disk) before the run stops."""
 
 
-class Control(Section):
-    all_free = True
-
-    hang_seconds: Annotated[float, Field(gt=0)] = 600.0
-    """A process that makes no progress for so long ends the job, with its name and its stack in RUN/logs."""
-    max_bad_steps: Positive = 20
-    """Updates of a player in a row that may be skipped for a loss or gradient that is not finite; then the run goes back
-    to its last checkpoint, once, and the next time it stops."""
-    desync_every: Annotated[int, Field(ge=0)] = 0
-    """Images between two comparisons of the weights over processes, beside the one at each save. 0: at saves only."""
-    margin_seconds: Annotated[float, Field(ge=0)] = 120.0
-    """How long before the end of a Slurm job to save and stop."""
-
-
 class Track(Section):
     all_free = True
 
@@ -230,27 +218,6 @@ class Sample(Section):
     """Images between two sample grids. One is always drawn at the end."""
     count: Positive = 64
     """Samples in a grid; their latents stay the same over the run."""
-
-
-class Evaluate(Section):
-    """Scores while training."""
-
-    all_free = True
-
-    every: Annotated[int, Field(ge=0)] = 0
-    """Images between two evaluations by evaluate.scores; one more is done at the end. 0: none."""
-    samples: Positive = 2048
-    """Generated images of an evaluation, and real ones at most."""
-
-    if TYPE_CHECKING:  # compose.py adds it
-        scores: Section = Section()
-
-    def check(self, config: "Config") -> None:
-        scores = list(dict(self.scores))
-        if bool(self.every) != bool(scores):
-            missing = "evaluate.scores" if self.every else "evaluate.every"
-            given = f"evaluate.every = {self.every}" if self.every else f"evaluate.scores = {', '.join(scores)}"
-            raise ValueError(f"{given} has no effect without {missing}; set it too, or remove the other")
 
 
 class Config(Section):

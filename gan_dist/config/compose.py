@@ -72,8 +72,12 @@ def _common_places() -> dict[str, Place]:
     """Return the places for parts in the sections that every run has. Looked up by name, like the games."""
     scores, panels = (importlib.import_module(f"gan_dist.{name}") for name in ("evaluation", "tracking.panels"))
     scores_text, panels_text = (f"{what} by name, with the keys of each." for what in ("Scores", "Panels"))
+    features_text = (
+        "Networks that look at images for scores, by name, with the keys of each; a kind alone needs no entry."
+    )
     return {
         "evaluate.scores": Many(scores.Metric, scores.METRICS, scores_text, scores.check_name),
+        "evaluate.features": Many(scores.Extractor, scores.EXTRACTORS, features_text),
         "track.panels": Many(panels.Panel, panels.PANELS, panels_text, panels.check_name),
     }
 

@@ -29,8 +29,9 @@ class Reason(enum.IntEnum):
     STOP_FILE = 5
     DEADLINE = 6
     DATE = 7
-    BAD_STEPS = 8
-    BAD_DATA = 9
+    COLLAPSE = 8
+    BAD_STEPS = 9
+    BAD_DATA = 10
 
 
 WORDS = {
@@ -41,6 +42,7 @@ WORDS = {
     Reason.STOP_FILE: "the file STOP",
     Reason.DEADLINE: "the deadline",
     Reason.DATE: "run.deadline, which has passed",
+    Reason.COLLAPSE: "a suspected collapse (control.collapse: stop)",
     Reason.BAD_STEPS: "too many skipped steps in a row",
     Reason.BAD_DATA: "too much bad data",
 }

@@ -131,12 +131,7 @@ class Decoder:
             raise UnusableError("the image cannot be decoded")
         if self.channels == 4 and (image.shape[2:] != (4,) or image.dtype != np.uint8):
             raise UnusableError("the image has no transparency with 8 bits")
-        height, width = image.shape[:2]
-        if (height, width) != (self.height, self.width):
-            top, left, cut_height, cut_width = units.centre((height, width), (self.height, self.width))
-            image = image[top : top + cut_height, left : left + cut_width]
-            if image.shape[:2] != (self.height, self.width):
-                image = cv2.resize(image, (self.width, self.height), interpolation=cv2.INTER_AREA)
+        image = fit(image, (self.height, self.width))
         if self.channels == 1:
             target[..., 0] = image
         else:
@@ -184,6 +179,16 @@ class Decoder:
 
     def _close(self, shard: int) -> None:
         self._files.pop(shard, None)
+
+
+def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return an image (H, W, ...) cropped at the centre and reduced by area to a (height, width)."""
+    if image.shape[:2] != size:
+        top, left, height, width = units.centre((image.shape[0], image.shape[1]), size)
+        image = image[top : top + height, left : left + width]
+        if image.shape[:2] != size:
+            image = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA)
+    return image
 
 
 def read_or_substitute(

@@ -9,6 +9,11 @@ from torch import Tensor
 
 from gan_dist.config.section import Part
 from gan_dist.errors import InputError
+from gan_dist.evaluation.pairs import Wants
+
+if TYPE_CHECKING:
+    from gan_dist.config import Config
+    from gan_dist.evaluation.sets import Comparison
 
 if TYPE_CHECKING:
     from gan_dist.config import Config
@@ -17,7 +22,8 @@ State = dict[str, Tensor]
 """What a metric accumulates: sums, or features one below the other. Tensors only, as ranks exchange them."""
 
 _NAME = re.compile(r"\w[\w.+-]{0,99}")
-_TAKEN = ("real", "fake")  # score/real and score/fake are the discriminator's logits
+# score/real and the like are of the discriminator's logits
+_TAKEN = ("real", "fake", "gap", "level", "accuracy", "sign_real", "sign_fake", "sign_pair")
 
 
 class Metric(Part):
@@ -60,8 +66,55 @@ class Metric(Part):
         return added(states)
 
     def value(self, state: State) -> dict[str, float] | float:
-        """Return the score, or several by name."""
+        """Return the score, or several by name; the one named "" is `score/NAME` itself."""
         raise NotImplementedError(f"{type(self).__name__} has no value(state)")
+
+
+class SetMetric(Metric):
+    """A score of two whole sets of features: of generated images and of real ones.
+
+    An extractor looks at each image once, whatever number of metrics take its features. They lie in files, so that no rank
+    holds all of them, and those of the real images stay for the next evaluation. A metric says what it wants of the pairs
+    (`wants`), and computes its value on rank 0 (`score`).
+    """
+
+    features: str = "inception"
+    """What looks at the images: a name of evaluate.features, or a built-in kind: inception, vgg16, dinov2, clip, random,
+    pixels, classifier."""
+
+    reads_rows: ClassVar[bool] = False
+    """Whether it reads features one by one: of real images then at most the first 50,000 count."""
+    compares: ClassVar[bool] = True
+    """Whether it looks at the real images at all."""
+
+    def wants(self) -> Wants:
+        """Return what of the pairs of samples it needs (pairs.py); nothing by default."""
+        return Wants()
+
+    def least(self, width: int) -> int:
+        """Return how many images it needs of each set, for features of `width` numbers."""
+        return 2
+
+    def score(self, sets: "Comparison") -> dict[str, float] | float:
+        """Return the score, or several by name; the one named "" is `score/NAME` itself. Rank 0 calls it."""
+        raise NotImplementedError(f"{type(self).__name__} has no score(sets)")
+
+    def shows(self, sets: "Comparison") -> list[tuple[int, int]]:
+        """Return pairs of a generated image and a real one, by number, that a person should see. Rank 0 calls it."""
+        return []
+
+    def check(self, config: "Config") -> None:
+        if getattr(config.game, "samples", "images") != "images":
+            raise ValueError(f"the score {self.kind} looks at images, and game.kind = {config.game.kind} makes none")
+        if config.data.channels == 4:
+            raise ValueError(f"the score {self.kind} knows no images with transparency (data.channels = 4); remove it")
+
+
+def better(metrics: Mapping[str, Metric], score: str) -> str:
+    """Return which values of a score (fid, or prdc/recall) are better: "lower" or "higher"."""
+    name, _, part = score.partition("/")
+    found = getattr(metrics.get(name), "better", "lower")
+    return found if isinstance(found, str) else found.get(part, "lower")
 
 
 def added(states: Sequence[State]) -> State:

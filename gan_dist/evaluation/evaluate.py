@@ -1,18 +1,27 @@
 """Evaluate a generator on all ranks together, with a result that does not depend on how many there are."""
 
+import contextlib
 import dataclasses
+import functools
+import operator
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gan_dist.errors import InputError
-from gan_dist.evaluation.base import Metric, State, check_name
+from gan_dist.evaluation.base import Metric, SetMetric, State, check_name
+from gan_dist.evaluation.features import Extractor, Features, quantised
+from gan_dist.evaluation.ranks import Ranks
+from gan_dist.evaluation.sets import Collector, Comparison, FeatureSet, compare, scratch
 
 PASS = 32
 """Samples drawn together, always: rounding in a network may depend on the batch it sees."""
+_PART = 4 * PASS
+"""Real images whose features are exchanged together."""
 _MOST_PARTS = 64  # so many states are exchanged at most, whatever the number of samples
 
 Images = Callable[[range], Tensor]
@@ -33,6 +42,20 @@ class Evaluation:
     """Wall time on this rank, waiting for others included."""
     samples: int
     reals: int
+    shown: dict[str, list[tuple[int, int]]] = dataclasses.field(default_factory=dict)
+    """By metric: numbers of generated images and of real ones that a person should see side by side. Empty on other ranks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sets:
+    """What metrics of sets need beside the images."""
+
+    features: Mapping[str, Features]
+    """Extractors by the names under which metrics ask for them."""
+    references: Mapping[str, FeatureSet]
+    """Features of the real images by the same names."""
+    cache: Path
+    """Folder in which the features of generated images lie while they are needed."""
 
 
 def parts(count: int) -> list[range]:
@@ -49,10 +72,9 @@ def evaluate(
     count: int,
     reals: int = 0,
     *,
-    rank: int = 0,
-    ranks: int = 1,
-    gather: Callable[[Any], list[Any]] = lambda value: [value],
+    ranks: Ranks = Ranks(),  # noqa: B008  # it is frozen
     features: Callable[[Tensor], Tensor] | None = None,
+    sets: Sets | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Evaluation:
     """Score `count` generated samples against the first `count` of `reals` real ones. Every rank calls it.
@@ -60,47 +82,196 @@ def evaluate(
     Part p of the samples is drawn and accumulated by rank p % ranks, 32 samples at a time; rank 0 merges the parts in the
     order of the samples. So every rank count gives the same bits, if `fake`, `real` and `features` give the same for the
     same numbers. Number n of `real` should be the n-th of the data set in a shuffled order: shards may be sorted by class.
-    `gather` returns the value of every rank on every rank; `features` turns images into (N, F);
-    `progress` is told how many samples of how many are done on this rank. Raises InputError for a metric that needs
-    features where there are none, ScoreError on every rank (of merging: on rank 0) where a metric or the drawing fails, and
-    AssertionError where a part is missing or twice.
+    `features` turns images into (N, F) for metrics that accumulate features; `sets` has extractors and the features of the
+    real images for metrics of sets. `progress` is told how many samples of how many are done on this rank. Raises InputError
+    for a metric that cannot be computed of what is there, ScoreError on every rank (of merging: on rank 0) where a metric or
+    the drawing fails, and AssertionError where a part is missing or twice.
     """
     began = time.perf_counter()
-    _check_needs(metrics, features is not None)
+    of_sets = {name: metric for name, metric in metrics.items() if isinstance(metric, SetMetric)}
+    of_parts = {name: metric for name, metric in metrics.items() if name not in of_sets}
+    _check_needs(of_parts, features is not None)
+    if of_sets:
+        assert sets is not None, "metrics of sets need extractors and references"
+        widths = {name: found.rows.shape[1] for name, found in sets.references.items()}
+        there = {name: found.moments.count for name, found in sets.references.items()}
+        for name, metric in of_sets.items():
+            check_count(name, metric, widths[metric.features], count, there[metric.features])
     cut = parts(count)
-    own = range(rank, len(cut), ranks)
-    total, done = sum(len(cut[part]) for part in own), 0
+    total, done = sum(len(part) for part in cut[ranks.rank :: ranks.count]), 0
     states: list[tuple[int, dict[str, State]]] = []
-    problem = ""
-    try:
-        for part in own:
-            accumulated = {name: metric.begin() for name, metric in metrics.items()}
-            for numbers in _passes(cut[part]):
-                _add(metrics, accumulated, fake(numbers), _reals(real, numbers, reals), features)
-                done += len(numbers)
-                progress(done, total)
-            states.append((part, {name: _to_cpu(state) for name, state in accumulated.items()}))
-    except Exception as error:  # a user's metric may raise anything; the other ranks must not wait for this one
-        problem = f"{type(error).__name__}: {error}"
-    everyone = gather((problem, states))
+
+    def taken(numbers: range, accumulated: dict[str, State]) -> Tensor:
+        nonlocal done
+        images = fake(numbers)
+        if of_parts:
+            _add(of_parts, accumulated, images, _reals(real, numbers, reals), features)
+        done += len(numbers)
+        progress(done, total)
+        return images
+
+    with contextlib.ExitStack() as stack:
+        collectors: dict[str, Collector] = {}
+        if sets is not None and of_sets:
+            folder = stack.enter_context(scratch(sets.cache, ranks))
+            used = dict.fromkeys(metric.features for metric in of_sets.values())
+            collectors = {name: Collector(folder / name, count, ranks) for name in used}
+        problem = ""
+        for turn in range(0, len(cut), ranks.count):
+            part, rows = turn + ranks.rank, {}
+            try:
+                if part < len(cut) and not problem:
+                    accumulated = {name: metric.begin() for name, metric in of_parts.items()}
+                    drawn = (taken(numbers, accumulated) for numbers in _passes(cut[part]))
+                    rows = _look(drawn, {name: sets.features[name] for name in collectors} if sets else {})
+                    states.append((part, {name: _to_cpu(state) for name, state in accumulated.items()}))
+            except Exception as error:  # a user's metric may raise anything; the other ranks must not wait for this one
+                problem = _said(error)
+            if collectors:
+                problem = _share(problem, rows, collectors, ranks)
+            elif problem:
+                break
+        everyone = ranks.gather((problem, states))
+        if problems := [said for said, _ in everyone if said]:
+            raise ScoreError(problems[0])
+        scores: dict[str, float] = {}
+        shown: dict[str, list[tuple[int, int]]] = {}
+        compared = _compare(of_sets, collectors, sets, ranks, lambda: progress(done, total)) if sets else {}
+        if ranks.is_main:
+            try:
+                scores = _merge(of_parts, [state for _, rows in everyone for state in rows], len(cut))
+                for name, metric in of_sets.items():
+                    scores |= named(name, metric.score(compared[metric.features]))
+                    if pairs := metric.shows(compared[metric.features]):
+                        shown[name] = pairs
+            except AssertionError:
+                raise
+            except Exception as error:
+                raise ScoreError(_said(error)) from error
+    ordered = {name: scores[name] for name in _in_order(metrics, scores)}
+    compared_with = min(count, reals) if real is not None else 0
+    return Evaluation(ordered, time.perf_counter() - began, count, compared_with, shown)
+
+
+@torch.no_grad()
+def collect(
+    real: Images,
+    count: int,
+    features: Features,
+    ranks: Ranks,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Callable[[Collector], None]:
+    """Return what gives a collector the features of the first `count` real images. Raises ScoreError on every rank.
+
+    Parts are dealt as in `evaluate`, so that every rank count gives the same bits.
+    """
+
+    def work(collector: Collector) -> None:
+        done, problem = 0, ""
+        for turn in range(0, count, ranks.count * _PART):
+            first = turn + ranks.rank * _PART
+            numbers = range(first, min(first + _PART, count))
+            rows = {}
+            try:
+                if numbers and not problem:
+                    rows = _look((real(each) for each in _passes(numbers)), {"": features})
+            except Exception as error:
+                problem = _said(error)
+            problem = _share(problem, rows, {"": collector}, ranks)
+            done = min(count, turn + ranks.count * _PART)
+            progress(done, count)
+        if problems := [said for said in ranks.gather(problem) if said]:
+            raise ScoreError(problems[0])
+
+    return work
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+
+
+def _look(drawn: Iterator[Tensor], features: Mapping[str, Features]) -> dict[str, np.ndarray]:
+    """Return the features of images that come in passes, (N, D) float32 of each extractor."""
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in features}
+    for images in drawn:
+        if features:
+            pixels = quantised(images)
+            for name, each in features.items():
+                rows[name].append(each.of(pixels).cpu().numpy())
+    return {name: np.concatenate(found) for name, found in rows.items()}
+
+
+def _share(problem: str, rows: dict[str, np.ndarray], collectors: Mapping[str, Collector], ranks: Ranks) -> str:
+    """Give every rank's features to the collectors of all ranks. Raises ScoreError on all where one has a problem.
+
+    Returns what goes wrong on this rank meanwhile.
+    """
+    everyone = ranks.gather((problem, rows))
     if problems := [said for said, _ in everyone if said]:
         raise ScoreError(problems[0])
-    scores: dict[str, float] = {}
-    if rank == 0:
-        try:
-            scores = _merge(metrics, [state for _, rows in everyone for state in rows], len(cut))
-        except AssertionError:
-            raise
-        except Exception as error:
-            raise ScoreError(f"{type(error).__name__}: {error}") from error
-    return Evaluation(scores, time.perf_counter() - began, count, min(count, reals) if real is not None else 0)
+    try:
+        for _, of_rank in everyone:
+            for name, found in of_rank.items():
+                collectors[name].add(found)
+    except Exception as error:  # a full disk: all learn of it the next time
+        return _said(error)
+    return ""
 
 
-def check(metrics: Mapping[str, Metric], features: bool) -> None:
-    """Raise InputError before a training for a name that is taken, and a metric whose features or files are not there."""
-    _check_needs(metrics, features)
-    for metric in metrics.values():
+def _compare(
+    metrics: Mapping[str, SetMetric],
+    collectors: Mapping[str, Collector],
+    sets: Sets,
+    ranks: Ranks,
+    beat: Callable[[], object],
+) -> dict[str, Comparison]:
+    """Return generated and real images as each extractor sees them, with the pairs that the metrics want."""
+    found = {}
+    for name, collector in collectors.items():
+        wants = functools.reduce(operator.or_, [each.wants() for each in metrics.values() if each.features == name])
+        found[name] = compare(sets.features[name], collector.done(), sets.references[name], wants, ranks, beat)
+    return found
+
+
+def named(name: str, value: Mapping[str, float] | float) -> dict[str, float]:
+    """Return the values of a metric by the names of its scores."""
+    if isinstance(value, Mapping):
+        return {f"score/{name}/{part}".rstrip("/"): float(number) for part, number in value.items()}
+    return {f"score/{name}": float(value)}
+
+
+def _in_order(metrics: Mapping[str, Metric], scores: Mapping[str, float]) -> list[str]:
+    """Return the names of scores in the order of their metrics."""
+    return [name for metric in metrics for name in scores if name.split("/")[1] == metric]
+
+
+def check_count(name: str, metric: SetMetric, width: int, generated: int, real: int | None) -> None:
+    """Raise InputError where a metric needs more images than there are; `real` None: that is not known yet."""
+    least = metric.least(width)
+    for what, there in (("generated", generated), ("real", real)):
+        if there is not None and there < least and (what == "generated" or metric.compares):
+            keys = "evaluate.samples or --n" if what == "generated" else "evaluate.reals or --reals"
+            raise InputError(
+                f"the score {name} needs {least:,} {what} images or more, and there are {there:,}; give more ({keys}), or "
+                "remove it"
+            )
+
+
+def check(
+    metrics: Mapping[str, Metric], extractors: Mapping[str, Extractor], generated: int, real: int | None = None
+) -> None:
+    """Raise InputError before any work for a name that is taken, files that are not there, and too few images."""
+    _check_needs(
+        {name: metric for name, metric in metrics.items() if not isinstance(metric, SetMetric)}, features=False
+    )
+    for extractor in extractors.values():
+        extractor.prepare()
+    for name, metric in metrics.items():
+        check_name(name)
         metric.prepare()
+        width = extractors[metric.features].width if isinstance(metric, SetMetric) else None
+        if isinstance(metric, SetMetric) and width is not None:
+            check_count(name, metric, width, generated, real)
 
 
 def _check_needs(metrics: Mapping[str, Metric], features: bool) -> None:
@@ -117,11 +288,7 @@ def _merge(metrics: Mapping[str, Metric], rows: list[tuple[int, dict[str, State]
     assert numbers == list(range(count)), f"parts {numbers} of {count}: each must be there once"
     scores: dict[str, float] = {}
     for name, metric in metrics.items():
-        value = metric.value(metric.merge([states[name] for _, states in rows]))
-        if isinstance(value, dict):
-            scores |= {f"score/{name}/{part}": float(number) for part, number in value.items()}
-        else:
-            scores[f"score/{name}"] = float(value)
+        scores |= named(name, metric.value(metric.merge([states[name] for _, states in rows])))
     return scores
 
 

@@ -43,6 +43,8 @@ class Game(abc.ABC):
     """Where losses record what a person wants to see; the engine sets it."""
     modules: Sequence[nn.Module] = ()
     """What belongs to no player and computes on the device: an augmentation, fixed features of a perceptual loss."""
+    rivals: ClassVar[tuple[str, str] | None] = None
+    """Names of the player that judges and of the one whose images it judges, for the signals of collapse; None: there are none."""
     images: int = 0
     """Position of the step that is being played, for what changes over the run."""
 

@@ -136,6 +136,8 @@ class Generation(GameKeys):
 class GenerationGame(Game):
     """A generator that turns latents into images, against a discriminator that tells them from real ones."""
 
+    rivals = ("D", "G")
+
     def __init__(self, config: Config) -> None:
         keys: Generation = config.game
         self.seed, self.keys, self.classes = config.run.seed, keys, config.data.classes
@@ -247,6 +249,8 @@ class GenerationGame(Game):
         )
         self.metrics.add("score/real", real)
         self.metrics.add("score/fake", fake)
+        for name, value in losses.signs(self.loss, fake, real).items():
+            self.metrics.add(f"score/{name}", value)
         for name, augment in self.augments.items():
             augment.observe(real.detach(), fake.detach(), batch)
             for figure, value in augment.figures().items():

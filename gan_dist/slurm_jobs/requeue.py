@@ -12,7 +12,7 @@ from gan_dist.run_directory import STARTS
 from gan_dist.slurm_jobs.records import Start, first_line, images_of, time_of
 
 _TRIES = 2  # starts in a row that add no image
-_FINAL = (WORDS[Reason.STOP_FILE], WORDS[Reason.DATE])  # a later start would stop for them again
+_FINAL = (WORDS[Reason.STOP_FILE], WORDS[Reason.DATE], WORDS[Reason.COLLAPSE])  # a person decides how to go on
 _WRONG = re.compile(r"rank \d+ on \S+: error: ")
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,12 @@ def _replace_end(descriptor: int, offset: int, old: bytes, new: bytes) -> None:
 def write_event(path: Path, kind: str, images: int, rank: int, details: dict[str, Any]) -> None:
     """Append what happened. Every rank may call it: a line is one write to the file's end."""
     _append(path, {"time": _now(), "rank": rank, "images": images, "event": kind, **details})
+
+
+def write_scores(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Append scores with their records to scores.jsonl, a line each."""
+    for line in lines:
+        _append(path, {"time": _now(), **line})
 
 
 def write_environment(path: Path, images: int, facts: dict[str, Any]) -> None:

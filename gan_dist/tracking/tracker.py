@@ -4,7 +4,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -49,7 +49,8 @@ class Tracker:
         self._report: ProgressConsole | None = None
         _open_log(directory / "logs" / f"rank-{rank}.txt", rank)
         if rank == 0:
-            records.open_metrics(directory / "metrics.jsonl", start)
+            for name in ("metrics.jsonl", "scores.jsonl"):
+                records.open_metrics(directory / name, start)
             media.remove_later(directory / "media", start)
             self._report = ProgressConsole(start, config.training.whole_images, samples, self._failed)
 
@@ -81,6 +82,7 @@ class Tracker:
         self.images = images
         if self._report is not None:
             self._write("metrics.jsonl", lambda path: records.open_metrics(path, images))
+            self._write("scores.jsonl", lambda path: records.open_metrics(path, images))
             self._write("media", lambda folder: media.remove_later(folder, images))
 
     def guard(self, name: str, work: Callable[[], object]) -> bool:
@@ -205,6 +207,11 @@ class Tracker:
         if self._report is not None:
             self._report.say(f"images {images:,}  {words}")
         self._tell(kind, images, details, words)
+
+    def scores(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Write scores with their records to scores.jsonl."""
+        if self._report is not None:
+            self._write("scores.jsonl", lambda path: records.write_scores(path, lines))
 
     def environment(self, images: int, facts: dict[str, Any]) -> None:
         """Record what this start runs on: a line in environment.jsonl."""

@@ -17,7 +17,9 @@ _INIT_SECONDS = 30  # without network W&B gives up after this long
 _FINISH_SECONDS = 60  # an upload that takes longer at the end is left to `wandb sync`
 _MOMENT = 5.0  # seconds
 # what the discriminator says, and no scores
-_LOGITS = tuple(f"score/{name}" for name in ("real", "fake", "gap", "accuracy", "sign_real", "sign_fake", "sign_pair"))
+_LOGITS = tuple(
+    f"score/{name}" for name in ("real", "fake", "gap", "level", "accuracy", "sign_real", "sign_fake", "sign_pair")
+)
 _WAITING = 1000  # reports that may wait for W&B; more are dropped, metrics.jsonl has them
 
 

@@ -51,7 +51,8 @@ def test_a_sample_is_loaded_once_and_only_where_it_is_needed(
     words = [*making.flags(keys), "--evaluate.scores.pixels.kind", "pixels"]
     config = load([str(REPOSITORY / "tests/data/digits.yaml"), *words])
     logged: dict[str, Any] = {}
-    tracker = SimpleNamespace(log=lambda images, media: logged.update(media))
+    lines: list[dict[str, Any]] = []
+    tracker = SimpleNamespace(log=lambda images, media: logged.update(media), scores=lines.extend)
     index = range(64)  # fewer real samples than generated ones
     reporter = Reporter(config, Engine(config), Game(shows_data), index, SimpleNamespace(), tracker)  # type: ignore[arg-type]
     reporter._metrics = {"count": Count()}
@@ -65,6 +66,7 @@ def test_a_sample_is_loaded_once_and_only_where_it_is_needed(
     reporter.scores(64, lambda: None)
     assert len(loaded) == loads
     assert logged["score/count"].value == 96 + 64
+    assert [(line["metric"], line["n_generated"], line["n_real"]) for line in lines] == [("count", 96, 64)]
     assert reporter._last is None  # nothing of it is kept in memory
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gan_dist import rng
 from gan_dist.errors import InputError
-from gan_dist.evaluation import METRICS, Evaluation, Metric, ScoreError, base, evaluate
+from gan_dist.evaluation import METRICS, Evaluation, Metric, Ranks, ScoreError, base, evaluate
 from gan_dist.evaluation.evaluate import PASS, _merge, parts
 
 PIXELS = {"pixels": METRICS["pixels"]()}
@@ -64,7 +64,7 @@ def on_ranks(ranks: int, count: int, reals: int, metrics: dict[str, Metric] | No
     def run(rank: int, gather: Callable[[Any], list[Any]]) -> Evaluation:
         return evaluate(
             metrics, images(1), images(2, 0.3, 0.1), count, reals,
-            rank=rank, ranks=ranks, gather=gather, features=features,
+            ranks=Ranks(rank, ranks, gather), features=features,
         )  # fmt: skip
 
     class Handed(Exception):
@@ -94,7 +94,9 @@ def test_every_number_of_ranks_gives_the_same_bits(count: int, reals: int) -> No
 
 def test_the_order_in_which_parts_arrive_does_not_matter_but_each_must_be_there_once() -> None:
     rows: list[Any] = []
-    whole = evaluate(PIXELS, images(1), images(2), 500, 500, gather=lambda value: rows.extend(value[1]) or [value])
+    whole = evaluate(
+        PIXELS, images(1), images(2), 500, 500, ranks=Ranks(gather=lambda value: rows.extend(value[1]) or [value])
+    )
     mixed = random.Random(0).sample(rows, len(rows))
     assert _merge(PIXELS, mixed, len(rows)) == whole.scores
     for wrong in (rows[1:], [*rows, rows[0]], []):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gan_dist import cli
 from gan_dist.errors import InputError
-from gan_dist.evaluation import METRICS, check, digits, evaluate, modes
+from gan_dist.evaluation import METRICS, Ranks, check, digits, evaluate, modes
 from tests.unit.data.pack.test_sources import idx
 
 
@@ -82,8 +82,8 @@ def test_the_digits_of_the_channels_are_the_mode_on_any_number_of_ranks(
 
     for rank in range(ranks):
         with pytest.raises(InterruptedError):
-            evaluate({"modes": metric}, fake, None, count, rank=rank, ranks=ranks, gather=stop)
-    found = evaluate({"modes": metric}, fake, None, count, ranks=ranks, gather=lambda _: handed).scores
+            evaluate({"modes": metric}, fake, None, count, ranks=Ranks(rank, ranks, stop))
+    found = evaluate({"modes": metric}, fake, None, count, ranks=Ranks(0, ranks, lambda _: handed)).scores
     counts = np.bincount(drawn @ 10 ** np.arange(channels - 1, -1, -1), minlength=10**channels)
     expected = modes.of_counts(torch.from_numpy(counts).double())
     assert found == {f"score/modes/{name}": value for name, value in expected.items()} | {
@@ -127,7 +127,7 @@ def test_the_network_is_that_of_pacgan() -> None:
 @pytest.mark.parametrize("damage", ["gone", "cut", "flipped", "another"])
 def test_a_classifier_that_will_not_do_is_one_line_before_the_training(classifier: Path, damage: str) -> None:
     metric = METRICS["modes"].model_validate({"classifier": str(classifier)})
-    check({"modes": metric}, features=False)
+    check({"modes": metric}, {}, 1)
     data = bytearray(classifier.read_bytes())
     if damage == "gone":
         classifier.unlink()
@@ -139,7 +139,7 @@ def test_a_classifier_that_will_not_do_is_one_line_before_the_training(classifie
     else:
         torch.save({"weights": {}}, classifier)
     with pytest.raises(InputError) as refused:
-        check({"modes": metric}, features=False)
+        check({"modes": metric}, {}, 1)
     assert str(classifier) in str(refused.value)
     assert "gan-dist digit-classifier" in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -1,0 +1,176 @@
+"""Scores of images that have a target: PSNR, SSIM and LPIPS, of each image against its own."""
+
+import functools
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gan_dist.errors import InputError
+from gan_dist.evaluation.base import Metric, State
+from gan_dist.evaluation.features import Extractor, read_weights
+
+_BT601 = (65.481, 128.553, 24.966)
+"""Of R, G, B in [0, 1], for a luma of 16..235."""
+_WINDOW, _SIGMA = 11, 1.5  # of SSIM
+_K1, _K2 = 0.01, 0.03
+
+
+class Paired(Metric):
+    """A mean over images of what `each` says of an image and its target, both rounded to 8 bits."""
+
+    better: ClassVar[Literal["lower", "higher"]] = "higher"
+
+    def each(self, fake: Tensor, real: Tensor) -> Tensor:
+        """Return a number for each of the images (N, C, H, W) of 0..255, float64: (N,)."""
+        raise NotImplementedError
+
+    def for_game(self, game: Any) -> Metric:
+        if not game.shows_data:
+            raise InputError(
+                f"evaluate.scores: {self.kind} compares each image with its target, and this game draws from latents; "
+                "choose fid, kid or prdc"
+            )
+        return self
+
+    def add(self, state: State, fake: Tensor, real: Tensor | None) -> None:
+        if real is None:
+            return
+        pair = [((images.double() + 1) * 127.5).round().clamp(0, 255) for images in (fake[: len(real)], real)]
+        values = self.each(*pair).double()
+        sums = {"sum": values.sum(), "count": values.new_tensor(len(values))}
+        for name, value in sums.items():
+            state[name] = state[name] + value if name in state else value
+
+    def value(self, state: State) -> float:
+        return float(state["sum"] / state["count"])
+
+
+class _Grey(Paired):
+    channels: Literal["rgb", "y"] = "rgb"
+    """rgb: all channels. y: the luma of BT.601 alone, as papers of super-resolution do."""
+    border: Annotated[int, Field(ge=0)] = 0
+    """Pixels at each edge that do not count: papers of super-resolution leave out as many as the scale."""
+
+    def _seen(self, images: Tensor) -> Tensor:
+        if self.channels == "y" and images.shape[1] == 3:
+            weights = images.new_tensor(_BT601).view(3, 1, 1) / 255
+            images = 16 + (images * weights).sum(1, keepdim=True)
+        edge = self.border
+        return images[..., edge : images.shape[-2] - edge, edge : images.shape[-1] - edge]
+
+
+class Psnr(_Grey):
+    """Peak signal-to-noise ratio in dB, the mean over images. It prefers blur: show LPIPS beside it."""
+
+    def each(self, fake: Tensor, real: Tensor) -> Tensor:
+        error = (self._seen(fake) - self._seen(real)).square().flatten(1).mean(1)
+        return 10 * (255**2 / error).log10()
+
+
+class Ssim(_Grey):
+    """Structural similarity (Wang et al., 2004): an 11x11 Gaussian window of 1.5 pixels, valid positions only, as in MATLAB."""
+
+    def each(self, fake: Tensor, real: Tensor) -> Tensor:
+        a, b = self._seen(fake), self._seen(real)
+        if min(a.shape[-2:]) < _WINDOW:
+            raise InputError(f"evaluate.scores: ssim needs images of {_WINDOW} pixels or more")
+        channels = a.shape[1]
+        place = torch.arange(_WINDOW, dtype=torch.float64, device=a.device) - _WINDOW // 2
+        line = torch.exp(-place.square() / (2 * _SIGMA**2))
+        window = torch.outer(line, line) / line.sum() ** 2
+        window = window.expand(channels, 1, _WINDOW, _WINDOW)
+
+        def mean(values: Tensor) -> Tensor:
+            return F.conv2d(values, window, groups=channels)
+
+        mean_a, mean_b = mean(a), mean(b)
+        of_a, of_b = mean(a * a) - mean_a.square(), mean(b * b) - mean_b.square()
+        both = mean(a * b) - mean_a * mean_b
+        c1, c2 = (_K1 * 255) ** 2, (_K2 * 255) ** 2
+        likeness = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
+        likeness = likeness * (2 * both + c2) / (of_a + of_b + c2)
+        return likeness.flatten(1).mean(1)
+
+
+class Lpips(Paired):
+    """LPIPS 0.1 by AlexNet (Zhang et al., 2018), 0 at best: how unlike two images look."""
+
+    weights: str = ""
+    """File of torchvision's AlexNet. Default: alexnet-owt-7be5be79.pth in $GAN_DIST_WEIGHTS or torch's hub cache."""
+    heads: str = ""
+    """File of the learnt weights of its channels, weights/v0.1/alex.pth of the package lpips. Default: lpips-alex-0.1.pth in
+    the same folders."""
+
+    better: ClassVar[Literal["lower", "higher"]] = "lower"
+
+    def prepare(self) -> None:
+        """Raise InputError where a file is missing or another network's."""
+        _distance(self.weights, self.heads, "cpu")
+
+    def each(self, fake: Tensor, real: Tensor) -> Tensor:
+        network = _distance(self.weights, self.heads, str(fake.device))
+        found: Tensor = network(fake.float() / 127.5 - 1, real.float() / 127.5 - 1)
+        return found
+
+
+class _AlexNet(Extractor):
+    file: ClassVar[str] = "alexnet-owt-7be5be79.pth"
+    digest: ClassVar[str] = "7be5be79"
+    fetch: ClassVar[str] = "python -c \"import torchvision; torchvision.models.alexnet(weights='IMAGENET1K_V1')\""
+
+
+class _Heads(Extractor):
+    file: ClassVar[str] = "lpips-alex-0.1.pth"
+
+
+class LpipsNetwork(nn.Module):
+    """AlexNet's five convolutions and a weight for each of their channels, under the names of the files."""
+
+    _ENDS = (1, 4, 7, 9, 11)  # layers of AlexNet's features: the ReLUs
+    _WIDTHS = (64, 192, 384, 256, 256)
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models import alexnet
+
+        with torch.device("meta"):  # the file has the weights
+            self.trunk = alexnet(weights=None).features
+        self.heads = nn.Module()
+        for number, width in enumerate(self._WIDTHS):  # a dropout has the place before
+            head = nn.Sequential(nn.Dropout(), nn.Conv2d(width, 1, 1, bias=False))
+            self.heads.add_module(f"lin{number}", nn.ModuleDict({"model": head}))
+        self.shift = nn.Buffer(torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1), persistent=False)
+        self.scale = nn.Buffer(torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1), persistent=False)
+
+    def forward(self, fake: Tensor, real: Tensor) -> Tensor:
+        """Return the distance of each pair of images (N, C, H, W) in [-1, 1]: (N,)."""
+        a, b = ((images.expand(-1, 3, -1, -1) - self.shift) / self.scale for images in (fake, real))
+        total = fake.new_zeros(len(fake))
+        ends = iter(enumerate(self._ENDS))
+        number, end = next(ends)
+        for place, layer in enumerate(self.trunk):
+            a, b = layer(a), layer(b)
+            if place == end:
+                apart = (F.normalize(a, eps=1e-10) - F.normalize(b, eps=1e-10)).square()
+                head = self.heads.get_submodule(f"lin{number}.model")
+                total = total + head(apart).mean((1, 2, 3))
+                if (following := next(ends, None)) is None:
+                    break
+                number, end = following
+        return total
+
+
+@functools.lru_cache(maxsize=2)
+def _distance(weights: str, heads: str, device: str) -> LpipsNetwork:
+    network = LpipsNetwork()
+    trunk = _AlexNet(kind="alexnet", weights=weights)
+    state = read_weights(trunk.path())
+    of_features = {
+        name.removeprefix("features."): each for name, each in state.items() if not name.startswith("classifier.")
+    }
+    trunk.load_into(network.trunk, of_features)
+    _Heads(kind="lpips", weights=heads).load_into(network.heads)
+    return network.requires_grad_(False).eval().to(device)

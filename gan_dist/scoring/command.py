@@ -1,0 +1,343 @@
+"""Score what `gan-dist evaluate` is given: a run's checkpoints or somebody's images."""
+
+import argparse
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from gan_dist import rng, run_directory, units
+from gan_dist.checkpoint import store
+from gan_dist.config import Config, default_cache, parts as parts_module
+from gan_dist.data import checks, index as index_module, loader, order, shards
+from gan_dist.data.index import Index
+from gan_dist.errors import InputError
+from gan_dist.evaluation import (
+    EXTRACTORS,
+    METRICS,
+    Evaluation,
+    Extractor,
+    Metric,
+    Ranks,
+    ScoreError,
+    SetMetric,
+    Sets,
+    check,
+    evaluate,
+)
+from gan_dist.games.base import Game
+from gan_dist.generate import load, locate
+from gan_dist.interfaces import Batch
+from gan_dist.scoring.images import ImageSet, of_index, of_source
+from gan_dist.scoring.pictures import pictures_of
+from gan_dist.scoring.prepare import ranks_of, ready, sets_of
+from gan_dist.scoring.record import lines_of
+from gan_dist.tracking import media, records
+
+Images = Callable[[range], Tensor]
+
+_USUAL = 10_000
+"""Generated images of a run, where nobody says how many."""
+
+
+class Progress(Protocol):
+    def begin(self, what: str) -> None: ...
+    def __call__(self, done: int, total: int) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """The scores of one checkpoint or of one set of images. Lines are on rank 0 only."""
+
+    title: str
+    lines: list[dict[str, Any]]
+    notes: list[str]
+    pictures: list[str]
+
+
+def score(options: argparse.Namespace, launch: Any, scratch: Path, progress: Progress) -> list[Scored]:
+    """Score what the command line names. Every rank calls it. Raises InputError."""
+    ranks = ranks_of(launch)
+    metrics, named = parts(options.scores, options.features, options.weights, options.resize)
+    metrics, extractors = ready(metrics, named)
+    try:
+        if is_run(Path(options.what)):
+            return list(_of_run(options, metrics, extractors, ranks, scratch, progress))
+        return [_of_images(options, metrics, extractors, ranks, scratch, progress)]
+    except ScoreError as error:
+        raise InputError(str(error)) from None
+
+
+def is_run(path: Path) -> bool:
+    """Say whether a path is a run directory, a checkpoint in one, or a folder of runs."""
+    if (path / "config.yaml").exists() or (path / "manifest.json").exists():
+        return True
+    return path.is_dir() and bool(run_directory.runs_in(path)) and not any(path.glob("*.*"))
+
+
+def parts(
+    scores: str, features: str | None, weights: Path | None, resize: str | None
+) -> tuple[dict[str, Metric], dict[str, Extractor]]:
+    """Return the metrics and extractors that the command line names. Raises InputError."""
+    kinds = [name.strip() for name in scores.split(",") if name.strip()]
+    if not kinds:
+        raise InputError(f"--scores {scores}: name scores, for example fid,kid,prdc; known are {', '.join(METRICS)}")
+    kinds = ["inception_score" if kind == "is" else kind for kind in kinds]
+    network, _, file = (features or "").partition(":")
+    if network.endswith(".py"):  # FILE.py:CLASS
+        network, file = features or "", ""
+    if file and weights:
+        raise InputError(f"--features {features} and --weights {weights} both name a file; give one of them")
+    keys = {"weights": str(weights or file)} if weights or file else {}
+    keys |= {"resize": resize} if resize else {}
+    metrics: dict[str, Metric] = {}
+    for kind in kinds:
+        metric = _part("scores", kind, Metric, METRICS, {})
+        if features and isinstance(metric, SetMetric):
+            metric = metric.model_copy(update={"features": network})
+        name = kind
+        if isinstance(metric, SetMetric) and metric.features in EXTRACTORS and EXTRACTORS[metric.features].trend:
+            name = f"{kind}_{metric.features}"
+        metrics[name] = metric
+    asked = {metric.features for metric in metrics.values() if isinstance(metric, SetMetric)}
+    if keys and not asked:
+        raise InputError(f"--weights and --resize have no effect on {', '.join(kinds)}; remove them")
+    if len(asked) > 1 and "weights" in keys:
+        with_file = sorted(name for name in asked if name in EXTRACTORS and EXTRACTORS[name].file)
+        if len(with_file) != 1:
+            raise InputError(
+                f"--weights {keys['weights']}: the scores look by {', '.join(sorted(asked))}; name one by --features"
+            )
+        asked = set(with_file)
+    return metrics, {name: _part("features", name, Extractor, EXTRACTORS, keys) for name in asked}
+
+
+def _part(what: str, kind: str, base: Any, kinds: Mapping[str, Any], keys: dict[str, Any]) -> Any:
+    """Return a part of the config by its kind alone, and some keys of it."""
+    with parts_module.reading(None):
+        full, found = parts_module.find(kind, base, kinds, f"--{what}")
+    try:
+        return found(kind=full, **keys)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"--{what} {kind}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _of_run(
+    options: argparse.Namespace,
+    metrics: Mapping[str, Metric],
+    extractors: Mapping[str, Extractor],
+    ranks: Ranks,
+    scratch: Path,
+    progress: Progress,
+) -> Iterator[Scored]:
+    """Yield the scores of a run's checkpoints."""
+    path = Path(options.what)
+    run = run_directory.locate(path)
+    names = [options.checkpoint]
+    if options.checkpoint == "all":
+        every = store.names(run / "checkpoints")
+        names = [name for name in every if store.describe(run / "checkpoints" / name)["whole"]]
+        if not names:
+            raise InputError(f"{run} has no whole checkpoint{' yet' if not every else ''}; train first")
+    sets, real, count = None, None, options.n or _USUAL
+    for wanted in names:
+        name = ranks.gather(locate(path, wanted)[1])[0]
+        game, config, name = load(run, name, ranks.device)
+        own = _for(game, config, metrics)
+        if real is None:
+            index, real = _reals_of_run(options.against, config, game, scratch, ranks)
+            if extractors:
+                progress.begin(f"{real.count:,} real images")
+                real = real.shuffled(options.reals)
+            check(own, extractors, count, real.count)
+            if extractors:
+                sets = sets_of(extractors, real, config.cache, ranks, progress)
+        assert real is not None
+        about = {
+            "images": int(name.removeprefix("images-")),
+            "checkpoint": name,
+            "digest": store.describe(run / "checkpoints" / name, hashes=False)["digest"],
+            "average": True,
+            "seed": options.seed,
+            "labels": "number modulo classes" if config.data.classes else None,
+            "by": "gan-dist evaluate",
+        }
+        progress.begin(f"{name}, generated images")
+        fake, paired = drawn(game, config, options.seed, index, real, ranks.device)
+        found = evaluated(own, fake, paired, real, count, sets, ranks, progress)
+        scored = Scored(f"{run} {name}", lines_of(found, own, sets, real, ranks.device, about), notes(sets), [])
+        if ranks.is_main:
+            records.write_scores(run / "scores.jsonl", scored.lines)
+            for label, picture in pictures_of(found, fake, functools.partial(real.draw, device=ranks.device)).items():
+                scored.pictures.append(str(media.write(run / "media", about["images"], label, picture)))
+        yield scored
+
+
+def _for(game: Game, config: Config, metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+    """Return the metrics for a game. Raises InputError where one cannot score it."""
+    own = {}
+    for name, metric in metrics.items():
+        try:
+            metric.check(config)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        own[name] = metric.for_game(game)
+    return own
+
+
+def _reals_of_run(
+    against: str | None, config: Config, game: Game, scratch: Path, ranks: Ranks
+) -> tuple[Index, ImageSet]:
+    """Return the index of the run's data, and the real images: the run's, or those of --against."""
+    channels = checks.channels(config, game.judged) if config.data.fields else config.data.channels
+    if against and not _are_shards(against):
+        return index_module.nothing(), of_source(against, scratch / "real", (config.data.size, channels))
+    if against:
+        config = config.with_({"data.shards": against, "data.source": ""})
+    ranks.together(lambda: loader.prepare(config, progress=False) if ranks.writes else None)
+    index = loader.open_index(config)
+    if config.data.drawn:
+        return index, ImageSet(0, (0, 0), 0, lambda number: np.zeros(0), {"data": ""})
+    where = against or str(config.data.shards)
+    return index, of_index(index, config.data.size, channels, game.judged, where)
+
+
+def drawn(
+    game: Game, config: Config, seed: int, index: Index, real: ImageSet, device: torch.device
+) -> tuple[Images, Images]:
+    """Return what draws a game's images by number, and their real counterparts for scores of single images."""
+    if not game.shows_data:
+        none = Batch({}, torch.arange(0))
+        return lambda numbers: game.generated(seed, numbers, none), lambda numbers: real.draw(numbers, device)
+
+    @functools.lru_cache(maxsize=1)  # a game that turns images into images is scored against them at once
+    def shown(numbers: range) -> Batch:
+        chosen = order.permute(rng.key(config.run.seed, "evaluate"), len(index), np.array(numbers) % len(index))
+        return loader.load(index, config, chosen.tolist(), device)
+
+    return lambda numbers: game.generated(seed, numbers, shown(numbers)), lambda numbers: shown(numbers)[game.judged]
+
+
+def _of_images(
+    options: argparse.Namespace,
+    metrics: Mapping[str, Metric],
+    extractors: Mapping[str, Extractor],
+    ranks: Ranks,
+    scratch: Path,
+    progress: Progress,
+) -> Scored:
+    """Return the scores of somebody's images."""
+    if not options.against:
+        raise InputError(f"{options.what} is no run, so nobody knows its real images: add --against SHARDS or IMAGES")
+    if options.checkpoint or options.seed:
+        raise InputError(f"--checkpoint and --seed are for runs, and {options.what} is none; remove them")
+    for name, metric in metrics.items():
+        if type(metric).for_game is not Metric.for_game:
+            raise InputError(f"the score {name} is of a game, and {options.what} is no run; remove it")
+    fake = of_source(options.what, scratch / "fake")
+    if options.n > fake.count:
+        raise InputError(f"--n {options.n}: {options.what} holds {fake.count:,} images; give that number or less")
+    fake = fake.shuffled(options.n)
+    if _are_shards(options.against):
+        real = _of_shards(options.against, fake, ranks)
+    else:
+        real = of_source(options.against, scratch / "real", (fake.size, fake.channels))
+    real = real.shuffled(options.reals)
+    check(metrics, extractors, fake.count, real.count)
+    progress.begin(f"{real.count:,} real images")
+    sets = sets_of(extractors, real, default_cache(), ranks, progress) if extractors else None
+    progress.begin(f"{fake.count:,} images")
+
+    def of_fake(numbers: range) -> Tensor:
+        return fake.draw(numbers, ranks.device)
+
+    def of_real(numbers: range) -> Tensor:
+        return real.draw(numbers, ranks.device)
+
+    found = evaluated(metrics, of_fake, of_real, real, fake.count, sets, ranks, progress)
+    about = {"images": None, "checkpoint": None, "generated": dict(fake.facts), "by": "gan-dist evaluate"}
+    return Scored(options.what, lines_of(found, metrics, sets, real, ranks.device, about), notes(sets), [])
+
+
+def _are_shards(name: str) -> bool:
+    """Say whether --against names shards: a folder with .tar files, a .tar file, a pattern or an address."""
+    path = Path(name)
+    if path.is_dir():
+        return any(path.rglob("*.tar"))
+    return name.endswith(".tar") or (not path.exists() and ("{" in name or "*" in name or shards.is_remote(name)))
+
+
+def _of_shards(name: str, fake: ImageSet, ranks: Ranks) -> ImageSet:
+    """Return the images of shards at the size of generated ones."""
+    cache = default_cache()
+
+    def prepare() -> None:
+        if ranks.writes:
+            index_module.build(list(map(str, shards.fetch(shards.expand(name), cache))), cache, progress=False)
+
+    ranks.together(prepare)
+    index = index_module.load([str(shards.local(shard, cache)) for shard in shards.expand(name)], cache)
+    if not len(index):
+        raise InputError(f"--against {name}: there is no image in these shards; see `gan-dist index`")
+    scale = np.minimum(index.height / fake.size[0], index.width / fake.size[1])
+    least = int(np.where(index.width > 0, scale, np.inf).argmin())
+    if scale[least] < 1 and index.width[least]:
+        raise InputError(
+            f"--against {name}: {index.key(least)} is {index.width[least]}x{index.height[least]}, smaller than the images "
+            f"that are scored ({units.pixels(fake.size)}); give real images of that size or larger"
+        )
+    if other := next((sample for kind, sample in index.channels.items() if kind != str(fake.channels)), ""):
+        raise InputError(
+            f"--against {name}: {other} has other channels than the images that are scored ({fake.channels}); convert "
+            f"with `gan-dist pack --channels {fake.channels}`"
+        )
+    return of_index(index, fake.size, fake.channels, where=name)
+
+
+def evaluated(
+    metrics: Mapping[str, Metric],
+    fake: Images,
+    paired: Images,
+    real: ImageSet,
+    count: int,
+    sets: Sets | None,
+    ranks: Ranks,
+    progress: Progress,
+) -> Evaluation:
+    """Return what an evaluation found. Raises InputError on all ranks where it failed."""
+    problem, found = "", None
+    try:
+        found = evaluate(
+            metrics, fake, paired if real.count else None, count, real.count, ranks=ranks, sets=sets, progress=progress
+        )
+    except (ScoreError, InputError) as error:
+        problem = str(error)
+    if problems := [said for said in ranks.gather(problem) if said]:
+        raise InputError(problems[0])
+    assert found is not None
+    return found
+
+
+def notes(sets: Sets | None) -> list[str]:
+    """Return what a reader of the scores must know."""
+    said = []
+    for name, features in (sets.features if sets else {}).items():
+        kind = features.facts.get("kind", name)
+        extractor = EXTRACTORS.get(str(kind))
+        if extractor is not None and extractor.trend:
+            said.append(f"{name} features are of a seeded random network: a trend within a run, and no measure")
+        digest = str(features.facts.get("sha256", ""))
+        if extractor is not None and extractor.digest and not digest.startswith(extractor.digest):
+            said.append(
+                f"the weights of {name} (SHA-256 {digest[:8]}...) are not the published ones ({extractor.digest}...)"
+            )
+        if "accuracy" in features.facts:
+            said.append(f"the classifier names {features.facts['accuracy']:.1%} of held-out images")
+    return said

@@ -1,0 +1,172 @@
+"""`gan-dist evaluate` scores runs and anybody's images, and says in one line what will not do."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from gan_dist.checkpoint import store
+from gan_dist.cli import main
+from tests import making
+from tests.launching import lines
+
+COUNT = 64
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GAN_DIST_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("GAN_DIST_WEIGHTS", str(tmp_path_factory.mktemp("weights")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return making.data_set(tmp_path_factory.mktemp("data") / "shards", COUNT, shards=2, classes=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images that are those of the shards, in a folder."""
+    found = tmp_path_factory.mktemp("images")
+    for number in range(COUNT):
+        Image.fromarray(making.picture(number)).save(found / f"{number:06d}.png")
+    return found
+
+
+@pytest.fixture(scope="module")
+def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was scored while it trained."""
+    from gan_dist.train import main as train
+
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    scores = {"evaluate__every": 32, "evaluate__samples": 40, "evaluate__best": "kid_random", "checkpoint__every": 1000}
+    scores |= {"evaluate__scores__kid_random__kind": "kid", "evaluate__scores__kid_random__features": "random"}
+    scores |= {"evaluate__scores__copies__kind": "neighbours", "training__images": 96}
+    assert train(["configs/digits.yaml", *making.flags(making.tiny(shards, directory, **scores))]) == 0
+    return directory
+
+
+def scored(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main(["evaluate", *map(str, words), "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    capsys.readouterr()
+    assert main(["evaluate", *map(str, words)]) == 2
+    said = capsys.readouterr().err.strip().removeprefix("error: ")
+    assert len(said.splitlines()) == 1
+    return said
+
+
+def test_a_training_records_scores_and_keeps_the_best_checkpoint(run: Path) -> None:
+    found = lines(run / "scores.jsonl")
+    assert [(line["metric"], line["images"]) for line in found] == [
+        (name, images) for images in (32, 64, 96) for name in ("kid_random", "copies")
+    ]
+    first = found[0]
+    assert (first["n_generated"], first["n_real"], first["by"]) == (40, COUNT, "training")
+    assert first["error"] > 0
+    assert first["extractor"]["kind"] == "random"
+    assert (first["reference"]["mirrored"], first["reference"]["size"]) == (False, [16, 16])
+    values = {line["images"]: line["value"] for line in found if line["metric"] == "kid_random"}
+    events = [line for line in lines(run / "events.jsonl") if line["event"] == "best"]
+    best = min(values, key=lambda images: values[images])
+    assert (events[-1]["images"], events[-1]["value"]) == (best, values[best])
+    assert events[-1]["score"] == "kid_random"
+    assert events[-1]["checkpoint"] == f"images-{best:09d}"
+    assert store.read_kept(run / "checkpoints")["best"]["checkpoint"] == events[-1]["checkpoint"]
+    assert list((run / "media/score/copies/nearest").glob("images-*.png"))
+    assert next(line for line in lines(run / "metrics.jsonl") if line["images"] == 32)["score/kid_random"] > 0
+
+
+def test_a_kept_checkpoint_outlives_the_newest_ones_until_another_takes_its_place(run: Path, tmp_path: Path) -> None:
+    newest = store.names(run / "checkpoints")[-1]
+    for number in (1, 2, 3, 4):
+        shutil.copytree(run / "checkpoints" / newest, tmp_path / store.name_of(number))
+    kept = store.Store(tmp_path, keep=2)
+    kept.keep_as("best", store.name_of(1), value=3.0)
+    kept.retire()
+    assert kept.names() == [store.name_of(number) for number in (1, 3, 4)]
+    kept.keep_as("best", store.name_of(4), value=2.0)
+    kept.retire()
+    assert kept.names() == [store.name_of(number) for number in (3, 4)]
+
+
+def test_a_run_is_scored_against_its_own_data_and_every_number_of_calls_says_the_same(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = run, "--features", "random", "--scores", "kid,prdc,pixels", "--n", 40, "--device", "cpu"
+    found, again = (scored(capsys, *words) for _ in range(2))
+    assert found["scores"].keys() == {
+        "kid_random",
+        "pixels",
+        *(f"prdc_random/{n}" for n in ("precision", "recall", "density", "coverage")),
+    }
+    assert found["scores"] == again["scores"]
+    assert any("no measure" in note for note in found["notes"])
+    line = lines(run / "scores.jsonl")[-1]
+    assert (line["checkpoint"], line["images"], line["by"]) == ("images-000000096", 96, "gan-dist evaluate")
+    assert line["digest"] == store.describe(run / "checkpoints/images-000000096")["digest"]
+    names = store.names(run / "checkpoints")
+    everything = scored(capsys, run, "--features", "random", "--scores", "kid", "--n", 40, "--checkpoint", "all")
+    assert [each["what"].split()[1] for each in everything] == names
+
+
+def test_images_in_a_folder_and_a_zip_are_scored_against_shards_and_images(
+    folder: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with zipfile.ZipFile(tmp_path / "samples.zip", "w") as archive:
+        for path in sorted(folder.iterdir()):
+            archive.write(path, path.name)
+    words = "--features", "random", "--scores", "kid,prdc,authenticity", "--device", "cpu"
+    for what, against in ((folder, shards), (tmp_path / "samples.zip", folder)):
+        found = scored(capsys, what, "--against", against, *words)["scores"]
+        assert found["prdc_random/precision"]["value"] == 1  # they are the same images
+        assert found["authenticity_random"]["value"] == 0
+        assert found["kid_random"]["value"] < 1e-3
+
+
+def test_wrong_input_is_one_line(
+    run: Path, folder: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random = "--features", "random", "--device", "cpu"
+    assert "needs 257 generated images or more" in refused(capsys, run, *random, "--scores", "fid", "--n", 40)
+    assert "no weights weights-inception-2015-12-05-6726825d.pth" in refused(capsys, run)
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
+    assert "another network than inception" in refused(
+        capsys, run, "--scores", "kid", "--weights", tmp_path / "other.pth"
+    )
+    unlabelled = folder, "--against", folder, "--features", "classifier", "--scores", "kid"
+    assert "learns from the labels of the real images" in refused(capsys, *unlabelled)
+    assert "add --against" in refused(capsys, folder, *random)
+    assert "there is no such kind" in refused(capsys, run, "--scores", "fud")
+    assert "has no checkpoint nothing" in refused(capsys, run, *random, "--checkpoint", "nothing")
+
+    mixed = tmp_path / "mixed"
+    shutil.copytree(folder, mixed)
+    Image.fromarray(making.picture(1, 20)).save(mixed / "000003.png")
+    assert "images of mixed sizes" in refused(capsys, mixed, "--against", shards, *random, "--scores", "kid")
+    Image.fromarray(making.picture(1, 8)).save(mixed / "000003.png")
+    assert "fewer than the images" in refused(capsys, folder, "--against", mixed, *random, "--scores", "kid")
+    (mixed / "000003.png").write_bytes(b"no image")
+    assert "cannot be decoded" in refused(capsys, mixed, "--against", shards, *random, "--scores", "kid")
+
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(run / "config.yaml", bare)
+    assert "has no whole checkpoint yet" in refused(capsys, bare, *random)
+    broken = tmp_path / "broken"
+    shutil.copytree(run, broken)
+    for path in (broken / "checkpoints").glob("*/part-*"):
+        path.write_bytes(path.read_bytes()[:-9])
+    assert "has no whole checkpoint" in refused(capsys, broken, *random)

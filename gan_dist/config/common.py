@@ -203,7 +203,7 @@ class Track(Section):
     every: Positive = 10_000
     """Images between two lines of metrics.jsonl, W&B points and console reports."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """auto: online where a W&B key is set, else offline (read it with `wandb leet`)."""
+    """auto: online where a W&B key is set, else offline: written at the end of each start, read with `wandb leet`."""
     project: str = ""
     """W&B project. Default: $WANDB_PROJECT, else gan_dist."""
 

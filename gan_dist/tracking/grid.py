@@ -66,11 +66,14 @@ def cut(path: Path, count: int) -> list[Image.Image]:
 
 
 def join(samples: Sequence[Image.Image]) -> Image.Image:
-    """Return pictures of one size as one, about a square, without lines between them: a terminal has no pixel to spare."""
+    """Return pictures of one size as one, about a square. A terminal shows it in few pixels: the lines between are of one."""
     columns, (width, height) = _square(len(samples)), samples[0].size
-    joined = Image.new(samples[0].mode, (columns * width, -(-len(samples) // columns) * height))
+    gap = width // 8
+    rows = -(-len(samples) // columns)
+    size = (columns * (width + gap) - gap, rows * (height + gap) - gap)
+    joined = Image.new("RGB", size, (90, 90, 160))
     for number, sample in enumerate(samples):
-        joined.paste(sample, (number % columns * width, number // columns * height))
+        joined.paste(sample.convert("RGB"), (number % columns * (width + gap), number // columns * (height + gap)))
     return joined
 
 

@@ -20,7 +20,7 @@ from gan_dist.tracking.weights_and_biases import WeightsAndBiases, leet
 
 _log = logging.getLogger("gan_dist")
 _PATIENCE = 60.0  # seconds for W&B's files at the end of a start
-KEYS = "press 3 for pictures, Ctrl-L for all charts, h for help"
+KEYS = "press 3 for pictures (Tab and Enter enlarge one), Ctrl-L for all charts, h for help"
 """Of `wandb leet`."""
 
 

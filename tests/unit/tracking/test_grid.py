@@ -49,7 +49,7 @@ def test_single_samples_are_cut_from_a_grid_that_says_where_they_are(tmp_path: P
     assert [np.unique(np.asarray(sample)).tolist() for sample in cut] == [
         [int(grid.to_uint8(image)[0, 0, 0])] for image in images[:5]
     ]
-    assert grid.join(cut).size == (3 * 48, 2 * 48)
+    assert grid.join(cut).size == (3 * 48 + 2 * 6, 2 * 48 + 6)
     # what belongs together stays together
     grid.save_columns({"input": images[:4], "output": -images[:4]}, tmp_path / "pairs.png")
     pairs = grid.cut(tmp_path / "pairs.png", 9)

@@ -206,7 +206,7 @@ def test_a_server_that_does_not_answer_and_a_missing_key_stop_nothing(tmp_path: 
     try:
         command = [sys.executable, "-c", UNATTENDED, str(tmp_path), "online"]
         done = subprocess.run(
-            command, env=environment, stdin=terminal, stdout=terminal, stderr=subprocess.PIPE, text=True, timeout=60
+            command, env=environment, stdin=terminal, stdout=terminal, stderr=subprocess.PIPE, text=True, timeout=300
         )
     finally:
         os.close(above)

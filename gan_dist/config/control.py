@@ -6,6 +6,9 @@ from pydantic import Field, field_validator
 
 from gan_dist.config.section import Positive, Section
 
+LOGITS = ("real", "fake", "gap", "level", "accuracy", "sign_real", "sign_fake", "sign_pair")
+"""What is called score/NAME and judges no images: logits of the discriminator, and signals made of them."""
+
 Part = Annotated[float, Field(ge=0, le=1)]
 
 

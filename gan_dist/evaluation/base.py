@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from gan_dist.config.control import LOGITS
 from gan_dist.config.section import Part
 from gan_dist.errors import InputError
 from gan_dist.evaluation.pairs import Wants
@@ -22,8 +23,6 @@ State = dict[str, Tensor]
 """What a metric accumulates: sums, or features one below the other. Tensors only, as ranks exchange them."""
 
 _NAME = re.compile(r"\w[\w.+-]{0,99}")
-# score/real and the like are of the discriminator's logits
-_TAKEN = ("real", "fake", "gap", "level", "accuracy", "sign_real", "sign_fake", "sign_pair")
 
 
 class Metric(Part):
@@ -134,7 +133,7 @@ def concatenated(states: Sequence[State]) -> State:
 
 def check_name(name: str) -> str:
     """Return the name itself, fit for `score/NAME`. Raises InputError for one that is taken or no name."""
-    if name in _TAKEN:
+    if name in LOGITS:
         raise InputError(f"evaluate.scores.{name}: score/{name} is the mean logit in metrics.jsonl; give another name")
     if not _NAME.fullmatch(name):
         raise InputError(f"evaluate.scores: {name!r} is no name of a score; give letters, digits and -_.+")

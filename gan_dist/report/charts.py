@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+from gan_dist.config.control import LOGITS, Limits
 from gan_dist.report import facts
 
 Band = tuple[float | None, float | None]
@@ -40,26 +41,31 @@ class Chart:
         return self.band(keys) if callable(self.band) else self.band
 
 
+def limit(name: str, keys: Mapping[str, Any]) -> float:
+    """Return a limit of the alarms, control.limits.NAME; that of this version where the run's config has none."""
+    return float(keys.get(f"control.limits.{name}") or getattr(Limits(), name))
+
+
 def gap_band(keys: Mapping[str, Any]) -> Band:
-    """Return where the gap of the logits is healthy: a critic's has no upper end, hinge saturates early."""
-    loss = str(keys.get("loss.kind", ""))
-    return (0.1, None if loss.startswith("wasserstein") else 4.0 if loss == "hinge" else 12.0)
+    """Return where the gap of the logits is healthy: a critic's has no end, hinge saturates early."""
+    loss, own = str(keys.get("loss.kind", "")), keys.get("control.limits.gap")
+    return None, float(own) if own else None if loss.startswith("wasserstein") else 4.0 if loss == "hinge" else 12.0
 
 
 SECTIONS = ("Scores", "Collapse", "Players", "Speed and memory", "More figures")
 CHARTS = (
     Chart("How the scores were made", tuple(f"score/*/{name}" for name in facts.OF_RECORD), "Scores", apart=True, unless="constant"),
-    Chart("", ("score/*", *(f"!score/{name}" for name in facts.NOT_SCORES)), "Scores", apart=True),
-    Chart("Diversity", ("collapse/diversity*",), "Collapse", "distance between samples over that of real images, 1: as diverse", zero=True, band=(0.45, None)),
-    Chart("Duplicates", ("collapse/duplicates*",), "Collapse", "share of pairs that are nearly the same picture", zero=True, band=(None, 0.02)),
-    Chart("Empty cells", ("collapse/cells*",), "Collapse", "share of the data's regions that no sample falls into", zero=True, band=(None, 0.25)),
+    Chart("", ("score/*", *(f"!score/{name}" for name in LOGITS)), "Scores", apart=True),
+    Chart("Diversity", ("collapse/diversity*",), "Collapse", "distance between samples over that of real images, 1: as diverse", zero=True, band=lambda keys: (limit("diversity", keys), limit("diversity_high", keys))),
+    Chart("Duplicates", ("collapse/duplicates*",), "Collapse", "share of pairs that are nearly the same picture", zero=True, band=lambda keys: (None, limit("duplicates", keys))),
+    Chart("Empty cells", ("collapse/cells",), "Collapse", "share of the data's regions that no sample falls into", zero=True, band=lambda keys: (None, limit("cells", keys))),
     Chart("Gap of the logits", ("score/gap",), "Collapse", "mean logit of real images less that of generated ones", band=gap_band),
-    Chart("D's accuracy", ("score/accuracy",), "Collapse", "share of images that D judges rightly", band=(0.55, 0.99)),
-    Chart("Sign of D on real images", ("score/sign_real",), "Collapse", "near 1 for long: D remembers the data", band=(None, 0.9)),
+    Chart("D's accuracy", ("score/accuracy",), "Collapse", "share of images that D judges rightly; an alarm only while samples are alike"),
+    Chart("Sign of D on real images", ("score/sign_real",), "Collapse", "near 1 for long, and samples alike: D remembers the data"),
     Chart("Losses", ("loss/*",), "Players", "they move against each other, and do not say how good the images are"),
     Chart("Logits", ("score/real", "score/fake"), "Players", "positive: D takes it for real"),
     Chart("Gradient norms", ("grad_norm/*", "!grad_norm/ratio"), "Players", "one that stays far below the other learns nothing", log=True),
-    Chart("Ratio of the gradients", ("grad_norm/ratio",), "Players", "log10 of D's over G's", band=(-1.2, 1.2)),
+    Chart("Ratio of the gradients", ("grad_norm/ratio",), "Players", "log10 of D's over G's", band=lambda keys: (-limit("ratio", keys), limit("ratio", keys))),
     Chart("Penalties", ("penalty/*",), "Players", "before their weight; a sudden jump comes before bad numbers", log=True),
     Chart("Skipped updates", ("skipped/*",), "Players", "in total; they were not finite", zero=True, unless="zero"),
     Chart("Images per second", ("speed/images_per_second",), "Speed and memory", zero=True),

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gan_dist import files
+from gan_dist.config.control import LOGITS
 
 GROUP = "score/"
-NOT_SCORES = ("real", "fake", "gap", "accuracy", "sign_real")
-"""What is called score/... and judges no images: logits of the discriminator, and signals made of them."""
 OF_RECORD = ("samples", "classifier_accuracy")
 """Last parts of names that say how a score was made."""
 _FIRST = ("kid", "fid", "fd", "cmmd", "kl", "covered", "recall", "precision", "is")
@@ -22,7 +21,7 @@ def scores(names: Iterable[str]) -> list[str]:
         name
         for name in names
         if name.startswith(GROUP)
-        and name.removeprefix(GROUP) not in NOT_SCORES
+        and name.removeprefix(GROUP) not in LOGITS
         and name.rpartition("/")[2] not in OF_RECORD
     ]
     return sorted(found, key=lambda name: (_rank(name), name))

@@ -83,10 +83,10 @@ def collapse(run: RunFiles) -> Verdict:
         ("collapse/cells", "empty cells {}"),
     ):
         for full in sorted(run.series):
-            if full == name or full.startswith((f"{name}/", f"{name}_")):
+            if full in (name, f"{name}_live"):
                 value = float(run.series[full][1][-1])
                 words.append(text.format(number(value)) + (f" ({full})" if full != name else ""))
-                outside = outside or not _inside(run, full, value)
+                outside = outside or (full == name and not _inside(run, full, value))  # the live one moves more
     if not words:
         return _unmeasured(question, "no figures of diversity; compare places of the grids below")
     text = ", ".join(words)
@@ -102,9 +102,9 @@ def balance(run: RunFiles) -> Verdict:
     if gap is None and real is not None and fake is not None:
         gap = real - fake
     if gap is not None:
-        low, high = charts.gap_band(run.keys)
-        healthy = f"{number(low)} and more" if high is None else f"{number(low)} to {number(high)}"
-        words.append(f"D's logits of real and generated images are {number(gap)} apart (healthy: {healthy})")
+        _, high = charts.gap_band(run.keys)
+        healthy = "" if high is None else f" (healthy: up to {number(high)})"
+        words.append(f"D's logits of real and generated images are {number(gap)} apart{healthy}")
         outside = not _inside(run, "score/gap", gap)
     ratio, norms = run.last("grad_norm/ratio"), (run.last("grad_norm/D"), run.last("grad_norm/G"))
     if ratio is None and norms[0] and norms[1]:

@@ -22,10 +22,10 @@ QUALITY = (
 )
 COLLAPSE = (
     ("Diversity over that of real images (healthy: above 0.45)", r"^collapse/diversity", False),
-    ("Share of near duplicates (healthy: below 0.02)", r"^collapse/duplicates", False),
+    ("Share of near duplicates (healthy: below 0.1)", r"^collapse/duplicates", False),
     ("Share of the data's regions without a sample (healthy: below 0.25)", r"^collapse/cells", False),
-    ("Gap of D's logits, real less generated (healthy: 0.1 to 12, hinge 4)", r"^score/gap$", False),
-    ("Sign of D on real images (healthy: below 0.9)", r"^score/sign_real$", False),
+    ("Gap of D's logits, real less generated (healthy: up to 12, hinge 4)", r"^score/gap$", False),
+    ("Sign of D on real images (near 1 for long: D remembers the data)", r"^score/sign_real$", False),
 )
 PLAYERS = (
     ("Losses: they move against each other", r"^loss/", False),

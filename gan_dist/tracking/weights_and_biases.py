@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gan_dist.config import Config
+from gan_dist.config.control import LOGITS
 from gan_dist.redaction import redact, redact_all
 from gan_dist.tracking import shown
 
 _INIT_SECONDS = 30  # without network W&B gives up after this long
 _FINISH_SECONDS = 60  # an upload that takes longer at the end is left to `wandb sync`
 _MOMENT = 5.0  # seconds
-# what the discriminator says, and no scores
-_LOGITS = tuple(
-    f"score/{name}" for name in ("real", "fake", "gap", "level", "accuracy", "sign_real", "sign_fake", "sign_pair")
-)
 _WAITING = 1000  # reports that may wait for W&B; more are dropped, metrics.jsonl has them
 
 
@@ -113,7 +110,7 @@ class WeightsAndBiases:
 
         def content() -> dict[str, Any]:
             for name in values.keys() - self._scores:
-                if name.startswith("score/") and name not in _LOGITS:
+                if name.startswith("score/") and name.removeprefix("score/") not in LOGITS:
                     # the best of a run in the runs table; by name, as of two patterns that fit W&B takes any
                     self._run.define_metric(name, step_metric="images", summary=self._best(name))
                     self._scores.add(name)

@@ -355,7 +355,7 @@ class GenerationGame(Game):
         """Draw whole micro-batches, as the discriminator sees them: layers that look across samples do it by these."""
         network = self.generator.network
         weight = next(network.parameters())
-        if not all(each.numel() for each in network.parameters()):
+        if not self._shares[1]:  # zero3 would gather weights, which all ranks must do together
             return None
         size = min(self._micro_batch, count)
         images = []

@@ -28,6 +28,11 @@ def alarms(directory: Path) -> list[dict[str, Any]]:
     return [{name: line[name] for name in line if name != "time"} for line in found]
 
 
+def without_checkpoints(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A stop saves, so that there is another checkpoint to go back to."""
+    return [{name: value for name, value in event.items() if name != "checkpoint"} for event in events]
+
+
 def test_a_broken_run_is_suspect_and_the_same_after_a_stop(tmp_path: Path) -> None:
     shards = making.data_set(tmp_path / "data", 96)
     warned = train(keys(shards, tmp_path / "warn"))
@@ -52,6 +57,6 @@ def test_a_broken_run_is_suspect_and_the_same_after_a_stop(tmp_path: Path) -> No
     while (again := train(keys(shards, tmp_path / "stop", **stop))).returncode == 1:  # another signal, later
         assert "suspected collapse" in again.stdout
     assert again.returncode == 0, again.stderr
-    assert alarms(tmp_path / "stop") == told
+    assert without_checkpoints(alarms(tmp_path / "stop")) == without_checkpoints(told)
     name = f"images-{IMAGES:09d}"
     assert digests(tmp_path / "stop")[name] == digests(tmp_path / "warn")[name]

@@ -314,10 +314,15 @@ training.images training.batch training.micro_batch training.micro_batches_per_p
 training.precision training.tf32 training.device training.processes training.threads training.deterministic
 training.channels_last training.compile
 checkpoint.every checkpoint.keep checkpoint.milestones checkpoint.max_missed
-control.hang_seconds control.max_bad_steps control.desync_every control.margin_seconds
+control.hang_seconds control.max_bad_steps control.desync_every control.margin_seconds control.collapse
+control.limits.readings control.limits.warm_up control.limits.warm_up_live control.limits.warm_up_steps
+control.limits.diversity control.limits.diversity_high control.limits.diversity_of_best control.limits.diversity_live
+control.limits.duplicates control.limits.duplicates_live control.limits.cells control.limits.labels control.limits.gap
+control.limits.level control.limits.accuracy control.limits.good control.limits.sign_real
+control.limits.sign_real_images control.limits.ratio
 track.every track.wandb track.project
 sample.every sample.count
-evaluate.every evaluate.samples
+evaluate.every evaluate.samples evaluate.reals evaluate.best
 game.kind game.latent game.latent_distribution game.discriminator_steps game.first game.fakes game.batches
 game.generator_batch game.pack game.top_k
 networks.generator.kind networks.generator.base_channels networks.generator.normalisation

@@ -192,7 +192,7 @@ def submit(
     wanted: Mapping[str, object],
     *options: str,
     log: str = "job.txt",
-    config: str = "tests/data/digits.yaml",
+    config: str = str(REPOSITORY / "tests/data/digits.yaml"),
     **environment: str,
 ) -> Job:
     """A job of slurm/train.sbatch, from `folder`, with its log there."""

@@ -104,7 +104,7 @@ def test_an_array_trains_each_config_with_each_seed_and_a_warned_task_is_requeue
     del wanted["run.directory"]
     array = cancel(cluster.call(
         "sbatch", "--parsable", "--array=0-2%3", "--nodes=1", f"--chdir={tmp_path}", f"--output={tmp_path}/%a.txt",
-        REPOSITORY / "slurm/array.sbatch", "tests/data/digits.yaml", "--", *flags(wanted), **settings(tmp_path),
+        REPOSITORY / "slurm/array.sbatch", REPOSITORY / "tests/data/digits.yaml", "--", *flags(wanted), **settings(tmp_path),
     ))  # fmt: skip
     tasks = [
         Job(cluster, f"{array}_{seed}", tmp_path / f"{seed}.txt", tmp_path / f"runs/digits-seed{seed}")
@@ -135,7 +135,7 @@ def test_a_chain_goes_on_where_requeue_is_forbidden_and_its_rest_ends_at_once(
     wanted = {**keys(shards, run, IMAGES), "run.fresh": True}  # which the first link does, and no other
     output = cluster.call(
         REPOSITORY / "slurm/chain.sh", 3, "--nodes=2", f"--chdir={tmp_path}", f"--output={tmp_path}/%j.txt",
-        REPOSITORY / "slurm/train.sbatch", "tests/data/digits.yaml", *flags(wanted), **settings(tmp_path),
+        REPOSITORY / "slurm/train.sbatch", REPOSITORY / "tests/data/digits.yaml", *flags(wanted), **settings(tmp_path),
     )  # fmt: skip
     first, second, third = (cancel(number) for number in output.split())
     jobs = [Job(cluster, number, tmp_path / f"{number}.txt", run) for number in (first, second, third)]
@@ -187,7 +187,12 @@ def test_in_an_interactive_allocation_and_ctrl_c_saves_there(
     run = tmp_path / "run"
 
     def words(images: int) -> list[str]:
-        train = ["bash", REPOSITORY / "slurm/train.sbatch", "tests/data/digits.yaml", *flags(keys(shards, run, images))]
+        train = [
+            "bash",
+            REPOSITORY / "slurm/train.sbatch",
+            str(REPOSITORY / "tests/data/digits.yaml"),
+            *flags(keys(shards, run, images)),
+        ]
         return ["salloc", "--nodes=2", f"--chdir={tmp_path}", *map(str, train)]
 
     job = Job(cluster, "", tmp_path / "terminal.txt", run)

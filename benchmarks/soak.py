@@ -53,7 +53,7 @@ class Soak:
         if processes > 1:
             start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         flags = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
-        return [*start, str(HERE / "gan_dist/train.py"), str(HERE / "configs/digits.yaml"), *flags]
+        return [*start, str(HERE / "gan_dist/train.py"), str(HERE / "tests/data/digits.yaml"), *flags]
 
     def start(self, directory: Path, processes: int, images: int) -> "subprocess.Popen[bytes]":
         environment = {

@@ -83,7 +83,9 @@ class Checkpointer:
 
     def _report(self, outcomes: Sequence[Outcome], tracker: Tracker) -> None:
         for outcome in outcomes:
-            best = self._best.pop(outcome.images, None)
+            best = self._best.get(outcome.images)
+            # saves come in order: an earlier score whose save was put off has no checkpoint
+            self._best = {images: value for images, value in self._best.items() if images > outcome.images}
             if outcome.problem:
                 self.missed += 1
                 if self._engine.is_main:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gan_dist.config import Config
 from gan_dist.games import Game
+from gan_dist.interfaces import Batch
 from gan_dist.run_directory import Run
 from gan_dist.tracking import Tracker, save_grid
 
@@ -33,8 +34,10 @@ class Picture:
 class Gallery:
     """The pictures that a run's game names in `galleries`. Files: RUN/samples/reals.png, RUN/samples/NAME/images-N.png."""
 
-    def __init__(self, config: Config, game: Game, run: Run, tracker: Tracker, reals: Callable[[int], Tensor]) -> None:
-        """`reals` returns so many real images in a fixed shuffled order: (N, C, H, W)."""
+    def __init__(
+        self, config: Config, game: Game, run: Run, tracker: Tracker, reals: Callable[[int], Batch | None]
+    ) -> None:
+        """`reals` returns so many samples of the data set in a fixed shuffled order; None where it has none."""
         self._config, self._game, self._run, self._tracker, self._reals = config, game, run, tracker, reals
         self._left = list(game.galleries)
         """Pictures that no attempt to draw has failed of."""
@@ -76,16 +79,17 @@ class Gallery:
         """Return a picture; None where this rank cannot draw it."""
         count, seed, game = self._config.sample.count, self._config.run.seed, self._game
         if name == "reals":
-            return Picture(self._reals(count), caption="real images")
+            shown = self._reals(count)
+            return None if shown is None else Picture(shown[game.judged], caption="real images")
         if name == "live":
             # whole micro-batches, and at least as many as the grid has
             micro = min(count, self._config.training.micro_batch)
             drawn = game.live(seed, -(-count // micro) * micro)
             return None if drawn is None else Picture(drawn[:count], caption="not averaged")
         if name == "classes":
-            shown = spread(self._config.data.classes, _ROWS)
-            caption = f"a row for each class: {', '.join(map(str, shown))}"
-            return Picture(game.of_classes(seed, shown, _EACH), _EACH, caption)
+            rows = spread(self._config.data.classes, _ROWS)
+            caption = f"a row for each class: {', '.join(map(str, rows))}"
+            return Picture(game.of_classes(seed, rows, _EACH), _EACH, caption)
         raise ValueError(f"galleries of {type(game).__name__} names {name!r}; there are reals, live and classes")
 
 

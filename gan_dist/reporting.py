@@ -47,7 +47,7 @@ class Reporter:
         self._compared: tuple[Sets, scoring.ImageSet] | None = None
         self._panels: dict[str, Panel] = dict(config.track.panels)
         self.pace = Pace()
-        self._gallery = Gallery(config, game, run, tracker, self._real)
+        self._gallery = Gallery(config, game, run, tracker, self._reals)
         self._began, self._from = time.perf_counter(), 0
         self._first: Batch | None = None
         self._last: tuple[range, Batch] | None = None
@@ -187,11 +187,6 @@ class Reporter:
             return None
         key = rng.key(self._config.run.seed, "signals")
         return self._load(order.permute(key, total, np.arange(min(count, total))))
-
-    def _real(self, count: int) -> Tensor:
-        """Return the first images of that order, at most all: (N, C, H, W) in [-1, 1]."""
-        shown, self._last = self._shuffled(range(min(count, len(self._index)))), None
-        return shown[self._game.judged]
 
     def _load(self, samples: np.ndarray) -> Batch:
         return loader.load(self._index, self._config, samples.tolist(), self._engine.device)

@@ -35,6 +35,9 @@ class Metric(Part):
     needs: ClassVar[Literal["features", "samples"]] = "samples"
     """What `add` is given: images (N, C, H, W) in [-1, 1], or their features (N, F) by the evaluation's network."""
 
+    compares: ClassVar[bool] = True
+    """Whether it looks at real images at all: they are not read for those that do not."""
+
     better: ClassVar[Literal["lower", "higher"] | Mapping[str, Literal["lower", "higher"]]] = "lower"
     """Which values are better, or for each name of several: the run's summary in W&B shows the best one."""
 
@@ -83,8 +86,6 @@ class SetMetric(Metric):
 
     reads_rows: ClassVar[bool] = False
     """Whether it reads features one by one: of real images then at most the first 50,000 count."""
-    compares: ClassVar[bool] = True
-    """Whether it looks at the real images at all."""
 
     def wants(self) -> Wants:
         """Return what of the pairs of samples it needs (pairs.py); nothing by default."""

@@ -91,6 +91,7 @@ def evaluate(
     of_sets = {name: metric for name, metric in metrics.items() if isinstance(metric, SetMetric)}
     of_parts = {name: metric for name, metric in metrics.items() if name not in of_sets}
     _check_needs(of_parts, features is not None)
+    real = real if any(metric.compares for metric in of_parts.values()) else None
     if of_sets:
         assert sets is not None, "metrics of sets need extractors and references"
         widths = {name: found.rows.shape[1] for name, found in sets.references.items()}

@@ -52,7 +52,7 @@ class Labelled:
     cache: Path
     """Folder for what is trained."""
     beat: Callable[[], object] = lambda: None
-    """Called often: whoever watches for a standstill sees progress."""
+    """Call it often: the watchdog takes silence for a hang."""
     ranks: Ranks = Ranks()  # noqa: RUF009  # it is frozen
 
 

@@ -30,6 +30,7 @@ class Modes(Metric):
     "PacGAN", 2018, take 26,000 samples: evaluate.samples.
     """
 
+    compares: ClassVar[bool] = False
     better: ClassVar[Mapping[str, Literal["lower", "higher"]]] = {"covered": "higher", f"covered_by_{_LEAST}": "higher"}
 
     classifier: str

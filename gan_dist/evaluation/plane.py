@@ -25,6 +25,7 @@ class PlaneModes(Metric):
     deviations: Annotated[float, Field(gt=0)] = 3.0
     """How far from a centre a good sample may be."""
 
+    compares: ClassVar[bool] = False
     better: ClassVar[Literal["lower", "higher"] | Mapping[str, Literal["lower", "higher"]]] = {
         "modes": "higher",
         "good_percent": "higher",

@@ -160,7 +160,7 @@ class GenerationGame(Game):
         self.kept = {**self.augments, **{name: kept for name, kept in self.kept_by.items() if kept is not None}}
         self._judged: dict[str, tuple[Tensor, Tensor]] = {}
         # a penalty in a higher precision, or of weights that DeepSpeed gathers for it, has logits of its own
-        self._shares = config.training.precision in ("fp32", "fp64"), config.training.strategy != "zero3"
+        self._exact, self._whole = config.training.precision in ("fp32", "fp64"), config.training.strategy != "zero3"
         self.kinds = config.networks.generator.kind, config.networks.discriminator.kind
         generator, discriminator = build_networks(config)
         self._takes_draws = bool(getattr(generator, "takes_draws", False))
@@ -207,8 +207,9 @@ class GenerationGame(Game):
             due_now = [named for named in own if named[1].every == every]
             in_turn = due_now if every == 1 and player.name == "D" else []
             shared = [penalty.shares for _, penalty in in_turn if penalty.shares]
-            exact, whole = self._shares
-            together = bool(shared) and whole and (exact or not any(each.full_precision for _, each in due_now))
+            together = (
+                bool(shared) and self._whole and (self._exact or not any(each.full_precision for _, each in due_now))
+            )
             if together:
                 loss = functools.update_wrapper(functools.partial(self._judge_for, shared, loss), loss)
             yield Phase(
@@ -355,7 +356,7 @@ class GenerationGame(Game):
         """Draw whole micro-batches, as the discriminator sees them: layers that look across samples do it by these."""
         network = self.generator.network
         weight = next(network.parameters())
-        if not self._shares[1]:  # zero3 would gather weights, which all ranks must do together
+        if not self._whole:  # zero3 would gather weights, which all ranks must do together
             return None
         size = min(self._micro_batch, count)
         images = []

@@ -58,5 +58,7 @@ def test_a_broken_run_is_suspect_and_the_same_after_a_stop(tmp_path: Path) -> No
         assert "suspected collapse" in again.stdout
     assert again.returncode == 0, again.stderr
     assert without_checkpoints(alarms(tmp_path / "stop")) == without_checkpoints(told)
+    for event in (*told, *alarms(tmp_path / "stop")):
+        assert not event.get("checkpoint") or int(event["checkpoint"].removeprefix("images-")) < event["since"]
     name = f"images-{IMAGES:09d}"
     assert digests(tmp_path / "stop")[name] == digests(tmp_path / "warn")[name]

@@ -1,14 +1,16 @@
 """The way back to a checkpoint, where machines do not see the same one."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from gan_dist.checkpoint import format
+from gan_dist.checkpoint import Outcome, format, store
 from gan_dist.checkpointing import Checkpointer
 from gan_dist.engine import Engine
 from gan_dist.engine.engine import AgreedError
+from gan_dist.evaluation import METRICS
 
 
 class FakeEngine:
@@ -42,3 +44,29 @@ def format_store(folder: Path) -> Any:
     from gan_dist.checkpoint import Store
 
     return Store(folder / "checkpoints", 2)
+
+
+def test_a_best_score_waits_for_its_own_checkpoint_and_counts_until_then(tmp_path: Path) -> None:
+    told: list[tuple[str, int]] = []
+    tracker: Any = SimpleNamespace(event=lambda kind, images, **_: told.append((kind, images)), status=lambda *_: None)
+    evaluate = SimpleNamespace(best="pixels", scores={"pixels": METRICS["pixels"]()}.items())
+    checkpointer = Checkpointer.__new__(Checkpointer)
+    checkpointer._engine = SimpleNamespace(gather=lambda value: [value], is_main=True)  # type: ignore[assignment]
+    checkpointer._config = SimpleNamespace(evaluate=evaluate)  # type: ignore[assignment]
+    checkpointer._best, checkpointer.store = {}, format_store(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+
+    def scored(images: int, value: float) -> bool:
+        return checkpointer.is_best(images, {"score/pixels": value})
+
+    def saved(images: int) -> None:
+        checkpointer._report([Outcome(name=store.name_of(images), images=images)], tracker)
+
+    assert scored(10, 0.5)
+    assert not scored(20, 0.6), "the save of the best one is still under way"
+    saved(10)
+    assert ("best", 10) in told
+    assert scored(30, 0.1)  # its save is put off
+    saved(40)
+    assert ("best", 40) not in told
+    assert scored(50, 0.2), "no checkpoint has the 0.1"

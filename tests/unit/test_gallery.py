@@ -14,6 +14,7 @@ from gan_dist import gallery, games
 from gan_dist.config import Config, load
 from gan_dist.gallery import Gallery, spread
 from gan_dist.games import Game
+from gan_dist.interfaces import Batch
 from gan_dist.run_directory import Run
 from gan_dist.tracking import grid
 from tests import making
@@ -49,7 +50,10 @@ def opened(config: Config, game: Game, directory: Path) -> tuple[Gallery, Tracke
         player.place(torch.device("cpu"), torch.float32)
     tracker = Tracker()
     reals = torch.linspace(-1, 1, 4).view(4, 1, 1, 1).expand(4, 1, 16, 16)
-    shown = Gallery(config, game, Run(directory, "id"), tracker, lambda count: reals[:count])  # type: ignore[arg-type]
+    shown = Gallery(
+        config, game, Run(directory, "id"), tracker,  # type: ignore[arg-type]
+        lambda count: Batch({game.judged: reals[:count]}, torch.arange(4)[:count]),
+    )  # fmt: skip
     return shown, tracker
 
 

@@ -151,3 +151,22 @@ def test_pixels_falls_as_images_come_closer_and_is_nan_for_a_diverged_generator(
     broken = images(1)(range(300))
     broken[7, 0, 0, 0] = torch.nan
     assert score(broken, real) != score(broken, real)
+
+
+def test_real_images_are_read_for_metrics_that_compare_only() -> None:
+    def unread(numbers: range) -> Tensor:
+        raise AssertionError("read")
+
+    class Alone(Metric):
+        compares: ClassVar[bool] = False
+
+        def add(self, state: base.State, fake: Tensor, real: Tensor | None) -> None:
+            assert real is None
+            state["count"] = torch.tensor([len(fake)])
+
+        def value(self, state: base.State) -> float:
+            return 1.0
+
+    assert evaluate({"alone": Alone(kind="alone")}, images(1), unread, 40, 40).reals == 0
+    with pytest.raises(ScoreError, match="read"):
+        evaluate({"alone": Alone(kind="alone"), **PIXELS}, images(1), unread, 40, 40)

@@ -15,11 +15,11 @@ from gan_dist.config import Config
 from gan_dist.control import desync, diagnose, load, peers, stop
 from gan_dist.control.stop import Reason, Requests
 from gan_dist.control.watchdog import Watchdog
-from gan_dist.data import loader
+from gan_dist.data import loader, resident
 from gan_dist.data.decode import Note
 from gan_dist.data.quarantine import Quarantine
 from gan_dist.doctor import autotune
-from gan_dist.engine import AgreedError, Engine, lost_contact
+from gan_dist.engine import AgreedError, Engine, lost_contact, memory
 from gan_dist.errors import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED, RunError
 from gan_dist.interfaces import Batch, Phase
 from gan_dist.reporting import Reporter
@@ -40,6 +40,15 @@ class Trainer:
         if where := engine.who_differs(self.index.digest):
             raise AgreedError(f"data.shards has other contents {where}; give all machines the same shards")
         self.config = config = config.with_classes(lambda: self.index.classes)
+        self.cache = resident.shared(
+            config,
+            self.index,
+            engine.slots,
+            engine.device,
+            engine.gather,
+            lambda work: engine.on_main(work, where="machine"),
+            memory.left_by_limits(),
+        )
         engine.on_main(lambda: scoring.check(config, len(self.index)))
         self.game = trial.build(config, engine)
         if not (config.directory / "config.yaml").exists():
@@ -172,7 +181,10 @@ class Trainer:
         """Play steps until the run is finished or all ranks agreed on a reason to stop."""
         self.reporter.begin(self.images)
         slots, device = self.engine.slots, self.engine.device
-        batches = loader.micro_batches(self.index, self.config, self.images, slots, device, self._quarantined)
+        say = self.tracker.say
+        batches = loader.micro_batches(
+            self.index, self.config, self.images, slots, device, self._quarantined, self.cache, say
+        )
         for batch in self.reporter.pace.waiting(batches):
             self.advance(batch)
             if reason := self._agreed_reason(batch):

@@ -23,7 +23,7 @@ from gan_dist.engine import AgreedError, Engine, lost_contact, memory
 from gan_dist.errors import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED, RunError
 from gan_dist.interfaces import Batch, Phase
 from gan_dist.reporting import Reporter
-from gan_dist.run_directory import Run, chosen, open_run
+from gan_dist.run_directory import Run, open_run
 from gan_dist.step import play_step
 from gan_dist.tracking import Tracker
 
@@ -57,8 +57,9 @@ class Trainer:
         run = engine.on_main(lambda: open_run(config, self.index.digest, self.index.old_digest))
         assert run is not None
         self.run_directory: Run = run
+        config, layout = autotune.settle(config, engine, self.game, run)
+        self.config = config
         other_machine = self._keep_bits()
-        self._choose_passes()
         engine.wrap(self.game)
         self.checkpointer = Checkpointer(config, engine, self.game, run)
         self.agreement = engine.agreement(2)
@@ -91,6 +92,8 @@ class Trainer:
             report=self.tracker.failed,
             board=engine.board(peers.names(engine.world_size)),
         )
+        if layout:
+            self.tracker.say(layout)
         for problem in problems if engine.is_main else ():
             self.tracker.event("fell back", self.images, problem=problem)
         if other_machine and engine.is_main:
@@ -125,20 +128,6 @@ class Trainer:
         if kept["machine"] == machine:
             return ""
         return f"bits may differ from here on: the run began on {kept['machine']}, and this is {machine}"
-
-    def _choose_passes(self) -> None:
-        training, engine = self.config.training, self.engine
-        if training.micro_batches_per_pass != "auto" or training.strategy == "exact":
-            return
-        kind = torch.cuda.get_device_name() if engine.device.type == "cuda" else "cpu"
-        kinds = "+".join(sorted(set(engine.gather(kind))))  # the same words on all ranks
-        launch = f"micro_batches_per_pass: {kinds}, {engine.world_size} processes, {training.strategy}"
-        run = self.run_directory
-        known = engine.on_main(lambda: chosen(run.directory)) or {}
-        if launch not in known:
-            best = min(engine.gather(autotune.choose(self.config, engine, self.game)))
-            known = engine.on_main(lambda: run.choose({launch: best})) or {launch: best}
-        engine.passes = known[launch]
 
     def train(self) -> int:
         """Train to `training.images`, or to a reason to stop. Returns the exit code."""

@@ -145,8 +145,9 @@ class Training(Section):
     deterministic: Annotated[bool, FREE] = False
     """Only algorithms that give the same bits every time, at some speed on a GPU; what has none raises. strategy: exact
     implies it."""
-    channels_last: Annotated[bool, FREE] = True
-    """Keep images and weights in memory pixel by pixel (NHWC), which convolutions like; ZeRO keeps weights as they are."""
+    channels_last: Annotated[Literal["auto"] | bool, FREE] = True
+    """Keep images and weights in memory pixel by pixel (NHWC), which convolutions like; ZeRO keeps weights as they are. auto:
+    under ddp what is faster here, measured at the first start, as convolutions in groups may like it less; else true."""
     compile: Annotated[bool, FREE] = False
     """Compile the networks by torch.compile; not with a penalty that differentiates twice, nor with strategy: exact or ZeRO."""
 
@@ -347,7 +348,7 @@ def other_bits(chosen: Mapping[str, Any], config: Config) -> str:
     """
     training = config.training
     asked = {"device": training.device, "threads": training.threads, "channels_last": training.channels_last}
-    left = {"device": "auto", "threads": 0, "channels_last": None}
+    left = {"device": "auto", "threads": 0, "channels_last": "auto"}
     other = {key: value for key, value in asked.items() if value != left[key] and value != chosen.get(key, value)}
     if training.strategy != "exact" or not other:
         return ""

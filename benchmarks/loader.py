@@ -280,17 +280,17 @@ def make_index(path: Path, samples: int) -> None:
 def measure(folder: str) -> None:
     names = shards.expand(folder)
     index.load(names[:1], Path(folder))
-    before = resident()
+    before = resident_bytes()
     found = index.load(names, Path(folder))
     np.sum(found.offset), np.sum(found.size)  # touch them
-    print(f"index of {len(found):,} samples: {(resident() - before) / 2**20:.1f} MiB resident in the process")
-    before = resident()
+    print(f"index of {len(found):,} samples: {(resident_bytes() - before) / 2**20:.1f} MiB resident in the process")
+    before = resident_bytes()
     from multiprocessing.reduction import ForkingPickler
 
     print(f"handed to a worker: {len(ForkingPickler.dumps(found)):,} bytes of handles, the arrays stay shared")
 
 
-def resident() -> int:
+def resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 

@@ -40,15 +40,7 @@ class Trainer:
         if where := engine.who_differs(self.index.digest):
             raise AgreedError(f"data.shards has other contents {where}; give all machines the same shards")
         self.config = config = config.with_classes(lambda: self.index.classes)
-        self.cache = resident.shared(
-            config,
-            self.index,
-            engine.slots,
-            engine.device,
-            engine.gather,
-            lambda work: engine.on_main(work, where="machine"),
-            memory.left_by_limits(),
-        )
+        self.cache = resident.shared(config, self.index, engine, memory.left_by_limits())
         engine.on_main(lambda: scoring.check(config, len(self.index)))
         self.game = trial.build(config, engine)
         if not (config.directory / "config.yaml").exists():

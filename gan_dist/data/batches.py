@@ -62,7 +62,7 @@ def micro_batches(
 
 
 def _images(pixels: Tensor, mirrored: Tensor | None, config: Config) -> Tensor:
+    if mirrored is not None:  # before they are four times as large
+        pixels = torch.where(mirrored[:, None, None, None], pixels.flip(2), pixels)
     images = normalised(pixels, config)
-    if mirrored is not None:
-        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
     return images if config.training.channels_last else images.contiguous()

@@ -16,10 +16,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from gan_dist.config import Config
-from gan_dist.data import batches, checks, index as index_module, order, shards, workers
+from gan_dist.data import batches, checks, index as index_module, order, resident, shards, workers
 from gan_dist.data.decode import SUBSTITUTES, Decoder, Note, UnusableError, read_or_substitute
 from gan_dist.data.index import Index
-from gan_dist.data.resident import Cache
 from gan_dist.data.transfer import SLACK, Sender, Turns
 from gan_dist.errors import InputError
 from gan_dist.interfaces import Batch, Field
@@ -93,7 +92,9 @@ class _Groups(Dataset[list[dict[str, Any]]]):
     their images/s. Small micro-batches go several in a group, as an item costs the same whatever is in it.
     """
 
-    def __init__(self, index: Index, config: Config, start: int, slots: range, cache: Cache | None = None) -> None:
+    def __init__(
+        self, index: Index, config: Config, start: int, slots: range, cache: resident.Cache | None = None
+    ) -> None:
         data, training = config.data, config.training
         self.decoders = _decoders(index, config)
         self.cache = cache
@@ -199,7 +200,7 @@ def micro_batches(
     slots: range,
     device: torch.device,
     note: Callable[[Note], None] = lambda note: None,
-    cache: Cache | None = None,
+    cache: resident.Cache | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[list[Batch]]:
     """Yield this rank's share of every step from position `start` on: a list of micro-batches a step.
@@ -215,6 +216,8 @@ def micro_batches(
     sender = Sender(device)
     try:
         if cache is None:
+            if config.data.resident != "no":
+                say(resident.absence(config, index, slots))
             yield from _decoded(index, config, start, slots, sender, note)
             return
         if not cache.is_full:
@@ -226,6 +229,7 @@ def micro_batches(
                     start += config.training.batch
                     if number % every == 0 and cache.is_full:
                         break
+            sender.close()  # nobody reads the ring any more
         if start < config.training.whole_images:
             if words := cache.settle(index, config, slots, device):
                 say(words)
@@ -241,7 +245,7 @@ def _decoded(
     slots: range,
     sender: Sender,
     note: Callable[[Note], None],
-    cache: Cache | None = None,
+    cache: resident.Cache | None = None,
 ) -> Generator[list[Batch], None, None]:
     count = config.data.workers
     dataset = _Groups(index, config, start, slots, cache)

@@ -15,7 +15,7 @@ import secrets
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import psutil
@@ -49,6 +49,8 @@ class Plan:
     """Those that its ranks read."""
     shapes: dict[str, tuple[int, int, int]]
     """Height, width and channels of each image field."""
+    spare: float
+    """Part of free memory that may be taken."""
 
     @property
     def bytes(self) -> int:
@@ -73,12 +75,13 @@ def plan(
     None where it does not fit. `left` are the bytes that limits leave to this process. Raises InputError where the config
     names a place that is too small.
     """
-    data = config.data
-    wanted, on_gpu = data.resident, device.type == "cuda"
+    wanted, on_gpu = config.data.resident, device.type == "cuda"
+    spare = _SPARE_AUTO if wanted == "auto" else _SPARE
     made = Plan(
         "device" if wanted == "device" or (wanted == "auto" and on_gpu) else "host",
         read_by(config, len(index), slots),
-        {name: (*data.size, checks.channels(config, name)) for name in index.images},
+        _shapes(config, index),
+        spare,
     )
     if not hasattr(os, "memfd_create"):
         if wanted == "auto":
@@ -86,7 +89,6 @@ def plan(
         raise InputError(
             f"data.resident = {wanted} shares memory as Linux does, and this is another system; set it to no"
         )
-    spare = _SPARE_AUTO if wanted == "auto" else _SPARE
     room = min(psutil.virtual_memory().available, left)
     if made.bytes > spare * room:
         if wanted == "auto":
@@ -114,33 +116,34 @@ def _too_large(wanted: str, made: Plan, most: float, what: str) -> str:
     )
 
 
-def shared(
-    config: Config,
-    index: Index,
-    slots: range,
-    device: torch.device,
-    gather: Callable[[Any], list[Any]],
-    on_one: Callable[[Callable[[], Any]], Any],
-    left: float,
-) -> "Cache | None":
+class Ranks(Protocol):
+    """What is asked of an engine: this rank's part, and what ranks tell each other."""
+
+    slots: range
+    device: torch.device
+
+    def gather(self, value: Any) -> list[Any]: ...
+    def on_main(self, work: Callable[[], Any], where: Literal["first", "machine"]) -> Any: ...
+
+
+def shared(config: Config, index: Index, ranks: Ranks, left: float) -> "Cache | None":
     """Return what this rank keeps samples in together with the ranks of its machine; None where it keeps none.
 
-    All ranks call it. `gather` returns a value of every rank, `on_one` runs work on one rank of each machine and raises
-    everywhere what it raises there. For `left` see `plan`.
+    All ranks call it. For `left` see `plan`.
     """
     if config.data.drawn or config.data.resident == "no":
         return None
-    machine = _machine()
-    mine = [each for where, each in gather((machine, (slots.start, slots.stop))) if where == machine]
+    machine, slots = _machine(), ranks.slots
+    mine = [each for where, each in ranks.gather((machine, (slots.start, slots.stop))) if where == machine]
     together = range(min(start for start, _ in mine), max(stop for _, stop in mine))
 
     def make() -> Cache | None:
-        made = plan(config, index, together, slots, device, left)
+        made = plan(config, index, together, slots, ranks.device, left)
         return Cache(made) if made is not None else None
 
-    cache: Cache | None = on_one(make)
+    cache: Cache | None = ranks.on_main(make, where="machine")
     told = (machine, cache.plan, cache.path, cache.name) if cache is not None else None
-    found = [each for each in gather(told) if each is not None and each[0] == machine]
+    found = [each for each in ranks.gather(told) if each is not None and each[0] == machine]
     if cache is not None or not found:
         return cache
     _, made, path, name = found[0]
@@ -148,6 +151,20 @@ def shared(
         return Cache(made, path, name)
     except OSError:  # processes that do not see each other, as in containers of their own: this one decodes as ever
         return None
+
+
+def absence(config: Config, index: Index, slots: range) -> str:
+    """Say in a line that nothing is kept, though the config asks for it."""
+    samples = read_by(config, len(index), slots)
+    needed = Plan("host", samples, _shapes(config, index), 0).bytes
+    return (
+        f"data.resident: {config.data.resident}: nothing is kept, as {len(samples):,} decoded samples, {units.size(needed)}, "
+        "do not fit into half of the free memory"
+    )
+
+
+def _shapes(config: Config, index: Index) -> dict[str, tuple[int, int, int]]:
+    return {name: (*config.data.size, checks.channels(config, name)) for name in index.images}
 
 
 def _machine() -> str:
@@ -252,9 +269,10 @@ class Cache:
 
         Returns in words where that is; "" where it was done before.
         """
-        if self._selected:
-            return ""
         own, begin = read_by(config, len(index), slots), self.plan.samples.start
+        if self._selected:
+            assert own.start == self._first, "a cache settles for one rank's slots"
+            return ""
         part = slice(own.start - begin, own.stop - begin)
         if config.data.labels:
             self.labels = index.label[self._numbers[part] - 1].astype(np.int64)
@@ -263,7 +281,7 @@ class Cache:
         words = "data.resident: all samples are in memory, workers have ended"
         if self.plan.where == "device" and device.type == "cuda":
             needed, free = sum(each.nbytes for each in self._selected.values()), torch.cuda.mem_get_info(device)[0]
-            if needed > _SPARE * free:
+            if needed > self.plan.spare * free:
                 return f"{words}; not on the GPU, where {units.size(free)} are free beside the training"
             with contextlib.suppress(torch.OutOfMemoryError):
                 self._selected = {name: each.to(device) for name, each in self._selected.items()}

@@ -69,8 +69,9 @@ class Sender:
 
     def close(self) -> None:
         """Give pinned memory back, once the device has read it."""
-        if self._pinned:
-            torch.cuda.synchronize(self.device)
+        with contextlib.suppress(RuntimeError):  # of a kernel that failed before, which is being told already
+            if self._pinned:
+                torch.cuda.synchronize(self.device)
         while self._pinned:
             torch.cuda.cudart().cudaHostUnregister(self._pinned.pop().data_ptr())
 

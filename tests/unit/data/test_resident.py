@@ -178,6 +178,11 @@ def test_what_fits_is_kept(
     made = resident.plan(config, loader.open_index(config), range(16), range(16), CPU)
     assert (made.where if made else "") == where
     assert made is None or made.bytes == TOTAL * (8 + 16 * 16)
+    said: list[str] = []
+    next(play(config, Cache(made) if made else None, said=said))
+    assert said[0].startswith(
+        f"data.resident: {where or 'auto'}: 40 decoded" if made else "data.resident: auto: nothing is"
+    )
 
 
 def test_too_much_for_the_memory_is_one_line(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,9 +201,6 @@ def test_ranks_of_a_machine_get_one_memory(shards: Path, monkeypatch: pytest.Mon
     config = load(shards, data__resident="auto")
     index = loader.open_index(config)
 
-    def on_one(first: bool) -> Callable[[Callable[[], object]], object]:
-        return lambda work: work() if first else None
-
     machine, told = resident._machine(), list[object]()
 
     def gather(value: object) -> list[object]:
@@ -208,13 +210,20 @@ def test_ranks_of_a_machine_get_one_memory(shards: Path, monkeypatch: pytest.Mon
         told.extend([value] if value is not None else [])
         return [*told, ("far", None, "/proc/1/fd/1", "x")]
 
-    first = resident.shared(config, index, range(8), CPU, gather, on_one(True), float("inf"))
-    second = resident.shared(config, index, range(8, 16), CPU, gather, on_one(False), float("inf"))
+    def rank(number: int) -> types.SimpleNamespace:
+        def on_main(work: Callable[[], object], where: str) -> object:
+            return work() if where == "machine" and number == 0 else None
+
+        slots = range(8 * number, 8 * number + 8)
+        return types.SimpleNamespace(slots=slots, device=CPU, gather=gather, on_main=on_main)
+
+    first = resident.shared(config, index, rank(0), float("inf"))
+    second = resident.shared(config, index, rank(1), float("inf"))
     assert first is not None
     assert second is not None
     assert (first.name, first.plan.samples) == (second.name, range(40))
     none = config.with_({"data.resident": "no"})
-    assert resident.shared(none, index, range(8), CPU, gather, on_one(True), float("inf")) is None
+    assert resident.shared(none, index, rank(0), float("inf")) is None
 
 
 @pytest.mark.parametrize("written", ["no", "No", "off", "false"])

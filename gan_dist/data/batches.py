@@ -54,10 +54,10 @@ def micro_batches(
     whole = {name: _images(each, mirrored, config) for name, each in pixels.items()}
     if labels is not None:
         whole["class"] = labels
-    parts = {name: tensor.split(count) for name, tensor in whole.items()}
+    parts = {name: torch.split(tensor, count) for name, tensor in whole.items()}
     return [
         Batch({name: part[number] for name, part in parts.items()}, each)
-        for number, each in enumerate(positions.split(count))
+        for number, each in enumerate(torch.split(positions, count))
     ]
 
 

@@ -114,7 +114,7 @@ class _Groups(Dataset[list[dict[str, Any]]]):
         self.mirrored = torch.empty(shape, dtype=torch.bool) if data.flip else None
         if data.workers:
             for ring in self.buffers:
-                ring.share_memory_()  # type: ignore[no-untyped-call]
+                ring.share_memory_()
 
     @property
     def buffers(self) -> list[torch.Tensor]:

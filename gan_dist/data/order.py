@@ -43,7 +43,8 @@ def samples(seed: int, total: int, batch: int, streams: int, images: int, slots:
     `images` is a multiple of `batch`; `slots` are (N,) integers below `batch`; the result is (N,) int64 below
     `total`. Within an epoch of a stream no sample comes twice.
     """
-    return samples_of_steps(seed, total, batch, streams, images, 1, slots)[0]
+    found: np.ndarray = samples_of_steps(seed, total, batch, streams, images, 1, slots)[0]
+    return found
 
 
 def samples_of_steps(

@@ -35,7 +35,7 @@ class Sender:
         """Let a GPU read this memory directly, until `close`. Where that is refused, `send` copies it once more."""
         if self.device.type != "cuda" or not buffer.numel():
             return
-        runtime = torch.cuda.cudart()
+        runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         try:
             torch.cuda.check_error(runtime.cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 0))
             self._pinned.append(buffer)
@@ -63,7 +63,7 @@ class Sender:
         """Return the moment at which all that was sent will have been read; None where that is now."""
         if self.device.type != "cuda":
             return None
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         return event
 
@@ -73,7 +73,8 @@ class Sender:
             if self._pinned:
                 torch.cuda.synchronize(self.device)
         while self._pinned:
-            torch.cuda.cudart().cudaHostUnregister(self._pinned.pop().data_ptr())
+            runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+            runtime.cudaHostUnregister(self._pinned.pop().data_ptr())
 
 
 class Turns:

@@ -96,9 +96,9 @@ def lay_out(game: Game, dense: bool) -> None:
     """Let the weights of placed players lie channels_last (`dense`), or contiguous. Their numbers stay."""
     layout = torch.channels_last if dense else torch.contiguous_format
     for player in game.players:
-        player.network.to(memory_format=layout)  # type: ignore[call-overload]
+        player.network.to(memory_format=layout)
         if player.average is not None:
-            player.average.network.to(memory_format=layout)  # type: ignore[call-overload]
+            player.average.network.to(memory_format=layout)
 
 
 def _try(config: Config, engine: Engine, game: Game, size: int) -> tuple[float, float]:

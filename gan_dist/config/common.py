@@ -105,6 +105,11 @@ class Data(Section):
             raise ValueError(f"data.image = {self.image} has no effect with data.fields; remove one of them")
         if "class" in self.fields:
             raise ValueError("data.fields names a field class, which data.labels makes; choose another name")
+        if self.resident != "no" and getattr(self, "crop", "") == "random":
+            raise ValueError(
+                f"data.resident = {self.resident} keeps one image of each sample, and data.crop = random cuts another part "
+                "each time; set data.resident: no"
+            )
         if self.classes and not self.labels:
             raise ValueError(
                 f"data.classes = {self.classes} has no effect without data.labels: true; set it or remove data.classes"

@@ -200,9 +200,9 @@ def read_or_substitute(
     samples: np.ndarray,
     out: Mapping[str, np.ndarray],
     substitute: Callable[[int, int], int],
-    places: np.ndarray | None = None,
+    only: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, list[Note]]:
-    """Read samples (N,) into `out`, (N, H, W, C) uint8 for each image field; with `places` only those of them.
+    """Read samples (N,) into `out`, (N, H, W, C) uint8 for each image field; with `only` those at some places.
 
     `substitute(sample, attempt)` stands in, in all fields, for a sample of which some field cannot be had. It must be a
     function of its arguments alone: every number of ranks and every resume then sees the same batches. Returns the numbers
@@ -210,7 +210,7 @@ def read_or_substitute(
     """
     notes: list[Note] = []
     used, passing = samples.copy(), np.zeros(len(samples), bool)
-    for place in range(len(samples)) if places is None else places.tolist():
+    for place in range(len(samples)) if only is None else only.tolist():
         candidate = sample = int(samples[place])
         for attempt in range(SUBSTITUTES):
             try:

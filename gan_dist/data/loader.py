@@ -114,7 +114,7 @@ class _Groups(Dataset[list[dict[str, Any]]]):
         self.mirrored = torch.empty(shape, dtype=torch.bool) if data.flip else None
         if data.workers:
             for ring in self.buffers:
-                ring.share_memory_()
+                ring.share_memory_()  # type: ignore[no-untyped-call]
 
     @property
     def buffers(self) -> list[torch.Tensor]:
@@ -123,7 +123,7 @@ class _Groups(Dataset[list[dict[str, Any]]]):
     def __len__(self) -> int:
         return -(-self.total // self.size)
 
-    def __getitem__(self, group: int) -> list[dict[str, Any]]:  # type: ignore[override]
+    def __getitem__(self, group: int) -> list[dict[str, Any]]:
         return [self._micro_batch(number) for number in self.numbers(group)]
 
     def numbers(self, group: int) -> range:
@@ -146,7 +146,7 @@ class _Groups(Dataset[list[dict[str, Any]]]):
         read = functools.partial(read_or_substitute, self.decoders, samples, out, substitute)
         try:
             if self.cache is not None:
-                samples, notes = self.cache.read(samples, out, read)
+                samples, notes = self.cache.read(samples, out, lambda missing: read(only=missing))
             else:
                 samples, _, notes = read()
         except InputError as error:  # raised again in the training process, where it is one line

@@ -33,9 +33,12 @@ def settle(config: Config, engine: Engine, game: Game, run: Run) -> tuple[Config
     """
     training, words = config.training, ""
     if training.channels_last == "auto":
-        dense = True
-        if training.strategy == "ddp":  # exact keeps what it began with, ZeRO lays weights out itself
+        dense = True  # ZeRO lays weights out itself
+        if training.strategy == "ddp":
             dense = _tried("channels_last", lambda: choose_layout(config, engine, game), config, engine, run)
+            lay_out(game, dense)
+        elif training.strategy == "exact":  # as the run began
+            dense = bool((engine.on_main(lambda: chosen(run.directory)) or {}).get("channels_last", True))
             lay_out(game, dense)
         words = f"training.channels_last: auto: {str(dense).lower()} on this machine"
         config = config.with_({"training.channels_last": dense})

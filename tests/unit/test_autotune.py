@@ -75,11 +75,13 @@ def test_the_faster_layout_is_taken_and_kept_and_no_number_changes(
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
-def test_exact_does_not_try_layouts(tmp_path: Path) -> None:
+def test_exact_keeps_the_layout_that_it_began_with(tmp_path: Path) -> None:
     keys = making.tiny("unused", tmp_path, training__strategy="exact", training__channels_last="auto")
     config = config_module.load(["tests/data/digits.yaml", *making.flags(keys)])
-    settled, _ = autotune.settle(config, Engine(config), games.build(config), Run(tmp_path, "id"))
-    assert settled.training.channels_last is True
+    run, game = Run(tmp_path, "id"), games.build(config)
+    assert autotune.settle(config, Engine(config), game, run)[0].training.channels_last is True
+    run.choose({"channels_last": False})  # what a first start with channels_last: false records
+    assert autotune.settle(config, Engine(config), game, run)[0].training.channels_last is False
     assert not torch.backends.cudnn.benchmark
     assert config_module.other_bits({"device": "cpu", "channels_last": False, "threads": 1}, config) == ""
 

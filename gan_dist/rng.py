@@ -64,6 +64,13 @@ def uniform(stream: int, positions: torch.Tensor, count: int) -> torch.Tensor:
     return (((bits(stream, positions, count) >> 12) & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
 
 
+def halves(stream: int, positions: np.ndarray) -> np.ndarray:
+    """Say whether `uniform(stream, positions, 1)` is below 1/2, without torch: (N,) integers -> (N,) booleans."""
+    rows = mix_numpy(positions.astype(np.uint64) * np.uint64(GOLDEN) + np.uint64(stream))
+    below: np.ndarray = mix_numpy(rows + np.uint64(GOLDEN)) >> np.uint64(63) == 0
+    return below
+
+
 def normal(stream: int, positions: torch.Tensor, count: int) -> torch.Tensor:
     """Return standard normal numbers for each position: (N,) int64 -> (N, count) float32 (Box and Muller, 1958).
 

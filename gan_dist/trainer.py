@@ -15,15 +15,15 @@ from gan_dist.config import Config
 from gan_dist.control import desync, diagnose, load, peers, stop
 from gan_dist.control.stop import Reason, Requests
 from gan_dist.control.watchdog import Watchdog
-from gan_dist.data import loader
+from gan_dist.data import loader, resident
 from gan_dist.data.decode import Note
 from gan_dist.data.quarantine import Quarantine
 from gan_dist.doctor import autotune
-from gan_dist.engine import AgreedError, Engine, lost_contact
+from gan_dist.engine import AgreedError, Engine, lost_contact, memory
 from gan_dist.errors import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED, RunError
 from gan_dist.interfaces import Batch, Phase
 from gan_dist.reporting import Reporter
-from gan_dist.run_directory import Run, chosen, open_run
+from gan_dist.run_directory import Run, open_run
 from gan_dist.step import play_step
 from gan_dist.tracking import Tracker
 
@@ -40,6 +40,7 @@ class Trainer:
         if where := engine.who_differs(self.index.digest):
             raise AgreedError(f"data.shards has other contents {where}; give all machines the same shards")
         self.config = config = config.with_classes(lambda: self.index.classes)
+        self.cache = resident.shared(config, self.index, engine, memory.left_by_limits())
         engine.on_main(lambda: scoring.check(config, len(self.index)))
         self.game = trial.build(config, engine)
         if not (config.directory / "config.yaml").exists():
@@ -48,8 +49,9 @@ class Trainer:
         run = engine.on_main(lambda: open_run(config, self.index.digest, self.index.old_digest))
         assert run is not None
         self.run_directory: Run = run
+        config, layout = autotune.settle(config, engine, self.game, run)
+        self.config = config
         other_machine = self._keep_bits()
-        self._choose_passes()
         engine.wrap(self.game)
         self.checkpointer = Checkpointer(config, engine, self.game, run)
         self.agreement = engine.agreement(2)
@@ -82,6 +84,8 @@ class Trainer:
             report=self.tracker.failed,
             board=engine.board(peers.names(engine.world_size)),
         )
+        if layout:
+            self.tracker.say(layout)
         for problem in problems if engine.is_main else ():
             self.tracker.event("fell back", self.images, problem=problem)
         if other_machine and engine.is_main:
@@ -116,20 +120,6 @@ class Trainer:
         if kept["machine"] == machine:
             return ""
         return f"bits may differ from here on: the run began on {kept['machine']}, and this is {machine}"
-
-    def _choose_passes(self) -> None:
-        training, engine = self.config.training, self.engine
-        if training.micro_batches_per_pass != "auto" or training.strategy == "exact":
-            return
-        kind = torch.cuda.get_device_name() if engine.device.type == "cuda" else "cpu"
-        kinds = "+".join(sorted(set(engine.gather(kind))))  # the same words on all ranks
-        launch = f"micro_batches_per_pass: {kinds}, {engine.world_size} processes, {training.strategy}"
-        run = self.run_directory
-        known = engine.on_main(lambda: chosen(run.directory)) or {}
-        if launch not in known:
-            best = min(engine.gather(autotune.choose(self.config, engine, self.game)))
-            known = engine.on_main(lambda: run.choose({launch: best})) or {launch: best}
-        engine.passes = known[launch]
 
     def train(self) -> int:
         """Train to `training.images`, or to a reason to stop. Returns the exit code."""
@@ -172,7 +162,10 @@ class Trainer:
         """Play steps until the run is finished or all ranks agreed on a reason to stop."""
         self.reporter.begin(self.images)
         slots, device = self.engine.slots, self.engine.device
-        batches = loader.micro_batches(self.index, self.config, self.images, slots, device, self._quarantined)
+        say = self.tracker.say
+        batches = loader.micro_batches(
+            self.index, self.config, self.images, slots, device, self._quarantined, self.cache, say
+        )
         for batch in self.reporter.pace.waiting(batches):
             self.advance(batch)
             if reason := self._agreed_reason(batch):

@@ -164,3 +164,10 @@ def test_draws_of_a_position_do_not_depend_on_the_batch_or_on_other_names() -> N
     assert len(together.for_micro_batch("mixing", 6).unique()) == 6
     assert not torch.equal(together.uniform("shift"), together.uniform("turn"))
     assert not torch.equal(together.uniform("shift"), rng.Draws(6, positions).uniform("shift"))
+
+
+def test_halves_are_the_uniform_numbers_below_a_half() -> None:
+    positions = np.concatenate([np.arange(1000), FAR + np.arange(1000)])
+    for stream in (rng.key(0, "flip"), rng.key(7, "flip"), 2**64 - 1):
+        expected = rng.uniform(stream, torch.from_numpy(positions), 1)[:, 0] < 0.5
+        assert np.array_equal(rng.halves(stream, positions), expected.numpy())

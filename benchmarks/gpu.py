@@ -21,8 +21,10 @@ import dataclasses
 import importlib
 import multiprocessing
 import os
+import resource
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -53,10 +55,10 @@ PARTS = (
     Part("1", "ceilings", 45, "ceilings:ceilings"),
     Part("2", "DCGAN-64: kernels, host and device", 70, "dcgan:formats", 15),
     Part("3", "CUDA graphs of the phases", 60, "dcgan:graphs", 15),
-    Part("4", "what synchronises", 45, "waits:waits", 10),
+    Part("4", "what synchronises", 60, "waits:waits", 10),
     Part("5", "R3GAN: convolutions, layouts, formats", 70, "r3gan:grid", 20),
     Part("6", "StyleGAN2: modulation, filters, batches", 60, "stylegan2:forms", 20),
-    Part("8", "the trainer, end to end", 90, "trainer:trainer", 20),
+    Part("8", "the trainer, end to end", 110, "trainer:trainer", 20),
     Part("9", "collectives in a graph", 40, "collectives:collectives", 10),
     Part("10", "memory", 30, "memory:memory", 10),
     Part("11", "R3GAN's own code", 150, "originals:r3gan", 20),
@@ -85,7 +87,9 @@ def main() -> None:
         parser.error("--out: name a folder for the results")
     options.seconds = options.seconds or (3600.0 if options.dry else 460.0)
     options.out.mkdir(parents=True, exist_ok=True)
-    play([part for part in PARTS if not wanted or part.name in wanted], options)
+    with tempfile.TemporaryDirectory(prefix="gan_dist-gpu-", ignore_cleanup_errors=True) as scratch:
+        options.scratch = Path(scratch)
+        play([part for part in PARTS if not wanted or part.name in wanted], options)
     text = table.text(measuring.read(options.out), {part.name: part.title for part in PARTS}, options.dry)
     (options.out / "table.txt").write_text(text)
     print(text, flush=True)
@@ -102,7 +106,7 @@ def play(parts: Sequence[Part], options: argparse.Namespace) -> None:
         # a dry run may share two cores with many others
         limit, before = min(part.limit * (10 if options.dry else 1), left), len(measuring.read(options.out))
         process = multiprocessing.get_context("fork").Process(target=_child, args=(part, options, limit))
-        started = time.monotonic()
+        started, used = time.monotonic(), _processor()
         process.start()
         process.join(limit)
         if process.is_alive():
@@ -123,7 +127,14 @@ def play(parts: Sequence[Part], options: argparse.Namespace) -> None:
             measuring.record(options.out, part.name, "failed", ended)
         elif not lines:
             measuring.record(options.out, part.name, part.title, "gave no line")
-        print(f"part {part.name}, {part.title}: {time.monotonic() - started:.0f} s {ended}", flush=True)
+        took = f"{time.monotonic() - started:.0f} s, {_processor() - used:.0f} of a processor"
+        print(f"part {part.name}, {part.title}: {took}{', ' * bool(ended)}{ended}", flush=True)
+
+
+def _processor() -> float:
+    """Seconds of processor time of the parts that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _child(part: Part, options: argparse.Namespace, limit: float) -> None:

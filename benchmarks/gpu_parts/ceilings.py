@@ -50,7 +50,7 @@ def _yes(found: bool) -> str:
 
 def _tests(bench: Bench) -> None:
     """Tests of tests/gpu that take under five seconds, those of captured steps first."""
-    files = sorted((ROOT / "tests/gpu").glob("test_*graph*.py")) + [ROOT / "tests/gpu/test_update.py"]
+    files = [*sorted((ROOT / "tests/gpu").glob("test_*graph*.py")), ROOT / "tests/gpu/test_update.py"]
     if problem := "no GPU" if bench.dry else stand_in.missing("pydantic", "pytest", "accelerate"):
         bench.line("tests/gpu", f"not run: {problem}")
         return

@@ -51,8 +51,6 @@ def _in_the_step(bench: Bench, note: str) -> None:
         torch._foreach_copy_(gradients, [part.view(each.shape) for part, each in zip(parts, gradients, strict=True)])
 
     step.reduce = reduce
-    step.step()
-    alone.step()
     replays, without = bench.capture(step.phases), bench.capture(alone.phases)
     variants = {
         "with": lambda: (replays["G"](), replays["D"]()),

@@ -55,7 +55,8 @@ def compiled(bench: Bench) -> None:
             return
         made[name] = found
     _whole_step(bench, step, made)
-    _block(bench)
+    if not bench.dry:  # which has traced enough
+        _block(bench)
 
 
 def _called(network: nn.Module, weights: list[Tensor]) -> Callable[[Tensor], Tensor]:
@@ -124,8 +125,9 @@ def _compare(
         bench.line(f"{name}: {way}", times.ms, "ms", note=note if "captured" in way else f"host {times.host:.2f} ms")
     gain = found["captured"].ms / found["compiled+captured"].ms
     bench.line(f"{name}: gain of compiling, both captured", gain, "", predicted)
-    launched = [bench.profiled(run)[0] for run in (eager, compiled_call)]
-    bench.line(f"{name}: kernels, compiled", launched[1], "", note=f"eager {launched[0]}")
+    if bench.on_gpu:
+        launched = [bench.profiled(run)[0] for run in (eager, compiled_call)]
+        bench.line(f"{name}: kernels, compiled", launched[1], "", note=f"eager {launched[0]}")
     return compiled_call
 
 

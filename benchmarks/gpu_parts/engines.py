@@ -12,15 +12,13 @@ from gan_dist.interfaces import Batch
 from gan_dist.step import play_step
 
 from .ceilings import ROOT
+from .dcgan import TOY
 from .measuring import Bench, tf32
-
-TOY = {"data.resolution": 16, "game.latent": 8, "training.batch": 8}
-TOY_WIDTH = {"networks.generator.base_channels": 4, "networks.discriminator.base_channels": 4}
 
 
 def keys(bench: Bench, precision: str, micro: int) -> dict[str, Any]:
     """Keys of configs/dcgan.yaml for a format and a micro-batch; at toy size in a dry run."""
-    toy = {**TOY, **TOY_WIDTH} if bench.dry else {}
+    toy = TOY if bench.dry else {}
     micro = {32: 2, 128: 8}[micro] if bench.dry else micro
     number = {"bf16": {"training.precision": "bf16"}, "tf32": {"training.tf32": "true"}}.get(precision, {})
     if bench.dry and precision == "tf32":

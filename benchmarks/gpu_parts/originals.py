@@ -6,8 +6,11 @@ those of their training loops, without augmentation, on images that are there al
 
 import copy
 import importlib
+import importlib.util
 import os
 import sys
+import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,29 @@ from .r3gan import trial
 
 
 def _from(path: Path, *modules: str) -> list[Any]:
-    """Modules of a checkout; what CUDA extensions it has are compiled on first use."""
+    """Modules of a checkout."""
     if not path.is_dir():
         raise RuntimeError(f"there is no folder {path}")
     sys.path.insert(0, str(path))
+    if (
+        importlib.util.find_spec("pkg_resources") is None
+    ):  # of which R3GAN's code wants one function, and setuptools no longer has it
+        from packaging import version
+
+        sys.modules["pkg_resources"] = types.ModuleType("pkg_resources")
+        sys.modules["pkg_resources"].parse_version = version.parse  # type: ignore[attr-defined]
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "9.0")
     return [importlib.import_module(module) for module in modules]
+
+
+def _extensions(bench: Bench, name: str) -> None:
+    """Compile the CUDA extensions, which takes minutes the first time; without them its own reference code runs, and slowly."""
+    if not bench.on_gpu:
+        return
+    began = time.perf_counter()
+    made = [importlib.import_module(f"torch_utils.ops.{each}")._init() for each in ("bias_act", "upfirdn2d")]
+    text = "compiled" if all(made) else "NOT compiled: its reference code runs instead"
+    bench.line(f"{name}'s extensions", text, note=f"{time.perf_counter() - began:.0f} s")
 
 
 class _Original:
@@ -63,6 +83,7 @@ def r3gan(bench: Bench) -> None:
         bench.line("R3GAN's own code", "not run: give --r3gan CHECKOUT")
         return
     networks, losses = _from(path, "training.networks", "training.loss")
+    _extensions(bench, "R3GAN")
     width = bench.size(768, 16)
     stages = bench.size(4, 2)
     common = {
@@ -107,6 +128,7 @@ def stylegan2(bench: Bench) -> None:
         return
     networks, losses, gradfix = _from(path, "training.networks", "training.loss", "torch_utils.ops.conv2d_gradfix")
     gradfix.enabled = True
+    _extensions(bench, "StyleGAN2-ADA")
     recipe = steps.stylegan2(bench, 64, precision=bench.size("fp16", "fp32"))
     size, halves = recipe.size, bench.size(4, 0)
     channels = bench.size({"channel_base": 16384, "channel_max": 512}, {"channel_base": 64, "channel_max": 4})
@@ -167,7 +189,6 @@ def stylegan2(bench: Bench) -> None:
 def _beside(bench: Bench, name: str, theirs: Run, recipe: steps.Recipe) -> None:
     """Their step against ours, eager and captured, in turns."""
     eager, captured = steps.Step(bench, recipe), steps.Step(bench, recipe)
-    captured.step()
     replays = bench.capture({"G": captured.g, "D": captured.d})
     variants: dict[str, Run] = {"theirs": theirs, "ours, eager": eager.step}
     variants["ours, captured"] = lambda: (replays["G"](), replays["D"]())

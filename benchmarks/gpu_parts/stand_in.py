@@ -9,7 +9,7 @@ import importlib.util
 import sys
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 PACKAGE = Path(__file__).resolve().parents[2] / "gan_dist"
 
@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "gan_dist"
 class _Section:
     """What pydantic's BaseModel is to a section that is made by hand: given values, or those of the class."""
 
-    model_fields: dict[str, Any] = {}
+    model_fields: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, **values: Any) -> None:
         self.__dict__.update(values)

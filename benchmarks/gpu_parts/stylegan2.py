@@ -34,11 +34,10 @@ def _batches(bench: Bench, size: int, kernels: int, predicted: tuple[float, floa
         recipe = steps.stylegan2(bench, size, precision="bf16")
         if not bench.dry:
             recipe = dataclasses.replace(recipe, batch=batch, micro=batch)
-        step = steps.Step(bench, recipe)
-        step.step()
-        count = counted(step.step)
+        eager, step = steps.Step(bench, recipe), steps.Step(bench, recipe)
+        eager.step()
+        count = counted(eager.step)
         floor, why = bench.floor(count, "bf16")
-        eager = steps.Step(bench, recipe)
         replays = bench.capture(step.phases)
         variants: dict[str, Run] = {
             "eager": eager.step,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Line = dict[str, Any]
-WIDTHS = (46, 12, 10, 7, 8)
+WIDTHS = (56, 15, 11, 7, 7)
 
 
 def text(lines: Sequence[Line], titles: Mapping[str, str], dry: bool) -> str:
@@ -14,7 +14,7 @@ def text(lines: Sequence[Line], titles: Mapping[str, str], dry: bool) -> str:
     for part, title in titles.items():
         of_part = [line for (of, _), line in latest.items() if of == part]
         if of_part:
-            rows += [f"{part} {title}", *map(_line, of_part)]
+            rows += [f"{part} {title}", *(_line(line, title) for line in of_part)]
     if dry:
         rows += [
             "",
@@ -23,10 +23,11 @@ def text(lines: Sequence[Line], titles: Mapping[str, str], dry: bool) -> str:
     return "\n".join([*rows, "", *last(list(latest.values()))]) + "\n"
 
 
-def _line(line: Line) -> str:
+def _line(line: Line, title: str) -> str:
     measured, predicted = line["measured"], line["predicted"]
     if isinstance(measured, str):
-        return f"  {line['name']}: {measured}" + (f"   ({line['note']})" if line["note"] else "")
+        name = "" if line["name"] == title else f"{line['name']}: "
+        return f"  {name}{measured}" + (f"   ({line['note']})" if line["note"] else "")
     wanted = (
         "" if predicted is None else "..".join(map(number, predicted if isinstance(predicted, list) else [predicted]))
     )

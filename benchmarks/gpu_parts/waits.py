@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from . import stand_in, steps
+from . import stand_in, steps, trainer
 from .measuring import Bench
 
 SYNCHRONISES = "called a synchronizing CUDA operation"
@@ -42,6 +42,39 @@ def waits(bench: Bench) -> None:
             for _ in range(bench.size(5, 1)):
                 engine.step()
         _report(bench, f"engine, {strategy} {precision}, labels and R1", lines, 0)
+    if lacking := stand_in.missing(*trainer.NEEDS):
+        bench.line("the trainer", f"not run: {lacking}")
+        return
+    _trainer(bench)
+
+
+def _trainer(bench: Bench) -> None:
+    """The whole loop with its loader and labels, metrics, and saves that are owed: an interval of each is in it."""
+    from gan_dist import train, trainer as module
+
+    folder = bench.options.scratch
+    shards = trainer.packed(bench, folder)
+    keys = {"data.labels": "true", "data.workers": bench.size(4, 0)}
+    words = trainer.words(bench, folder, shards, 32, keys, bench.size(40, 4), saves=2)
+    lines, seen, stack = collections.Counter[str](), 0, contextlib.ExitStack()
+    plain = module.play_step
+
+    def watched(*arguments: Any, **named: Any) -> None:
+        nonlocal seen, lines
+        seen += 1
+        if seen == bench.size(11, 1):
+            lines = stack.enter_context(watching(bench))
+        elif seen == bench.size(31, 2):
+            stack.close()
+        plain(*arguments, **named)
+
+    module.play_step = watched
+    code = train.main(words)
+    stack.close()
+    if code:
+        bench.line("the trainer", f"ended with code {code}; see log.txt")
+    else:
+        _report(bench, f"the trainer, {bench.size(20, 1)} steps with labels and saves", lines, 0)
 
 
 def _report(bench: Bench, name: str, lines: "collections.Counter[str]", predicted: float) -> None:

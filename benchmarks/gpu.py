@@ -20,6 +20,7 @@ import contextlib
 import dataclasses
 import importlib
 import multiprocessing
+import multiprocessing.connection
 import os
 import resource
 import signal
@@ -57,7 +58,7 @@ PARTS = (
     Part("3", "CUDA graphs of the phases", 60, "dcgan:graphs", 15),
     Part("4", "what synchronises", 60, "waits:waits", 10),
     Part("5", "R3GAN: convolutions, layouts, formats", 70, "r3gan:grid", 20),
-    Part("6", "StyleGAN2: modulation, filters, batches", 60, "stylegan2:forms", 20),
+    Part("6", "StyleGAN2: modulation, filters, batches", 75, "stylegan2:forms", 20),
     Part("8", "the trainer, end to end", 110, "trainer:trainer", 20),
     Part("9", "collectives in a graph", 40, "collectives:collectives", 10),
     Part("10", "memory", 30, "memory:memory", 10),
@@ -87,9 +88,11 @@ def main() -> None:
         parser.error("--out: name a folder for the results")
     options.seconds = options.seconds or (3600.0 if options.dry else 460.0)
     options.out.mkdir(parents=True, exist_ok=True)
+    parts = [part for part in PARTS if not wanted or part.name in wanted]
+    measuring.forget(options.out, {part.name for part in parts})
     with tempfile.TemporaryDirectory(prefix="gan_dist-gpu-", ignore_cleanup_errors=True) as scratch:
         options.scratch = Path(scratch)
-        play([part for part in PARTS if not wanted or part.name in wanted], options)
+        play(parts, options)
     text = table.text(measuring.read(options.out), {part.name: part.title for part in PARTS}, options.dry)
     (options.out / "table.txt").write_text(text)
     print(text, flush=True)
@@ -108,20 +111,17 @@ def play(parts: Sequence[Part], options: argparse.Namespace) -> None:
         process = multiprocessing.get_context("fork").Process(target=_child, args=(part, options, limit))
         started, used = time.monotonic(), _processor()
         process.start()
-        process.join(limit)
-        if process.is_alive():
-            ended = f"stopped after {limit:.0f} s, its time limit"
-        elif process.exitcode and process.exitcode < 0:
-            ended = f"ended by {signal.Signals(-process.exitcode).name}"
-        elif process.exitcode:
-            ended = f"ended with code {process.exitcode}"
-        else:
-            ended = ""
-        # what it started goes with it
+        ready = multiprocessing.connection.wait([process.sentinel], limit)
+        # all that it started goes with it; its number is not given to another before join
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid or 0, signal.SIGKILL)
         process.kill()
         process.join()
+        code = process.exitcode or 0
+        if not ready:
+            ended = f"stopped after {limit:.0f} s, its time limit"
+        else:
+            ended = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}" if code else ""
         lines = measuring.read(options.out)[before:]
         if ended and not any(line["name"] == "failed" for line in lines):
             measuring.record(options.out, part.name, "failed", ended)

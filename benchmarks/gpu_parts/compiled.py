@@ -1,6 +1,7 @@
 """Part 7: losses traced together with the gradients of the weights, compiled, and captured: exact R1 too."""
 
 import functools
+import importlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from .measuring import NOT_CAPTURED, Bench, Run, read
 def compiled(bench: Bench) -> None:
     """The discriminator's loss and R1 of DCGAN-64, the generator's loss, then a whole step; and a block of R3GAN."""
     if bench.on_gpu:
-        torch._inductor.config.fx_graph_cache = True
+        importlib.import_module("torch._inductor.config").fx_graph_cache = True
     recipe = steps.dcgan(bench, precision="bf16", micro=128)
     step = steps.Step(bench, recipe)
     step.step()

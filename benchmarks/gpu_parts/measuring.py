@@ -182,6 +182,12 @@ def record(
         file.write(json.dumps({**values, "floor": floor, "note": note}) + "\n")
 
 
+def forget(out: Path, parts: set[str]) -> None:
+    """Drop the lines of parts that are to run again."""
+    kept = [line for line in read(out) if line["part"] not in parts]
+    (out / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+
 def read(out: Path) -> list[dict[str, Any]]:
     path = out / "results.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

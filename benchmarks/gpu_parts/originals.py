@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from . import steps
-from .measuring import NOT_CAPTURED, Bench, Run
+from .measuring import NOT_CAPTURED, Bench, Run, tf32
 from .r3gan import trial
 
 
@@ -190,7 +190,12 @@ def _beside(bench: Bench, name: str, theirs: Run, recipe: steps.Recipe) -> None:
     """Their step against ours, eager and captured, in turns."""
     eager, captured = steps.Step(bench, recipe), steps.Step(bench, recipe)
     replays = bench.capture({"G": captured.g, "D": captured.d})
-    variants: dict[str, Run] = {"theirs": theirs, "ours, eager": eager.step}
+
+    def without_tf32() -> None:  # as their loops, and ours in 16 bits
+        with tf32(False):
+            theirs()
+
+    variants: dict[str, Run] = {"theirs": without_tf32, "ours, eager": eager.step}
     variants["ours, captured"] = lambda: (replays["G"](), replays["D"]())
     found = bench.alternate(variants, calls=10)
     note = "" if bench.on_gpu else NOT_CAPTURED

@@ -46,14 +46,14 @@ def trainer(bench: Bench) -> None:
             bench.line(f"DCGAN-64 {name}", "not run: no time")
             continue
         number = {"training.precision": "bf16"} if name.startswith("bf16") else {}
-        rate, problem = _run(bench, folder, shards, micro, {**number, **keys})
+        rate, problem, stalls = _run(bench, folder, shards, micro, {**number, **keys})
         if problem:
             bench.line(f"DCGAN-64 {name}", problem)
             continue
         best = max(best, rate)
         step = _captured(bench, name, micro)
         share = f"{100 * rate * step / 128e3:.0f} % of the captured step" if step else ""
-        bench.line(f"DCGAN-64 {name}", rate, "images/s", predicted, note=share)
+        bench.line(f"DCGAN-64 {name}", rate, "images/s", predicted, note="; ".join(filter(None, [share, stalls])))
     bench.line("the trainer at best", best, "images/s")
 
 
@@ -153,8 +153,8 @@ def words(
     ]
 
 
-def _run(bench: Bench, folder: Path, shards: Path, micro: int, keys: dict[str, Any]) -> tuple[float, str]:
-    """Train once; returns images a second of its last two thirds, and what went wrong."""
+def _run(bench: Bench, folder: Path, shards: Path, micro: int, keys: dict[str, Any]) -> tuple[float, str, str]:
+    """Train once; returns images a second of its last two thirds, what went wrong, and how long saves made it wait."""
     count, saves = bench.size(1000 if micro == 128 else 400, 2), keys.pop("saves", 0)
     given = words(bench, folder, shards, micro, keys, count, saves)
     metrics = Path(given[given.index("--run.directory") + 1]) / "metrics.jsonl"
@@ -164,12 +164,18 @@ def _run(bench: Bench, folder: Path, shards: Path, micro: int, keys: dict[str, A
         done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=left)
         print(done.stdout[-2000:], done.stderr[-4000:])
         if done.returncode:
-            return 0.0, _last(done)
+            return 0.0, _last(done), ""
         problem = "gave no figure"
     except subprocess.TimeoutExpired:
         pass
     rate = _rate(metrics)
-    return rate, "" if rate else problem
+    return rate, "" if rate else problem, _stalls(metrics.parent / "events.jsonl")
+
+
+def _stalls(path: Path) -> str:
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    times = [1e3 * line["stalled"] for line in lines if line.get("stalled") is not None]
+    return f"{len(times)} saves, which stall {max(times):.0f} ms at most" if len(times) > 1 else ""
 
 
 def _rate(path: Path) -> float:

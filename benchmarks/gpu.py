@@ -56,6 +56,7 @@ PARTS = (
     Part("1", "ceilings", 45, "ceilings:ceilings"),
     Part("2", "DCGAN-64: kernels, host and device", 70, "dcgan:formats", 15),
     Part("3", "CUDA graphs of the phases", 60, "dcgan:graphs", 15),
+    Part("13", "the engine's graphs", 70, "recorded:recorded", 15),
     Part("4", "what synchronises", 60, "waits:waits", 10),
     Part("5", "R3GAN: convolutions, layouts, formats", 70, "r3gan:grid", 20),
     Part("6", "StyleGAN2: modulation, filters, batches", 75, "stylegan2:forms", 20),

@@ -64,7 +64,8 @@ class EngineStep:
     @contextlib.contextmanager
     def settings(self) -> Iterator[None]:
         """What is of the whole process, where engines take turns."""
-        torch.use_deterministic_algorithms(self.config.training.strategy == "exact")
-        with tf32(self.config.training.tf32):
+        training = self.config.training
+        torch.use_deterministic_algorithms(training.deterministic or training.strategy == "exact")
+        with tf32(training.tf32):
             yield
         torch.use_deterministic_algorithms(False)

@@ -170,12 +170,7 @@ class Step:
         return logits
 
     def digest(self) -> str:
-        """SHA-256 of all weights and buffers."""
-        found = hashlib.sha256()
-        for network in (*self.networks, self.average):
-            for tensor in network.state_dict().values():
-                found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()[:12]
+        return digest([*self.networks, self.average])
 
     def _lower(self, network: nn.Module) -> None:
         precision = stand_in.alone("engine/precision.py")
@@ -218,3 +213,12 @@ def _tree() -> Any:
     from gan_dist.engine.exact import TreeSum
 
     return TreeSum()
+
+
+def digest(networks: list[nn.Module]) -> str:
+    """SHA-256 of all weights and buffers, its first digits."""
+    found = hashlib.sha256()
+    for network in networks:
+        for tensor in network.state_dict().values():
+            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:12]

@@ -58,7 +58,7 @@ def last(lines: Sequence[Line]) -> list[str]:
         if eager is None:
             continue
         steps = {"eager": eager["measured"]}
-        for way in ("captured", "compiled", "compiled+captured"):
+        for way in ("captured", "compiled", "compiled+captured", "engine captured", "engine compiled+captured"):
             if f"{name}, {way}" in found:
                 steps[way] = found[f"{name}, {way}"]["measured"]
         if trainer := found.get(f"{name}, trainer"):

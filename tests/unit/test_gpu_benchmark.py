@@ -14,7 +14,7 @@ from benchmarks.gpu_parts import measuring, table
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-ALWAYS_LEFT_OUT = {"11": "not run: give --r3gan CHECKOUT", "12": "not run: give --stylegan2 CHECKOUT"}
+LEFT_OUT = {"11": "not run: give --r3gan CHECKOUT", "12": "not run: give --stylegan2 CHECKOUT"}
 
 
 def lines_of(out: Path) -> dict[str, list[dict[str, Any]]]:
@@ -35,9 +35,9 @@ def test_every_part_measures_something_in_a_dry_run(tmp_path: Path) -> None:
         failed = [line["measured"] for line in found[part.name] if line["name"] == "failed"]
         assert not failed, f"part {part.name}: {failed}\n{log[-4000:]}"
         figures = [line for line in found[part.name] if not isinstance(line["measured"], str)]
-        if part.name in ALWAYS_LEFT_OUT:
-            assert [line["measured"] for line in found[part.name]] == [ALWAYS_LEFT_OUT[part.name]]
-        elif part.name != "0":
+        if part.name in LEFT_OUT:
+            assert [line["measured"] for line in found[part.name]] == [LEFT_OUT[part.name]]
+        elif part.name not in ("0", "13"):  # 13 records on a GPU, and by a version that can
             assert figures, f"part {part.name} measured nothing: {found[part.name]}"
     same = [line["measured"] for line in found["3"] if line["name"].endswith("eager and captured")]
     assert set(same) == {"the same bits"}

@@ -9,10 +9,14 @@ Each part is a process of its own with a time limit: one that crashes or hangs l
 which no time is left is named. Lines are appended to OUT/results.jsonl as they are measured; OUT/table.txt is the table that is
 printed last, and OUT/log.txt what the parts printed. Run again with --parts for what failed: the table then has both.
 
-Parts 1 to 7 and 9 need torch and numpy alone. Without pydantic they use a stand-in for the keys of networks (gpu_parts/stand_in.py);
-rows of the trainer's own engine, and parts 8 and 10, then say what they need. All of it runs without a network. A predicted figure is
-for an H100; a ratio is measured over predicted. A floor is the larger of bytes over the measured bandwidth and operations over the
-measured rate, of what the step asks for without fusion.
+Parts 1 to 7, 9 and 10 need torch, numpy and PyYAML alone. Without pydantic they use a stand-in for the keys of networks
+(gpu_parts/stand_in.py); rows of the trainer's own engine, and parts 8 and 13, then say what they need. On a machine without a network:
+
+    pip download --no-deps -d wheels pydantic pydantic_core annotated-types typing-inspection webdataset braceexpand    # elsewhere
+    pip install --no-index --no-deps --target site wheels/*.whl && PYTHONPATH=site python benchmarks/gpu.py --out results
+
+A predicted figure is for an H100; a ratio is measured over predicted, or over the middle of its range. A floor is the larger of bytes
+over the measured bandwidth and operations over the measured rate, of what the step asks for without fusion.
 """
 
 import argparse

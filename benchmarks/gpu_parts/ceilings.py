@@ -32,7 +32,11 @@ def here(bench: Bench) -> None:
     override = hasattr(torch.autograd.graph, "set_override_stale_capture_stream")
     bench.line("set_override_stale_capture_stream", _yes(override))
     lacking = stand_in.missing("pydantic", "accelerate", "webdataset", "wandb", "cv2", "yaml", "deepspeed", "pytest")
-    bench.line("imports", lacking or "all", note="needed by parts 8 and 10, and by the engine's rows of 2 and 4")
+    bench.line(
+        "imports",
+        lacking or "all",
+        note="wanted by parts 8 and 13, and by the engine's rows of 2 and 4; wandb and deepspeed by none",
+    )
     for module in ("gan_dist.networks", "gan_dist.penalties", "gan_dist.losses", "gan_dist.engine.exact"):
         try:
             __import__(module)

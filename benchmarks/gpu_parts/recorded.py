@@ -4,7 +4,7 @@ from typing import Any
 
 from . import stand_in, steps
 from .dcgan import NEEDS
-from .measuring import Bench
+from .measuring import NOT_CAPTURED, Bench
 
 # precision, micro-batch, strategy, further keys, milliseconds of a captured step, gain over the same without graphs
 GRAPHS: tuple[tuple[str, int, str, dict[str, Any], tuple[float, float], float], ...] = (
@@ -53,7 +53,10 @@ def _beside(
     graphs = EngineStep(bench, strategy, precision, micro, training__graphs="auto", **more)
     found = bench.alternate({"eager": plain.step, "captured": graphs.step})
     ms, host = found["captured"].ms, found["captured"].host
-    bench.line(f"{name}, {way}", ms, "ms", predicted, note=f"{128e3 / ms:,.0f} images/s, host {host:.2f} ms")
+    recorder = graphs.engine.shortcuts.graphs
+    fell_back = NOT_CAPTURED if recorder is None else recorder.why_not and f"EAGER: {recorder.why_not}"
+    text = f"{128e3 / ms:,.0f} images/s, host {host:.2f} ms; {fell_back}".rstrip("; ")
+    bench.line(f"{name}, {way}", ms, "ms", predicted, note=text)
     bench.line(f"{name}, {way}: gain", found["eager"].ms / ms, "", gain, note=f"eager {found['eager'].ms:.2f} ms")
     if more:  # compiling changes rounding
         return

@@ -30,7 +30,9 @@ def test_the_fixed_time_does_not_know_the_resolution() -> None:
     assert works[2].image / works[0].image == pytest.approx(3.45, abs=0.1)
 
 
-_OF_STYLEGAN3 = [each for each in [*SERIES, *OTHERS] if each.name.startswith("SG3")]  # fewer images on each of more GPUs
+_OF_STYLEGAN3 = [
+    each for each in [*SERIES, *OTHERS] if each.name.startswith("SG3")
+]  # fewer images on each of more GPUs
 
 
 def test_8_gpus_are_foretold_by_1_2_and_4_to_9_percent() -> None:

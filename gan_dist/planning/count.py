@@ -46,17 +46,18 @@ class Counts:
     """Read and written, each operand of each kernel once."""
     operations: float = 0.0
     """Of convolutions and matrix products; a multiplication and an addition are two."""
+    half_operations: float = 0.0
+    """Those of them with 16-bit numbers."""
+    product_bytes: float = 0.0
+    """Those of `bytes` that convolutions and matrix products read and write."""
     peak: float = 0.0
     """Most bytes at once of what the calls made."""
 
     def plus(self, other: "Counts", times: float) -> "Counts":
         """Return the sum, with `other` counting so many times."""
-        return Counts(
-            self.kernels + times * other.kernels,
-            self.bytes + times * other.bytes,
-            self.operations + times * other.operations,
-            max(self.peak, other.peak),
-        )
+        mine, its = dataclasses.asdict(self), dataclasses.asdict(other)
+        summed = {name: value + times * its[name] for name, value in mine.items()}
+        return Counts(**{**summed, "peak": max(self.peak, other.peak)})
 
 
 class Counter(TorchDispatchMode):
@@ -86,8 +87,12 @@ class Counter(TorchDispatchMode):
         self.counts.kernels += kernels
         name = str(function.overloadpacket)
         self.by_name[name] = self.by_name.get(name, 0) + kernels
-        self.counts.bytes += sum(map(_bytes, read)) + sum(map(_bytes, made))
-        self.counts.operations += _operations(function, arguments, named, result)
+        moved = sum(map(_bytes, read)) + sum(map(_bytes, made))
+        self.counts.bytes += moved
+        if operations := _operations(function, arguments, named, result):
+            self.counts.operations += operations
+            self.counts.half_operations += operations * (read[0].element_size() == 2)
+            self.counts.product_bytes += moved
         return result
 
     def _see(self, made: list[Tensor]) -> None:

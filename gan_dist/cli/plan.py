@@ -10,7 +10,9 @@ from gan_dist.errors import InputError
 if TYPE_CHECKING:
     from gan_dist.planning.plan import Row
 
-HELP = "predict step time, memory, traffic, hours and efficiency on several numbers of processes, and say what limits them"
+HELP = (
+    "predict step time, memory, traffic, hours and efficiency on several numbers of processes, and say what limits them"
+)
 EXAMPLES = (
     "gan-dist plan configs/dcgan.yaml --processes 1,2,4\n"
     "  gan-dist plan configs/stylegan2_ffhq256.yaml --processes 1,8,64 --card a100 --training.batch 512\n"
@@ -25,7 +27,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a config, and any of its keys as for training")
     parser.add_argument("--processes", default="1,8,64,512", metavar="N,N", help="default: 1,8,64,512")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--step", metavar="MS[@N],...", help="measured steps in ms, each with its processes (default: 1)")
+    source.add_argument(
+        "--step", metavar="MS[@N],...", help="measured steps in ms, each with its processes (default: 1)"
+    )
     source.add_argument("--measure", action="store_true", help="play a few steps on this device, on random samples")
     parser.add_argument("--card", default="", help="what to predict for: h100 (default), a100, v100")
     parser.add_argument("--memory", type=float, metavar="GB", help="of a card")
@@ -55,7 +59,14 @@ def run(options: argparse.Namespace) -> None:
     config = config_module.load([options.config, *options.keys])
     flags = {name: getattr(options, name) for name in ("host", "fixed", "image")}
     plan, sources = report.prepare(
-        config, counts, options.card, steps, options.measure, (link, node_link, options.node_gpus), flags, options.memory
+        config,
+        counts,
+        options.card,
+        steps,
+        options.measure,
+        (link, node_link, options.node_gpus),
+        flags,
+        options.memory,
     )
     rows = [plan.row(count) for count in counts]
     if options.json:
@@ -63,7 +74,9 @@ def run(options: argparse.Namespace) -> None:
     else:
         print("\n".join(report.lines(plan, sources, rows)))
     if refused := [row for row in rows if row.problem]:
-        raise InputError(f"{', '.join(str(row.processes) for row in refused)} processes cannot run: {refused[0].problem}")
+        raise InputError(
+            f"{', '.join(str(row.processes) for row in refused)} processes cannot run: {refused[0].problem}"
+        )
 
 
 def _as_json(row: "Row") -> dict[str, Any]:
@@ -85,7 +98,9 @@ def _steps(text: str | None) -> list[tuple[int, float]]:
         try:
             steps.append((int(processes or 1), float(milliseconds) / 1e3))
         except ValueError:
-            raise InputError(f"--step {text}: give milliseconds, and the processes after @, as in 41.5@1,24@2") from None
+            raise InputError(
+                f"--step {text}: give milliseconds, and the processes after @, as in 41.5@1,24@2"
+            ) from None
     if any(processes < 1 or seconds <= 0 for processes, seconds in steps):
         raise InputError(f"--step {text}: a step takes more than 0 ms, and has at least one process")
     return steps

@@ -17,11 +17,12 @@ from torch.utils import _pytree, flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from gan_dist import footprint, games, trial
+from gan_dist import footprint, games, optimizer_probe, trial
 from gan_dist.config import Config
 from gan_dist.doctor import numerics, play
 from gan_dist.engine import Engine
 from gan_dist.interfaces import Phase
+from gan_dist.player import Player
 from gan_dist.step import play_step
 
 _ATEN = torch.ops.aten
@@ -142,7 +143,7 @@ def _of_convolution(output: Tensor, inputs: Tensor, weight: Tensor, transposed: 
 
 
 @dataclasses.dataclass
-class Player:
+class Weights:
     """What decides a player's memory and traffic."""
 
     sizes: list[int]
@@ -166,7 +167,7 @@ class Step:
     """`peak`: gradients of the largest player."""
     each_pass: Counts
     """Of one micro-batch in a pass; `peak`: what it keeps for its backward."""
-    players: dict[str, Player]
+    players: dict[str, Weights]
     phases: list[str]
     by_phase: dict[str, Counts]
     """In a step with one pass."""
@@ -189,7 +190,7 @@ def step(config: Config) -> Step:
     return Step(once, each, players, list(by_phase), by_phase, pixels)
 
 
-def _played(config: Config, passes: int) -> tuple[Counts, dict[str, Player], dict[str, Counts], int]:
+def _played(config: Config, passes: int) -> tuple[Counts, dict[str, Weights], dict[str, Counts], int]:
     """Return what a step of so many passes takes, on average, and what is known of the players and phases."""
     batch = config.training.micro_batch * passes
     small = {
@@ -201,13 +202,15 @@ def _played(config: Config, passes: int) -> tuple[Counts, dict[str, Player], dic
     # the losses are those of the strategy, which the engine of one process does not need
     alone = {"training.compile": False} if config.training.strategy == "exact" else {"training.strategy": "ddp"}
     config = config.with_(small)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        engine = Engine(config.with_({**alone, "training.compile": False}), alone=True)
-        game = games.build(config)
-        engine.wrap(game)
-        numerics.from_the_start(game)
+    engine = Engine(config.with_({**alone, "training.compile": False}), alone=True)
+    game = games.build(config)
+    engine.wrap(game)
+    numerics.from_the_start(game)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        for player in game.players:
+            _imagine(player, mode)
         players = {
-            player.name: Player(
+            player.name: Weights(
                 [weight.numel() for weight in player.weights],
                 len(player.kept.tensors),
                 player.average is not None,
@@ -230,6 +233,26 @@ def _played(config: Config, passes: int) -> tuple[Counts, dict[str, Player], dic
                     total = total.plus(counter.counts, part)
     pixels = sum(field.channels * math.prod(field.size) for field in game.fields.values())
     return total, players, by_phase, pixels
+
+
+def _imagine(player: Player, mode: FakeTensorMode) -> None:
+    """Give the player weights without numbers. Its other tensors become such when they are used."""
+    for module in player.network.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                module._parameters[name] = mode.from_tensor(weight)
+    player.weights = tuple(player.network.parameters())
+    player.optimizer = optimizer_probe.build(player.make_optimizer, player.weights)
+    as_on_a_gpu(player.optimizer)
+
+
+def as_on_a_gpu(optimizer: torch.optim.Optimizer) -> None:
+    """Let the optimizer move all weights by few kernels, as torch does by default on a GPU, and not on a CPU."""
+    for group in optimizer.param_groups:
+        if "fused" in group:
+            group["fused"] = True
+        elif "foreach" in group:
+            group["foreach"] = True
 
 
 def _counting(

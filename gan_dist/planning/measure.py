@@ -1,6 +1,7 @@
 """Measure a process's part of a step on this device, as the doctor does: a few steps on random samples."""
 
 import dataclasses
+import os
 import platform
 
 import torch
@@ -24,6 +25,8 @@ class Measured:
     peak: int
     """Bytes of the step with the most micro-batches; on a CPU those of the whole process."""
     room: int
+    cores: int
+    """Processes that compute at once on this CPU; 0 on a GPU."""
 
 
 def steps(config: Config, shares: list[int]) -> Measured:
@@ -50,8 +53,11 @@ def steps(config: Config, shares: list[int]) -> Measured:
         peak = max(peak, *played.peaks.values())
         engine.release()
     device = engine.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU of {platform.node() or 'this machine'}"
-    return Measured(fit_with_host(points), points[::-1], joined, name, peak, memory.room(device))
+    name = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU of {platform.node() or 'this machine'}"
+    )
+    cores = 0 if device.type == "cuda" else max(1, len(os.sched_getaffinity(0)) // torch.get_num_threads())
+    return Measured(fit_with_host(points), points[::-1], joined, name, peak, memory.room(device), cores)
 
 
 def _alone(config: Config, size: int) -> Config:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 _LEAST = 1e-12  # seconds: what divides must not be 0
+_ROUGH = 0.03  # relative error beyond which two constants are too few
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,15 +110,17 @@ def fit(points: Sequence[Point]) -> Work:
 def fit_with_host(points: Sequence[Point]) -> Work:
     """Return F and c, and H where the steps with the fewest images take no less time than those with more.
 
-    Tries which of the steps with the fewest images the host alone decided; their mean is H.
+    Tries which of the steps with the fewest images the host alone decided; their mean is H. That needs steps of three sizes that F
+    and c miss by 3 %, and at least half of the error must go.
     """
     sizes = sorted({point.images for point in points})
-    best, least = fit(points), error(fit(points), points)
-    for most in sizes[:-1]:
+    best = fit(points)
+    least = max(error(best, points), _ROUGH)
+    for most in sizes[:-1] if len(sizes) > 2 else ():
         few = [point.seconds - point.links for point in points if point.images <= most]
         work = dataclasses.replace(fit([point for point in points if point.images > most]), host=sum(few) / len(few))
-        if error(work, points) < least:
-            best, least = work, error(work, points)
+        if error(work, points) < least / 2:
+            best, least = work, error(work, points) * 2
     return best
 
 

@@ -59,6 +59,8 @@ class Plan:
     card: Card
     joined: int = 0
     """Micro-batches in a pass, as measured; 0: the config's, or the most that fit."""
+    cores: int = 0
+    """Of a node, which its processes share on a CPU; 0: each process has a device of its own."""
 
     def row(self, processes: int) -> Row:
         """Return the step on so many processes."""
@@ -76,16 +78,17 @@ class Plan:
         images, passes = parts * training.micro_batch, self.passes(processes, parts)
         sent, collectives = self._sent(processes, passes)
         links = self.links.seconds(collectives, sent, processes)
-        seconds = self.work.seconds(images, passes) + links
+        work = self._shared(processes)
+        seconds = work.seconds(images, passes) + links
         alone = self.work.seconds(batch, self.passes(1, batch // training.micro_batch))
         return Row(
             processes,
             images=images,
             passes=passes,
             seconds=seconds,
-            host=self.work.started(passes),
-            fixed=self.work.kept_busy(passes),
-            work=self.work.image * images,
+            host=work.started(passes),
+            fixed=work.kept_busy(passes),
+            work=work.image * images,
             links=links,
             rate=batch / seconds,
             hours=training.whole_images / batch * seconds / 3600,
@@ -93,6 +96,13 @@ class Plan:
             memory=self._memory(processes, parts, passes),
             sent=sent,
         )
+
+    def _shared(self, processes: int) -> Work:
+        """Return the work where more processes than cores take turns."""
+        crowd = min(processes, self.links.per_node) / self.cores if self.cores else 1.0
+        if crowd <= 1:
+            return self.work
+        return Work(**{name: crowd * seconds for name, seconds in dataclasses.asdict(self.work).items()})
 
     def passes(self, processes: int, parts: int) -> int:
         """Return how often a process goes through the networks for a player's update with `parts` micro-batches."""
@@ -162,9 +172,7 @@ class Plan:
                 break
         counts = rank_counts.fitting(training.batch // training.micro_batch, training.strategy)
         good = [
-            count
-            for count in counts
-            if count < row.processes and self._timed(count, training.batch).efficiency >= GOOD
+            count for count in counts if count < row.processes and self._timed(count, training.batch).efficiency >= GOOD
         ]
         if good and good[-1] > 1:
             words.append(f"{good[-1]} processes")

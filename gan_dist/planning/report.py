@@ -51,13 +51,16 @@ def prepare(
         shares = [training.batch // training.micro_batch // number for number in processes if number <= training.batch]
         measured = measure.steps(config, [1, *shares])
         room = card.memory if card_name else measured.room
-        plan = dataclasses.replace(plan, work=measured.work, joined=measured.joined, room=room)
+        changes = {"work": measured.work, "joined": measured.joined, "room": room, "cores": measured.cores}
+        plan = dataclasses.replace(plan, **changes)  # type: ignore[arg-type]
         points = ", ".join(f"{point.images:.0f} images {point.seconds * 1e3:.1f} ms" for point in measured.points)
         sources["step"] = f"measured on {measured.device}, one process: {points}"
         sources["memory"] = (
             f"predicted; {units.size(measured.peak)} measured with {measured.points[-1].images:.0f} images here; "
             f"{units.size(room)} are there"
         )
+        if measured.cores:
+            sources["step"] += f"; processes share {measured.cores} cores"
     elif steps:
         plan = dataclasses.replace(plan, work=given(plan, steps))
         points = ", ".join(f"{seconds * 1e3:g} ms on {number}" for number, seconds in steps)

@@ -88,7 +88,7 @@ class Counter(TorchDispatchMode):
         self.counts.kernels += kernels
         name = str(function.overloadpacket)
         self.by_name[name] = self.by_name.get(name, 0) + kernels
-        moved = sum(map(_bytes, read)) + sum(map(_bytes, made))
+        moved = sum(map(_bytes, [*read, *_written(function, arguments, named, made)]))
         self.counts.bytes += moved
         if operations := _operations(function, arguments, named, result):
             self.counts.operations += operations
@@ -119,6 +119,14 @@ class _Memory:
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in _pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _written(function: Any, arguments: Any, named: Any, made: list[Tensor]) -> list[Tensor]:
+    """Return what a kernel writes: what it changes in place, else what it makes."""
+    schema = function._schema.arguments
+    by_name = {**{each.name: value for each, value in zip(schema, arguments, strict=False)}, **named}
+    changed = [by_name.get(each.name) for each in schema if each.alias_info is not None and each.alias_info.is_write]
+    return _tensors(changed) if changed else made
 
 
 def _bytes(tensor: Tensor) -> int:

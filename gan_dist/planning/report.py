@@ -15,6 +15,19 @@ from gan_dist.planning.model import Link, Links
 from gan_dist.planning.plan import Plan, Row, given, predicted
 
 _SOME_CLASSES = 10  # where only the data knows how many
+_HEAD: tuple[str, ...] = (
+    "processes",
+    "images each",
+    "step ms",
+    "host",
+    "fixed",
+    "images",
+    "links",
+    "images/s",
+    "hours",
+    "efficiency",
+)
+_HEAD += ("memory", "sent", "limit")
 _Pair = tuple[float, float] | None
 
 
@@ -122,10 +135,7 @@ def lines(plan: Plan, sources: Mapping[str, str], rows: Sequence[Row]) -> list[s
         "the step is max(host, fixed + images) + links",
         "",
     ]
-    table = [
-        ("processes", "images each", "step ms", "host", "fixed", "images", "links")
-        + ("images/s", "hours", "efficiency", "memory", "sent", "limit")
-    ]
+    table = [_HEAD]
     after: list[str] = []
     for row in rows:
         if row.problem:

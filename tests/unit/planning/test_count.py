@@ -69,6 +69,15 @@ def test_operations_of_convolutions_and_of_their_gradients() -> None:
     assert counter.counts.operations == 2 * 3 * 4 * 5
 
 
+def test_what_is_changed_in_place_is_read_and_written_once() -> None:
+    weights, others = ([torch.zeros(250) for _ in range(2)] for _ in range(2))
+    with Counter() as counter:
+        torch._foreach_add_(weights, others)
+        weights[0].add_(others[0])
+    assert counter.counts.kernels == 2
+    assert counter.counts.bytes == (4000 + 2000) + (2000 + 1000)
+
+
 def test_memory_is_followed_until_it_is_free_and_views_cost_nothing() -> None:
     with Counter() as counter:
         first = torch.zeros(1000)

@@ -82,13 +82,15 @@ class Counter(TorchDispatchMode):
         if function.is_view or function in _NO_KERNEL or function.namespace == "prim":
             return result
         read = _tensors((arguments, named))
+        moved = sum(map(_bytes, [*read, *_written(function, arguments, named, made)]))
+        if not moved:  # a question about a tensor
+            return result
         kernels = 1
         if function is _ATEN.convolution_backward.default:
             kernels = sum(arguments[10])
         self.counts.kernels += kernels
         name = str(function.overloadpacket)
         self.by_name[name] = self.by_name.get(name, 0) + kernels
-        moved = sum(map(_bytes, [*read, *_written(function, arguments, named, made)]))
         self.counts.bytes += moved
         if operations := _operations(function, arguments, named, result):
             self.counts.operations += operations
@@ -229,16 +231,12 @@ def _played(config: Config, passes: int) -> tuple[Counts, dict[str, Weights], di
         uses = {name: player.uses for name, player in players.items()}
         total, by_phase = Counts(), {play.called(phase): Counts() for phase in game.phases}
         kinds = play.kinds_of_steps(game, batch)
-        for counted in (False, True):  # the first makes the optimizers' state
-            for number, part in kinds.items():
-                batches = trial.on_device(
-                    config, engine, trial.random_batches(config, game.fields, number, engine.slots)
-                )
-                around = _counting(config, engine, game, part, uses, by_phase) if counted else contextlib.nullcontext
-                with Counter() as counter:
-                    play_step(engine, game, batches, number * batch, batch, around=around)
-                if counted:
-                    total = total.plus(counter.counts, part)
+        for number, part in kinds.items():
+            batches = trial.on_device(config, engine, trial.random_batches(config, game.fields, number, engine.slots))
+            around = _counting(config, engine, game, part, uses, by_phase)
+            with Counter() as counter:
+                play_step(engine, game, batches, number * batch, batch, around=around)
+            total = total.plus(counter.counts, part)
     pixels = sum(field.channels * math.prod(field.size) for field in game.fields.values())
     return total, players, by_phase, pixels
 
@@ -252,6 +250,11 @@ def _imagine(player: Player, mode: FakeTensorMode) -> None:
     player.weights = tuple(player.network.parameters())
     player.optimizer = optimizer_probe.build(player.make_optimizer, player.weights)
     as_on_a_gpu(player.optimizer)
+    for weight in player.weights:
+        weight.grad = torch.zeros_like(weight)
+    with Counter():
+        player.optimizer.step()  # makes its state
+    player.optimizer.zero_grad(set_to_none=True)
 
 
 def as_on_a_gpu(optimizer: torch.optim.Optimizer) -> None:

@@ -110,7 +110,9 @@ def test_a_card_s_figures_give_the_work() -> None:
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     def call(*words: str, **keys: object) -> tuple[int, str, str]:
-        made = making.tiny("unused", "unused", training__batch=16, training__micro_batch=4, **keys)
+        made = making.tiny(
+            "unused", "unused", training__batch=16, training__micro_batch=4, **{"training__strategy": "ddp", **keys}
+        )
         code = cli.main(["plan", "tests/data/digits.yaml", *words, *making.flags(made)])
         said = capsys.readouterr()
         return code, said.out, said.err

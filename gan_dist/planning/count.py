@@ -213,10 +213,10 @@ def _played(config: Config, passes: int) -> tuple[Counts, dict[str, Weights], di
         "training.micro_batches_per_pass": 1,
         "training.tf32": False,
     }
-    # the losses are those of the strategy, which the engine of one process does not need
-    alone = {"training.compile": False} if config.training.strategy == "exact" else {"training.strategy": "ddp"}
     config = config.with_(small)
-    engine = Engine(config.with_({**alone, "training.compile": False}), alone=True)
+    # the losses are those of the config's strategy, which one process does not need
+    strategy = "exact" if config.training.strategy == "exact" else "ddp"
+    engine = Engine(config.with_({"training.strategy": strategy, "training.compile": False}), alone=True)
     game = games.build(config)
     engine.wrap(game)
     numerics.from_the_start(game)
@@ -235,7 +235,10 @@ def _played(config: Config, passes: int) -> tuple[Counts, dict[str, Weights], di
         uses = {name: player.uses for name, player in players.items()}
         total, by_phase = Counts(), {play.called(phase): Counts() for phase in game.phases}
         kinds = play.kinds_of_steps(game, batch)
-        for number, part in [(min(kinds), 0.0), *kinds.items()]:  # the first fills what metrics add to, and does not count
+        for number, part in [
+            (min(kinds), 0.0),
+            *kinds.items(),
+        ]:  # the first fills what metrics add to, and does not count
             batches = trial.on_device(config, engine, trial.random_batches(config, game.fields, number, engine.slots))
             around = _counting(config, engine, game, part, uses, by_phase)
             with Counter() as counter:

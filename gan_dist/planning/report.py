@@ -64,8 +64,7 @@ def prepare(
         shares = [training.batch // training.micro_batch // number for number in processes if number <= training.batch]
         measured = measure.steps(config, [1, *shares])
         room = card.memory if card_name else measured.room
-        changes = {"work": measured.work, "joined": measured.joined, "room": room, "cores": measured.cores}
-        plan = dataclasses.replace(plan, **changes)  # type: ignore[arg-type]
+        plan = dataclasses.replace(plan, work=measured.work, joined=measured.joined, room=room, cores=measured.cores)
         points = ", ".join(f"{point.images:.0f} images {point.seconds * 1e3:.1f} ms" for point in measured.points)
         sources["step"] = f"measured on {measured.device}, one process: {points}"
         sources["memory"] = (

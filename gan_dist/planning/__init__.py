@@ -1,1 +1,1 @@
-"""Say beforehand what a training takes on other machines: step time, memory, traffic, and what limits it (`gan-dist plan`)."""
+"""Foretell what a training takes on other machines: step time, memory, traffic, what limits it (`gan-dist plan`)."""

@@ -1,7 +1,7 @@
 """Name the figures of cards that a step is predicted from. They are assumptions: none was measured by this project.
 
-Rates are what large networks reach, about half of a datasheet's; convolutions of small ones reach less. GPU machines are 8 cards
-with NVLink, and one network adapter a card between them.
+Rates are what large networks reach, about half of a datasheet's; convolutions of small ones reach less. GPU machines are
+8 cards with NVLink, and one network adapter a card between them.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
-"""Count what a step starts on a device: kernels, bytes, operations, memory. Nothing is computed, so any network counts in seconds.
+"""Count what a step starts on a device: kernels, bytes, operations, memory. Nothing is computed.
 
-The step of training is played on fake tensors, which have shapes and no numbers. A call of ATen that is not a view counts as one
-kernel, a convolution's backward as one for each gradient: fewer than CUDA starts, as cuDNN may change layouts on its way.
+The step of training is played on fake tensors, which have shapes and no numbers. A call of ATen that is not a view counts
+as one kernel, a convolution's backward as one for each gradient: fewer than CUDA starts, as cuDNN may change layouts.
 """
 
 import contextlib
@@ -141,7 +141,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _operations(function: Any, arguments: Any, named: Any, result: Any) -> float:
-    """Return multiplications and additions; torch's own counter overcounts the gradient of a grouped convolution's weights."""
+    """Return multiplications and additions; torch's own counter overcounts gradients of grouped weights."""
     if function in (_ATEN.convolution.default, _ATEN._convolution.default):
         return _of_convolution(result, arguments[0], arguments[1], arguments[6])
     if function is _ATEN.convolution_backward.default:
@@ -192,7 +192,7 @@ class Step:
 def step(config: Config) -> Step:
     """Count a step of a config's game, at one micro-batch and at two, each a pass of its own.
 
-    Raises InputError where the game cannot be built, and RuntimeError for a network that needs numbers to know its shapes.
+    Raises InputError where the game cannot be built, and RuntimeError for a network that needs numbers to know shapes.
     """
     one, players, by_phase, pixels = _played(config, 1)
     two, *_ = _played(config, 2)

@@ -1,8 +1,8 @@
 """Model the time of a step on W processes: T = max(H, F + c b) + links, with b images on each process.
 
-H is the host's time to start all kernels, F the device's time that does not depend on the images, c its time for each image. Links
-take alpha for each collective and bytes / beta for what a process sends: a ring's all-reduce of P weights sends 2 (W - 1) / W x 4P
-bytes. The model reproduces the published tables of StyleGAN3 and StyleGAN2-ADA (docs/speed.md, tests/unit/planning).
+H is the host's time to start all kernels, F the device's time that does not depend on the images, c its time for each
+image. Links take alpha for each collective and bytes / beta for what a process sends: a ring's all-reduce of P weights
+sends 2 (W - 1) / W x 4P bytes. The model reproduces the published tables of StyleGAN3 and StyleGAN2-ADA (docs/speed.md, tests/unit/planning).
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Links:
     def seconds(self, collectives: float, sent: float, processes: int) -> float:
         """Return what `collectives` operations take in which each process sends `sent` bytes in all.
 
-        Between nodes a collective climbs a tree over them: alpha once for each doubling. Nothing is hidden behind the backward.
+        Between nodes a collective climbs a tree over them: alpha once for each doubling. The backward hides nothing of it.
         """
         if processes == 1:
             return 0.0
@@ -110,8 +110,8 @@ def fit(points: Sequence[Point]) -> Work:
 def fit_with_host(points: Sequence[Point]) -> Work:
     """Return F and c, and H where the steps with the fewest images take no less time than those with more.
 
-    Tries which of the steps with the fewest images the host alone decided; their mean is H. That needs steps of three sizes that F
-    and c miss by 3 %, and at least half of the error must go.
+    Tries which of the steps with the fewest images the host alone decided; their mean is H. That needs steps of three
+    sizes that F and c miss by 3 %, and at least half of the error must go.
     """
     sizes = sorted({point.images for point in points})
     best = fit(points)

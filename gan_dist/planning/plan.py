@@ -222,8 +222,8 @@ def _device(counts: Counts, config: Config, card: Card) -> float:
 def given(plan: Plan, steps: Sequence[tuple[int, float]]) -> Work:
     """Return the work by which steps of (processes, seconds) come out; `plan` has the predicted work.
 
-    Of one step, or of several with as many images on each process, what does not depend on the images is as predicted, and at most
-    the step.
+    Of one step, or of several with as many images on each process, what does not depend on the images is as predicted,
+    and at most the step.
     """
     training, points = plan.config.training, []
     passes = 1

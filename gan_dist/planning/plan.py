@@ -176,7 +176,9 @@ class Plan:
         ]
         if good and good[-1] > 1:
             words.append(f"{good[-1]} processes")
-        return [f"{' or '.join(words)} for {GOOD:.0%} efficiency"] if words else []
+        if not words:
+            return [f"fewer processes: no number above 1 and no batch up to 32 times as large reaches {GOOD:.0%} efficiency"]
+        return [f"{' or '.join(words)} for {GOOD:.0%} efficiency"]
 
 
 def _terms(row: Row) -> dict[str, float]:

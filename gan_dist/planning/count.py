@@ -61,11 +61,11 @@ class Counts:
         return Counts(**{**summed, "peak": max(self.peak, other.peak)})
 
 
-class Counter(TorchDispatchMode):
+class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """`with Counter() as counter: ...`: `counter.counts` and `counter.by_name` are then of the calls inside."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counts = Counts()
         self.by_name: dict[str, int] = {}
         self._live = 0
@@ -146,7 +146,7 @@ def _operations(function: Any, arguments: Any, named: Any, result: Any) -> float
         return _of_convolution(result, arguments[0], arguments[1], arguments[6])
     if function is _ATEN.convolution_backward.default:
         gradient, inputs, weight = arguments[:3]
-        return _of_convolution(gradient, inputs, weight, arguments[7]) * sum(arguments[10][:2])
+        return _of_convolution(gradient, inputs, weight, arguments[7]) * float(sum(arguments[10][:2]))
     counted = flop_counter.flop_registry.get(function.overloadpacket)
     return float(counted(*arguments, **named, out_val=result)) if counted else 0.0
 
@@ -253,7 +253,7 @@ def _imagine(player: Player, mode: FakeTensorMode) -> None:
     for module in player.network.modules():
         for name, weight in module._parameters.items():
             if weight is not None:
-                module._parameters[name] = mode.from_tensor(weight)
+                module._parameters[name] = mode.from_tensor(weight)  # type: ignore[assignment]
     player.weights = tuple(player.network.parameters())
     player.optimizer = optimizer_probe.build(player.make_optimizer, player.weights)
     as_on_a_gpu(player.optimizer)

@@ -109,8 +109,9 @@ class Plan:
         training = self.config.training
         if training.strategy == "exact":
             return parts
-        joined = self.joined or training.micro_batches_per_pass
-        if joined == "auto":
+        asked = training.micro_batches_per_pass
+        joined = self.joined or (0 if asked == "auto" else asked)
+        if not joined:
             left = GOOD * self.room - self._memory(processes, parts, parts) + self.counted.each_pass.peak
             joined = max(1, int(left / max(self.counted.each_pass.peak, 1.0)))
         return math.ceil(parts / min(parts, joined))
@@ -177,7 +178,9 @@ class Plan:
         if good and good[-1] > 1:
             words.append(f"{good[-1]} processes")
         if not words:
-            return [f"fewer processes: no number above 1 and no batch up to 32 times as large reaches {GOOD:.0%} efficiency"]
+            return [
+                f"fewer processes: no number above 1 and no batch up to 32 times as large reaches {GOOD:.0%} efficiency"
+            ]
         return [f"{' or '.join(words)} for {GOOD:.0%} efficiency"]
 
 

@@ -135,6 +135,7 @@ class Engine:
             self.place(game)
         for player in game.players:
             self._strategy.wrap(player)
+            player.gather_together()
             if self.config.training.compile:
                 player.network.compile()
 
@@ -148,9 +149,10 @@ class Engine:
         for other in self._players:
             other.has_turn = other is player
             for weight in other.weights:
-                weight.requires_grad_(other is player)
+                if weight.requires_grad is not other.has_turn:
+                    weight.requires_grad_(other.has_turn)
             for each in other.statistics:
-                each.tracking = other is player
+                each.tracking = other.has_turn
         player.optimizer.zero_grad(set_to_none=True)
         self._turn = _Turn(phase)
         try:
@@ -166,7 +168,7 @@ class Engine:
     def _forget(self, player: Player) -> None:
         """Drop what an update that was broken off has gathered."""
         player.optimizer.zero_grad(set_to_none=True)
-        for each in player.statistics:
+        for each in player.moved:
             each.drop()
         self._strategy.forget(player)
         self._health.take()
@@ -229,7 +231,8 @@ class Engine:
         self._noted.weight = float(parts)
         for player in self._players:
             for each in player.statistics:
-                each.parts = parts
+                if each.parts != parts:  # to set an attribute of a module takes much longer
+                    each.parts = parts
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss that `share` gave, weighted so that the sum is the mean over the global batch."""
@@ -258,7 +261,7 @@ class Engine:
         # a skipped one counts nothing: under fp16 some overflows are normal
         counted = good.double() * float(self.is_main)
         self.metrics.add(name, torch.where(good, norm, 0.0), weight=counted)
-        for each in player.statistics:
+        for each in player.moved:
             each.commit(good)
         if scale is not None:
             scale.update(good)

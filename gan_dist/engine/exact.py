@@ -18,7 +18,7 @@ from gan_dist.engine import update
 from gan_dist.engine.health import Health
 from gan_dist.engine.precision import LossScale
 from gan_dist.metrics import Metrics
-from gan_dist.networks.statistics import Statistics
+from gan_dist.networks.flat_statistics import Moved
 from gan_dist.player import Player
 
 
@@ -36,7 +36,7 @@ class Exact:
         self._tree = TreeSum()
         self.leaf = Metrics(metrics.device)
         """Takes the metrics of one micro-batch."""
-        self._gathered: list[tuple[Statistics, int]] = []
+        self._gathered: list[tuple[Moved, int]] = []
         """With how many means each."""
 
     def wrap(self, player: Player) -> None:
@@ -54,7 +54,7 @@ class Exact:
         weights = [weight for weight in player.weights if weight.grad is not None]
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         dtype = gradients[0].dtype
-        taken = [(each, each.take()) for each in player.statistics if each.gathered]
+        taken = [(each, each.take()) for each in player.moved if each.gathered]
         self._gathered = [(each, len(means)) for each, means in taken]
         statistics = [mean.to(dtype) / self.parts for _, means in taken for mean in means]
         self._counts, sums = self.leaf.take()

@@ -89,7 +89,7 @@ def all_reduce_statistics(player: Player, health: Health, world_size: int) -> Te
     """Give the player's statistics their mean over all ranks; returns whether all ranks had finite losses."""
     finite = health.take().view(1)
     if world_size > 1:
-        gathered = [each for each in player.statistics if each.gathered]
+        gathered = [each for each in player.moved if each.gathered]
         taken = [each.take() for each in gathered]
         means = [mean for values in taken for mean in values]
         dtype = max((mean.dtype for mean in means), key=lambda kind: kind.itemsize, default=finite.dtype)

@@ -26,6 +26,7 @@ def play_step(
     """
     joined = interfaces.join(batch, engine.passes)
     draws = interfaces.draw_together(joined)
+    engine.at(images)
     game.images = images
     for phase in game.due(images, size):
         draws.forget()

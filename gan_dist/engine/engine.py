@@ -139,6 +139,10 @@ class Engine:
             if self.config.training.compile:
                 player.network.compile()
 
+    def at(self, images: int) -> None:
+        """Note the position of a step before its phases, so that nothing in them depends on it as a number of the host's."""
+        self._health.at(images)
+
     @contextlib.contextmanager
     def turn(self, phase: Phase) -> Iterator[None]:
         """Let only the weights of the phase's player take gradients, and only its statistics gather.
@@ -171,6 +175,7 @@ class Engine:
         for each in player.moved:
             each.drop()
         self._strategy.forget(player)
+        self._noted.forget()
         self._health.take()
 
     def share(self, batch: Sequence[Batch]) -> Iterator[tuple[Callable[[Batch], Tensor], Batch]]:
@@ -243,7 +248,8 @@ class Engine:
             self._noted.add(f"loss/{player.name}", reported)
         self._health.add(loss)
         scale = self._scales.get(player.name)
-        loss = loss * self._turn.weight
+        if self._turn.weight != 1:
+            loss = loss * self._turn.weight
         self._strategy.backward(player, loss if scale is None else loss * scale.factor)
 
     def update(self, images: int = 0) -> None:
@@ -259,8 +265,9 @@ class Engine:
         norm, good = self._strategy.update(player, scale)
         name = f"grad_norm/{player.name}" if self._turn.phase.loss else f"grad_norm/{player.name}_penalty"
         # a skipped one counts nothing: under fp16 some overflows are normal
-        counted = good.double() * float(self.is_main)
+        counted = good.to(norm.dtype) if self.is_main else torch.zeros_like(norm)
         self.metrics.add(name, torch.where(good, norm, 0.0), weight=counted)
+        self.metrics.flush()
         for each in player.moved:
             each.commit(good)
         if scale is not None:

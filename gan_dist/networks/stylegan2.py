@@ -239,11 +239,16 @@ class Stylegan2(Network):
             without_classes = () if config.data.labels else ("mapping_layers",)
             self._refuse_idle("discriminator", ("style", "mixing", "truncation", "truncation_layers", *without_classes))
             samples = config.training.micro_batch // getattr(config.game, "pack", 1)
-            if samples % min(self.minibatch_std, samples):
-                raise ValueError(
-                    f"networks.discriminator.minibatch_std = {self.minibatch_std} does not divide the {samples} samples that the "
-                    f"discriminator sees of a micro-batch; for example {math.gcd(self.minibatch_std, samples)} does"
-                )
+            for key, times in (
+                ("", 1),
+                (", game.generator_batch times as many", getattr(config.game, "generator_batch", 1)),
+            ):
+                if times * samples % min(self.minibatch_std, times * samples):
+                    raise ValueError(
+                        f"networks.discriminator.minibatch_std = {self.minibatch_std} does not divide the {times * samples} "
+                        f"samples that the discriminator sees of a micro-batch{key}; for example "
+                        f"{math.gcd(self.minibatch_std, samples)} does"
+                    )
 
     def _refuse_idle(self, role: str, names: tuple[str, ...]) -> None:
         """Raise ValueError where one of these keys, which do nothing in a role, is set."""

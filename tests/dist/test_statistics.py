@@ -66,7 +66,9 @@ class Toy:
             settings=lambda images: {"lr": 0.1 / (1 + images / 16)},
             attached=[self.lengths],
         )
-        self.discriminator = Player("D", Discriminator(), lambda weights: torch.optim.Adam(weights, 1e-2, (0.5, 0.9), 1e-4))
+        self.discriminator = Player(
+            "D", Discriminator(), lambda weights: torch.optim.Adam(weights, 1e-2, (0.5, 0.9), 1e-4)
+        )
         self.players = (self.generator, self.discriminator)
         self.phases = (
             Phase(self.generator, self.fool, self.keep_lengths, twice=True),

@@ -138,6 +138,9 @@ class Training(Section):
     implies it."""
     channels_last: Annotated[bool, FREE] = True
     """Keep images and weights in memory pixel by pixel (NHWC), which convolutions like; ZeRO keeps weights as they are."""
+    graphs: Annotated[Literal["auto", "off"], FREE] = "off"
+    """Experimental, and not run on a GPU yet. auto: record each phase of a step as one CUDA graph, which is then launched as one;
+    on a GPU, with strategy: ddp or exact. What cannot be recorded runs as without, and the run says why. The bits are the same."""
     compile: Annotated[bool, FREE] = False
     """Compile the networks by torch.compile; not with a penalty that differentiates twice, nor with strategy: exact or ZeRO."""
 

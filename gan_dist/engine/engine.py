@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import platform
+import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -14,16 +15,19 @@ from torch import Tensor, nn
 
 from gan_dist import rank_counts
 from gan_dist.config import Config
-from gan_dist.engine import launch
+from gan_dist.engine import graphs, launch
 from gan_dist.engine.consensus import Agreement, Board, board, channel, who_differs
 from gan_dist.engine.ddp import Ddp
 from gan_dist.engine.exact import Exact
+from gan_dist.engine.flat import Flat
+from gan_dist.engine.graphs import Graphs
 from gan_dist.engine.health import Health, Skipped
 from gan_dist.engine.precision import HALF, LossScale, Lowered
 from gan_dist.errors import AgreedError, InputError, RunError
 from gan_dist.interfaces import Batch, Phase
 from gan_dist.metrics import Metrics
 from gan_dist.player import Player
+from gan_dist.schedules import Moving
 
 T = TypeVar("T")
 
@@ -86,6 +90,10 @@ class Engine:
             self.rank = self.accelerator.process_index
             self.world_size = self.accelerator.num_processes
             self.is_main = self.accelerator.is_main_process
+        zero = config.training.strategy.startswith("zero")
+        wanted = config.training.graphs == "auto" and not zero
+        self._recorder = graphs.recorder_for(self.device) if wanted else None
+        self._graphs: Graphs | None = None
         self.metrics = Metrics(self.device)
         self._players: tuple[Player, ...] = ()
         self._turn: _Turn | None = None
@@ -104,7 +112,8 @@ class Engine:
             self._strategy: Strategy = strategy
             self._noted = strategy.leaf
         elif training.strategy == "ddp":
-            self._strategy = Ddp(self.accelerator, self._health, parts // self.world_size)
+            kind = Ddp if self._recorder is None and not training.compile else Flat
+            self._strategy = kind(self.accelerator, self._health, parts // self.world_size)
         else:
             from gan_dist.engine.zero import Zero  # loading DeepSpeed takes seconds
 
@@ -137,6 +146,34 @@ class Engine:
             self._strategy.wrap(player)
             if self.config.training.compile:
                 player.network.compile()
+        if self._recorder is not None:
+            dtype = torch.float64 if self.config.training.precision == "fp64" else torch.float32
+            metrics = list(dict.fromkeys([self.metrics, self._noted]))
+            self._graphs = Graphs(
+                self._recorder, self.device, dtype, metrics, self.gather, self._forget, self._warn
+            )
+            for player in game.players:
+                self._graphs.prepare(player)
+
+    def _warn(self, text: str) -> None:
+        if self.is_main:
+            print(text, file=sys.stderr, flush=True)
+
+    def hold(self, batch: Sequence[Batch], images: int) -> Sequence[Batch]:
+        """Return the samples of the step at this position as `play` needs them."""
+        return batch if self._graphs is None else self._graphs.hold(batch, images)
+
+    def play(self, phase: Phase, images: int, play: graphs.Play) -> None:
+        """Play a phase of the step whose samples are held, in its turn: by `play`, or by what was recorded of it."""
+        if self._graphs is None:
+            play(phase, images)
+        else:
+            self._graphs.play(phase, images, play)
+
+    def loaded(self) -> None:
+        """Note that weights and optimizer state were loaded."""
+        if self._graphs is not None:
+            self._graphs.reset()
 
     @contextlib.contextmanager
     def turn(self, phase: Phase) -> Iterator[None]:
@@ -252,7 +289,8 @@ class Engine:
         assert self._turn is not None, "update() outside of turn()"
         player = self._turn.phase.player
         scale = self._scales.get(player.name)
-        player.schedule(images)
+        if not isinstance(images, Moving):
+            player.schedule(images)
         norm, good = self._strategy.update(player, scale)
         name = f"grad_norm/{player.name}" if self._turn.phase.loss else f"grad_norm/{player.name}_penalty"
         # a skipped one counts nothing: under fp16 some overflows are normal
@@ -262,7 +300,8 @@ class Engine:
             each.commit(good)
         if scale is not None:
             scale.update(good)
-        self._health.count(self._players.index(player), good, images)
+        position = images.position if isinstance(images, Moving) else images
+        self._health.count(self._players.index(player), good, position)
 
     @contextlib.contextmanager
     def averages(self) -> Iterator[None]:

@@ -36,14 +36,15 @@ class Health:
 
     def add(self, loss: Tensor) -> None:
         """Note whether the loss of a micro-batch (a scalar) is finite."""
-        self._finite = self._finite & torch.isfinite(loss.detach())
+        self._finite.logical_and_(torch.isfinite(loss.detach()))  # in place, as all here: a CUDA graph knows addresses
 
     def take(self) -> Tensor:
         """Return 1 if this rank's losses since the last call were finite, otherwise 0: a float32 scalar on the device."""
-        finite, self._finite = self._finite, torch.ones_like(self._finite)
-        return finite.float()
+        finite = self._finite.float()
+        self._finite.fill_(True)
+        return finite
 
-    def count(self, player: int, good: Tensor, step: int) -> None:
+    def count(self, player: int, good: Tensor, step: int | Tensor) -> None:
         """Count an update of a player; `good` is a boolean scalar on the device."""
         total, streak, last = self._counts[player].unbind()
         self._counts[player] = torch.stack([total + ~good, (streak + 1) * ~good, last * good + step * ~good])
@@ -71,6 +72,6 @@ class Health:
     def forgive(self) -> None:
         """Set the counts in a row to zero: the run went back to a checkpoint."""
         self._counts[:, 1] = 0
-        self._finite = torch.ones_like(self._finite)
+        self._finite.fill_(True)
         self._copied = None
         self._seen = [Skipped(found.total, 0, found.last) for found in self._seen]

@@ -27,7 +27,7 @@ def step(player: Player, gradients: list[Tensor], norm: Tensor, good: Tensor) ->
     if player.clip_norm:
         torch._foreach_mul_(gradients, (player.clip_norm / (norm + 1e-6)).clamp(max=1.0))
     optimizer = player.optimizer
-    if not good.is_cuda or _makes_state(player):
+    if not on_device(good) or _makes_state(player):
         # no mask can take back the state that an optimizer's first step makes: there the host waits, once a run
         if good:
             optimizer.step()
@@ -37,6 +37,17 @@ def step(player: Player, gradients: list[Tensor], norm: Tensor, good: Tensor) ->
         optimizer.step()
     else:
         masked_step(optimizer, good)
+
+
+def on_device(good: Tensor) -> bool:
+    """Say whether the device decides about an update by itself."""
+    return good.is_cuda
+
+
+def has_state(player: Player) -> bool:
+    """Say whether the optimizer has all its state of all weights."""
+    state = player.optimizer.state
+    return (not player.kept.tensors and player.kept.step is None) or all(state.get(weight) for weight in player.weights)
 
 
 def _makes_state(player: Player) -> bool:

@@ -24,7 +24,7 @@ def play_step(
     `batch` has this rank's micro-batches of it. `beat` is told of each micro-batch's turn; each phase is
     played inside of `around`.
     """
-    joined = engine.hold(interfaces.join(batch, engine.passes), images)
+    joined = engine.shortcuts.hold(interfaces.join(batch, engine.passes), images)
 
     def play(phase: Phase, position: int) -> None:
         game.images = position
@@ -35,6 +35,6 @@ def play_step(
 
     for phase in game.due(images, size):
         with around(phase), engine.turn(phase):  # only its player's weights take gradients
-            engine.play(phase, images, play)  # or what a CUDA graph has recorded of it
+            engine.shortcuts.play(phase, images, play)  # or what a CUDA graph has recorded of it
     game.images = images
     game.average(images, size)

@@ -119,5 +119,3 @@ class TapeRecorder:
             tape.replay()
 
         return replay
-
-

@@ -142,7 +142,8 @@ class Training(Section):
     """Experimental, and not run on a GPU yet. auto: record each phase of a step as one CUDA graph, which is then launched as one;
     on a GPU, with strategy: ddp or exact. What cannot be recorded runs as without, and the run says why. The bits are the same."""
     compile: Annotated[bool, FREE] = False
-    """Compile the networks by torch.compile; not with a penalty that differentiates twice, nor with strategy: exact or ZeRO."""
+    """Experimental, and not run on a GPU yet. Compile losses and penalties together with their gradients by torch.compile; not
+    with strategy: exact or ZeRO. What cannot be compiled runs as without, and the run says why. It changes rounding."""
 
     @property
     def whole_images(self) -> int:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import platform
-import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -15,14 +14,14 @@ from torch import Tensor, nn
 
 from gan_dist import rank_counts
 from gan_dist.config import Config
-from gan_dist.engine import graphs, launch
+from gan_dist.engine import launch, update
 from gan_dist.engine.consensus import Agreement, Board, board, channel, who_differs
 from gan_dist.engine.ddp import Ddp
 from gan_dist.engine.exact import Exact
 from gan_dist.engine.flat import Flat
-from gan_dist.engine.graphs import Graphs
 from gan_dist.engine.health import Health, Skipped
 from gan_dist.engine.precision import HALF, LossScale, Lowered
+from gan_dist.engine.shortcuts import Shortcuts
 from gan_dist.errors import AgreedError, InputError, RunError
 from gan_dist.interfaces import Batch, Phase
 from gan_dist.metrics import Metrics
@@ -54,6 +53,7 @@ class Players(Protocol):
 
     players: tuple[Player, ...]
     metrics: Metrics
+    images: int
 
     @property
     def modules(self) -> Sequence[nn.Module]: ...
@@ -68,6 +68,8 @@ class _Turn:
     """Of the loss that is computed now, in the mean over the global batch."""
     reported: Tensor | None = None
     """The loss without its penalty, where they are computed together."""
+    gradients: Sequence[tuple[nn.Parameter, Tensor]] | None = None
+    """Of the loss that is computed now, where they come with it (traced.py)."""
 
 
 class Engine:
@@ -90,10 +92,7 @@ class Engine:
             self.rank = self.accelerator.process_index
             self.world_size = self.accelerator.num_processes
             self.is_main = self.accelerator.is_main_process
-        zero = config.training.strategy.startswith("zero")
-        wanted = config.training.graphs == "auto" and not zero
-        self._recorder = graphs.recorder_for(self.device) if wanted else None
-        self._graphs: Graphs | None = None
+        self.shortcuts = Shortcuts(config, self.device)
         self.metrics = Metrics(self.device)
         self._players: tuple[Player, ...] = ()
         self._turn: _Turn | None = None
@@ -112,7 +111,7 @@ class Engine:
             self._strategy: Strategy = strategy
             self._noted = strategy.leaf
         elif training.strategy == "ddp":
-            kind = Ddp if self._recorder is None and not training.compile else Flat
+            kind = Flat if self.shortcuts.sums_by_hand else Ddp
             self._strategy = kind(self.accelerator, self._health, parts // self.world_size)
         else:
             from gan_dist.engine.zero import Zero  # loading DeepSpeed takes seconds
@@ -144,36 +143,8 @@ class Engine:
             self.place(game)
         for player in game.players:
             self._strategy.wrap(player)
-            if self.config.training.compile:
-                player.network.compile()
-        if self._recorder is not None:
-            dtype = torch.float64 if self.config.training.precision == "fp64" else torch.float32
-            metrics = list(dict.fromkeys([self.metrics, self._noted]))
-            self._graphs = Graphs(
-                self._recorder, self.device, dtype, metrics, self.gather, self._forget, self._warn
-            )
-            for player in game.players:
-                self._graphs.prepare(player)
-
-    def _warn(self, text: str) -> None:
-        if self.is_main:
-            print(text, file=sys.stderr, flush=True)
-
-    def hold(self, batch: Sequence[Batch], images: int) -> Sequence[Batch]:
-        """Return the samples of the step at this position as `play` needs them."""
-        return batch if self._graphs is None else self._graphs.hold(batch, images)
-
-    def play(self, phase: Phase, images: int, play: graphs.Play) -> None:
-        """Play a phase of the step whose samples are held, in its turn: by `play`, or by what was recorded of it."""
-        if self._graphs is None:
-            play(phase, images)
-        else:
-            self._graphs.play(phase, images, play)
-
-    def loaded(self) -> None:
-        """Note that weights and optimizer state were loaded."""
-        if self._graphs is not None:
-            self._graphs.reset()
+        metrics = list(dict.fromkeys([self.metrics, self._noted]))
+        self.shortcuts.begin(game, metrics, self.gather, self._forget, self.is_main)
 
     @contextlib.contextmanager
     def turn(self, phase: Phase) -> Iterator[None]:
@@ -215,7 +186,7 @@ class Engine:
         """
         assert self._turn is not None, "share() outside of turn()"
         turn, phase, strategy = self._turn, self._turn.phase, self._strategy
-        terms = self.terms(phase)
+        terms, scale = self.terms(phase), self._scales.get(phase.player.name)
         try:
             for micro in batch:
                 self.see_parts(micro.parts)
@@ -226,7 +197,7 @@ class Engine:
                         self.penalising(phase) if turn.penalty else contextlib.nullcontext(),
                         strategy.computing(phase.player, last, turn.penalty and phase.twice),
                     ):
-                        yield loss, micro
+                        yield self.shortcuts.of(turn, number, loss, scale), micro
                 strategy.passed(phase.player)
         finally:
             self.see_parts(1)
@@ -276,6 +247,10 @@ class Engine:
             reported = loss if self._turn.reported is None else self._turn.reported
             self._noted.add(f"loss/{player.name}", reported)
         self._health.add(loss)
+        if self._turn.gradients is not None:
+            update.add_gradients(self._turn.gradients)
+            self._turn.gradients = None
+            return
         scale = self._scales.get(player.name)
         loss = loss * self._turn.weight
         self._strategy.backward(player, loss if scale is None else loss * scale.factor)

@@ -135,11 +135,18 @@ class Graphs:
         if [_form(batch) for batch in batches] != [_form(batch) for batch in self._held]:
             self.reset()
             self._held = [
-                Batch({name: tensor.clone() for name, tensor in batch.fields.items()}, batch.positions.clone(), batch.parts)
+                Batch(
+                    {name: tensor.clone() for name, tensor in batch.fields.items()},
+                    batch.positions.clone(),
+                    batch.parts,
+                )
                 for batch in batches
             ]
         else:
-            _copy([tensor for batch in self._held for tensor in _tensors(batch)], [t for b in batches for t in _tensors(b)])
+            _copy(
+                [tensor for batch in self._held for tensor in _tensors(batch)],
+                [t for b in batches for t in _tensors(b)],
+            )
             for batch in self._held:
                 batch.cache = {}
         self.position.fill_(images)
@@ -190,7 +197,7 @@ class Graphs:
         try:
             graph = self._recorded(phase, play, before)
         except Exception as error:  # whatever CUDA or a part of the user's refuses: played as it is, it may do
-            problem = _said(error)
+            problem = said(error)
             for batch, cache in zip(self._held, before, strict=True):
                 batch.cache = cache
             self._forget(phase.player)
@@ -214,7 +221,9 @@ class Graphs:
             return place
 
         if name := _on_host(player, self._device):
-            raise FrozenError(f"has an optimizer ({type(player.optimizer).__name__}) that keeps its state {name} on the host")
+            raise FrozenError(
+                f"has an optimizer ({type(player.optimizer).__name__}) that keeps its state {name} on the host"
+            )
         own, settings = self._metrics[0], _settings(player)
         counts, names = dict(own.counts), [each.names for each in self._metrics]
         own.counts.clear()
@@ -269,7 +278,9 @@ def _kind(phase: Phase, before: list[dict[str, Tensor]]) -> tuple[int, tuple[tup
 
 
 def _settings(player: Player) -> list[dict[str, Any]]:
-    return [{name: value for name, value in group.items() if name != "params"} for group in player.optimizer.param_groups]
+    return [
+        {name: value for name, value in group.items() if name != "params"} for group in player.optimizer.param_groups
+    ]
 
 
 def _changed(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> str:
@@ -291,8 +302,8 @@ def _on_host(player: Player, device: torch.device) -> str:
     return ""
 
 
-def _said(error: BaseException) -> str:
-    """Return in one line why something was not recorded, and where."""
+def said(error: BaseException, what: str = "cannot be recorded") -> str:
+    """Return in one line why something was not recorded (or compiled), and where."""
     while error.__context__ is not None and not isinstance(error, FrozenError):
         error = error.__context__  # the end of a recording that failed raises once more
     frames = traceback.extract_tb(error.__traceback__)
@@ -301,4 +312,4 @@ def _said(error: BaseException) -> str:
     if isinstance(error, FrozenError):
         return f"{error}{where}"
     text = str(error).strip().partition("\n")[0]
-    return f"cannot be recorded: {type(error).__name__}: {text}{where}"
+    return f"{what}: {type(error).__name__}: {text}{where}"

@@ -4,15 +4,26 @@ An update whose loss or gradient is not finite on any rank changes nothing: no w
 On a GPU that is decided on the device, so that the host never waits.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed
-from torch import Tensor
+from torch import Tensor, nn
 
 from gan_dist.engine.health import Health
 from gan_dist.engine.precision import LossScale
 from gan_dist.player import Player
+
+
+def add_gradients(pairs: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+    """Add gradients to those that the weights have, as a backward does."""
+    known = [(weight.grad, gradient) for weight, gradient in pairs if weight.grad is not None]
+    for weight, gradient in pairs:
+        if weight.grad is None:
+            weight.grad = gradient
+    if known:
+        torch._foreach_add_([own for own, _ in known], [gradient for _, gradient in known])
 
 
 def norm_of(gradients: list[Tensor], scale: LossScale | None) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gan_dist import games, schedules, trial
+from gan_dist import games, trial
 from gan_dist.checkpoint import tensors
 from gan_dist.config import Config, load
 from gan_dist.engine import Engine, graphs, update
@@ -59,7 +59,9 @@ def state(engine: Engine, game: Game) -> dict[str, Tensor]:
     names, totals = engine.metrics.totals()
     found |= {f"metric {name}": row for name, row in zip(names, totals, strict=True)}
     found |= {f"steps {name}": torch.tensor(count) for name, count in collected.steps.items()}
-    return found | {f"skipped {name}": torch.tensor([s.total, s.streak, s.last]) for name, s in engine.skipped().items()}
+    return found | {
+        f"skipped {name}": torch.tensor([s.total, s.streak, s.last]) for name, s in engine.skipped().items()
+    }
 
 
 def play(
@@ -83,9 +85,9 @@ def play(
             kept, step, went_back = states[step - 3], step - 2, True
             counts = {player.name: int(kept[f"steps {player.name}"]) for player in game.players}
             tensors.restore(game.players, functools.partial(at, kept), counts, game.state())
-            engine.loaded()
+            engine.shortcuts.reset()
             engine.metrics.clear()
-            engine.restore_skipped({name: 0 for name in counts})
+            engine.restore_skipped(dict.fromkeys(counts, 0))
             states = states[:step]
         batches = trial.random_batches(config, game.fields, step, engine.slots)
         if step == 6:
@@ -117,7 +119,7 @@ def test_recorded_steps_have_the_bits_of_played_ones(
     config, recorder = read(tmp_path, strategy), TapeRecorder()
     recorded = play(config, recorder, monkeypatch)
     assert recorder.replays >= 10, "little was replayed"
-    assert len(recorder.tapes) == 5, "G, D and D's penalty, and after going back G and D"
+    assert len(recorder.tapes) == 6, "G, D and D's penalty, and again after going back"
     played = play(config, None, monkeypatch)
     assert not differing(recorded, played)
     assert played[7]["skipped D"].tolist() == [1, 0, 24]

@@ -74,7 +74,7 @@ def recorder_for(device: torch.device) -> Recorder | None:
 
 
 @dataclasses.dataclass
-class _Graph:
+class Graph:
     phase: Phase
     replay: Callable[[], None]
     before: list[dict[str, Tensor]]
@@ -113,7 +113,7 @@ class Graphs:
 
     def reset(self) -> None:
         """Drop what was recorded: weights or optimizer state may be at other addresses now. It is recorded again."""
-        self._graphs: list[_Graph] = []
+        self.recorded: list[Graph] = []
         self._played: set[tuple[int, tuple[tuple[str, ...], ...]]] = set()
         self._steps = 0
 
@@ -159,7 +159,7 @@ class Graphs:
             play(phase, images)
             return
         before = [dict(batch.cache) for batch in self._held]
-        graph = next((each for each in self._graphs if each.phase is phase and _same(each.before, before)), None)
+        graph = next((each for each in self.recorded if each.phase is phase and _same(each.before, before)), None)
         if graph is None and self._is_ready(phase, before):
             graph = self._record(phase, images, play, before)
         elif graph is None:
@@ -182,7 +182,7 @@ class Graphs:
 
     def _is_ready(self, phase: Phase, before: list[dict[str, Tensor]]) -> bool:
         """Say whether a phase was played without recording, on such samples, after which nothing is made any more."""
-        left = {id(tensor) for graph in self._graphs for cache in graph.after for tensor in cache.values()}
+        left = {id(tensor) for graph in self.recorded for cache in graph.after for tensor in cache.values()}
         return (
             self._steps > WARM_UP
             and _kind(phase, before) in self._played
@@ -190,12 +190,12 @@ class Graphs:
             and all(id(tensor) in left for cache in before for tensor in cache.values())
         )
 
-    def _record(self, phase: Phase, images: int, play: Play, before: list[dict[str, Tensor]]) -> _Graph | None:
+    def _record(self, phase: Phase, images: int, play: Play, before: list[dict[str, Tensor]]) -> Graph | None:
         """Record a phase on all ranks, or on none."""
         graph, problem = None, ""
         phase.player.schedule(images)
         try:
-            graph = self._recorded(phase, play, before)
+            graph = self._recording(phase, play, before)
         except Exception as error:  # whatever CUDA or a part of the user's refuses: played as it is, it may do
             problem = said(error)
             for batch, cache in zip(self._held, before, strict=True):
@@ -206,10 +206,10 @@ class Graphs:
             self._give_up(f"the turn of {phase.player.name} {problems[0]}")
             return None
         assert graph is not None
-        self._graphs.append(graph)
+        self.recorded.append(graph)
         return graph
 
-    def _recorded(self, phase: Phase, play: Play, before: list[dict[str, Tensor]]) -> _Graph:
+    def _recording(self, phase: Phase, play: Play, before: list[dict[str, Tensor]]) -> Graph:
         player, numbers = phase.player, list[tuple[Function, Tensor]]()
         places = iter(torch.zeros(_NUMBERS, dtype=self._dtype, device=self._device).unbind())
 
@@ -240,7 +240,7 @@ class Graphs:
         if changed := _changed(settings, _settings(player)) or _on_host(player, self._device):
             raise FrozenError(f"has an optimizer that changes its {changed} on the host")
         after = [dict(batch.cache) for batch in self._held]
-        return _Graph(phase, replay, before, after, numbers, counted, settings)
+        return Graph(phase, replay, before, after, numbers, counted, settings)
 
     def _give_up(self, why: str) -> None:
         """Go on without graphs."""

@@ -42,8 +42,8 @@ class Shortcuts:
         if training.graphs == "auto" and self._recorder is None:
             place = f"training.strategy: {training.strategy}" if zero else "a CPU"
             self._why_not = f"training.graphs: the steps run without CUDA graphs, which {place} does not have"
-        self._graphs: graphs.Graphs | None = None
-        self._traced: Traced | None = None
+        self.graphs: graphs.Graphs | None = None
+        self.traced: Traced | None = None
 
     @property
     def sums_by_hand(self) -> bool:
@@ -69,31 +69,31 @@ class Shortcuts:
         if self._compile:
             from gan_dist.engine.traced import Traced  # loading the compiler takes seconds
 
-            self._traced = Traced(game, self._device, self._dtype, say)
+            self.traced = Traced(game, self._device, self._dtype, say)
         if self._recorder is not None:
-            self._graphs = graphs.Graphs(self._recorder, self._device, self._dtype, metrics, gather, forget, say)
+            self.graphs = graphs.Graphs(self._recorder, self._device, self._dtype, metrics, gather, forget, say)
             for player in game.players:
-                self._graphs.prepare(player)
+                self.graphs.prepare(player)
 
     def hold(self, batch: Sequence[Batch], images: int) -> Sequence[Batch]:
         """Return the samples of the step at this position as `play` needs them."""
-        return batch if self._graphs is None else self._graphs.hold(batch, images)
+        return batch if self.graphs is None else self.graphs.hold(batch, images)
 
     def play(self, phase: Phase, images: int, play: graphs.Play) -> None:
         """Play a phase of the step whose samples are held, in its turn: by `play`, or by what was recorded of it."""
-        if self._graphs is None:
+        if self.graphs is None:
             play(phase, images)
         else:
-            self._graphs.play(phase, images, play)
+            self.graphs.play(phase, images, play)
 
     def reset(self) -> None:
         """Note that weights and optimizer state were loaded."""
-        if self._graphs is not None:
-            self._graphs.reset()
+        if self.graphs is not None:
+            self.graphs.reset()
 
     def of(self, turn: Turn, number: int, term: Term, scale: LossScale | None) -> Term:
         """Return what computes a term, by its number among the phase's; its gradients come with it where it is compiled."""
-        traced = self._traced
+        traced = self.traced
         if traced is None:
             return term
         factor = None if scale is None else scale.factor

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gan_dist import games, trial
+from gan_dist import games, schedules, trial
 from gan_dist.checkpoint import tensors
 from gan_dist.config import Config, load
 from gan_dist.engine import Engine, graphs, update
@@ -94,6 +94,8 @@ def play(
             batches[0].fields["image"][0] = torch.nan
         play_step(engine, game, trial.on_device(config, engine, batches), step * size, size)
         step += 1
+        if step == 5:
+            engine.read_metrics()
         states.append(state(engine, game))
     return states
 
@@ -108,18 +110,87 @@ def differing(one: list[dict[str, Tensor]], other: list[dict[str, Tensor]]) -> l
         f"step {number}: {name}"
         for number, (left, right) in enumerate(zip(one, other, strict=True))
         for name in left.keys() | right.keys()
-        if name not in left or name not in right or not torch.equal(left[name], right[name])
+        if name not in left or name not in right or not torch.equal(left[name].nan_to_num(7), right[name].nan_to_num(7))
     ]
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "exact"])
 def test_recorded_steps_have_the_bits_of_played_ones(
-    strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Scheduled rates and weights, a penalty every 2 steps, a ramp of the average, a skipped step, a way back, a reading."""
     config, recorder = read(tmp_path, strategy), TapeRecorder()
     recorded = play(config, recorder, monkeypatch)
+    assert not capsys.readouterr().err
     assert recorder.replays >= 10, "little was replayed"
     assert len(recorder.tapes) == 6, "G, D and D's penalty, and again after going back"
     played = play(config, None, monkeypatch)
     assert not differing(recorded, played)
-    assert played[7]["skipped D"].tolist() == [1, 0, 24]
+    assert played[6]["skipped D"].tolist() == [1, 1, 24]
+    assert "metric loss/D" not in played[4]
+
+
+def test_what_one_phase_makes_for_a_later_one_is_that_of_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """D's fakes are its own in one step and G's in the next; one penalty shares them, and one shares D's logits."""
+    words = ["--game.discriminator_steps", "2", "--penalties.r2.weight", "1", "--augment", "diffaugment"]
+    words += ["--penalties.wgan_gp.weight", "1", "--penalties.wgan_gp.every", "3", "--training.micro_batches_per_pass", "2"]
+    words += ["--networks.discriminator.normalisation", "none"]
+    config, recorder = read(tmp_path, "ddp", *words), TapeRecorder()
+    recorded = play(config, recorder, monkeypatch, steps=14, back_at=-1)
+    assert not capsys.readouterr().err
+    assert len(recorder.tapes) == 6, "G, D and wgan_gp with either fakes, and r1"
+    assert not differing(recorded, play(config, None, monkeypatch, steps=14, back_at=-1))
+
+
+def test_a_number_that_is_frozen_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This is about the tests above: they would fail."""
+
+    def frozen(function: Callable[[int], float], images: int) -> float:
+        return function(20 if isinstance(images, schedules.Moving) else images)
+
+    monkeypatch.setattr(schedules, "number", frozen)
+    config = read(tmp_path, "ddp")
+    wrong = differing(*(play(config, each, monkeypatch, back_at=-1) for each in (TapeRecorder(), None)))
+    assert "step 3: D/weights/logit.weight" in wrong
+    assert not [each for each in wrong if each[5] in "012"]
+
+
+def waits(game: Game) -> None:
+    """Let D's loss ask the device for a number."""
+    phase = next(phase for phase in game.phases if phase.player.name == "D")
+    loss = phase.loss
+    assert loss is not None
+    object.__setattr__(phase, "loss", lambda batch: loss(batch) * (1.0 if loss(batch) < 1e9 else 2.0))
+
+
+@pytest.mark.parametrize(
+    ("words", "change", "why"),
+    [
+        (
+            ["--game.top_k", "{kind: linear, start: 1, stop: 0.5, end: 64}"],
+            None,
+            "the turn of G computes on the host with the position of the step, which would be frozen (generation.py",
+        ),
+        (
+            ["--optimizers.discriminator.beta1", "{kind: linear, start: 0.5, stop: 0, end: 64}"],
+            None,
+            "betas of the optimizer of D changes over the run",
+        ),
+        ([], waits, "the turn of D cannot be recorded: RuntimeError: operation not permitted"),
+    ],
+)
+def test_what_cannot_be_recorded_is_played_and_one_line_says_why(
+    words: list[str],
+    change: Change | None,
+    why: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config, changed = read(tmp_path, "ddp", *words), change or (lambda game: None)
+    recorded = play(config, TapeRecorder(), monkeypatch, 6, changed)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"training.graphs: the steps run without CUDA graphs from here on, as {why}")
+    assert not differing(recorded, play(config, None, monkeypatch, 6, changed))

@@ -1,0 +1,63 @@
+"""Losses and penalties that are compiled together with their gradients compute what plain ones do."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from gan_dist import games, trial
+from gan_dist.checkpoint import tensors
+from gan_dist.config import Config, load
+from gan_dist.engine import Engine, traced
+from gan_dist.step import play_step
+
+TEXT = """\
+data: {shards: -, resolution: 8, channels: 1, labels: LABELS, classes: CLASSES}
+game: {latent: 4}
+networks: {generator: {kind: KIND}, discriminator: {kind: KIND}}
+penalties: {r1: {weight: {kind: linear, start: 1, stop: 5, end: 64}}}
+training: {images: 64, batch: 6, micro_batch: 2, device: cpu, micro_batches_per_pass: 2, compile: COMPILE}
+"""
+SMALL = {
+    "dcgan": ["--networks.generator.base_channels", "4", "--networks.discriminator.base_channels", "4"],
+    "r3gan": ["--loss", "relativistic", "--penalties.r2.weight", "1"]
+    + [word for role in ("generator", "discriminator") for word in (f"--networks.{role}.widths", "[16, 16]")]
+    + [word for role in ("generator", "discriminator") for word in (f"--networks.{role}.group_width", "8")],
+}
+
+
+def read(tmp_path: Path, kind: str, compile: bool, *words: str) -> Config:
+    classes = "3" if kind == "r3gan" else "0"
+    text = TEXT.replace("KIND", kind).replace("CLASSES", classes).replace("COMPILE", str(compile).lower())
+    (tmp_path / "mine.yaml").write_text(text.replace("LABELS", str(classes != "0").lower()))
+    return load([str(tmp_path / "mine.yaml"), *SMALL[kind], *words])
+
+
+def play(config: Config, steps: int) -> dict[str, torch.Tensor]:
+    """All that a checkpoint keeps, with metrics."""
+    engine = Engine(config, alone=True)
+    game = games.build(config)
+    engine.wrap(game)
+    for step in range(steps):
+        batches = trial.random_batches(config, game.fields, step, engine.slots)
+        play_step(engine, game, trial.on_device(config, engine, batches), step * 6, 6)
+    names, totals = engine.metrics.totals()
+    metrics = {f"metric {name}": row for name, row in zip(names, totals, strict=True)}
+    return {name: each.clone() for name, each in tensors.collect(game.players, game.state()).whole.items()} | metrics
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_graph_with_its_gradients_has_the_bits_of_autograd(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exact R1 of a discriminator with BatchNorm, and R1 and R2 of one with our grouped convolution."""
+    words = ["--penalties.r1.every", "2"] if kind == "dcgan" else []
+    monkeypatch.setattr(traced, "BACKEND", "aot_eager")
+    monkeypatch.setattr(shutil, "which", lambda name: name)  # nothing is built here
+    compiled = play(read(tmp_path, kind, True, *words), 2)
+    assert not capsys.readouterr().err
+    plain = play(read(tmp_path, kind, False, *words), 2)
+    assert compiled.keys() == plain.keys()
+    assert not [name for name in plain if not torch.equal(compiled[name], plain[name])]

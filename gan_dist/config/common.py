@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 
 from gan_dist import units
 from gan_dist.config import legacy, tree
@@ -144,6 +144,11 @@ class Training(Section):
     compile: Annotated[bool, FREE] = False
     """Experimental, and not run on a GPU yet. Compile losses and penalties together with their gradients by torch.compile; not
     with strategy: exact or ZeRO. What cannot be compiled runs as without, and the run says why. It changes rounding."""
+
+    @field_validator("graphs", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML 1.1 reads off as false
 
     @property
     def whole_images(self) -> int:

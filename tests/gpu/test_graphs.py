@@ -30,7 +30,9 @@ def build(graphs: str, strategy: str, precision: str, **more: Any) -> Config:
     keys = making.tiny("unused", "unused", training__strategy=strategy, training__precision=precision)
     keys |= {"training.device": "cuda", "training.batch": 8, "training.micro_batch": 2, "training.graphs": graphs}
     # without it an algorithm may differ from call to call, recorded or not
-    return config_module.load(["tests/data/digits.yaml", *making.flags(keys | LAZY | {"training.deterministic": True, **more})])
+    return config_module.load(
+        ["tests/data/digits.yaml", *making.flags(keys | LAZY | {"training.deterministic": True, **more})]
+    )
 
 
 def states(config: Config) -> tuple[list[dict[str, Tensor]], int, str]:
@@ -58,7 +60,9 @@ def compare(cases: list[tuple[str, str]]) -> list[str]:
         for step, (one, other) in enumerate(zip(recorded, played, strict=True)):
             different = [name for name in other if not torch.equal(one[name], other[name])]
             if different:
-                wrong.append(f"{strategy} {precision}: {len(different)} tensors differ after step {step}: {different[0]}")
+                wrong.append(
+                    f"{strategy} {precision}: {len(different)} tensors differ after step {step}: {different[0]}"
+                )
                 break
     return wrong
 

@@ -135,7 +135,14 @@ def test_what_one_phase_makes_for_a_later_one_is_that_of_the_step(
 ) -> None:
     """D's fakes are its own in one step and G's in the next; one penalty shares them, and one shares D's logits."""
     words = ["--game.discriminator_steps", "2", "--penalties.r2.weight", "1", "--augment", "diffaugment"]
-    words += ["--penalties.wgan_gp.weight", "1", "--penalties.wgan_gp.every", "3", "--training.micro_batches_per_pass", "2"]
+    words += [
+        "--penalties.wgan_gp.weight",
+        "1",
+        "--penalties.wgan_gp.every",
+        "3",
+        "--training.micro_batches_per_pass",
+        "2",
+    ]
     words += ["--networks.discriminator.normalisation", "none"]
     config, recorder = read(tmp_path, "ddp", *words), TapeRecorder()
     recorded = play(config, recorder, monkeypatch, steps=14, back_at=-1)

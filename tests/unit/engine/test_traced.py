@@ -61,3 +61,31 @@ def test_a_graph_with_its_gradients_has_the_bits_of_autograd(
     plain = play(read(tmp_path, kind, False, *words), 2)
     assert compiled.keys() == plain.keys()
     assert not [name for name in plain if not torch.equal(compiled[name], plain[name])]
+
+
+def test_what_cannot_be_compiled_is_played_and_one_line_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(traced, "BACKEND", "aot_eager")
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    words = ["--game.top_k", "{kind: linear, start: 1, stop: 0.5, end: 64}"]
+    compiled = play(read(tmp_path, "dcgan", True, *words), 1)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "uncompiled from here on, as the turn of G computes on the host with the position of the step" in line
+    plain = play(read(tmp_path, "dcgan", False, *words), 1)
+    assert not [name for name in plain if not torch.equal(compiled[name], plain[name])]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler on a CPU"
+)
+def test_compiled_exact_r1_differs_by_rounding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--networks.discriminator.normalisation", "none", "--training.micro_batches_per_pass", "3"]
+    compiled = play(read(tmp_path, "dcgan", True, *words), 1)
+    assert not capsys.readouterr().err
+    plain = play(read(tmp_path, "dcgan", False, *words), 1)
+    for name in plain:
+        if "/exp_avg/" in name:
+            difference = float((compiled[name] - plain[name]).abs().max() / plain[name].abs().max())
+            assert difference < 1e-5, f"{name}: {difference:.1e}"

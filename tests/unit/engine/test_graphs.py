@@ -1,6 +1,7 @@
 """A step that was recorded and is replayed is the step that was played, to the bit."""
 
 import functools
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,20 @@ def test_what_one_phase_makes_for_a_later_one_is_that_of_the_step(
     assert not capsys.readouterr().err
     assert len(recorder.tapes) == 6, "G, D and wgan_gp with either fakes, and r1"
     assert not differing(recorded, play(config, None, monkeypatch, steps=14, back_at=-1))
+
+
+def test_compiled_terms_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gan_dist.engine import traced
+
+    monkeypatch.setattr(traced, "BACKEND", "aot_eager")
+    monkeypatch.setattr(shutil, "which", lambda name: name)  # nothing is built here
+    recorder = TapeRecorder()
+    recorded = play(read(tmp_path, "ddp", "--training.compile", "true"), recorder, monkeypatch, 8, back_at=-1)
+    assert not capsys.readouterr().err
+    assert len(recorder.tapes) == 3
+    assert not differing(recorded, play(read(tmp_path, "ddp"), None, monkeypatch, 8, back_at=-1))
 
 
 def test_a_number_that_is_frozen_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ variant 13), applied once per position and once per coordinate.
 import dataclasses
 import hashlib
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -89,14 +90,20 @@ class Draws:
     key: int
     positions: torch.Tensor
     """(N,) int64, micro-batch by micro-batch."""
+    draw: "Callable[[Callable[[int, torch.Tensor, int], torch.Tensor], int, int], torch.Tensor] | None" = None
+    """Draws for these positions, perhaps for others at once (interfaces.Batch.draw)."""
+
+    def _drawn(self, draw: Callable[[int, torch.Tensor, int], torch.Tensor], name: str, count: int) -> torch.Tensor:
+        stream = key(self.key, name)
+        return draw(stream, self.positions, count) if self.draw is None else self.draw(draw, stream, count)
 
     def normal(self, name: str, *shape: int) -> torch.Tensor:
         """Return standard normal numbers: (N, *shape) float32."""
-        return normal(key(self.key, name), self.positions, math.prod(shape)).view(-1, *shape)
+        return self._drawn(normal, name, math.prod(shape)).view(-1, *shape)
 
     def uniform(self, name: str, *shape: int) -> torch.Tensor:
         """Return uniform numbers in (0, 1): (N, *shape) float64."""
-        return uniform(key(self.key, name), self.positions, math.prod(shape)).view(-1, *shape)
+        return self._drawn(uniform, name, math.prod(shape)).view(-1, *shape)
 
     def integers(self, name: str, below: int, *shape: int) -> torch.Tensor:
         """Return integers in [0, below): (N, *shape) int64."""

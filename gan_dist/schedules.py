@@ -176,10 +176,8 @@ class Moving:
     Only `number` makes something of it, a tensor that is filled before each replay. All else raises FrozenError.
     """
 
-    def __init__(self, number: Callable[[Callable[[int], float]], Tensor], position: Tensor) -> None:
+    def __init__(self, number: Callable[[Callable[[int], float]], Tensor]) -> None:
         self.number = number
-        self.position = position
-        """The position as an int64 scalar on the device."""
 
     def _refuse(self, *others: object) -> Any:
         raise FrozenError("computes on the host with the position of the step, which would be frozen")

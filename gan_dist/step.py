@@ -24,9 +24,12 @@ def play_step(
     `batch` has this rank's micro-batches of it. `beat` is told of each micro-batch's turn; each phase is
     played inside of `around`.
     """
-    joined = engine.shortcuts.hold(interfaces.join(batch, engine.passes), images)
+    joined = engine.shortcuts.hold(interfaces.join(batch, engine.passes))
+    draws = interfaces.draw_together(joined)
+    engine.at(images)
 
     def play(phase: Phase, position: int) -> None:
+        draws.forget()
         game.images = position
         for loss, micro in engine.share(joined):
             beat(phase)
@@ -36,5 +39,6 @@ def play_step(
     for phase in game.due(images, size):
         with around(phase), engine.turn(phase):  # only its player's weights take gradients
             engine.shortcuts.play(phase, images, play)  # or what a CUDA graph has recorded of it
+    draws.forget()
     game.images = images
     game.average(images, size)

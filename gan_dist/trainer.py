@@ -1,5 +1,6 @@
 """Run the training loop, and decide when to step, report, draw, save and stop."""
 
+import gc
 import os
 import uuid
 from collections.abc import Callable
@@ -26,6 +27,9 @@ from gan_dist.reporting import Reporter
 from gan_dist.run_directory import Run, chosen, open_run
 from gan_dist.step import play_step
 from gan_dist.tracking import Tracker
+
+_PUT_OFF = 16
+"""Steps after which a save that is owed asks again whether updates are being skipped: on a GPU the host waits for that."""
 
 
 class Trainer:
@@ -57,6 +61,8 @@ class Trainer:
         self.quarantine = Quarantine(self.index)
         self.images = 0
         self._owed = False  # a checkpoint that is due
+        self._put_off_to = 0
+        self._collected = False
         self._skipped: dict[str, int] = {}
         self._went_back_to = ""
         problems = self._resume()
@@ -208,6 +214,11 @@ class Trainer:
         size = self.config.training.batch
         play_step(self.engine, self.game, batch, self.images, size, self._beat)
         self.images += size
+        if not self._collected:
+            # what a run keeps is there now: no later collection has to look at it, which takes some 10 ms
+            gc.collect()
+            gc.freeze()
+            self._collected = True
 
     def _beat(self, phase: Phase) -> None:
         self.watchdog.beat(f"turn of {phase.player.name}", self.images)
@@ -232,10 +243,15 @@ class Trainer:
         return reason
 
     def _in_bad_steps(self) -> bool:
-        """Say whether updates are being skipped now: a checkpoint of such a state is useless."""
-        return self.images < self.config.training.images and any(
-            found.streak for found in self.engine.skipped(wait=True).values()
-        )
+        """Say on all ranks whether updates are being skipped now: a checkpoint of such a state is useless."""
+        if self.images >= self.config.training.images:
+            return False
+        if self.images < self._put_off_to:
+            return True
+        skips = any(found.streak for found in self.engine.skipped(wait=True).values())
+        if skips:
+            self._put_off_to = self.images + _PUT_OFF * self.config.training.batch
+        return skips
 
     def _note_skipped(self, wait: bool = False) -> None:
         for player, found in self.engine.skipped(wait).items():
@@ -327,7 +343,7 @@ class Trainer:
             self.tracker.event("went back", self.images, to=name, reason=bad)
         self._resume()
         self.engine.forgive()
-        self._owed = False
+        self._owed, self._put_off_to = False, 0
         self.requests.discard(Reason.BAD_STEPS)  # a signal that came meanwhile still holds
         self.tracker.rewind(self.images)
 

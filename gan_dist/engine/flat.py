@@ -28,17 +28,17 @@ class Flat(Ddp):
 
     def update(self, player: Player, scale: LossScale | None) -> tuple[Tensor, Tensor]:
         gradients = [weight.grad for weight in player.weights if weight.grad is not None]
-        finite = self._health.take().view(1)
+        fault = self._health.take()
         if self._world_size > 1:
-            gathered = [each for each in player.statistics if each.gathered]
+            gathered = [each for each in player.moved if each.gathered]
             taken = [each.take() for each in gathered]
             means = [mean for values in taken for mean in values]
-            self._average([*gradients, *means, finite])
+            self._average([*gradients, *means, fault])
             shared = iter(means)
             for each, values in zip(gathered, taken, strict=True):
                 each.give([next(shared) for _ in values])
         norm = update.norm_of(gradients, scale)
-        good = (finite[0] == 1) & torch.isfinite(norm)
+        good = torch.add(fault, norm, alpha=0) == 0  # 0 times what is not finite is NaN
         update.step(player, gradients, norm, good)
         return norm, good
 

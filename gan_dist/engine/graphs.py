@@ -5,8 +5,8 @@ of an update: zeroing, losses, penalties with their double backward, the sum ove
 optimizer. The moving average, and what the host counts, stay outside.
 
 A graph knows addresses and no names. So the samples are copied into tensors that stay, all that a step changes is changed
-in place, and numbers that depend on the position come from tensors that are filled before a replay: the position, learning
-rates, weights of penalties. What computes with the position on the host is found while recording, and the run goes on
+in place, and numbers that depend on the position come from tensors that are filled before a replay: the position itself,
+learning rates, weights of penalties. What computes with the position on the host is found while recording, and the run goes on
 without graphs.
 
 The first steps are played without recording, on the stream of the recording: libraries choose their algorithms there, and
@@ -104,8 +104,6 @@ class Graphs:
         """`dtype` is that of losses. `forget` drops what an update that was broken off has left."""
         self._recorder, self._device, self._dtype, self._metrics = recorder, device, dtype, metrics
         self._gather, self._forget, self._say = gather, forget, say
-        self.position = torch.zeros((), dtype=torch.int64, device=device)
-        """Of the step that is played."""
         self.why_not = ""
         """Why nothing is recorded any more."""
         self._held: list[Batch] = []
@@ -128,8 +126,8 @@ class Graphs:
                     group["capturable"] = True  # else a step refuses to be recorded
                     player.optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
 
-    def hold(self, batches: Sequence[Batch], images: int) -> Sequence[Batch]:
-        """Return the samples of the step at this position in tensors that stay."""
+    def hold(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """Return the samples of the step in tensors that stay."""
         if self.why_not:
             return batches
         if [_form(batch) for batch in batches] != [_form(batch) for batch in self._held]:
@@ -149,7 +147,6 @@ class Graphs:
             )
             for batch in self._held:
                 batch.cache = {}
-        self.position.fill_(images)
         self._steps += 1
         return self._held
 
@@ -228,7 +225,7 @@ class Graphs:
         counts, names = dict(own.counts), [each.names for each in self._metrics]
         own.counts.clear()
         try:
-            replay = self._recorder.record(lambda: play(phase, cast(int, Moving(number, self.position))))
+            replay = self._recorder.record(lambda: play(phase, cast(int, Moving(number))))
             counted = dict(own.counts)
         finally:
             own.counts.clear()

@@ -75,9 +75,9 @@ class Shortcuts:
             for player in game.players:
                 self.graphs.prepare(player)
 
-    def hold(self, batch: Sequence[Batch], images: int) -> Sequence[Batch]:
-        """Return the samples of the step at this position as `play` needs them."""
-        return batch if self.graphs is None else self.graphs.hold(batch, images)
+    def hold(self, batch: Sequence[Batch]) -> Sequence[Batch]:
+        """Return the samples of a step as `play` needs them."""
+        return batch if self.graphs is None else self.graphs.hold(batch)
 
     def play(self, phase: Phase, images: int, play: graphs.Play) -> None:
         """Play a phase of the step whose samples are held, in its turn: by `play`, or by what was recorded of it."""

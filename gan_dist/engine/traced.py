@@ -75,7 +75,7 @@ class _Noted(Metrics):
     def add(self, name: str, value: Tensor, weight: float | Tensor | None = None) -> None:
         if isinstance(weight, Tensor):
             raise FrozenError(f"records {name} with a weight on the device")
-        self.added.append((name, value.detach().mean(dtype=torch.float64), weight))
+        self.added.append((name, value.detach(), weight))
 
 
 class Traced:
@@ -161,7 +161,8 @@ class Traced:
             seen = Batch(dict(batch.fields), batch.positions, batch.parts, dict(batch.cache))
             turn.reported = None
             value = term(seen)
-            descended = value * weight if scale is None else value * weight * scale
+            descended = value if weight == 1 else value * weight
+            descended = descended if scale is None else descended * scale
             gradients = torch.autograd.grad(descended, phase.player.weights, allow_unused=True)
             pairs = [(own, each) for own, each in zip(phase.player.weights, gradients, strict=True) if each is not None]
             made = {name: tensor for name, tensor in seen.cache.items() if name not in batch.cache}
@@ -174,7 +175,7 @@ class Traced:
                 *(_like(own, each) for own, each in pairs),
             ]
 
-        with self._without_trace(noted, Moving(number_of, torch.zeros_like(batch.positions[0]))):
+        with self._without_trace(noted, Moving(number_of)):
             graph = make_fx(computed)(*inputs, *places)
             gathered = [layer for layer in self._gathering if layer._gathered]
         turn.reported = None
@@ -189,8 +190,11 @@ class Traced:
         images, metrics = game.images, game.metrics
         before = [buffer.clone() for buffer in self._buffers]
         flags = [layer._gathered for layer in self._gathering]
+        groups = [layer.group for layer in self._norms]
         for layer in self._gathering:
             layer._gathered = False
+        for norm in self._norms:
+            norm.group = None  # each gathers by itself
         noted.weight = metrics.weight
         game.images, game.metrics = cast(int, moving), noted
         try:
@@ -201,6 +205,8 @@ class Traced:
                 torch._foreach_copy_(self._buffers, before)
             for layer, flag in zip(self._gathering, flags, strict=True):
                 layer._gathered = flag
+            for norm, group in zip(self._norms, groups, strict=True):
+                norm.group = group
 
 
 def _like(weight: Tensor, gradient: Tensor) -> Tensor:

@@ -52,6 +52,11 @@ class Tape(TorchDispatchMode):
         self.before: dict[int, tuple[Place, Tensor]] = {}
         """Other memory, as it was."""
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let what is compiled run: its calls are recorded as all others."""
+        return True
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in WAITS:
             raise RuntimeError(f"operation not permitted when stream is capturing: {func}")

@@ -86,6 +86,8 @@ class Graph:
     """By how much each metric counts, as far as the host knows it."""
     settings: list[dict[str, Any]]
     """Of the optimizer's groups: numbers are part of the graph, tensors are read by it."""
+    filled: dict[int, float] = dataclasses.field(default_factory=dict)
+    """What `numbers` have now."""
 
 
 class Graphs:
@@ -169,8 +171,11 @@ class Graphs:
         if graph is None:
             play(phase, images)
             return
-        for function, tensor in graph.numbers:
-            tensor.fill_(function(images))
+        for place, (function, tensor) in enumerate(graph.numbers):
+            value = function(images)
+            if graph.filled.get(place) != value:
+                tensor.fill_(value)
+                graph.filled[place] = value
         graph.replay()
         for batch, cache in zip(self._held, graph.after, strict=True):
             batch.cache = dict(cache)

@@ -53,6 +53,8 @@ class Reports(Protocol):
 @dataclasses.dataclass
 class _Compiled:
     call: Callable[..., list[Tensor]]
+    used: list[int]
+    """Which of all inputs it takes."""
     metrics: list[tuple[str, float | None]]
     """Names, and what a number of it counts; None: as usual."""
     made: list[str]
@@ -119,7 +121,8 @@ class Traced:
                 value = number(function, self._game.images)
                 place.copy_(value) if isinstance(value, Tensor) else place.fill_(value)
             with torch.no_grad():
-                results = iter(compiled.call(*inputs, *compiled.places))
+                inputs += compiled.places
+                results = iter(compiled.call(*(inputs[place] for place in compiled.used)))
         except Exception as error:  # whatever a part of the user's does, or a compiler lacks
             if isinstance(self._game.images, Moving):
                 raise  # a recording, which is tried without the compiler no more
@@ -178,10 +181,20 @@ class Traced:
         with self._without_trace(noted, Moving(number_of)):
             graph = make_fx(computed)(*inputs, *places)
             gathered = [layer for layer in self._gathering if layer._gathered]
+            if other := [each for each in phase.player.statistics if each.gathered and not isinstance(each, Gathering)]:
+                for each in other:
+                    each.drop()
+                raise FrozenError(f"gathers statistics in {type(other[0]).__name__}, which is no Gathering")
         turn.reported = None
+        given = [node for node in graph.graph.nodes if node.op == "placeholder"]
+        used = [place for place, node in enumerate(given) if node.users]
+        for node in given:
+            if not node.users:
+                graph.graph.erase_node(node)
+        graph.recompile()
         call = torch.compile(graph, backend=BACKEND, fullgraph=True, dynamic=False)
         metrics = [(name, counts) for name, _, counts in noted.added]
-        return _Compiled(call, metrics, gathered=gathered, numbers=numbers, places=places, **found)
+        return _Compiled(call, used, metrics, gathered=gathered, numbers=numbers, places=places, **found)
 
     @contextlib.contextmanager
     def _without_trace(self, noted: Metrics, moving: Moving) -> Iterator[None]:

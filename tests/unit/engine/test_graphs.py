@@ -176,7 +176,7 @@ def test_a_number_that_is_frozen_is_seen(tmp_path: Path, monkeypatch: pytest.Mon
     config = read(tmp_path, "ddp")
     wrong = differing(*(play(config, each, monkeypatch, back_at=-1) for each in (TapeRecorder(), None)))
     assert "step 3: D/weights/logit.weight" in wrong
-    assert not [each for each in wrong if each[5] in "012"]
+    assert not [each for each in wrong if each.startswith(("step 0:", "step 1:", "step 2:"))]
 
 
 def waits(game: Game) -> None:

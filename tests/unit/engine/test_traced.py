@@ -26,6 +26,7 @@ CASES = {
         [
             *BASES[:2],
             *("--networks.discriminator.kind", "r3gan", "--networks.discriminator.widths", "[16, 16]"),
+            *("--networks.discriminator.blocks", "1"),
             *("--networks.discriminator.group_width", "8", "--loss", "relativistic", "--penalties.r2.weight", "1"),
         ],
         1,

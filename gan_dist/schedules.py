@@ -185,7 +185,7 @@ class Moving:
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
     __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __neg__ = __abs__ = __round__ = _refuse
     __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __int__ = __index__ = __float__ = _refuse
-    __eq__ = __ne__ = __hash__ = _refuse  # type: ignore[assignment]
+    __eq__ = __ne__ = __hash__ = _refuse
 
 
 class FrozenError(RuntimeError):

@@ -5,6 +5,7 @@ no hooks. The sums have DDP's bits at 1 and 2 ranks; beyond, the order of the su
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 import torch.distributed
@@ -23,8 +24,9 @@ class Flat(Ddp):
     def wrap(self, player: Player) -> None:
         player.trained = player.network
 
-    def computing(self, player: Player, last: bool, twice: bool) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def computing(self, player: Player, last: bool, twice: bool) -> Iterator[None]:
+        yield
 
     def update(self, player: Player, scale: LossScale | None) -> tuple[Tensor, Tensor]:
         gradients = [weight.grad for weight in player.weights if weight.grad is not None]

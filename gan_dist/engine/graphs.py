@@ -57,7 +57,7 @@ class CudaRecorder:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._stream.wait_stream(torch.cuda.current_stream(device))
         torch.cuda.set_stream(self._stream)
-        self._pool = torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, play: Callable[[], None]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
@@ -126,7 +126,7 @@ class Graphs:
                 group["lr"] = torch.tensor(float(group["lr"]), dtype=dtype, device=self._device)
                 if "capturable" in group and self._device.type == "cuda":
                     group["capturable"] = True  # else a step refuses to be recorded
-                    player.optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+                    player.optimizer._warned_capturable_if_run_uncaptured = True
 
     def hold(self, batches: Sequence[Batch]) -> Sequence[Batch]:
         """Return the samples of the step in tensors that stay."""

@@ -152,6 +152,7 @@ def test_what_one_phase_makes_for_a_later_one_is_that_of_the_step(
     assert not differing(recorded, play(config, None, monkeypatch, steps=14, back_at=-1))
 
 
+@pytest.mark.slow
 def test_compiled_terms_are_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

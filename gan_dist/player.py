@@ -95,7 +95,8 @@ class Player:
                     "differ with the number of ranks; use gan_dist.networks.statistics.BatchNorm"
                 )
         self.trained = self.network
-        self.statistics = self.moved = (*statistics.statistics_of(self.network), *self.attached)
+        self.statistics = (*statistics.statistics_of(self.network), *self.attached)
+        self.moved = self.statistics
         self.weights = tuple(self.network.parameters())
 
     def place(

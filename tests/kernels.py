@@ -1,23 +1,20 @@
 """Look at what a training step asks of a GPU, on a machine without one: how many kernels, what waits, what is constant."""
 
 import contextlib
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch import Tensor
 from torch.nn.utils import clip_grad
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gan_dist import games, interfaces, optimizer_probe
+from gan_dist import games, interfaces, trial
 from gan_dist.config import Config
 from gan_dist.engine import Engine
-from gan_dist.games.base import Game
 from gan_dist.interfaces import Batch
 from gan_dist.step import play_step
 
@@ -36,8 +33,6 @@ WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonze
 """Calls whose result, or its shape, the host must know."""
 TO_HOST = ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__")
 FROM_HOST = ("tensor", "as_tensor", "new_tensor", "from_numpy")
-DEVICE = torch.device("cpu", 0)
-"""Stands for a GPU: what goes to a device without a number goes to the host."""
 
 
 class Calls(TorchDispatchMode):
@@ -100,10 +95,7 @@ class _Asked(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
-        to_host = name == "to" and any(
-            isinstance(each, str | torch.device) and torch.device(each) == torch.device("cpu")
-            for each in (*args[1:], *kwargs.values())
-        )
+        to_host = name == "to" and "cpu" in (each for each in (*args[1:], *kwargs.values()) if isinstance(each, str))
         if name in TO_HOST or name in FROM_HOST or to_host:
             self._found.append(name)
         return function(*args, **kwargs)
@@ -119,57 +111,42 @@ def as_on_a_gpu() -> Iterator[None]:
         yield
 
 
-@dataclasses.dataclass
-class Step:
-    """What a step of a game is played with."""
+class Steps:
+    """A game, and steps of it on random images. Widths and images may be small: the kernels are as many."""
 
-    engine: Engine
-    game: Game
-    config: Config
-
-    def play(self, images: int, batch: Sequence[Batch] | None = None) -> None:
-        """Play the step at a position, of `batch` if it is made already."""
-        play_step(self.engine, self.game, batch or self.batch(images), images, self.config.training.batch)
-
-    def batch(self, images: int) -> list[Batch]:
-        """Return micro-batches for it; the images are the same for all positions."""
-        training, made = self.config.training, []
-        layout = torch.channels_last if training.channels_last else torch.contiguous_format
-        for slot in self.engine.slots[:: training.micro_batch]:
-            positions = torch.arange(images + slot, images + slot + training.micro_batch)
-            small = interfaces.random_batch(self.game.fields, 0, positions)
-            made.append(small.to(self.engine.device, torch.float32, layout))
-        return made
-
-    def begin(self) -> None:
-        """Let the optimizers make their state, for which a step on a GPU would wait."""
+    def __init__(self, config: Config) -> None:
+        """Play a first step, in which things are made that stay."""
+        self.engine, self.game, self.config = Engine(config, alone=True), games.build(config), config
+        self.engine.wrap(self.game)
         for player in self.game.players:
             for weight in player.weights:
                 weight.grad = torch.zeros_like(weight)
-            player.optimizer.step()
-            player.optimizer.zero_grad(set_to_none=True)
+            player.optimizer.step()  # it makes its state, for which a first step waits
+        self.play(self.batch(0), 0)
 
+    def batch(self, images: int) -> list[Batch]:
+        """Return the micro-batches of the step at a position."""
+        step = images // self.config.training.batch
+        micros = trial.random_batches(self.config, self.game.fields, step, self.engine.slots)
+        return trial.on_device(self.config, self.engine, micros)
 
-@contextlib.contextmanager
-def fake_step(config: Config) -> Iterator[Step]:
-    """Make a game of tensors that have shapes and no numbers, so that a step of large networks takes a second."""
-    probe = optimizer_probe.probe
+    def play(self, batch: list[Batch], images: int) -> None:
+        """Play the step at a position."""
+        play_step(self.engine, self.game, batch, images, self.config.training.batch)
 
-    def probed(*arguments: Any) -> Any:
-        with unset_fake_temporarily():
-            return probe(*arguments)
-
-    with (
-        as_on_a_gpu(),
-        FakeTensorMode(),
-        mock.patch.object(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, create=True),  # for the average
-        mock.patch.object(optimizer_probe, "probe", probed),
-        # it would put other tensors into the place of fake ones, which is refused
-        mock.patch.object(nn.Module, "to", lambda module, *arguments, **named: module),
-    ):
-        engine = Engine(config, alone=True)
-        game = games.build(config)
-        engine.wrap(game)
-        step = Step(engine, game, config)
-        step.begin()
-        yield step
+    def calls(self, images: int) -> dict[str, list[str]]:
+        """Return the kernels of each phase of the step at a position, whether it is due or not, and of the averages."""
+        found: dict[str, list[str]] = {}
+        engine, game, batch = self.engine, self.game, self.batch(images)
+        interfaces.draw_together(batch)
+        engine.at(images)
+        game.images = images
+        for phase in game.phases:
+            with engine.turn(phase), Calls() as calls:
+                for loss, micro in engine.share(batch):
+                    engine.backward(loss(micro))
+                engine.update(images)
+            found[f"{phase.player.name}{'' if phase.loss else ' penalty'}"] = calls.found
+        with Calls() as calls:
+            game.average(images, self.config.training.batch)
+        return {**found, "average": calls.found}

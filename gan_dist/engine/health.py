@@ -31,11 +31,10 @@ class Health:
 
     def resize(self, players: int) -> None:
         """Start with zero counts for this many players."""
-        kind = {"dtype": torch.int64, "device": self._device}
-        self._counts = torch.zeros(players, 3, **kind)  # type: ignore[arg-type]
-        # a good update: total, 0, last; a skipped one: total + 1, streak + 1, step
-        self._kept_by_good, self._kept_by_bad = torch.tensor([[1, 0, 1], [1, 1, 0]], **kind).unbind()  # type: ignore[arg-type]
-        self._added_by_bad = torch.tensor([1, 1, 0], **kind)  # type: ignore[arg-type]
+        self._counts = torch.zeros(players, 3, dtype=torch.int64, device=self._device)
+        # a good update: total, 0, last; a skipped one: total + 1, streak + 1, position
+        masks = torch.tensor([[1, 0, 1], [1, 1, 0], [1, 1, 0]], dtype=torch.int64, device=self._device)
+        self._kept_by_good, self._kept_by_bad, self._added_by_bad = masks.unbind()
         self._position = 0
         """The last of them, as far as the host set it."""
         self._seen = [Skipped(0, 0, 0)] * players

@@ -24,7 +24,7 @@ class Group:
     """BatchNorm layers of one player and one momentum, whose statistics lie one after the other in flat tensors.
 
     Zeroing, dividing, sharing and moving them is then one operation for all layers, and not some for each. The layers'
-    buffers become views, so networks, checkpoints and averages see what they saw. What layers gather apart from it
+    buffers lie in them, so networks, checkpoints and averages see what they saw. What layers gather apart from it
     (compiled, or in other numbers of forwards) it leaves to them.
     """
 
@@ -35,9 +35,9 @@ class Group:
         buffers = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var)]
         self._shapes = [buffer.shape for buffer in buffers]
         self._running = torch.cat([buffer.detach().reshape(-1) for buffer in buffers])
-        views = self._views(self._running)
-        for number, layer in enumerate(layers):
-            layer._buffers["running_mean"], layer._buffers["running_var"] = views[2 * number : 2 * number + 2]
+        for buffer, view in zip(buffers, self._views(self._running), strict=True):
+            buffer.data = view  # the same tensor, for those who follow it
+        for layer in layers:
             layer.group = self
         self._rows: list[Tensor] = []
         """Row k takes the statistics of each layer's forward number k of an update; all are zero before."""

@@ -119,7 +119,9 @@ def normalising(flat: bool, forwards: tuple[int, ...], good: bool) -> tuple[nn.M
     """Three layers after an update with some forwards of each, the means shared by way of another rank's; and these."""
     torch.manual_seed(5)
     network = nn.Sequential(BatchNorm(3), BatchNorm(5), BatchNorm(5, momentum=0.4))
+    before = dict(network.named_buffers())
     moved: Sequence[Any] = together(statistics_of(network)) if flat else statistics_of(network)
+    assert all(buffer is before[name] for name, buffer in network.named_buffers()), "an average follows them"
     assert len(moved) == (2 if flat else 3)
     inputs = [torch.randn(4, channels, 2, 2) for channels in (3, 5, 5)]
     for step in range(2):

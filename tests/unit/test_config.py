@@ -54,6 +54,7 @@ OTHERS: dict[str, Any] = {
     "optimizers.discriminator.kind": "sgd",
     "training.micro_batches_per_pass": 2,
     "training.strategy": "exact",
+    "training.graphs": "auto",
     "training.precision": "fp64",
     "training.device": "cpu",
     "track.wandb": "disabled",

@@ -101,7 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gan-dist",
         description="Train GANs; look at runs, their samples, checkpoints and data.",
-        epilog="first run: gan-dist train configs/digits.yaml      a command's own help: gan-dist COMMAND --help",
+        epilog="first run: gan-dist train configs/digits.yaml\na command's own help: gan-dist COMMAND --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

@@ -39,10 +39,10 @@ def read(tmp_path: Path, text: str, side: int, micro: int, *words: str) -> Confi
 @pytest.mark.parametrize(
     ("text", "side", "micro", "most"),
     [
-        (DCGAN, 64, 8, {"G": 130, "D": 110}),
-        (DCGAN, 64, 2, {"G": 370, "D": 390}),
-        (R3GAN, 32, 8, {"G": 410, "D": 850}),
-        (STYLEGAN2, 64, 8, {"G": 1200, "D": 430, "D penalty": 440, "G penalty": 1800}),
+        (DCGAN, 64, 8, {"G": 135, "D": 110}),
+        (DCGAN, 64, 2, {"G": 380, "D": 400}),
+        (R3GAN, 32, 8, {"G": 410, "D": 860}),
+        (STYLEGAN2, 64, 8, {"G": 1240, "D": 440, "D penalty": 450, "G penalty": 1860}),
     ],
     ids=["dcgan", "dcgan in four passes", "r3gan", "stylegan2"],
 )

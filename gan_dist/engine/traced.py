@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gan_dist.engine.graphs import said
-from gan_dist.interfaces import Batch, Phase
+from gan_dist.interfaces import Batch, Draw, Phase, Together
 from gan_dist.metrics import Metrics
 from gan_dist.networks.statistics import BatchNorm, Gathering
 from gan_dist.player import Player
@@ -65,6 +65,8 @@ class _Compiled:
     gathered: list[Gathering]
     numbers: list[tuple[Function, Tensor]]
     places: list[Tensor]
+    draws: list[tuple[Draw, int, int]]
+    """The random numbers that it takes as inputs."""
 
 
 class _Noted(Metrics):
@@ -78,6 +80,24 @@ class _Noted(Metrics):
         if isinstance(weight, Tensor):
             raise FrozenError(f"records {name} with a weight on the device")
         self.added.append((name, value.detach(), weight))
+
+
+class _Drawn:
+    """Draws the random numbers of a batch outside of what is traced, where they are inputs: a compiler of floats does not take
+    the products of 64-bit integers that they are made of (Inductor: OverflowError), and might round another way."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch, self.is_complete = batch, False
+        self.values: dict[tuple[Draw, int, int], Tensor] = {}
+
+    def draw(self, part: int, draw: Draw, stream: int, count: int) -> Tensor:
+        """Return what the batch draws, once."""
+        key = draw, stream, count
+        if key not in self.values:
+            if self.is_complete:
+                raise FrozenError("draws other random numbers each time")
+            self.values[key] = self._batch.draw(draw, stream, count)
+        return self.values[key]
 
 
 class Traced:
@@ -121,7 +141,7 @@ class Traced:
                 value = number(function, self._game.images)
                 place.copy_(value) if isinstance(value, Tensor) else place.fill_(value)
             with torch.no_grad():
-                inputs += compiled.places
+                inputs += [batch.draw(*key) for key in compiled.draws] + compiled.places
                 results = iter(compiled.call(*(inputs[place] for place in compiled.used)))
         except Exception as error:  # whatever a part of the user's does, or a compiler lacks
             if isinstance(self._game.images, Moving):
@@ -152,6 +172,7 @@ class Traced:
         noted, numbers = _Noted(self._device), list[tuple[Function, Tensor]]()
         places = list(torch.zeros(_NUMBERS, dtype=self._dtype, device=self._device).unbind())
         found: dict[str, Any] = {}
+        drawn = _Drawn(batch)
 
         def number_of(function: Function) -> Tensor:
             if len(numbers) == len(places):
@@ -161,7 +182,9 @@ class Traced:
 
         def computed(*_: Tensor) -> list[Tensor]:
             # the inputs are the very tensors that the term uses, so that each use is seen
-            seen = Batch(dict(batch.fields), batch.positions, batch.parts, dict(batch.cache))
+            seen = Batch(dict(batch.fields), batch.positions, batch.parts, dict(batch.cache), cast(Together, drawn))
+            noted.added.clear()
+            numbers.clear()
             turn.reported = None
             value = term(seen)
             descended = value if weight == 1 else value * weight
@@ -179,7 +202,9 @@ class Traced:
             ]
 
         with self._without_trace(noted, Moving(number_of)):
-            graph = make_fx(computed)(*inputs, *places)
+            computed()  # to see which random numbers it draws
+            drawn.is_complete = True
+            graph = make_fx(computed)(*inputs, *drawn.values.values(), *places)
             gathered = [layer for layer in self._gathering if layer._gathered]
             if other := [each for each in phase.player.statistics if each.gathered and not isinstance(each, Gathering)]:
                 for each in other:
@@ -194,7 +219,9 @@ class Traced:
         graph.recompile()
         call = torch.compile(graph, backend=BACKEND, fullgraph=True, dynamic=False)
         metrics = [(name, counts) for name, _, counts in noted.added]
-        return _Compiled(call, used, metrics, gathered=gathered, numbers=numbers, places=places, **found)
+        return _Compiled(
+            call, used, metrics, draws=list(drawn.values), gathered=gathered, numbers=numbers, places=places, **found
+        )
 
     @contextlib.contextmanager
     def _without_trace(self, noted: Metrics, moving: Moving) -> Iterator[None]:

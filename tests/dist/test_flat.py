@@ -13,7 +13,7 @@ from gan_dist.engine.shortcuts import Shortcuts
 from tests import making
 from tests.launching import run_ranks
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
 
 def differing() -> tuple[list[str], int]:
@@ -31,6 +31,6 @@ def differing() -> tuple[list[str], int]:
 
 
 def test_one_sum_of_all_has_the_bits_of_ddp_at_2_ranks() -> None:
-    for wrong, sums in run_ranks(2, differing):
+    for wrong, sums in run_ranks(2, differing, limit=600):
         assert not wrong
         assert sums == 5, "G and D twice, and D's penalty"

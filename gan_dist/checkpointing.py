@@ -132,6 +132,7 @@ class Checkpointer:
             )
         with format.Reader(directory, manifest) as read:
             tensors.restore(self._game.players, read, manifest["steps"], self._game.state())
+        engine.shortcuts.reset()
         # the sums so far belong to all ranks together: one of them takes them
         own = manifest["figures"] if engine.is_main else dict.fromkeys(manifest["figures"], (0.0, 0))
         engine.metrics.clear()

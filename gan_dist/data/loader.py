@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from gan_dist import rng
 from gan_dist.config import Config
-from gan_dist.data import checks, index as index_module, order, shards, workers
+from gan_dist.data import checks, geometry, index as index_module, label_maps, order, shards, workers
 from gan_dist.data.decode import SUBSTITUTES, Decoder, Note, UnusableError, read_or_substitute
 from gan_dist.data.index import Index
 from gan_dist.errors import InputError
-from gan_dist.interfaces import Batch, Field
+from gan_dist.interfaces import Batch, Field, one_hot
 
 _PREFETCH = 2  # groups a worker keeps ready
 _GROUP = 256  # images of a group at most: what crosses from a worker at a time
@@ -56,6 +56,7 @@ def prepare(config: Config, progress: bool = True) -> None:
     local = [str(path) for path in shards.fetch(shards.expand(data.shards, data.allow_pipe), cache)]
     for member in _members(config).values():
         index_module.build(local, cache, member, progress)
+    label_maps.check(local, data.fields, cache)
 
 
 def open_index(config: Config, wanted: Mapping[str, Field] | None = None) -> Index:
@@ -96,7 +97,7 @@ class _Groups(Dataset[dict[str, Any]]):
     def __init__(self, index: Index, config: Config, start: int, slots: range) -> None:
         data, training = config.data, config.training
         self.decoders = _decoders(index, config)
-        self.labelled = data.labels
+        self.labelled, self.crops = data.labels, data.crop == "random"
         self.seed, self.streams = config.run.seed, data.streams
         self.batch, self.micro_batch = training.batch, training.micro_batch
         self.start, self.firsts = start, slots[:: training.micro_batch]
@@ -129,7 +130,8 @@ class _Groups(Dataset[dict[str, Any]]):
         row = number % self.rows
         out = {name: ring[row].numpy() for name, ring in self.rings.items()}
         try:
-            samples, notes = read_or_substitute(self.decoders, samples, out, substitute)
+            places = geometry.places(self.seed, images + slot, self.micro_batch) if self.crops else None
+            samples, notes = read_or_substitute(self.decoders, samples, out, substitute, places)
         except InputError as error:  # raised again in the training process, where it is one line
             return {"error": str(error)}
         labels = first.index.label[samples].astype(np.int64) if self.labelled else None
@@ -137,8 +139,10 @@ class _Groups(Dataset[dict[str, Any]]):
 
 
 def _decoders(index: Index, config: Config) -> dict[str, Decoder]:
+    found, labels = geometry.geometry(config), checks.label_maps(config)
     return {
-        name: Decoder(field, config.data.size, checks.channels(config, name)) for name, field in index.images.items()
+        name: Decoder(field, found, checks.channels(config, name), labels.get(name))
+        for name, field in index.images.items()
     }
 
 
@@ -235,7 +239,7 @@ def _to_device(item: dict[str, Any], rings: dict[str, torch.Tensor], config: Con
         mirrored = rng.uniform(rng.key(config.run.seed, "flip"), positions, 1)[:, 0, None, None, None] < 0.5
     fields = {}
     for name, ring in rings.items():
-        images = _normalised(ring[item["row"]], config, device)
+        images = _normalised(name, ring[item["row"]], config, device)
         if mirrored is not None:
             images = torch.where(mirrored, images.flip(-1), images)
         fields[name] = images if config.training.channels_last else images.contiguous()
@@ -244,11 +248,13 @@ def _to_device(item: dict[str, Any], rings: dict[str, torch.Tensor], config: Con
     return Batch(fields, positions)
 
 
-def _normalised(pixels: torch.Tensor, config: Config, device: torch.device) -> torch.Tensor:
-    """Turn (M, H, W, C) uint8 into (M, C, H, W) in [-1, 1] on the device, a copy."""
+def _normalised(name: str, pixels: torch.Tensor, config: Config, device: torch.device) -> torch.Tensor:
+    """Turn a field (M, H, W, C) uint8 into (M, C, H, W) in [-1, 1] on the device, a copy; a label map into 0 and 1."""
     if device.type == "cuda":  # to pinned memory at once, from there to the GPU while this process goes on
         pixels = pixels.pin_memory().to(device, non_blocking=True)
     dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
+    if labels := checks.label_maps(config).get(name):
+        return one_hot(pixels[..., 0].long(), labels.classes).to(dtype)
     # (M, H, W, C) seen as (M, C, H, W) is channels_last already
     return pixels.permute(0, 3, 1, 2).to(dtype).div_(127.5).sub_(1)
 
@@ -292,7 +298,7 @@ def _batch(found: list[tuple[int, dict[str, np.ndarray]]], index: Index, config:
         raise InputError(f"data.shards: no sample of {index.shards[0]}, ... can be read; see `gan-dist index`")
     samples = [sample for sample, _ in found]
     fields = {
-        name: _normalised(torch.from_numpy(np.stack([images[name] for _, images in found])), config, device)
+        name: _normalised(name, torch.from_numpy(np.stack([images[name] for _, images in found])), config, device)
         for name in found[0][1]
     }
     if config.data.labels:

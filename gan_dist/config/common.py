@@ -41,7 +41,7 @@ def _image_size(value: int | str) -> int | str:
 
 
 def _load_size(value: int | str) -> int | str:
-    return value if value in (0, "0", "") else _image_size(value)
+    return 0 if str(value) == "0" else _image_size(value)
 
 
 class Data(Section):

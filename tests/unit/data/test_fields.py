@@ -131,7 +131,7 @@ def test_colours_and_palettes_and_unknown_pixels_are_read(tmp_path: Path) -> Non
         return found
 
     plain = batches(load(write(tmp_path / "numbers")))
-    palette = ", ".join('"#%02x%02x%02x"' % each for each in colours)
+    palette = ", ".join('"#{:02x}{:02x}{:02x}"'.format(*each) for each in colours)
     fields = f"{{input: {{member: map.png, classes: 5, palette: [{palette}]}}, target: {{member: photo.png}}}}"
     found = batches(load(write(tmp_path / "colours", coloured), data__fields=fields))
     assert all(torch.equal(a["input"], b["input"]) for a, b in zip(plain, found, strict=True))

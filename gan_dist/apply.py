@@ -86,11 +86,15 @@ def read(content: bytes, channels: int, labels: DataField) -> Read:
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
+            if image.mode == "F":
+                raise ValueError("has floating-point pixels, which have no agreed range")
             deep = image.mode.startswith("I") or (content[1:4] == b"PNG" and content[24] == 16)
             clear = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
             grey = image.mode in ("1", "L", "LA")
             kind = ("LA" if grey else "RGBA") if clear else ("L" if grey else "RGB")
             pixels = None if deep else np.asarray(ImageOps.exif_transpose(image).convert(kind))
+    except ValueError:
+        raise
     except Exception as error:  # Pillow's decoders raise anything on damaged files
         raise ValueError(f"cannot be decoded ({type(error).__name__})") from None
     if pixels is None:  # which Pillow would cut to 8 bits

@@ -67,7 +67,7 @@ class Data(Section):
     crop: Literal["centre", "random"] = "centre"
     """random: training sees a part of each image, at a place that is drawn again in every epoch and is the same for all fields
     of a sample. Grids and scores see the whole."""
-    load: Annotated[int | str, AfterValidator(_load_size)] = 0
+    load_size: Annotated[int | str, AfterValidator(_load_size)] = 0
     """Size in pixels, as data.resolution, that images are cropped at the centre and resized to before a part of them is cut
     out at random (pix2pix: 286 for 256). 0: parts are cut out of the images as they are stored."""
     channels: Literal[1, 3, 4]
@@ -94,9 +94,9 @@ class Data(Section):
         return units.image_size(self.resolution)
 
     @property
-    def load_size(self) -> tuple[int, int] | None:
+    def loaded(self) -> tuple[int, int] | None:
         """Height and width that images are resized to before they are cropped at random; None: as they are."""
-        return units.image_size(self.load) if self.load else None
+        return units.image_size(self.load_size) if self.load_size else None
 
     def seen(self, name: str) -> int:
         """Return how many channels of a field a network sees: of a label map one for each class."""
@@ -111,13 +111,13 @@ class Data(Section):
         for name, field in self.fields.items():
             if problem := field.label_problem():
                 raise ValueError(f"data.fields.{name}: {problem}")
-        if self.load and self.crop != "random":
+        if self.load_size and self.crop != "random":
             raise ValueError(
-                f"data.load = {self.load} has no effect without data.crop: random; set it, or remove data.load"
+                f"data.load_size = {self.load_size} has no effect without data.crop: random; set it, or remove data.load_size"
             )
-        if self.load_size and (self.load_size[0] < self.size[0] or self.load_size[1] < self.size[1]):
+        if self.loaded and (self.loaded[0] < self.size[0] or self.loaded[1] < self.size[1]):
             raise ValueError(
-                f"data.resolution = {self.resolution} is a crop larger than the images that data.load = {self.load} makes; make "
+                f"data.resolution = {self.resolution} is a crop larger than the images that data.load_size = {self.load_size} makes; make "
                 "one of them the other's size"
             )
         if self.classes and not self.labels:

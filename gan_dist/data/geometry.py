@@ -48,7 +48,7 @@ class Geometry:
 def geometry(config: Config) -> Geometry:
     """Return what a config's keys say."""
     data = config.data
-    return Geometry(data.size, data.load_size, data.crop == "random")
+    return Geometry(data.size, data.loaded, data.crop == "random")
 
 
 def places(seed: int, position: int, count: int) -> np.ndarray:

@@ -25,7 +25,7 @@ KEYS: dict[str, object] = {
     "data.workers": 0,
     "data.flip": True,
     "data.crop": "random",
-    "data.load": 18,
+    "data.load_size": 18,
     "networks.generator.base_channels": 4,
     "networks.discriminator.base_channels": 4,
     "networks.discriminator.layers": 1,

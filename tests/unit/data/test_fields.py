@@ -78,9 +78,9 @@ def agree(batch: Batch) -> bool:
     return torch.equal(batch["input"].argmax(1), photo[:, 0].long())
 
 
-@pytest.mark.parametrize("load_size", [0, 24])
-def test_all_fields_are_cropped_and_mirrored_alike_by_position(tmp_path: Path, load_size: int) -> None:
-    keys = {"data__crop": "random", "data__load": load_size, "data__flip": True}
+@pytest.mark.parametrize("size", [0, 24])
+def test_all_fields_are_cropped_and_mirrored_alike_by_position(tmp_path: Path, size: int) -> None:
+    keys = {"data__crop": "random", "data__load_size": size, "data__flip": True}
     found = batches(load(write(tmp_path), **keys))
     assert all(micro["input"].shape == (4, CLASSES, 16, 16) for micro in found)
     assert all(agree(micro) for micro in found)
@@ -110,7 +110,7 @@ def test_random_crops_of_larger_images_see_other_parts_in_every_epoch(tmp_path: 
 
 
 def test_a_grid_sees_whole_images(tmp_path: Path) -> None:
-    config = load(write(tmp_path), data__crop="random", data__load=20)
+    config = load(write(tmp_path), data__crop="random", data__load_size=20)
     loader.prepare(config, progress=False)
     index = loader.open_index(config)
     assert torch.equal(
@@ -176,8 +176,12 @@ def _grey(members: Members) -> Members:
         (_grey, {}, ["0007 is grey, but data.fields.target.channels = 3"]),
         (None, {"data__resolution": 32}, ["is 24x24, smaller than data.resolution = 32"]),
         (None, {"data__resolution": 32, "data__crop": "random"}, ["is 24x24, smaller than data.resolution = 32"]),
-        (None, {"data__load": 20}, ["data.load = 20 has no effect without data.crop: random"]),
-        (None, {"data__load": 12, "data__crop": "random"}, ["a crop larger than the images that data.load = 12 makes"]),
+        (None, {"data__load_size": 20}, ["data.load_size = 20 has no effect without data.crop: random"]),
+        (
+            None,
+            {"data__load_size": 12, "data__crop": "random"},
+            ["a crop larger than the images that data.load_size = 12 makes"],
+        ),
         (
             None,
             {"data__fields": GOOD.replace("input", "a")},

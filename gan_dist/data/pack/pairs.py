@@ -92,8 +92,8 @@ def listed(source: str, scratch: Path, wanted: Layout, resized: bool = False) ->
 def edges(found: Source) -> Source:
     """Return each image of a source with its edges beside it, which are the input of a game that draws the image."""
     items = []
+    lossless = not _all_jpeg(found.items)
     for item in found.items:
-        lossless = not _all_jpeg([item])
         members = (
             Member("edges", item.place, "edges", lossless=True),
             Member("image", item.place, "image", lossless=lossless),
@@ -107,7 +107,8 @@ def with_channels(found: Source, channels: int | None, guess: Callable[[Sequence
     asked: dict[str, int] = {}
     for number, member in enumerate(found.items[0].members):
         same = [dataclasses.replace(item, place=item.members[number].place) for item in found.items]
-        asked[member.field] = 1 if member.role == "edges" else channels or guess(same)
+        fixed = {"edges": 1, "labels": 0}  # a label map is stored as it is
+        asked[member.field] = fixed[member.role] if member.role in fixed else channels or guess(same)
     items = [
         dataclasses.replace(
             item,

@@ -17,7 +17,7 @@ class DataField(Section):
     classes: Annotated[int, Field(ge=0, le=254)] = 0
     """Classes of a label map, whose stored pixels are numbers 0..classes-1 (a grey PNG, or one with a palette). A network sees
     a channel for each class. 0: it is an image."""
-    palette: list[Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]] = Field([])
+    palette: list[Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]] = Field(default=[])
     """Colours of the classes as #RRGGBB, in their order: what a grid shows, and what a label map stored in colours holds.
     Default: colours of our own, of maps that hold numbers."""
     unknown: Annotated[int, Field(ge=-1, le=65535)] = -1

@@ -62,7 +62,7 @@ def _of_colours(colours: np.ndarray, palette: Sequence[str]) -> np.ndarray:
     known = np.array([int(name[1:], 16) for name in palette])
     order = np.argsort(known)
     places = np.searchsorted(known[order], codes).clip(max=len(known) - 1)
-    numbers = order[places]
+    numbers: np.ndarray = order[places]
     if (strange := known[numbers] != codes).any():
         raise ValueError(f"has the colour #{int(codes[strange][0]):06x}, which palette does not name")
     return numbers

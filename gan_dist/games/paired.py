@@ -126,7 +126,7 @@ class PairedGame(Game):
                 real = self._judge(x, y)
         adversarial = self._over_scales(self.loss.generator, batch, judged, real if self.loss.uses_real else None)
         self.metrics.add("distance/adversarial", adversarial)
-        total = adversarial + self.keys.l1 * distance
+        total: Tensor = adversarial + self.keys.l1 * distance
         if self.keys.feature_matching and real is not None:
             matching = between_features(judged, real)
             self.metrics.add("distance/features", matching)

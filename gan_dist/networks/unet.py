@@ -44,8 +44,8 @@ class Generator(nn.Module):
         up: list[nn.Module] = []
         for level in reversed(range(1, levels)):
             wide = widths[level] * (1 if level == levels - 1 else 2)
-            convolution = nn.ConvTranspose2d(wide, widths[level - 1], 4, 2, 1, bias=False)
-            up.append(nn.Sequential(*normalised(convolution, norm)))
+            transposed = nn.ConvTranspose2d(wide, widths[level - 1], 4, 2, 1, bias=False)
+            up.append(nn.Sequential(*normalised(transposed, norm)))
         self.up = nn.ModuleList(up)
         self.last = nn.ConvTranspose2d(widths[0] * (1 if levels == 1 else 2), channels, 4, 2, 1)
         initialisation.dcgan(self)

@@ -42,7 +42,7 @@ def labels(content: bytes | np.ndarray, size: tuple[int, int] | None) -> Convert
 def edges(content: bytes | np.ndarray, size: tuple[int, int] | None, quality: int) -> Converted:
     """Draw the edges of an image (Canny, 1986) in white on black, as a grey PNG of its size, or of a (height, width)."""
     grey = convert(content, size, 1, quality).content
-    pixels = cv2.imdecode(np.frombuffer(grey, np.uint8), cv2.IMREAD_GRAYSCALE)
+    pixels = np.asarray(Image.open(io.BytesIO(grey)).convert("L"))
     buffer = io.BytesIO()
     Image.fromarray(cv2.Canny(pixels, _LOW, _HIGH)).save(buffer, "PNG")
     return Converted("png", buffer.getvalue(), kept=False, enlarged=False)

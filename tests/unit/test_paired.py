@@ -1,9 +1,13 @@
 """The paired game's losses, and that neither micro-batches nor passes change them."""
 
+import io
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from gan_dist import config as config_module, games, interfaces, trial
+from gan_dist import apply, config as config_module, games, interfaces, trial
 from gan_dist.config import Config
 from gan_dist.engine import Engine
 from gan_dist.games.paired import PairedGame, between_features
@@ -94,3 +98,14 @@ def test_pictures_are_input_output_and_target_and_outputs_are_always_the_same() 
     assert torch.allclose(game.infer(one), columns["output"][1:])
     assert games.GAMES["paired"].__name__ == "Paired"
     assert config.game.kind == "paired"
+
+
+def test_label_maps_are_applied_at_their_size_and_a_number_out_of_range_is_named() -> None:
+    config, game, _ = build(data__fields="{input: {member: a.png, classes: 3}, target: {member: b.png}}")
+    maps = np.random.default_rng(0).integers(0, 3, (9, 21), dtype=np.uint8)
+    made = apply.apply(game, config, making.encode(maps), "a.png")
+    assert Image.open(io.BytesIO(made)).size == (21, 9)
+    assert made == apply.apply(game, config, making.encode(maps), "a.png")
+    assert made != apply.apply(game, config, making.encode(maps), "another.png")  # dropout by name
+    with pytest.raises(ValueError, match="has the label 3, and classes = 3 means"):
+        apply.apply(game, config, making.encode(maps + 1), "a.png")

@@ -53,6 +53,8 @@ def main(arguments: list[str], program: str = "train.py") -> int:
         report(InputError(problem))
         return EXIT_INPUT
     launcher_watch = launcher.watch()  # before anything that takes time
+    if int(os.environ.get("RANK", "0")) == 0 and sys.stderr.isatty():
+        print("loading torch", file=sys.stderr, flush=True)  # a busy machine takes a minute for it
     from gan_dist import config as config_module
 
     speaks = int(os.environ.get("RANK", "0")) == 0

@@ -137,11 +137,15 @@ fi
 [[ -z $other || $other == "$root" ]] ||
     say "note: $venv was set up for the gan_dist in $other; from now on it runs the one in $root"
 
-say "installing gan_dist[$wanted] as pinned in constraints.txt (new: about 5 GB and some minutes)"
+say "installing gan_dist[$wanted] as pinned in constraints.txt (new: about 7 GB and some minutes)"
 # -I and PIP_USER: packages that PYTHONPATH or the user's own folder bring along must not count as installed
+while sleep 30; do say "installing: $venv has $(du -sh "$venv" 2>/dev/null | cut -f1) so far"; done &
+beats=$!
+trap 'kill "$beats" 2>/dev/null || true' EXIT
 PIP_USER=0 "$venv/bin/python" -I -m pip install -qq --disable-pip-version-check --no-input \
     -c "$root/constraints.txt" -e "${root}[$wanted]" ||
     fail "pip could not install the packages (its reasons are above); the same command tries again"
+kill "$beats" 2>/dev/null || true
 
 say "checking that torch, torchvision and gan_dist load together"
 "$venv/bin/python" -I -c 'import gan_dist, torch, torchvision' ||

@@ -24,6 +24,7 @@ from gan_dist.cli import (
     generate,
     index,
     pack,
+    plan,
     report,
     runs,
     slurm,
@@ -48,6 +49,7 @@ COMMANDS: dict[str, ModuleType] = {
     "index": index,
     "digit-classifier": digit_classifier,
     "doctor": doctor,
+    "plan": plan,
     "slurm": slurm,
     "track": track,
     "board": board,
@@ -103,7 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gan-dist",
         description="Train GANs; look at runs, their samples, checkpoints and data.",
-        epilog="first run: gan-dist train configs/digits.yaml      a command's own help: gan-dist COMMAND --help",
+        epilog="first run: gan-dist train configs/digits.yaml\na command's own help: gan-dist COMMAND --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

@@ -209,7 +209,8 @@ def print_help(tree: dict[str, Any], path: Path | None, program: str) -> None:
     width = min(120, shutil.get_terminal_size((100, 24)).columns)
     print(f"usage: {program} CONFIG [--key.path value ...]\n")
     print("Train a GAN. The same command again goes on where the run stopped.")
-    print(f"Example: accelerate launch gan_dist/{program} configs/mnist.yaml --training.images 600000\n")
+    started = f"accelerate launch gan_dist/{program}" if program == "train.py" else program
+    print(f"Example: {started} configs/mnist.yaml --training.images 600000\n")
     print(f"Keys of {path or 'a config (give CONFIG to see those of its game and parts)'}:")
     for line in _help(composed, width):
         print(line)

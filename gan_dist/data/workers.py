@@ -3,6 +3,7 @@
 import multiprocessing
 import multiprocessing.util
 import os
+import signal
 import tempfile
 import threading
 from typing import Any
@@ -40,6 +41,8 @@ def end_with_parent(_worker: int = 0) -> None:
     Otherwise a worker of a fork server would work on, then wait without end and keep its memory: its parent is the server,
     which lives as long as a worker does.
     """
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the one that it works for decides
 
     def watch() -> None:
         parent = multiprocessing.parent_process()

@@ -39,9 +39,9 @@ class Modes(Metric):
     def check(self, config: "Config") -> None:
         if config.data.drawn:
             raise ValueError(f"the score modes reads digits, and game.kind: {config.game.kind} has none; remove it")
-        if config.data.size not in ((28, 28), (32, 32)) or config.data.channels not in (1, 3):
+        if config.data.size not in digits.SIZES or config.data.channels not in (1, 3):
             raise ValueError(
-                f"the score modes reads digits of 28x28 or 32x32 pixels in 1 or 3 channels, and data.resolution is "
+                f"the score modes reads digits of 16x16, 28x28 or 32x32 pixels in 1 or 3 channels, and data.resolution is "
                 f"{config.data.resolution} with data.channels {config.data.channels}; change them, or remove the score"
             )
 

@@ -96,9 +96,8 @@ class Generator(nn.Module):
         of_layers = list(ws.unbind(1))
         noises: list[Tensor | None] = [None] * len(self.noise_sizes)
         if draws is not None:
-            noises = [
-                draws.normal(f"noise {number}", 1, *size).to(ws.dtype) for number, size in enumerate(self.noise_sizes)
-            ]
+            drawn = draws.normals({f"noise {number}": (1, *size) for number, size in enumerate(self.noise_sizes)})
+            noises = [noise.to(ws.dtype) for noise in drawn]
         image, x = None, self.constant.expand(len(ws), -1, -1, -1)
         begin, end = 0, 1
         for block in self.blocks:
@@ -240,11 +239,16 @@ class Stylegan2(Network):
             without_classes = () if config.data.labels else ("mapping_layers",)
             self._refuse_idle("discriminator", ("style", "mixing", "truncation", "truncation_layers", *without_classes))
             samples = config.training.micro_batch // getattr(config.game, "pack", 1)
-            if samples % min(self.minibatch_std, samples):
-                raise ValueError(
-                    f"networks.discriminator.minibatch_std = {self.minibatch_std} does not divide the {samples} samples that the "
-                    f"discriminator sees of a micro-batch; for example {math.gcd(self.minibatch_std, samples)} does"
-                )
+            for key, times in (
+                ("", 1),
+                (", game.generator_batch times as many", getattr(config.game, "generator_batch", 1)),
+            ):
+                if times * samples % min(self.minibatch_std, times * samples):
+                    raise ValueError(
+                        f"networks.discriminator.minibatch_std = {self.minibatch_std} does not divide the {times * samples} "
+                        f"samples that the discriminator sees of a micro-batch{key}; for example "
+                        f"{math.gcd(self.minibatch_std, samples)} does"
+                    )
 
     def _refuse_idle(self, role: str, names: tuple[str, ...]) -> None:
         """Raise ValueError where one of these keys, which do nothing in a role, is set."""

@@ -53,6 +53,25 @@ class Progress(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Task:
+    """What the command line asks for, and what does it."""
+
+    options: argparse.Namespace
+    metrics: Mapping[str, Metric]
+    extractors: Mapping[str, Extractor]
+    ranks: Ranks
+    scratch: Path
+    progress: Progress
+
+    def features_of(self, real: ImageSet, cache: Path) -> Sets | None:
+        """Return extractors and the features of the real images; None where no score looks at features."""
+        if not self.extractors:
+            return None
+        self.progress.begin(f"{real.count:,} real images")
+        return sets_of(self.extractors, real, cache, self.ranks, self.progress)
+
+
+@dataclasses.dataclass(frozen=True)
 class Scored:
     """The scores of one checkpoint or of one set of images. Lines are on rank 0 only."""
 
@@ -67,10 +86,11 @@ def score(options: argparse.Namespace, launch: Any, scratch: Path, progress: Pro
     ranks = ranks_of(launch)
     metrics, named = parts(options.scores, options.features, options.weights, options.resize)
     metrics, extractors = ready(metrics, named)
+    task = Task(options, metrics, extractors, ranks, scratch, progress)
     try:
         if is_run(Path(options.what)):
-            return list(_of_run(options, metrics, extractors, ranks, scratch, progress))
-        return [_of_images(options, metrics, extractors, ranks, scratch, progress)]
+            return list(_of_run(task))
+        return [_of_images(task)]
     except ScoreError as error:
         raise InputError(str(error)) from None
 
@@ -130,15 +150,9 @@ def _part(what: str, kind: str, base: Any, kinds: Mapping[str, Any], keys: dict[
         raise InputError(f"--{what} {kind}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def _of_run(
-    options: argparse.Namespace,
-    metrics: Mapping[str, Metric],
-    extractors: Mapping[str, Extractor],
-    ranks: Ranks,
-    scratch: Path,
-    progress: Progress,
-) -> Iterator[Scored]:
+def _of_run(task: Task) -> Iterator[Scored]:
     """Yield the scores of a run's checkpoints."""
+    options, ranks, progress = task.options, task.ranks, task.progress
     path = Path(options.what)
     run = run_directory.locate(path)
     names = [options.checkpoint]
@@ -151,15 +165,13 @@ def _of_run(
     for wanted in names:
         name = ranks.gather(locate(path, wanted)[1])[0]
         game, config, name = load(run, name, ranks.device)
-        own = _for(game, config, metrics)
+        own = _for(game, config, task.metrics)
         if real is None:
-            index, real = _reals_of_run(options.against, config, game, scratch, ranks)
-            if extractors:
-                progress.begin(f"{real.count:,} real images")
+            index, real = _reals_of_run(task, config, game)
+            if task.extractors:
                 real = real.shuffled(options.reals)
-            check(own, extractors, count, real.count)
-            if extractors:
-                sets = sets_of(extractors, real, config.cache, ranks, progress)
+            check(own, task.extractors, count, real.count)
+            sets = task.features_of(real, config.cache)
         assert real is not None
         about = {
             "images": int(name.removeprefix("images-")),
@@ -172,7 +184,7 @@ def _of_run(
         }
         progress.begin(f"{name}, generated images")
         fake, paired = drawn(game, config, options.seed, index, real, ranks.device)
-        found = evaluated(own, fake, paired, real, count, sets, ranks, progress)
+        found = evaluated(task, own, fake, paired, real, count, sets)
         scored = Scored(f"{run} {name}", lines_of(found, own, sets, real, ranks.device, about), notes(sets), [])
         if ranks.is_main:
             records.write_scores(run / "scores.jsonl", scored.lines)
@@ -193,13 +205,12 @@ def _for(game: Game, config: Config, metrics: Mapping[str, Metric]) -> dict[str,
     return own
 
 
-def _reals_of_run(
-    against: str | None, config: Config, game: Game, scratch: Path, ranks: Ranks
-) -> tuple[Index, ImageSet]:
+def _reals_of_run(task: Task, config: Config, game: Game) -> tuple[Index, ImageSet]:
     """Return the index of the run's data, and the real images: the run's, or those of --against."""
+    against, ranks = task.options.against, task.ranks
     channels = checks.channels(config, game.judged) if config.data.fields else config.data.channels
     if against and not _are_shards(against):
-        return index_module.nothing(), of_source(against, scratch / "real", (config.data.size, channels))
+        return index_module.nothing(), of_source(against, task.scratch / "real", (config.data.size, channels))
     if against:
         config = config.with_({"data.shards": against, "data.source": ""})
     ranks.together(lambda: loader.prepare(config, progress=False) if ranks.writes else None)
@@ -226,15 +237,9 @@ def drawn(
     return lambda numbers: game.generated(seed, numbers, shown(numbers)), lambda numbers: shown(numbers)[game.judged]
 
 
-def _of_images(
-    options: argparse.Namespace,
-    metrics: Mapping[str, Metric],
-    extractors: Mapping[str, Extractor],
-    ranks: Ranks,
-    scratch: Path,
-    progress: Progress,
-) -> Scored:
+def _of_images(task: Task) -> Scored:
     """Return the scores of somebody's images."""
+    options, metrics, ranks, scratch, progress = task.options, task.metrics, task.ranks, task.scratch, task.progress
     if not options.against:
         raise InputError(f"{options.what} is no run, so nobody knows its real images: add --against SHARDS or IMAGES")
     if options.checkpoint or options.seed:
@@ -251,9 +256,8 @@ def _of_images(
     else:
         real = of_source(options.against, scratch / "real", (fake.size, fake.channels))
     real = real.shuffled(options.reals)
-    check(metrics, extractors, fake.count, real.count)
-    progress.begin(f"{real.count:,} real images")
-    sets = sets_of(extractors, real, default_cache(), ranks, progress) if extractors else None
+    check(metrics, task.extractors, fake.count, real.count)
+    sets = task.features_of(real, default_cache())
     progress.begin(f"{fake.count:,} images")
 
     def of_fake(numbers: range) -> Tensor:
@@ -262,7 +266,7 @@ def _of_images(
     def of_real(numbers: range) -> Tensor:
         return real.draw(numbers, ranks.device)
 
-    found = evaluated(metrics, of_fake, of_real, real, fake.count, sets, ranks, progress)
+    found = evaluated(task, metrics, of_fake, of_real, real, fake.count, sets)
     about = {"images": None, "checkpoint": None, "generated": dict(fake.facts), "by": "gan-dist evaluate"}
     return Scored(options.what, lines_of(found, metrics, sets, real, ranks.device, about), notes(sets), [])
 
@@ -303,24 +307,30 @@ def _of_shards(name: str, fake: ImageSet, ranks: Ranks) -> ImageSet:
 
 
 def evaluated(
+    task: Task,
     metrics: Mapping[str, Metric],
     fake: Images,
     paired: Images,
     real: ImageSet,
     count: int,
     sets: Sets | None,
-    ranks: Ranks,
-    progress: Progress,
 ) -> Evaluation:
     """Return what an evaluation found. Raises InputError on all ranks where it failed."""
     problem, found = "", None
     try:
         found = evaluate(
-            metrics, fake, paired if real.count else None, count, real.count, ranks=ranks, sets=sets, progress=progress
+            metrics,
+            fake,
+            paired if real.count else None,
+            count,
+            real.count,
+            ranks=task.ranks,
+            sets=sets,
+            progress=task.progress,
         )
     except (ScoreError, InputError) as error:
         problem = str(error)
-    if problems := [said for said in ranks.gather(problem) if said]:
+    if problems := [said for said in task.ranks.gather(problem) if said]:
         raise InputError(problems[0])
     assert found is not None
     return found

@@ -80,5 +80,10 @@ def ask(*words: str) -> str:
     except subprocess.TimeoutExpired:
         raise InputError(f"{words[0]} does not answer; try again when the cluster does") from None
     if done.returncode:
-        raise InputError(f"{' '.join(words)}: {(done.stderr or done.stdout).strip()}")
+        said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+        if any(
+            sign in " ".join(said) for sign in ("resolve_ctls", "Unable to contact", "slurm_load", "Connection refused")
+        ):
+            raise InputError(f"no Slurm answers here ({said[0]}); call this where sbatch works, on a login node")
+        raise InputError(f"{' '.join(words)}: {'; '.join(said)}")
     return done.stdout

@@ -76,6 +76,12 @@ class Job:
     def restarts(self) -> int:
         return int(self.cluster.job(self.number)["Restarts"])
 
+    def elapsed(self) -> int:
+        """Seconds since this start of the job."""
+        days, _, clock = self.cluster.job(self.number)["RunTime"].rpartition("-")
+        hours, minutes, seconds = map(int, clock.split(":"))
+        return int(days or 0) * 86_400 + hours * 3600 + minutes * 60 + seconds
+
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.run / "status.json").read_text())
         return found

@@ -141,15 +141,20 @@ def test_a_lost_node_costs_at_most_one_checkpoint_interval(
 
 
 def test_a_time_limit_is_warned_of_and_nothing_is_lost(
-    submit: Submit, shards: Path, tmp_path: Path, check: Check
+    submit: Submit, cluster: Cluster, shards: Path, tmp_path: Path, check: Check
 ) -> None:
     wanted = {**keys(shards, tmp_path / "run", LONG), "control.hang_seconds": 120, "run.deadline": "1:00:00"}
-    job = submit(wanted, "--nodes=2", "--time=1", "--signal=B:USR2@45")
+    job = submit(wanted, "--nodes=2", "--time=60", "--signal=B:USR2@45")
     job.training()
     ranks = [job.pid(rank) for rank in (0, 1)]
     for pid in ranks:  # else the run is finished before its time is up
         os.kill(pid, signal.SIGSTOP)
+    minutes = (
+        2 + job.elapsed() // 60
+    )  # a limit of a minute from the start would be met before training on a slow machine
+    cluster.call("scontrol", "update", f"JobId={job.number}", f"TimeLimit={minutes}")
     job.until(lambda: "warned: " in job.text(), "the warning")
+    cluster.call("scontrol", "update", f"JobId={job.number}", "TimeLimit=60")
     for pid in ranks:
         os.kill(pid, signal.SIGCONT)
     at = finishes(job, check)

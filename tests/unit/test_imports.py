@@ -48,6 +48,7 @@ LEVELS = {
     "generate": 4,
     "apply": 4,
     "doctor": 4,
+    "planning": 4,
     "checkpointing": 4,
     "provenance": 4,
     "slurm_jobs": 4,

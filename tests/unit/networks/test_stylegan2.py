@@ -324,5 +324,8 @@ def test_keys_that_do_nothing_or_contradict_are_one_line(tmp_path: Path) -> None
         with pytest.raises(ValueError, match=re.escape(message)) as caught:
             check(changed)
         assert "\n" not in str(caught.value)
+    changed = config.with_({"training.micro_batch": 2, "game.generator_batch": 3})
+    with pytest.raises(ValueError, match=r"does not divide the 6 samples .* game.generator_batch times as many"):
+        check(changed)
     with pytest.raises(InputError, match=r"path_length needs a generator with styles; set"):
         config_module.load([str(tmp_path / "config.yaml"), "--networks.generator.kind", "dcgan"])

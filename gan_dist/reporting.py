@@ -13,6 +13,7 @@ from gan_dist.alarms import Alarms
 from gan_dist.config import Config
 from gan_dist.control.pace import Pace
 from gan_dist.data import checks, loader, order
+from gan_dist.data.geometry import geometry
 from gan_dist.data.index import Index
 from gan_dist.engine import Engine
 from gan_dist.errors import InputError
@@ -163,7 +164,7 @@ class Reporter:
         if self._compared is None:
             config, field = self._config, self._game.judged
             channels = checks.channels(config, field)
-            real = scoring.of_index(self._index, config.data.size, channels, field).shuffled(config.evaluate.reals)
+            real = scoring.of_index(self._index, geometry(config), channels, field).shuffled(config.evaluate.reals)
             made = scoring.sets_of(self._extractors, real, config.cache, ranks, lambda done, total: beat())
             self._compared = made, real
         return self._compared

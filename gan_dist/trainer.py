@@ -318,7 +318,8 @@ class Trainer:
         directory = self.run_directory.directory
         self.tracker.status("finished", self.images, "training.images reached", self.checkpointer.newest_name)
         self.tracker.say(f"{directory} {how} at {self.images:,} images. Pictures: {self.run_directory.samples}")
-        self.tracker.say(f"More pictures: gan-dist generate {directory}. Dashboard: {self.tracker.dashboard}")
+        more = f"apply {directory} IMAGES --out DIR" if self.game.shows_data else f"generate {directory}"
+        self.tracker.say(f"More pictures: gan-dist {more}. Dashboard: {self.tracker.dashboard}")
 
     def _go_back(self) -> None:
         """Go back to the last checkpoint after too many skipped steps, once. Raises RunError the second time."""

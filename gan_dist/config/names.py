@@ -96,7 +96,7 @@ MEANINGS: dict[str, Meaning] = {
     # data
     "data": _DATA, "dataset": _DATA, "dataroot": _DATA, "data_dir": _DATA, "data_path": _DATA, "data_root": _DATA,
     "train_data_dir": _DATA, "path": _DATA,
-    "resolution": _SIZE, "image_size": _SIZE, "img_size": _SIZE, "imsize": _SIZE, "size": _SIZE, "load_size": _SIZE,
+    "resolution": _SIZE, "image_size": _SIZE, "img_size": _SIZE, "imsize": _SIZE, "size": _SIZE, "load_size": Meaning(("data.load_size",)),
     "crop_size": _SIZE, "channels": Meaning(("data.channels",)), "nc": Meaning(("data.channels",)),
     "img_channels": Meaning(("data.channels",)),
     "workers": _WORKERS, "num_workers": _WORKERS, "n_cpu": _WORKERS, "n_workers": _WORKERS,
@@ -115,6 +115,9 @@ MEANINGS: dict[str, Meaning] = {
     "d_reg_every": _EVERY, "d_reg_interval": _EVERY,
     "ema": _EMA, "ema_kimg": _EMA, "ema_decay": _EMA, "ema_beta": _EMA, "ema_halflife": _EMA,
     "n_critic": _CRITIC, "d_steps": _CRITIC, "critic_iters": _CRITIC, "num_d_steps": _CRITIC,
+    "lambda_l1": Meaning(("game.l1",)), "lambda_feat": Meaning(("game.feature_matching",)),
+    "n_layers_d": Meaning(("networks.discriminator.layers",)), "num_d": Meaning(("networks.discriminator.scales",)),
+    "preprocess": Meaning(("data.crop", "data.load_size")),
     # when
     "snap": _CHECKPOINT, "save_every": _CHECKPOINT, "save_interval": _CHECKPOINT, "checkpoint_every": _CHECKPOINT,
     "save_freq": _CHECKPOINT, "save_steps": _CHECKPOINT, "checkpointing_steps": _CHECKPOINT,

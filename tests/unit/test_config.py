@@ -31,6 +31,8 @@ OTHERS: dict[str, Any] = {
     "data.image": "png",
     "data.fields": {"a": {"member": "a.png", "channels": 1}},
     "data.resolution": 64,
+    "data.crop": "random",
+    "data.load_size": 40,
     "data.channels": 3,
     "data.labels": True,
     "data.classes": 7,
@@ -69,6 +71,7 @@ OTHERS: dict[str, Any] = {
 
 NEEDED: dict[str, dict[str, Any]] = {
     "data.classes": {"data.labels": True},
+    "data.load_size": {"data.crop": "random"},
     "networks.generator.kind": {"networks.discriminator.kind": "article", "data.resolution": 28},
     "networks.discriminator.kind": {"networks.generator.kind": "article", "data.resolution": 28},
     "penalties.r1.full_precision": {"training.precision": "bf16"},

@@ -10,7 +10,7 @@ import pytest
 from gan_dist import cli
 from tests.launching import REPOSITORY
 
-NOT_YET = ("evaluate", "export", "apply", "walk", "film", "plan")
+NOT_YET = ("evaluate", "export", "walk", "film", "plan")
 """Commands of the contract that are listed once they exist."""
 
 

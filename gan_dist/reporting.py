@@ -1,7 +1,9 @@
 """Report on a run while it trains: figures, pictures, panels and scores. The trainer says when."""
 
+import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import psutil
@@ -16,14 +18,16 @@ from gan_dist.data import checks, loader, order
 from gan_dist.data.index import Index
 from gan_dist.engine import Engine
 from gan_dist.errors import InputError
-from gan_dist.evaluation import Ranks, ScoreError, Sets, evaluate
+from gan_dist.evaluation import Evaluation, Ranks, ScoreError, Sets, evaluate
 from gan_dist.gallery import Gallery
 from gan_dist.games import Game
 from gan_dist.interfaces import Batch
 from gan_dist.run_directory import Run
 from gan_dist.tracking import Tracker, panels, save_columns
-from gan_dist.tracking.media import Media, Scalar
+from gan_dist.tracking.media import Image, Scalar
 from gan_dist.tracking.panels import Panel
+
+_log = logging.getLogger("gan_dist")
 
 
 class Reporter:
@@ -45,6 +49,8 @@ class Reporter:
         metrics = {name: each.for_game(game) for name, each in config.evaluate.scores}
         self._metrics, self._extractors = scoring.ready(metrics, dict(config.evaluate.features))
         self._compared: tuple[Sets, scoring.ImageSet] | None = None
+        self._shows_scores = True
+        """Whether no picture of a score has failed."""
         self._panels: dict[str, Panel] = dict(config.track.panels)
         self.pace = Pace()
         self._gallery = Gallery(config, game, run, tracker, self._reals)
@@ -111,12 +117,15 @@ class Reporter:
             with self._engine.averages():
                 self._tracker.draw(drawn, self._game, images)
 
-    def scores(self, images: int, beat: Callable[[], None]) -> dict[str, float]:
-        """Score the averaged networks, where the config names scores; returns them on rank 0."""
+    def scores(self, images: int, beat: Callable[[], None]) -> list[dict[str, Any]]:
+        """Score the averaged networks, where the config names scores; returns their records on rank 0.
+
+        What fails is an event, and none on other ranks: days of training are worth more than a score. `beat` is called often;
+        what it raises ends the evaluation.
+        """
         if not self._metrics:
-            return {}
+            return []
         config, engine, game = self._config, self._engine, self._game
-        ranks = scoring.ranks_of(engine)
 
         def fake(numbers: range) -> Tensor:
             shown = self._shuffled(numbers) if game.shows_data else Batch({}, torch.arange(numbers.start, numbers.stop))
@@ -126,8 +135,10 @@ class Reporter:
             return self._shuffled(numbers)[game.judged]
 
         try:
-            sets, real = self._sets(ranks, beat)
-            with engine.averages():
+            with scoring.ranks_of(engine).agreed() as ranks:
+                sets, real = self._sets(ranks, beat)
+            # within the averages all ranks fail together: their end may be an exchange too
+            with engine.averages(), scoring.ranks_of(engine).agreed() as ranks:
                 found = evaluate(
                     self._metrics,
                     fake,
@@ -138,13 +149,28 @@ class Reporter:
                     sets=sets,
                     progress=lambda done, total: beat(),
                 )
-                drawn = scoring.pictures_of(found, fake, lambda n: real.draw(n, engine.device)) if real else {}
-        except (ScoreError, InputError) as error:  # days of training are worth more than a score
-            self._tracker.event("score failed", images, reason=str(error))
-            return {}
-        self._last = None
-        scores: dict[str, Media] = {name: Scalar(value) for name, value in found.scores.items()}
-        self._tracker.log(images, {**scores, "speed/evaluation_seconds": Scalar(found.seconds), **drawn})
+                return self._tell(images, found, sets, real, fake) if engine.is_main else []
+        except ScoreError as error:
+            if isinstance(error.__context__, Exception) and not isinstance(error.__context__, InputError | ScoreError):
+                _log.error("scores:", exc_info=error.__context__)
+            if engine.is_main:
+                self._tracker.event("score failed", images, reason=str(error))
+            return []
+        finally:
+            self._last = None
+
+    def _tell(
+        self,
+        images: int,
+        found: Evaluation,
+        sets: Sets | None,
+        real: scoring.ImageSet | None,
+        fake: Callable[[range], Tensor],
+    ) -> list[dict[str, Any]]:
+        """Report what an evaluation found, and return the records. Rank 0 calls it, while the averages are whole."""
+        config = self._config
+        numbers = {**found.scores, "speed/evaluation_seconds": found.seconds}
+        self._tracker.log(images, {name: Scalar(value) for name, value in numbers.items()})
         about = {
             "images": images,
             "checkpoint": None,
@@ -153,8 +179,25 @@ class Reporter:
             "labels": "number modulo classes" if config.data.classes else None,
             "by": "training",
         }
-        self._tracker.scores(scoring.lines_of(found, self._metrics, sets, real, engine.device, about))
-        return found.scores
+        lines = scoring.lines_of(found, self._metrics, sets, real, self._engine.device, about)
+        self._tracker.scores(lines)
+        self._tracker.log(images, self._pictures_of(images, found, real, fake))
+        return lines
+
+    def _pictures_of(
+        self, images: int, found: Evaluation, real: scoring.ImageSet | None, fake: Callable[[range], Tensor]
+    ) -> dict[str, Image]:
+        """Draw what the scores point at; where that fails it is reported, and not drawn again before the next start."""
+        if real is None or not self._shows_scores:
+            return {}
+        try:
+            return scoring.pictures_of(found, fake, lambda numbers: real.draw(numbers, self._engine.device))
+        except Exception as error:  # a score may be a user's
+            self._shows_scores = False
+            _log.error("pictures of scores:", exc_info=error)
+            reason = f"{type(error).__name__}: {error}"
+            self._tracker.event("picture failed", images, picture=f"score/{'/'.join(found.shown)}", reason=reason)
+            return {}
 
     def _sets(self, ranks: Ranks, beat: Callable[[], None]) -> tuple[Sets | None, scoring.ImageSet | None]:
         """Return extractors and features of the real images, looked at once a start or less: they stay in data.cache."""

@@ -1,9 +1,10 @@
 """Report on a run while it trains: figures, pictures, panels and scores. The trainer says when."""
 
+import functools
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
@@ -24,9 +25,10 @@ from gan_dist.games import Game
 from gan_dist.interfaces import Batch
 from gan_dist.run_directory import Run
 from gan_dist.tracking import Tracker, panels, save_columns
-from gan_dist.tracking.media import Image, Scalar
+from gan_dist.tracking.media import Scalar
 from gan_dist.tracking.panels import Panel
 
+T = TypeVar("T")
 _log = logging.getLogger("gan_dist")
 
 
@@ -49,8 +51,8 @@ class Reporter:
         metrics = {name: each.for_game(game) for name, each in config.evaluate.scores}
         self._metrics, self._extractors = scoring.ready(metrics, dict(config.evaluate.features))
         self._compared: tuple[Sets, scoring.ImageSet] | None = None
-        self._shows_scores = True
-        """Whether no picture of a score has failed."""
+        self._broken: set[str] = set()
+        """Pictures that could not be drawn."""
         self._panels: dict[str, Panel] = dict(config.track.panels)
         self.pace = Pace()
         self._gallery = Gallery(config, game, run, tracker, self._reals)
@@ -99,17 +101,35 @@ class Reporter:
             if not self._engine.is_main:
                 return
             self._gallery.show(images)
-            shown = self._first
-            if shown is None:
-                shown = self._first = (
-                    self._load(np.arange(count)) if self._game.shows_data else Batch({}, torch.arange(0))
-                )
-            columns = self._game.pictures(self._config.run.seed, self._config.sample.count, shown)
+            columns = self._guarded("samples/grid", images, lambda: self._grid(count))
             if self._alarms is not None:
                 self._alarms.grid(images)
         path = self._run.samples / f"images-{images:09d}.png"
-        if self._tracker.guard("samples", lambda: save_columns(columns, path)):
+        if columns is None:
+            return
+        if self._guarded(
+            "samples/grid", images, lambda: self._tracker.guard("samples", lambda: save_columns(columns, path))
+        ):
             self._tracker.picture(path, images)
+
+    def _grid(self, count: int) -> Any:
+        shown = self._first
+        if shown is None:
+            shown = self._load(np.arange(count)) if self._game.shows_data else Batch({}, torch.arange(0))
+            self._first = shown
+        return self._game.pictures(self._config.run.seed, self._config.sample.count, shown)
+
+    def _guarded(self, name: str, images: int, draw: Callable[[], T]) -> T | None:
+        """Return what is drawn; where that fails it is reported, and not drawn again before the next start."""
+        if name in self._broken:
+            return None
+        try:
+            return draw()
+        except Exception as error:  # a game or a score may be a user's
+            self._broken.add(name)
+            _log.error("%s:", name, exc_info=error)
+            self._tracker.event("picture failed", images, picture=name, reason=f"{type(error).__name__}: {error}")
+            return None
 
     def panels(self, images: int, due: Callable[[int], bool]) -> None:
         """Draw the panels of the config that are due."""
@@ -181,23 +201,10 @@ class Reporter:
         }
         lines = scoring.lines_of(found, self._metrics, sets, real, self._engine.device, about)
         self._tracker.scores(lines)
-        self._tracker.log(images, self._pictures_of(images, found, real, fake))
+        if real is not None and found.shown:
+            draw = functools.partial(real.draw, device=self._engine.device)
+            self._guarded("score", images, lambda: self._tracker.log(images, scoring.pictures_of(found, fake, draw)))
         return lines
-
-    def _pictures_of(
-        self, images: int, found: Evaluation, real: scoring.ImageSet | None, fake: Callable[[range], Tensor]
-    ) -> dict[str, Image]:
-        """Draw what the scores point at; where that fails it is reported, and not drawn again before the next start."""
-        if real is None or not self._shows_scores:
-            return {}
-        try:
-            return scoring.pictures_of(found, fake, lambda numbers: real.draw(numbers, self._engine.device))
-        except Exception as error:  # a score may be a user's
-            self._shows_scores = False
-            _log.error("pictures of scores:", exc_info=error)
-            reason = f"{type(error).__name__}: {error}"
-            self._tracker.event("picture failed", images, picture=f"score/{'/'.join(found.shown)}", reason=reason)
-            return {}
 
     def _sets(self, ranks: Ranks, beat: Callable[[], None]) -> tuple[Sets | None, scoring.ImageSet | None]:
         """Return extractors and features of the real images, looked at once a start or less: they stay in data.cache."""

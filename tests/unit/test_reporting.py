@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gan_dist.config import load
 from gan_dist.engine import Engine
-from gan_dist.evaluation import Metric, ScoreError
+from gan_dist.evaluation import Evaluation, Metric, ScoreError
 from gan_dist.evaluation.base import State
 from gan_dist.interfaces import Batch
 from gan_dist.reporting import Reporter
@@ -117,15 +117,22 @@ def test_a_score_that_fails_anywhere_is_an_event(
     assert words in reason
 
 
-def test_a_picture_of_a_score_that_fails_costs_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_fails_costs_no_score_and_is_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    tracker = SimpleNamespace(event=lambda kind, *_, **__: events.append(kind))
+    logged: list[str] = []
+    tracker = SimpleNamespace(
+        event=lambda kind, *_, **__: events.append(kind),
+        log=lambda images, media: logged.extend(media),
+        scores=lambda lines: None,
+    )
     reporter = reporter_of(Game(shows_data=False), tracker)
-    found: Any = SimpleNamespace(shown={"nearest": [(0, 10**6)]})
-    real: Any = SimpleNamespace(draw=lambda numbers, device: torch.zeros(64, 1, 4, 4)[[numbers[0]]])
+    found: Any = Evaluation({"score/count": 1.0}, 1.0, 96, 64, {"count": [(0, 10**6)]})
+    real: Any = SimpleNamespace(draw=lambda numbers, device: torch.zeros(64, 1, 4, 4)[[numbers[0]]], facts={})
     for _ in range(2):
-        assert reporter._pictures_of(64, found, real, lambda n: torch.zeros(len(n), 1, 4, 4)) == {}
+        (line,) = reporter._tell(64, found, None, real, lambda numbers: torch.zeros(len(numbers), 1, 4, 4))
+        assert line["value"] == 1.0
     assert events == ["picture failed"]
+    assert set(logged) == {"score/count", "speed/evaluation_seconds"}
 
 
 def test_the_summary_shows_the_better_value(tmp_path: Path) -> None:

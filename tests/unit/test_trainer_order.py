@@ -26,7 +26,7 @@ class Scene:
             control=SimpleNamespace(desync_every=0),
             training=SimpleNamespace(batch=16, images=10_000),
         )
-        whole.images, whole._owed = 0, False
+        whole.images, whole._owed, whole._put_off_to = 0, False, 0
         self.checkpointer = SimpleNamespace(
             is_best=lambda images, lines: best, note=lambda tracker: None, begun_at=0, save=self._save
         )

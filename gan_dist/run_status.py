@@ -14,6 +14,7 @@ from gan_dist.run_directory import LOCK, locate
 from gan_dist.slurm_jobs import records
 
 _EVENTS = 5
+_AGES = 1e10  # seconds: a time left that says nothing
 
 
 def read(run: Path) -> dict[str, Any]:
@@ -30,15 +31,16 @@ def of(run: Path, reasons: Sequence[str] = (), total: int | None = None) -> dict
     """
     status, total = records.read_status(run) or {}, _total(run) if total is None else total
     state = str(status.get("state", "unknown"))
-    figures, events = files.read_json_lines(run / "metrics.jsonl"), files.read_json_lines(run / "events.jsonl")
+    figures, events = facts.read(run / "metrics.jsonl"), files.read_json_lines(run / "events.jsonl")
     last = figures[-1] if figures else {}
-    images = int(status.get("images") or 0)
+    images = facts.whole(status.get("images"))
     if state in ("running", "unknown"):  # status.json is as old as the last save
-        images = max(images, int(last.get("images") or 0))
+        images = max(images, facts.whole(last.get("images")))
     alive = _alive(run, status) if state == "running" else False
     # a line of scores alone has no rate
-    measured = [line for line in figures if line.get("speed/images_per_second")]
-    rate = float(measured[-1]["speed/images_per_second"]) if measured else 0.0
+    rates = [line.get("speed/images_per_second") for line in figures]
+    rate = next((float(found) for found in reversed(rates) if facts.is_figure(found) and found > 0), 0.0)
+    left = (total - images) / rate if rate and total and alive is not False else None
     checkpoints = sorted(path.parent.name for path in (run / "checkpoints").glob("images-*/manifest.json"))
     starts = [event for event in events if event.get("event") in ("started", "resumed")]
     return {
@@ -50,7 +52,7 @@ def of(run: Path, reasons: Sequence[str] = (), total: int | None = None) -> dict
         "images": images,
         "of": total,
         "images_per_second": rate,
-        "eta_seconds": round((total - images) / rate) if rate and total and alive is not False else None,
+        "eta_seconds": round(left) if left is not None and abs(left) < _AGES else None,
         "checkpoint": checkpoints[-1] if checkpoints else None,
         "checkpoints": len(checkpoints),
         "starts": len(starts),

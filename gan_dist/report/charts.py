@@ -43,13 +43,16 @@ class Chart:
 
 def limit(name: str, keys: Mapping[str, Any]) -> float:
     """Return a limit of the alarms, control.limits.NAME; that of this version where the run's config has none."""
-    return float(keys.get(f"control.limits.{name}") or getattr(Limits(), name))
+    own = keys.get(f"control.limits.{name}")
+    return float(own) if own and facts.is_figure(own) else float(getattr(Limits(), name))
 
 
 def gap_band(keys: Mapping[str, Any]) -> Band:
     """Return where the gap of the logits is healthy: a critic's has no end, hinge saturates early."""
     loss, own = str(keys.get("loss.kind", "")), keys.get("control.limits.gap")
-    return None, float(own) if own else None if loss.startswith("wasserstein") else 4.0 if loss == "hinge" else 12.0
+    return None, float(own) if own and facts.is_figure(own) else None if loss.startswith(
+        "wasserstein"
+    ) else 4.0 if loss == "hinge" else 12.0
 
 
 SECTIONS = ("Scores", "Collapse", "Players", "Speed and memory", "More figures")

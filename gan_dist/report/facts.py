@@ -1,12 +1,15 @@
 """Tell from a run's figures and events which figures are scores, which is newest, what alarms stand, what is best."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeGuard
 
 from gan_dist import files
 from gan_dist.config.control import LOGITS
 
 GROUP = "score/"
+_LARGEST = 1e150
+_FAR = 1e18  # images
 OF_RECORD = ("samples", "classifier_accuracy")
 """Last parts of names that say how a score was made."""
 _FIRST = ("kid", "fid", "fd", "cmmd", "kl", "covered", "recall", "precision", "is")
@@ -47,7 +50,7 @@ def lower_is_better(name: str, declared: Mapping[str, str] | None = None) -> boo
 def newest_score(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return name, value and images of the newest score in lines of metrics.jsonl; None where there is none."""
     for line in reversed(figures):
-        if names := scores(name for name, value in line.items() if value is not None):
+        if names := scores(name for name, value in line.items() if is_figure(value)):
             return {"name": names[0], "value": line[names[0]], "images": line.get("images")}
     return None
 
@@ -82,7 +85,7 @@ def errors(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], float]
     """Return the error of scores by (name in metrics.jsonl, images) from the lines of scores.jsonl."""
     found = {}
     for record in records:
-        if isinstance(error := record.get("error"), int | float):
+        if is_figure(error := record.get("error")):
             name = f"{GROUP}{str(record.get('metric')).removeprefix(GROUP)}"
             found[name, whole(record.get("images"))] = float(error)
     return found
@@ -96,9 +99,16 @@ def position(checkpoint: object) -> int:
 
 def whole(value: object) -> int:
     """Return a count that a line should hold; 0 for anything else, as a torn or edited file may."""
-    return int(value) if isinstance(value, int | float) and value == value and abs(value) < 1e18 else 0
+    return int(value) if is_figure(value) and abs(value) < _FAR else 0
 
 
-def read(path: Any) -> list[dict[str, Any]]:
-    """Return the lines of a file of figures that say where they belong."""
-    return [line for line in files.read_json_lines(path) if isinstance(line.get("images"), int | float)]
+def is_figure(value: object) -> TypeGuard[float]:
+    """Say whether a value is a number that can be drawn: of larger ones neither differences nor squares are finite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file of figures that say where they belong, in this order."""
+    lines = files.read_json_lines(path)
+    placed = [line for line in lines if is_figure(line.get("images")) and 0 <= line["images"] < _FAR]
+    return sorted(placed, key=lambda line: float(line["images"]))

@@ -22,7 +22,7 @@ COLOURS, DASHES = 8, 4
 
 def html(runs: Sequence[RunFiles]) -> str:
     """Return the page of some runs, in this order."""
-    end = max(float(series[0][-1]) for run in runs for series in run.series.values())
+    end = max((float(series[0][-1]) for run in runs for series in run.series.values()), default=0.0)
     figures, scripts = _charts(runs, end)
     names = ", ".join(run.name for run in runs)
     data = {"end": max(end, 1.0), "charts": scripts, "marks": _said_marks(runs)}
@@ -195,7 +195,7 @@ def _film(grids: Sequence[tuple[int, str]], beside: Sequence[Element], count: in
 
 def smoothing(runs: Sequence[RunFiles]) -> float:
     """Return how much the lines are smoothed when the page opens: of many points a person sees only noise."""
-    longest = max(len(series[0]) for run in runs for series in run.series.values())
+    longest = max((len(series[0]) for run in runs for series in run.series.values()), default=0)
     return 0.0 if longest <= _SMOOTHED else 0.9
 
 
@@ -228,6 +228,8 @@ def _charts(runs: Sequence[RunFiles], end: float) -> tuple[Element, list[dict[st
         sections.setdefault(chart.section, []).append(figure)
         scripts.append(script)
     content = [[tag("h2", section), tag("div", figures, class_="charts")] for section, figures in sections.items()]
+    if not content:
+        return tag("p", "No line of metrics.jsonl has a number to draw.", class_="soft"), scripts
     return tag("div", content), scripts
 
 

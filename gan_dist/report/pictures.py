@@ -36,11 +36,11 @@ def encoded(grids: Sequence[tuple[int, Path]], budget: float) -> list[tuple[int,
 
 
 def webp(path: Path, side: int, quality: int) -> bytes:
-    """Return a picture as WebP, its longer side at most `side` pixels; empty where it is torn, as a kill may leave it."""
+    """Return a picture as WebP, its longer side at most `side` pixels; empty where it is torn, or says a size beyond all memory."""
     try:
         with Image.open(path) as picture:
             shown = picture.convert("RGBA" if "A" in picture.getbands() else "RGB")
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return b""
     shown.thumbnail((side, side), Image.Resampling.BOX if max(shown.size) > 2 * side else Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

@@ -1,7 +1,6 @@
 """Read everything that a page shows of a run, from the run's files alone."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,11 +94,11 @@ def _beside(samples: Path) -> list[tuple[str, Path]]:
 
 
 def columns(lines: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
-    """Return lines of metrics.jsonl as one series for each figure; what is no finite number is left out."""
+    """Return lines of metrics.jsonl as one series for each figure; what is no number, or none to draw, is left out."""
     found: dict[str, tuple[list[float], list[float]]] = {}
     for line in lines:
         for name, value in line.items():
-            if name not in _POSITION and isinstance(value, int | float) and math.isfinite(value):
+            if name not in _POSITION and facts.is_figure(value):
                 positions, values = found.setdefault(name, ([], []))
                 positions.append(float(line["images"]))
                 values.append(float(value))
@@ -115,7 +114,7 @@ def _config(directory: Path) -> tuple[Config | None, dict[str, Any], dict[str, A
         pass
     try:
         content = yaml.safe_load((directory / "config.yaml").read_text(errors="replace"))
-    except (OSError, yaml.YAMLError):
+    except (OSError, yaml.YAMLError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         return None, {}, {}

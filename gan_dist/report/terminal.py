@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gan_dist import run_status, units
+from gan_dist import files, run_status, units
 from gan_dist.report import charts, events, facts
 from gan_dist.report.reading import columns
 from gan_dist.report.sparks import sparkline
@@ -42,7 +42,7 @@ def watch(run: Path, once: bool, as_json: bool, every: float = 1.0) -> None:
                 if (state := _state_of(directory)) != seen:
                     seen = state
                     report = _read(directory, total)
-                    print(json.dumps(report), flush=True)
+                    print(json.dumps(files.plain(report)), flush=True)
                 if once or _ended(report):
                     return
                 time.sleep(every)

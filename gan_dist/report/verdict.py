@@ -110,7 +110,7 @@ def balance(run: RunFiles) -> Verdict:
     if ratio is None and norms[0] and norms[1]:
         ratio = float(np.log10(norms[0] / norms[1]))
     if ratio is not None:
-        words.append(f"D's gradient is {number(10**ratio)} times G's")
+        words.append(f"D's gradient is {number(10 ** min(max(ratio, -99.0), 99.0))} times G's")
         outside = outside or not _inside(run, "grad_norm/ratio", ratio)
     if not words:
         return _unmeasured(question, "this game reports no logits and no gradient norms of players D and G")

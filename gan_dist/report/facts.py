@@ -56,17 +56,28 @@ def newest_score(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def alarms(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the events `suspect` that stand: not cleared, and not beyond a position to which the run went back."""
-    standing: dict[str, dict[str, Any]] = {}
+    """Return the events `suspect` that stand: not cleared; what was beyond a position to which the run went back is undone.
+
+    A signal may be suspect on both sides: an alarm is told from another one by signal and trouble. Events of older versions
+    have no trouble, and are ended by any `clear` of their signal.
+    """
+    told: list[Mapping[str, Any]] = []
     for event in events:
-        kind, signal = event.get("event"), str(event.get("signal"))
-        if kind == "suspect":
-            standing[signal] = {**standing.get(signal, {}), **event}
-        elif kind == "clear":
-            standing.pop(signal, None)
+        kind = event.get("event")
+        if kind in ("suspect", "clear"):
+            told.append(event)
         elif kind in ("started", "resumed", "went back"):
             start = position(event.get("to")) if kind == "went back" else whole(event.get("images"))
-            standing = {name: found for name, found in standing.items() if whole(found.get("images")) <= start}
+            told = [earlier for earlier in told if whole(earlier.get("images")) <= start]
+    standing: dict[tuple[str, str], dict[str, Any]] = {}
+    for event in told:
+        signal, trouble = str(event.get("signal")), str(event.get("trouble") or "")
+        if event.get("event") == "suspect":
+            standing[signal, trouble] = {**event}
+        else:
+            ended = [key for key in standing if key[0] == signal and ("" in (trouble, key[1]) or key[1] == trouble)]
+            for key in ended:
+                del standing[key]
     return list(standing.values())
 
 

@@ -38,6 +38,15 @@ def test_an_alarm_stands_until_it_is_clear_or_the_run_went_back_before_it() -> N
     assert facts.alarms([suspect, event(600, "went back", to="images-000000400")]) == []
     assert facts.alarms([suspect, event(500, "resumed")]) == [suspect]
     assert facts.alarms([suspect, event(400, "resumed")]) == []
+    cleared = [suspect, event(600, "clear", signal="a")]
+    assert facts.alarms([*cleared, event(550, "resumed")]) == [suspect]  # the end of the alarm is undone
+    assert facts.alarms([*cleared, event(700, "went back", to="images-000000550")]) == [suspect]
+
+
+def test_the_end_of_one_alarm_leaves_another_one_of_the_same_signal() -> None:
+    fades = [event(place, "suspect", signal="a", trouble=trouble) for place, trouble in ((500, "G"), (600, "D"))]
+    assert facts.alarms([*fades, event(700, "clear", signal="a", trouble="G")]) == [fades[1]]
+    assert facts.alarms([*fades, event(700, "clear", signal="a")]) == []  # of an older version
 
 
 @pytest.mark.parametrize(

@@ -140,3 +140,21 @@ def test_watch_prints_once_and_ends_with_the_run(
     assert cli.main(["watch", str(run), "--once"]) == 0
     assert "no figures yet" in capsys.readouterr().out
     assert cli.main(["watch", str(tmp_path / "samples")]) == 2
+
+
+def test_watch_ends_when_its_run_was_moved_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "status.json").write_text('{"state": "running", "host": "elsewhere"}')
+    looks = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        assert len(looks) < 50, "it still waits"
+        if len(looks) == 1:
+            run.rename(tmp_path / "moved")
+
+    monkeypatch.setattr(terminal.time, "sleep", sleep)
+    assert cli.main(["watch", str(run), "--json"]) == 2
+    assert f"error: {run} is gone" in capsys.readouterr().err

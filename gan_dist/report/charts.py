@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
-from gan_dist.config.control import LOGITS, Limits
+from gan_dist.figures import LOGITS
 from gan_dist.report import facts
 
 Band = tuple[float | None, float | None]
@@ -43,6 +43,8 @@ class Chart:
 
 def limit(name: str, keys: Mapping[str, Any]) -> float:
     """Return a limit of the alarms, control.limits.NAME; that of this version where the run's config has none."""
+    from gan_dist.config.control import Limits  # `watch` plans charts, and must not wait for the config's library
+
     own = keys.get(f"control.limits.{name}")
     return float(own) if own and facts.is_figure(own) else float(getattr(Limits(), name))
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from gan_dist.report.charts import Band
 from gan_dist.report.events import number
-from gan_dist.report.reading import Series
+from gan_dist.report.series import Series
 from gan_dist.report.tags import Element, tag
 
 UNITS = 1000

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from gan_dist import __version__, run_status
+from gan_dist import __version__, run_status, units
 from gan_dist.report import assets, charts, drawing, events, facts, pictures, tables, verdict
 from gan_dist.report.drawing import UNITS, Line
 from gan_dist.report.reading import RunFiles
 from gan_dist.report.tags import Element, tag, to_html
-from gan_dist.tracking.console import duration
 
 _PICTURES = 3_000_000  # bytes of all grids of the page
 _SMOOTHED = 300  # reports of a run from which on its lines are smoothed
@@ -110,7 +109,7 @@ def _facts(run: RunFiles) -> Element:
     """Return state, images, rate, time, last event and best score."""
     status = run.status
     total = f" of {status['of']:,}" if status["of"] else ""
-    left = "-" if status["eta_seconds"] is None or status["alive"] is False else duration(status["eta_seconds"])
+    left = "-" if status["eta_seconds"] is None or status["alive"] is False else units.duration(status["eta_seconds"])
     rows: list[tuple[str, Any, str, str]] = [
         ("state", _state(run), _reason(run), ""),
         ("images", f"{status['images']:,}", total, ""),

@@ -17,13 +17,12 @@ from rich.text import Text
 from gan_dist import files, run_status, units
 from gan_dist.errors import InputError
 from gan_dist.report import charts, events, facts
-from gan_dist.report.reading import columns
+from gan_dist.report.series import columns
 from gan_dist.report.sparks import sparkline
 from gan_dist.run_directory import locate
-from gan_dist.tracking.console import duration
 
 _STYLES = {"fine": "green", "look": "yellow", "bad": "bold red", "minor": "dim", "plain": ""}
-_READ = ("status.json", "metrics.jsonl", "events.jsonl")
+_READ = ("status.json", "metrics.jsonl", "events.jsonl", "scores.jsonl")
 _ROWS = 20  # figures that are shown at most
 _LOOKS = 5  # without a run, and it is gone
 _SCORES = 3  # of them before the losses
@@ -101,7 +100,8 @@ def _ended(report: dict[str, Any]) -> bool:
 
 
 def _shown(directory: Path, report: dict[str, Any], console: Console) -> RenderableType:
-    lines = facts.read(directory / "metrics.jsonl")
+    records = files.read_json_lines(directory / "scores.jsonl")
+    lines = facts.with_evaluations(facts.read(directory / "metrics.jsonl"), records)
     return shown(report, lines, console.width, console.height)
 
 
@@ -133,7 +133,7 @@ def _bar(report: dict[str, Any]) -> Table:
 def _head(report: dict[str, Any]) -> Text:
     eta = report["eta_seconds"]
     total = f" of {report['of']:,}" if report["of"] else ""
-    left = f"   {duration(eta)} left" if eta is not None and report["state"] == "running" else ""
+    left = f"   {units.duration(eta)} left" if eta is not None and report["state"] == "running" else ""
     state = run_status.state_in_words(report)
     bad = report["lost"] or report["state"] == "failed"
     text = Text(f"{report['run']}  ", style="bold")

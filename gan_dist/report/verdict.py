@@ -8,7 +8,8 @@ import numpy as np
 from gan_dist import units
 from gan_dist.report import charts, events, facts
 from gan_dist.report.events import number
-from gan_dist.report.reading import RunFiles, Series
+from gan_dist.report.reading import RunFiles
+from gan_dist.report.series import Series
 
 _WINDOW = 100_000  # images that "of late" means
 _RECENT = 10  # reports that the rate is taken from

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gan_dist import cli, run_status
+from gan_dist.evaluation import METRICS
 from gan_dist.report import charts, drawing, facts, reading, sparks, table, terminal, verdict
 from tests.unit.report.runs import event, make_run, write
 
@@ -80,6 +81,43 @@ def test_more_is_better_where_the_score_says_so() -> None:
         "score/kid",
         "score/precision",
     ]
+
+
+def test_every_built_in_score_is_read_in_the_direction_that_it_declares() -> None:
+    for kind, metric in METRICS.items():
+        for part in [""] if isinstance(metric.better, str) else metric.better:
+            way = metric.better if isinstance(metric.better, str) else metric.better[part]
+            name = f"score/{kind}/{part}".rstrip("/")
+            assert facts.lower_is_better(name) == (way == "lower"), name
+
+
+@pytest.mark.parametrize("record", [{}, {"better": "higher"}])
+def test_scores_of_gan_dist_evaluate_are_shown_and_the_better_run_comes_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], record: dict[str, object]
+) -> None:
+    name = "mine" if record else "inception_score"
+    for run, value in (("a", 2.0), ("b", 9.0)):
+        directory = make_run(tmp_path / run)
+        write(directory / "metrics.jsonl", [{"images": 6400, "step": 1, "loss/G": 1.0}])
+        line = {"metric": name, "value": value, "error": 0.5, "images": 6400, "by": "gan-dist evaluate"}
+        write(directory / "scores.jsonl", [{**line, "value": 1.0}, {**line, **record}])
+    assert f"score   {name} 9 at 6,400 images" in run_status.lines(run_status.read(tmp_path / "b"))
+    assert cli.main(["runs", str(tmp_path), "--sort", "score"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        str(tmp_path / run) for run in ("b", "a")
+    ]
+    assert cli.main(["watch", str(tmp_path / "b"), "--once"]) == 0
+    assert f"score/{name}" in capsys.readouterr().out
+    read = reading.read(tmp_path / "b")
+    assert f"{name} 9 at 6,400 images (higher is better)" in verdict.learning(read).text
+    assert read.errors[f"score/{name}", 6400] == 0.5
+
+
+def test_a_score_of_another_protocol_is_no_point_of_the_training_s_line() -> None:
+    line = {"metric": "fid", "value": 4.0, "images": 100, "by": "gan-dist evaluate"}
+    lines = facts.with_evaluations([{"images": 100, "score/fid": 9.0}], [line, {**line, "by": "training"}])
+    assert lines == [{"images": 100, "score/fid": 9.0}, {"images": 100, "score/fid/evaluated": 4.0}]
+    assert facts.scores(["score/modes/samples/evaluated"]) == []
 
 
 def test_a_line_of_many_points_keeps_its_extremes() -> None:

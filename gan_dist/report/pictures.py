@@ -48,6 +48,15 @@ def webp(path: Path, side: int, quality: int) -> bytes:
     return buffer.getvalue()
 
 
+def caption(path: Path) -> str:
+    """Return the caption in a PNG file (PNG's keyword Description); empty where it has none, or cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            return str(picture.info.get("Description", ""))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return ""
+
+
 def data_uri(content: bytes) -> str:
     """Return WebP bytes as an address that needs no network."""
     return f"data:image/webp;base64,{base64.b64encode(content).decode()}"

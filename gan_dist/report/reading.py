@@ -10,7 +10,7 @@ from gan_dist import config as config_module, files, run_status
 from gan_dist.config import Config, tree
 from gan_dist.errors import InputError
 from gan_dist.redaction import redact_all
-from gan_dist.report import facts
+from gan_dist.report import facts, pictures
 from gan_dist.report.series import Series, columns
 from gan_dist.run_directory import locate
 
@@ -77,13 +77,18 @@ def read(run: Path) -> RunFiles:
     )
 
 
+def _caption(classes: Path) -> str:
+    """Return the caption of a picture of classes, which names them; an own one where it has none, or cannot be read."""
+    return pictures.caption(classes) or _BESIDE["classes"]
+
+
 _BESIDE = {"live": "the same latents, not averaged", "classes": "a row for each class"}
 
 
 def _beside(samples: Path) -> list[tuple[str, Path]]:
     newest = {name: sorted((samples / name).glob("images-*.png"))[-1:] for name in _BESIDE}
     return [
-        (f"{_BESIDE[name]}, {facts.position(path.stem):,} images", path)
+        (f"{_caption(path) if name == 'classes' else _BESIDE[name]}, {facts.position(path.stem):,} images", path)
         for name, paths in newest.items()
         for path in paths
     ]

@@ -81,7 +81,7 @@ def lines(report: dict[str, Any]) -> list[str]:
         "ETA": "-" if eta is None else str(datetime.timedelta(seconds=eta)),
         "saved": newest,
         "starts": f"{report['starts']:,}",
-        "score": score_in_words(report) or "not measured",
+        "score": score_in_words(report) or "none yet: evaluate.scores while it trains, or gan-dist evaluate",
         "best": best_in_words(report) or "not known: no score has chosen a checkpoint",
     }
     shown = [f"{name:8s}{text}" for name, text in rows.items()]

@@ -222,7 +222,7 @@ def _charts(runs: Sequence[RunFiles], end: float) -> tuple[Element, list[dict[st
             if name in run.series
         ]
         says = chart.says or _way(runs, names[0])
-        band = chart.healthy(runs[0].keys)
+        band = chart.without_alarm(runs[0].keys)
         figure, script = drawing.chart(chart.title, says, lines, end, keep, chart.log, chart.zero, band)
         sections.setdefault(chart.section, []).append(figure)
         scripts.append(script)

@@ -142,7 +142,7 @@ def _head(report: dict[str, Any]) -> Text:
         f"\n{report['images']:,}{total} images   {report['images_per_second']:,.0f} images/s{left}", style="not bold"
     )
     score, best = run_status.score_in_words(report), run_status.best_in_words(report)
-    text.append(f"\nscore {score or 'not measured'}" + (f"   best {best}" if best else ""), style="not bold")
+    text.append(f"\nscore {score or 'none yet'}" + (f"   best {best}" if best else ""), style="not bold")
     return text
 
 

@@ -1,5 +1,6 @@
 """Scores, alarms, verdicts, the choice of charts, and lines of many points."""
 
+import datetime
 import json
 from pathlib import Path
 
@@ -58,10 +59,10 @@ def test_the_end_of_one_alarm_leaves_another_one_of_the_same_signal() -> None:
         ([0.2, 0.3, 0.4], "getting worse"),
         ([0.1, 0.9, 0.5], "worse than before"),
         ([0.3], "no trend yet"),
-        ([], "not measured"),
+        ([], "no score"),
     ],
 )
-def test_a_verdict_has_a_figure_or_says_not_measured(tmp_path: Path, values: list[float], word: str) -> None:
+def test_a_verdict_has_a_figure_or_says_what_was_seen_instead(tmp_path: Path, values: list[float], word: str) -> None:
     run = make_run(tmp_path / "run")
     lines: list[dict[str, object]] = [
         {"images": 90_000 * number, "score/kid": value} for number, value in enumerate(values, 1)
@@ -71,6 +72,21 @@ def test_a_verdict_has_a_figure_or_says_not_measured(tmp_path: Path, values: lis
     assert said.word == word
     assert not values or f"{values[-1]:.3g}" in said.text
     assert {each.word for each in verdict.of(reading.read(run))} >= {"suspect"}
+    assert (
+        values
+        or f"alarms stand (score/gap 0.05): look at the grids below; for a score: `gan-dist evaluate {run}" in said.text
+    )
+
+
+def test_averaged_and_live_are_told_apart_and_times_name_their_zone(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    write(run / "metrics.jsonl", [{"images": 64, "collapse/diversity": 0.96, "collapse/diversity_live": 0.98}])
+    write(run / "events.jsonl", [event(64, "saved", checkpoint="images-000000064")])
+    read = reading.read(run)
+    assert verdict.collapse(read).text == "diversity 0.96 averaged, 0.98 live (1: as real images)"
+    assert verdict.learning(read).text.startswith("no alarm stands")
+    zone = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC).astimezone().strftime("%Z")
+    assert f"{zone}  saved at 64 images" in "\n".join(run_status.lines(run_status.read(run)))
 
 
 def test_more_is_better_where_the_score_says_so() -> None:

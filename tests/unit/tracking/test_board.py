@@ -31,7 +31,6 @@ FIGURES = {
         f"score/{kind}/{part}".rstrip("/")
         for kind, metric in METRICS.items()
         for part in ([""] if isinstance(metric.better, str) else metric.better)
-        if kind != "modes" or part
     ),
 }
 

@@ -1,6 +1,7 @@
 """How fast images arrive, against a stock WebDataset pipeline and against decoding alone.
 
     python benchmarks/loader.py --shards FOLDER            # folder of shards of 64x64 JPEGs
+    python benchmarks/loader.py --kept FOLDER              # CPU time of an image, decoded and from memory
     python benchmarks/loader.py --order                    # sample order at 10^4 and 10^9 samples
     python benchmarks/loader.py --index                    # memory of the index of 10^6 samples
 
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 
 from gan_dist import config as config_module
-from gan_dist.data import index, loader, order, shards
+from gan_dist.data import index, loader, order, resident, shards
 from gan_dist.data.decode import Decoder
 
 BATCH = 64
@@ -34,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards")
     parser.add_argument("--larger", help="shards of larger JPEGs: reduced-scale against full decoding")
+    parser.add_argument("--kept", help="shards of at most some 10,000 images: data.resident against decoding")
     parser.add_argument("--order", action="store_true")
     parser.add_argument("--index", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
@@ -46,6 +48,8 @@ def main() -> None:
         resumes(options)
     if options.larger:
         reduced(options)
+    if options.kept:
+        kept_cost(options)
     if options.order:
         order_cost(options.rounds)
     if options.index:
@@ -188,6 +192,36 @@ def reduced(options: argparse.Namespace) -> None:
     )
 
 
+def kept_cost(options: argparse.Namespace) -> None:
+    """CPU time that an image costs a training process without workers: decoded each time, and from memory."""
+    config, found = settings(options.kept, 0, 1 << 40)
+    made = resident.plan(
+        config.with_({"data.resident": "host"}), found, range(BATCH), range(BATCH), torch.device("cpu")
+    )
+    assert made is not None
+    streams = {}
+    for name, cache in (("decoded", None), ("from memory", resident.Cache(made))):
+        streams[name] = loader.micro_batches(found, config, 0, range(BATCH), torch.device("cpu"), cache=cache)
+        for _ in range(len(found) // BATCH * 9 // 8 + 2 if cache else 2):  # until all are there, and it was looked for
+            next(streams[name])
+        assert cache is None or cache.is_full
+    times: dict[str, list[float]] = {name: [] for name in streams}
+    for _ in range(options.rounds):
+        for name, batches in streams.items():
+            begin = time.process_time()
+            for _ in range(options.images // BATCH):
+                next(batches)
+            times[name].append((time.process_time() - begin) / (options.images // BATCH * BATCH) * 1e6)
+    for name, values in times.items():
+        print(f"{name:12s} {statistics.median(values):8.1f} us of CPU an image ({min(values):.1f}..{max(values):.1f})")
+    ratios = [one / other for one, other in zip(*times.values(), strict=True)]
+    shape = "x".join(str(each) for each in made.shapes["image"])
+    print(
+        f"RATIO decoded over from memory {statistics.median(ratios):.1f} ({min(ratios):.1f}..{max(ratios):.1f}); "
+        f"{len(found):,} images to {shape}, {made.bytes / 2**20:.1f} MiB"
+    )
+
+
 def order_cost(rounds: int) -> None:
     """Memory and time of a batch of sample numbers at 10^4 and 10^9 samples."""
     slots = np.arange(256)
@@ -246,17 +280,17 @@ def make_index(path: Path, samples: int) -> None:
 def measure(folder: str) -> None:
     names = shards.expand(folder)
     index.load(names[:1], Path(folder))
-    before = resident()
+    before = resident_bytes()
     found = index.load(names, Path(folder))
     np.sum(found.offset), np.sum(found.size)  # touch them
-    print(f"index of {len(found):,} samples: {(resident() - before) / 2**20:.1f} MiB resident in the process")
-    before = resident()
+    print(f"index of {len(found):,} samples: {(resident_bytes() - before) / 2**20:.1f} MiB resident in the process")
+    before = resident_bytes()
     from multiprocessing.reduction import ForkingPickler
 
     print(f"handed to a worker: {len(ForkingPickler.dumps(found)):,} bytes of handles, the arrays stay shared")
 
 
-def resident() -> int:
+def resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 

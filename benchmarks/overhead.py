@@ -250,7 +250,7 @@ RECIPES = {
         Stylegan2,
         narrow(
             networks__generator__channel_maximum=32, networks__discriminator__channel_maximum=32,
-            data__resolution=64, data__flip="false", penalties__r1__weight=0.0128,
+            data__resolution=64, data__flip="false", penalties__r1__weight=0.0128, training__precision="fp32",
         ),
     ),
 }  # fmt: skip

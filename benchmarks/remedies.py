@@ -25,7 +25,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SEEDS = 3
-IMAGES = {"digits": 40_000, "stacked": 60_000}
+IMAGES = {"digits": 30_000, "stacked": 40_000}
 G, D = "optimizers.generator", "optimizers.discriminator"
 
 
@@ -60,7 +60,7 @@ FACTORS: dict[str, dict[str, dict]] = {
         "DCGAN, LayerNorm in D": {"networks.discriminator.normalisation": "layer"},
         "DCGAN, none in D": {"networks.discriminator.normalisation": "none"},
         "R3GAN": {
-            f"networks.{player}": {"kind": "r3gan", "widths": 32, "blocks": 1}
+            f"networks.{player}": {"kind": "r3gan", "widths": 16, "blocks": 1, "expansion": 1}
             for player in ("generator", "discriminator")
         },
     },

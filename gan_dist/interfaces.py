@@ -30,6 +30,37 @@ class Field:
     """Of a class: numbers 0..classes-1."""
 
 
+Draw = Callable[[int, Tensor, int], Tensor]
+"""rng.normal, rng.uniform or rng.bits."""
+
+
+class Together:
+    """Draw random numbers once for all micro-batches of a rank: they are functions of a position, so they are the same.
+
+    Each call of `rng` is some forty small kernels.
+    """
+
+    _MOST = 1 << 20  # numbers: more are drawn for each micro-batch, so that memory does not grow with their count
+
+    def __init__(self, positions: Sequence[Tensor]) -> None:
+        self._positions = positions
+        self._drawn: dict[tuple[Draw, int, int], list[Tensor]] = {}
+
+    def draw(self, part: int, draw: Draw, stream: int, count: int) -> Tensor:
+        """Return the numbers of micro-batch number `part`."""
+        lengths = [len(positions) for positions in self._positions]
+        if sum(lengths) * count > self._MOST:
+            return draw(stream, self._positions[part], count)
+        key = draw, stream, count
+        if key not in self._drawn:
+            self._drawn[key] = list(torch.split(draw(stream, torch.cat(list(self._positions)), count), lengths))
+        return self._drawn[key][part]
+
+    def forget(self) -> None:
+        """Drop what was drawn, at the end of a phase: a CUDA graph of one then needs nothing of another."""
+        self._drawn.clear()
+
+
 @dataclasses.dataclass
 class Batch:
     """Samples that pass the networks together: one micro-batch, or `parts` micro-batches of the same size joined."""
@@ -42,6 +73,20 @@ class Batch:
     """Micro-batches in it; layers and losses that look across samples work on each micro-batch by itself."""
     cache: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     """What one phase computes and a later phase of the same step uses again."""
+    together: Together | None = None
+    """Draws for this and other micro-batches at once."""
+    part: int = 0
+    """Which of them this is."""
+
+    def draw(self, draw: Draw, stream: int, count: int) -> Tensor:
+        """Return random numbers for each position, as rng.normal and its like do: (N, count)."""
+        if self.together is None:
+            return draw(stream, self.positions, count)
+        return self.together.draw(self.part, draw, stream, count)
+
+    def draws(self, key: int) -> rng.Draws:
+        """Return random numbers for each position by name."""
+        return rng.Draws(key, self.positions, self.draw)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -129,6 +174,15 @@ def join(batches: Sequence[Batch], size: int) -> list[Batch]:
         positions = torch.cat([batch.positions for batch in group])
         joined.append(Batch(fields, positions, parts=len(group)))
     return joined
+
+
+def draw_together(batches: Sequence[Batch]) -> Together:
+    """Let micro-batches that pass the networks one after the other draw their random numbers at once."""
+    together = Together([batch.positions for batch in batches])
+    if len(batches) > 1:
+        for part, batch in enumerate(batches):
+            batch.together, batch.part = together, part
+    return together
 
 
 def random_batch(fields: Mapping[str, Field], seed: int, positions: Tensor) -> Batch:

@@ -11,6 +11,7 @@ from gan_dist import optimizer_probe
 from gan_dist.ema import RAMP, Average
 from gan_dist.errors import AgreedError
 from gan_dist.networks import statistics
+from gan_dist.networks.flat_statistics import Moved, together
 from gan_dist.networks.statistics import Statistics
 
 
@@ -78,6 +79,8 @@ class Player:
     """Told of each call, and whether gradients flow back through it: for counting."""
     statistics: tuple[Statistics, ...] = dataclasses.field(init=False)
     """Of the network, then the attached ones."""
+    moved: tuple[Moved, ...] = dataclasses.field(init=False)
+    """The same as an update moves them, many at once."""
     weights: tuple[nn.Parameter, ...] = dataclasses.field(init=False)
     """The network's parameters, in its order."""
 
@@ -91,6 +94,7 @@ class Player:
                 )
         self.trained = self.network
         self.statistics = (*statistics.statistics_of(self.network), *self.attached)
+        self.moved = self.statistics
         self.weights = tuple(self.network.parameters())
 
     def place(
@@ -114,6 +118,10 @@ class Player:
                 )
         if self.average_half_life is not None:
             self.average = Average(self.network, self.average_half_life, self.average_ramp)
+
+    def gather_together(self) -> None:
+        """Lay the statistics of many layers into one tensor. Whatever moves buffers (DDP does) must have done so before."""
+        self.moved = together(self.statistics)
 
     def schedule(self, images: int) -> None:
         """Set what the optimizer's groups have at this position."""

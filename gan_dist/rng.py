@@ -9,6 +9,7 @@ variant 13), applied once per position and once per coordinate.
 import dataclasses
 import hashlib
 import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -60,8 +61,19 @@ def bits(stream: int, positions: torch.Tensor, count: int) -> torch.Tensor:
 
 def uniform(stream: int, positions: torch.Tensor, count: int) -> torch.Tensor:
     """Uniform numbers in (0, 1) for each position: (N,) int64 -> (N, count) float64."""
+    return _to_uniform(bits(stream, positions, count))
+
+
+def _to_uniform(words: torch.Tensor) -> torch.Tensor:
     # 52 bits and a half: never 0 or 1, so that a logarithm is safe
-    return (((bits(stream, positions, count) >> 12) & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
+    return (((words >> 12) & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
+
+
+def halves(stream: int, positions: np.ndarray) -> np.ndarray:
+    """Say whether `uniform(stream, positions, 1)` is below 1/2, without torch: (N,) integers -> (N,) booleans."""
+    rows = mix_numpy(positions.astype(np.uint64) * np.uint64(GOLDEN) + np.uint64(stream))
+    below: np.ndarray = mix_numpy(rows + np.uint64(GOLDEN)) >> np.uint64(63) == 0
+    return below
 
 
 def normal(stream: int, positions: torch.Tensor, count: int) -> torch.Tensor:
@@ -71,10 +83,41 @@ def normal(stream: int, positions: torch.Tensor, count: int) -> torch.Tensor:
     last bit: a sample's numbers must not depend on how many samples are drawn with it.
     """
     half = (count + 1) // 2
-    numbers = uniform(stream, positions, 2 * half)
-    radius = (-2.0 * numbers[:, :half].log()).sqrt()
-    angle = 2.0 * math.pi * numbers[:, half:]
-    return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count].float()
+    return torch.cat(_box_muller(uniform(stream, positions, 2 * half)), dim=1)[:, :count].float()
+
+
+def _box_muller(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return two independent normal numbers for each pair of uniform ones: (N, 2 * half) -> twice (N, half)."""
+    first, second = numbers.chunk(2, dim=1)
+    radius = (-2.0 * first.log()).sqrt()
+    angle = 2.0 * math.pi * second
+    return radius * angle.cos(), radius * angle.sin()
+
+
+@dataclasses.dataclass(frozen=True)
+class Normals:
+    """Draws what `normal` draws of some streams, so many numbers of each, in the kernels of one call."""
+
+    streams: tuple[int, ...]
+    counts: tuple[int, ...]
+
+    def __call__(self, stream: int, positions: torch.Tensor, count: int) -> torch.Tensor:
+        """Return the numbers stream by stream: (N,) int64 -> (N, sum of counts) float32. The arguments beside are unused."""
+        halves = [(count + 1) // 2 for count in self.counts]
+        start = positions * _signed(GOLDEN)
+        rows = _mix_torch(torch.stack([start + _signed(stream) for stream in self.streams], dim=1))
+        # the first uniform numbers of all pairs, then the second ones
+        each = [rows[:, place : place + 1].expand(-1, half) for place, half in enumerate(halves)]
+        numbers = torch.arange(1, 2 * max(halves) + 1, device=positions.device)
+        columns = torch.cat([*(numbers[:half] for half in halves), *(numbers[half : 2 * half] for half in halves)])
+        words = _mix_torch(torch.cat([*each, *each], dim=1) + columns * _signed(GOLDEN))
+        pairs = [torch.split(side, halves, dim=1) for side in _box_muller(_to_uniform(words))]
+        parts = [
+            part
+            for cosine, sine, half, count in zip(*pairs, halves, self.counts, strict=True)
+            for part in (cosine, sine[:, : count - half])
+        ]
+        return torch.cat(parts, dim=1).float()
 
 
 def integers(stream: int, positions: torch.Tensor, below: int) -> torch.Tensor:
@@ -89,14 +132,29 @@ class Draws:
     key: int
     positions: torch.Tensor
     """(N,) int64, micro-batch by micro-batch."""
+    draw: "Callable[[Callable[[int, torch.Tensor, int], torch.Tensor], int, int], torch.Tensor] | None" = None
+    """Draws for these positions, perhaps for others at once (interfaces.Batch.draw)."""
+
+    def _drawn(self, draw: Callable[[int, torch.Tensor, int], torch.Tensor], name: str, count: int) -> torch.Tensor:
+        stream = key(self.key, name)
+        return draw(stream, self.positions, count) if self.draw is None else self.draw(draw, stream, count)
 
     def normal(self, name: str, *shape: int) -> torch.Tensor:
         """Return standard normal numbers: (N, *shape) float32."""
-        return normal(key(self.key, name), self.positions, math.prod(shape)).view(-1, *shape)
+        return self._drawn(normal, name, math.prod(shape)).view(-1, *shape)
+
+    def normals(self, shapes: Mapping[str, tuple[int, ...]]) -> list[torch.Tensor]:
+        """Return what `normal` returns for each name and shape, by fewer kernels."""
+        streams = tuple(key(self.key, name) for name in shapes)
+        counts = tuple(math.prod(shape) for shape in shapes.values())
+        drawn = Normals(streams, counts)
+        numbers = drawn(0, self.positions, sum(counts)) if self.draw is None else self.draw(drawn, 0, sum(counts))
+        split = torch.split(numbers, list(counts), dim=1)
+        return [part.view(-1, *shape) for part, shape in zip(split, shapes.values(), strict=True)]
 
     def uniform(self, name: str, *shape: int) -> torch.Tensor:
         """Return uniform numbers in (0, 1): (N, *shape) float64."""
-        return uniform(key(self.key, name), self.positions, math.prod(shape)).view(-1, *shape)
+        return self._drawn(uniform, name, math.prod(shape)).view(-1, *shape)
 
     def integers(self, name: str, below: int, *shape: int) -> torch.Tensor:
         """Return integers in [0, below): (N, *shape) int64."""

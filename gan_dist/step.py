@@ -25,11 +25,15 @@ def play_step(
     played inside of `around`.
     """
     joined = interfaces.join(batch, engine.passes)
+    draws = interfaces.draw_together(joined)
+    engine.at(images)
     game.images = images
     for phase in game.due(images, size):
+        draws.forget()
         with around(phase), engine.turn(phase):  # only its player's weights take gradients
             for loss, micro in engine.share(joined):
                 beat(phase)
                 engine.backward(loss(micro))
             engine.update(images)  # sync, finite gate, clip, optimizer
+    draws.forget()
     game.average(images, size)

@@ -1,5 +1,6 @@
 """Run the training loop, and decide when to step, report, draw, save and stop."""
 
+import gc
 import os
 import uuid
 from collections.abc import Callable
@@ -15,17 +16,20 @@ from gan_dist.config import Config
 from gan_dist.control import desync, diagnose, load, peers, stop
 from gan_dist.control.stop import Reason, Requests
 from gan_dist.control.watchdog import Watchdog
-from gan_dist.data import loader
+from gan_dist.data import loader, resident
 from gan_dist.data.decode import Note
 from gan_dist.data.quarantine import Quarantine
 from gan_dist.doctor import autotune
-from gan_dist.engine import AgreedError, Engine, lost_contact
+from gan_dist.engine import AgreedError, Engine, lost_contact, memory
 from gan_dist.errors import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED, RunError
 from gan_dist.interfaces import Batch, Phase
 from gan_dist.reporting import Reporter
-from gan_dist.run_directory import Run, chosen, open_run
+from gan_dist.run_directory import Run, open_run
 from gan_dist.step import play_step
 from gan_dist.tracking import Tracker
+
+_PUT_OFF = 16
+"""Steps after which a save that is owed asks again whether updates are being skipped: on a GPU the host waits for that."""
 
 
 class Trainer:
@@ -40,6 +44,7 @@ class Trainer:
         if where := engine.who_differs(self.index.digest):
             raise AgreedError(f"data.shards has other contents {where}; give all machines the same shards")
         self.config = config = config.with_classes(lambda: self.index.classes)
+        self.cache = resident.shared(config, self.index, engine, memory.left_by_limits())
         engine.on_main(lambda: scoring.check(config, len(self.index)))
         self.game = trial.build(config, engine)
         if not (config.directory / "config.yaml").exists():
@@ -48,8 +53,9 @@ class Trainer:
         run = engine.on_main(lambda: open_run(config, self.index.digest, self.index.old_digest))
         assert run is not None
         self.run_directory: Run = run
+        config, layout = autotune.settle(config, engine, self.game, run)
+        self.config = config
         other_machine = self._keep_bits()
-        self._choose_passes()
         engine.wrap(self.game)
         self.checkpointer = Checkpointer(config, engine, self.game, run)
         self.agreement = engine.agreement(2)
@@ -57,6 +63,8 @@ class Trainer:
         self.quarantine = Quarantine(self.index)
         self.images = 0
         self._owed = False  # a checkpoint that is due
+        self._put_off_to = 0
+        self._collected = False
         self._skipped: dict[str, int] = {}
         self._went_back_to = ""
         problems = self._resume()
@@ -82,6 +90,8 @@ class Trainer:
             report=self.tracker.failed,
             board=engine.board(peers.names(engine.world_size)),
         )
+        if layout:
+            self.tracker.say(layout)
         for problem in problems if engine.is_main else ():
             self.tracker.event("fell back", self.images, problem=problem)
         if other_machine and engine.is_main:
@@ -116,20 +126,6 @@ class Trainer:
         if kept["machine"] == machine:
             return ""
         return f"bits may differ from here on: the run began on {kept['machine']}, and this is {machine}"
-
-    def _choose_passes(self) -> None:
-        training, engine = self.config.training, self.engine
-        if training.micro_batches_per_pass != "auto" or training.strategy == "exact":
-            return
-        kind = torch.cuda.get_device_name() if engine.device.type == "cuda" else "cpu"
-        kinds = "+".join(sorted(set(engine.gather(kind))))  # the same words on all ranks
-        launch = f"micro_batches_per_pass: {kinds}, {engine.world_size} processes, {training.strategy}"
-        run = self.run_directory
-        known = engine.on_main(lambda: chosen(run.directory)) or {}
-        if launch not in known:
-            best = min(engine.gather(autotune.choose(self.config, engine, self.game)))
-            known = engine.on_main(lambda: run.choose({launch: best})) or {launch: best}
-        engine.passes = known[launch]
 
     def train(self) -> int:
         """Train to `training.images`, or to a reason to stop. Returns the exit code."""
@@ -172,7 +168,10 @@ class Trainer:
         """Play steps until the run is finished or all ranks agreed on a reason to stop."""
         self.reporter.begin(self.images)
         slots, device = self.engine.slots, self.engine.device
-        batches = loader.micro_batches(self.index, self.config, self.images, slots, device, self._quarantined)
+        say = self.tracker.say
+        batches = loader.micro_batches(
+            self.index, self.config, self.images, slots, device, self._quarantined, self.cache, say
+        )
         for batch in self.reporter.pace.waiting(batches):
             self.advance(batch)
             if reason := self._agreed_reason(batch):
@@ -208,6 +207,11 @@ class Trainer:
         size = self.config.training.batch
         play_step(self.engine, self.game, batch, self.images, size, self._beat)
         self.images += size
+        if not self._collected:
+            # what a run keeps is there now: no later collection has to look at it, which takes some 10 ms
+            gc.collect()
+            gc.freeze()
+            self._collected = True
 
     def _beat(self, phase: Phase) -> None:
         self.watchdog.beat(f"turn of {phase.player.name}", self.images)
@@ -232,10 +236,15 @@ class Trainer:
         return reason
 
     def _in_bad_steps(self) -> bool:
-        """Say whether updates are being skipped now: a checkpoint of such a state is useless."""
-        return self.images < self.config.training.images and any(
-            found.streak for found in self.engine.skipped(wait=True).values()
-        )
+        """Say on all ranks whether updates are being skipped now: a checkpoint of such a state is useless."""
+        if self.images >= self.config.training.images:
+            return False
+        if self.images < self._put_off_to:
+            return True
+        skips = any(found.streak for found in self.engine.skipped(wait=True).values())
+        if skips:
+            self._put_off_to = self.images + _PUT_OFF * self.config.training.batch
+        return skips
 
     def _note_skipped(self, wait: bool = False) -> None:
         for player, found in self.engine.skipped(wait).items():
@@ -327,7 +336,7 @@ class Trainer:
             self.tracker.event("went back", self.images, to=name, reason=bad)
         self._resume()
         self.engine.forgive()
-        self._owed = False
+        self._owed, self._put_off_to = False, 0
         self.requests.discard(Reason.BAD_STEPS)  # a signal that came meanwhile still holds
         self.tracker.rewind(self.images)
 

@@ -1,7 +1,7 @@
 """Adaptive discriminator augmentation, ADA (Karras et al., "Training GANs with limited data", 2020)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import torch
@@ -132,13 +132,14 @@ def _no_colour(name: str, channels: int) -> str:
 class Draws:
     """Random numbers of the images of a batch, (N,) float64 by name."""
 
-    def __init__(self, seed: int, purpose: str, positions: Tensor) -> None:
+    def __init__(self, seed: int, purpose: str, positions: Tensor, draw: Callable[..., Tensor] | None = None) -> None:
+        """`draw` is the batch's, which may draw for others at once."""
         self._keys = {kind: rng.key(seed, f"ada {kind} {purpose}") for kind in ("chance", "uniform", "normal", "noise")}
-        self._positions = positions
+        draw = self._draw = draw or (lambda draw, stream, count: draw(stream, positions, count))
         # one call for each kind: a call is some twenty small kernels
-        self._chances = rng.uniform(self._keys["chance"], positions, len(_CHANCES))
-        self._uniform = rng.uniform(self._keys["uniform"], positions, len(_UNIFORM))
-        self._normal = rng.normal(self._keys["normal"], positions, len(_NORMAL)).double()
+        self._chances = draw(rng.uniform, self._keys["chance"], len(_CHANCES))
+        self._uniform = draw(rng.uniform, self._keys["uniform"], len(_UNIFORM))
+        self._normal = draw(rng.normal, self._keys["normal"], len(_NORMAL)).double()
 
     def happens(self, name: str, probability: Tensor | float) -> Tensor:
         """Return where something of this probability happens: (N,) bool."""
@@ -153,7 +154,7 @@ class Draws:
 
     def white_noise(self, like: Tensor) -> Tensor:
         """Return standard normal numbers for all pixels of images (N, C, H, W)."""
-        return rng.normal(self._keys["noise"], self._positions, like[0].numel()).to(like.dtype).view(like.shape)
+        return self._draw(rng.normal, self._keys["noise"], like[0].numel()).to(like.dtype).view(like.shape)
 
 
 class AdaptiveAugment(Augment):
@@ -168,7 +169,7 @@ class AdaptiveAugment(Augment):
     def forward(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):
             full = images if images.dtype == torch.float64 else images.float()
-            made: Tensor = self.pipe(full, Draws(self.seed, purpose, batch.positions), self.strength())
+            made: Tensor = self.pipe(full, Draws(self.seed, purpose, batch.positions, batch.draw), self.strength())
             return made.to(images.dtype)
 
     def strength(self) -> Tensor | float:

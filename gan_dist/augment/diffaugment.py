@@ -52,7 +52,7 @@ class DifferentiableAugment(Augment):
         self.color, self.translation, self.cutout = keys.color, keys.translation, keys.cutout
 
     def forward(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
-        drawn = rng.uniform(rng.key(self.seed, f"diffaugment {purpose}"), batch.positions, len(_DRAWS))
+        drawn = batch.draw(rng.uniform, rng.key(self.seed, f"diffaugment {purpose}"), len(_DRAWS))
         draws = dict(zip(_DRAWS, drawn.unbind(1), strict=True))
         with torch.autocast(images.device.type, enabled=False):
             full = images if images.dtype == torch.float64 else images.float()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 
 from gan_dist import units
 from gan_dist.config import legacy, tree
@@ -78,6 +78,10 @@ class Data(Section):
     """Mirror each image left to right with probability 1/2, drawn again in every epoch."""
     workers: Annotated[int, Field(ge=0), FREE] = 2
     """Processes that read and decode, for each training process. 0: the training process does it. Changes no result."""
+    resident: Annotated[Literal["no", "host", "device", "auto"], FREE] = "no"
+    """Keep decoded samples (uint8) in memory, so that each is decoded once in a start: host in memory that the processes of a
+    machine share, device on the GPU once all are there. auto: device where they take at most half of its memory, else host,
+    else no. Changes no result."""
     streams: Positive = 1
     """Parts that the samples are cut into; slot j of a batch always reads part j * streams // batch. 1: a full shuffle."""
     max_bad_fraction: Annotated[float, Field(ge=0, le=1), FREE] = 0.001
@@ -85,6 +89,11 @@ class Data(Section):
     cache: Annotated[str, FREE] = ""
     """Folder for copies of remote shards, and for indexes of shards whose own folder cannot be written. Default:
     $GAN_DIST_CACHE (the Slurm templates set it to a folder of the node), $XDG_CACHE_HOME/gan_dist or ~/.cache/gan_dist."""
+
+    @field_validator("resident", mode="before")
+    @classmethod
+    def _no_is_a_word(cls, value: Any) -> Any:
+        return "no" if value is False else value  # what YAML makes of it
 
     @property
     def size(self) -> tuple[int, int]:
@@ -96,6 +105,11 @@ class Data(Section):
             raise ValueError(f"data.image = {self.image} has no effect with data.fields; remove one of them")
         if "class" in self.fields:
             raise ValueError("data.fields names a field class, which data.labels makes; choose another name")
+        if self.resident != "no" and getattr(self, "crop", "") == "random":
+            raise ValueError(
+                f"data.resident = {self.resident} keeps one image of each sample, and data.crop = random cuts another part "
+                "each time; set data.resident: no"
+            )
         if self.classes and not self.labels:
             raise ValueError(
                 f"data.classes = {self.classes} has no effect without data.labels: true; set it or remove data.classes"
@@ -136,8 +150,9 @@ class Training(Section):
     deterministic: Annotated[bool, FREE] = False
     """Only algorithms that give the same bits every time, at some speed on a GPU; what has none raises. strategy: exact
     implies it."""
-    channels_last: Annotated[bool, FREE] = True
-    """Keep images and weights in memory pixel by pixel (NHWC), which convolutions like; ZeRO keeps weights as they are."""
+    channels_last: Annotated[Literal["auto"] | bool, FREE] = True
+    """Keep images and weights in memory pixel by pixel (NHWC), which convolutions like; ZeRO keeps weights as they are. auto:
+    under ddp what is faster here, measured at the first start, as convolutions in groups may like it less; else true."""
     compile: Annotated[bool, FREE] = False
     """Compile the networks by torch.compile; not with a penalty that differentiates twice, nor with strategy: exact or ZeRO."""
 
@@ -338,7 +353,7 @@ def other_bits(chosen: Mapping[str, Any], config: Config) -> str:
     """
     training = config.training
     asked = {"device": training.device, "threads": training.threads, "channels_last": training.channels_last}
-    left = {"device": "auto", "threads": 0, "channels_last": None}
+    left = {"device": "auto", "threads": 0, "channels_last": "auto"}
     other = {key: value for key, value in asked.items() if value != left[key] and value != chosen.get(key, value)}
     if training.strategy != "exact" or not other:
         return ""

@@ -102,7 +102,8 @@ MEANINGS: dict[str, Meaning] = {
     "mirror": Meaning(("data.flip",)), "flip": Meaning(("data.flip",)), "hflip": Meaning(("data.flip",)),
     "cond": _LABELS, "conditional": _LABELS, "labels": _LABELS, "class_cond": _LABELS,
     "n_classes": Meaning(("data.classes",)), "num_classes": Meaning(("data.classes",)),
-    "cache_dir": Meaning(("data.cache",)),
+    "cache_dir": Meaning(("data.cache",)), "cache": Meaning(("data.resident",), "no, host, device or auto"),
+    "cache_images": Meaning(("data.resident",), "no, host, device or auto"),
     # networks and losses
     "nz": _LATENT, "z_dim": _LATENT, "zdim": _LATENT, "latent_dim": _LATENT, "latent_size": _LATENT, "latent": _LATENT,
     "ngf": _WIDTH_G, "ndf": _WIDTH_D, "cbase": _WIDTH, "channel_base": _WIDTH, "base_channels": _WIDTH, "width": _WIDTH,

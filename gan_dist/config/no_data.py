@@ -16,6 +16,7 @@ class NoData(Section):
     classes: ClassVar[int] = 0
     max_bad_fraction: ClassVar[float] = 0.0
     cache: ClassVar[str] = ""
+    resident: ClassVar[str] = "no"
 
     @model_validator(mode="before")
     @classmethod

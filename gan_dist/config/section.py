@@ -1,7 +1,7 @@
 """Define what every section of the config has in common: frozen, no unknown keys, a docstring under each key."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -34,7 +34,8 @@ class Section(BaseModel):
     @classmethod
     def _no_truth_for_another_value(cls, value: Any, info: ValidationInfo) -> Any:
         name = info.field_name or ""
-        if isinstance(value, bool) and cls.model_fields[name].annotation is not bool:
+        kind = cls.model_fields[name].annotation
+        if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
             raise ValueError(f"{name} must not be true or false (what YAML also writes yes, no, on, off)")
         return value
 

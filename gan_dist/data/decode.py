@@ -48,7 +48,11 @@ class Note:
 
 
 class UnusableError(Exception):
-    """A sample that cannot be had; the message says why."""
+    """A sample that cannot be had; the message says why. `passing`: a later try may have it."""
+
+    def __init__(self, reason: str, passing: bool = False) -> None:
+        super().__init__(reason)
+        self.passing = passing
 
 
 class _OpenFile:
@@ -145,7 +149,7 @@ class Decoder:
         until, reason = self._lost.get(shard, (0.0, ""))
         began = time.monotonic()
         if began < until:
-            raise UnusableError(reason)
+            raise UnusableError(reason, passing=True)
         for attempt in range(_TRIES):
             try:
                 descriptor = self._descriptor(shard)
@@ -157,15 +161,15 @@ class Decoder:
                 if attempt == _TRIES - 1:
                     reason = f"the shard cannot be read ({error.strerror})"
                     self._lost[shard] = time.monotonic() + _LOST, reason
-                    raise UnusableError(reason) from None
+                    raise UnusableError(reason, passing=True) from None
                 time.sleep(_PAUSE * 2**attempt)
         if (took := time.monotonic() - began) > _SLOW:
             self._slow.append((sample, took))
         if (state.st_size, state.st_mtime_ns) != index.stamps[shard]:
             self._close(shard)  # it may be replaced by the right one
-            raise UnusableError("the shard changed since the run began")
+            raise UnusableError("the shard changed since the run began", passing=True)
         if len(data) != size:
-            raise UnusableError("the shard ends before the image")
+            raise UnusableError("the shard ends before the image", passing=True)
         return data
 
     def _descriptor(self, shard: int) -> int:
@@ -196,17 +200,18 @@ def read_or_substitute(
     samples: np.ndarray,
     out: Mapping[str, np.ndarray],
     substitute: Callable[[int, int], int],
-) -> tuple[np.ndarray, list[Note]]:
-    """Read samples (N,) into `out`, (N, H, W, C) uint8 for each image field.
+    only: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, list[Note]]:
+    """Read samples (N,) into `out`, (N, H, W, C) uint8 for each image field; with `only` those at some places.
 
     `substitute(sample, attempt)` stands in, in all fields, for a sample of which some field cannot be had. It must be a
     function of its arguments alone: every number of ranks and every resume then sees the same batches. Returns the numbers
-    of the samples that were read, and what happened.
+    of the samples that were read, whether a later try may read others (both (N,)), and what happened.
     """
     notes: list[Note] = []
-    used = samples.copy()
-    for place, sample in enumerate(samples.tolist()):
-        candidate = sample
+    used, passing = samples.copy(), np.zeros(len(samples), bool)
+    for place in range(len(samples)) if only is None else only.tolist():
+        candidate = sample = int(samples[place])
         for attempt in range(SUBSTITUTES):
             try:
                 for name, decoder in decoders.items():
@@ -214,6 +219,7 @@ def read_or_substitute(
                 break
             except UnusableError as error:
                 reason = str(error) if len(decoders) == 1 else f"{name}: {error}"
+                passing[place] |= error.passing
                 notes.append(decoder.note("quarantined", candidate, reason))
             candidate = substitute(sample, attempt)
         else:
@@ -225,4 +231,4 @@ def read_or_substitute(
         used[place] = candidate
     for decoder in decoders.values():
         notes += decoder.slow()
-    return used, notes
+    return used, passing, notes

@@ -4,11 +4,10 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import itertools
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from gan_dist import rng
 from gan_dist.config import Config
-from gan_dist.data import checks, index as index_module, order, shards, workers
+from gan_dist.data import batches, checks, index as index_module, order, resident, shards, workers
 from gan_dist.data.decode import SUBSTITUTES, Decoder, Note, UnusableError, read_or_substitute
 from gan_dist.data.index import Index
+from gan_dist.data.transfer import SLACK, Sender, Turns
 from gan_dist.errors import InputError
 from gan_dist.interfaces import Batch, Field
 
@@ -85,18 +84,20 @@ def _members(config: Config) -> dict[str, str]:
     return {name: field.member for name, field in config.data.fields.items()} or {"image": config.data.image}
 
 
-class _Groups(Dataset[dict[str, Any]]):
+class _Groups(Dataset[list[dict[str, Any]]]):
     """Item k: micro-batches number k * size, ... of this rank, counted from position `start` of the run.
 
-    Worker processes write pixels into `rings`, shared memory made once for each image field, at row number % rows: handing
-    each batch over as a new shared tensor would cost them more than a third of their images/s. Small micro-batches go
-    several in a group, as an item costs the same whatever is in it.
+    Worker processes write pixels into `rings`, shared memory made once for each image field, at row number % rows, and
+    labels and mirror bits likewise: handing each batch over as a new shared tensor would cost them more than a third of
+    their images/s. Small micro-batches go several in a group, as an item costs the same whatever is in it.
     """
 
-    def __init__(self, index: Index, config: Config, start: int, slots: range) -> None:
+    def __init__(
+        self, index: Index, config: Config, start: int, slots: range, cache: resident.Cache | None = None
+    ) -> None:
         data, training = config.data, config.training
         self.decoders = _decoders(index, config)
-        self.labelled = data.labels
+        self.cache = cache
         self.seed, self.streams = config.run.seed, data.streams
         self.batch, self.micro_batch = training.batch, training.micro_batch
         self.start, self.firsts = start, slots[:: training.micro_batch]
@@ -104,36 +105,57 @@ class _Groups(Dataset[dict[str, Any]]):
         self.total = steps * len(self.firsts)
         self.size = _group(config)
         self.rows = _ring_rows(config)
-        shape = (self.rows, self.micro_batch, *data.size)
+        shape = (self.rows, self.micro_batch)
         self.rings = {
-            name: torch.empty((*shape, decoder.channels), dtype=torch.uint8) for name, decoder in self.decoders.items()
+            name: torch.empty((*shape, *data.size, decoder.channels), dtype=torch.uint8)
+            for name, decoder in self.decoders.items()
         }
+        self.labels = torch.empty(shape, dtype=torch.int64) if data.labels else None
+        self.mirrored = torch.empty(shape, dtype=torch.bool) if data.flip else None
         if data.workers:
-            for ring in self.rings.values():
+            for ring in self.buffers:
                 ring.share_memory_()  # type: ignore[no-untyped-call]
+
+    @property
+    def buffers(self) -> list[torch.Tensor]:
+        return [*self.rings.values(), *(ring for ring in (self.labels, self.mirrored) if ring is not None)]
 
     def __len__(self) -> int:
         return -(-self.total // self.size)
 
-    def __getitem__(self, group: int) -> list[dict[str, Any]]:  # type: ignore[override]
-        numbers = range(group * self.size, min((group + 1) * self.size, self.total))
-        return [self._micro_batch(number) for number in numbers]
+    def __getitem__(self, group: int) -> list[dict[str, Any]]:
+        return [self._micro_batch(number) for number in self.numbers(group)]
+
+    def numbers(self, group: int) -> range:
+        """Return the micro-batches of a group."""
+        return range(group * self.size, min((group + 1) * self.size, self.total))
+
+    def position(self, number: int) -> int:
+        """Return the position in the run of a micro-batch's first image."""
+        step, place = divmod(number, len(self.firsts))
+        return self.start + step * self.batch + self.firsts[place]
 
     def _micro_batch(self, number: int) -> dict[str, Any]:
-        step, place = divmod(number, len(self.firsts))
-        first = next(iter(self.decoders.values()))
-        images, slot, total = self.start + step * self.batch, self.firsts[place], len(first.index)
-        slots = np.arange(slot, slot + self.micro_batch)
+        first, total = next(iter(self.decoders.values())), len(next(iter(self.decoders.values())).index)
+        place, row = number % len(self.firsts), number % self.rows
+        slots = np.arange(self.firsts[place], self.firsts[place] + self.micro_batch)
+        images = self.position(number) - self.firsts[place]
         samples = order.samples(self.seed, total, self.batch, self.streams, images, slots)
         substitute = functools.partial(order.substitute, self.seed, total)
-        row = number % self.rows
         out = {name: ring[row].numpy() for name, ring in self.rings.items()}
+        read = functools.partial(read_or_substitute, self.decoders, samples, out, substitute)
         try:
-            samples, notes = read_or_substitute(self.decoders, samples, out, substitute)
+            if self.cache is not None:
+                samples, notes = self.cache.read(samples, out, lambda missing: read(only=missing))
+            else:
+                samples, _, notes = read()
         except InputError as error:  # raised again in the training process, where it is one line
             return {"error": str(error)}
-        labels = first.index.label[samples].astype(np.int64) if self.labelled else None
-        return {"row": row, "position": images + slot, "labels": labels, "notes": notes}
+        if self.labels is not None:
+            self.labels[row] = torch.from_numpy(first.index.label[samples].astype(np.int64))
+        if self.mirrored is not None:
+            self.mirrored[row] = torch.from_numpy(batches.mirrored(self.seed, images + slots))
+        return {"notes": notes}
 
 
 def _decoders(index: Index, config: Config) -> dict[str, Decoder]:
@@ -153,8 +175,13 @@ def _sample_bytes(config: Config) -> int:
 
 
 def _ring_rows(config: Config) -> int:
-    # the loader asks for `workers * _PREFETCH` groups beyond the one that is being taken, so no row is written while read
-    return (config.data.workers * _PREFETCH + 1) * _group(config)
+    # the loader asks for `workers * _PREFETCH` groups beyond the one that is being taken, so no row is written while read;
+    # of `_slack` groups before that one a GPU may still be reading (transfer.Turns)
+    return (config.data.workers * _PREFETCH + 1 + _slack(config)) * _group(config)
+
+
+def _slack(config: Config) -> int:
+    return SLACK if config.training.device != "cpu" and torch.cuda.is_available() else 0
 
 
 def _ring_bytes(config: Config) -> int:
@@ -173,18 +200,55 @@ def micro_batches(
     slots: range,
     device: torch.device,
     note: Callable[[Note], None] = lambda note: None,
+    cache: resident.Cache | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[list[Batch]]:
     """Yield this rank's share of every step from position `start` on: a list of micro-batches a step.
 
     A batch has every image field of the index, and "class" with data.labels. `slots` are the places of the global batch
-    that this rank serves. `note` is told of samples that others stand in for, and of slow shards. The workers end with
-    the iterator. Where the game draws its own samples, batches have positions only.
+    that this rank serves. `note` is told of samples that others stand in for, and of slow shards. Samples are decoded
+    once where there is a `cache` for them, and `say` is told what is kept where. The workers end with the iterator, or when
+    the cache is full. Where the game draws its own samples, batches have positions only.
     """
     if config.data.drawn:
         yield from _positions(config, start, slots, device)
         return
+    sender = Sender(device)
+    try:
+        if cache is None:
+            if config.data.resident != "no":
+                say(resident.absence(config, index, slots))
+            yield from _decoded(index, config, start, slots, sender, note)
+            return
+        if not cache.is_full:
+            say(cache.plan.words)
+            every = cache.looks_every(config.training.batch)
+            with contextlib.closing(_decoded(index, config, start, slots, sender, note, cache)) as decoded:
+                for number, step in enumerate(decoded, 1):
+                    yield step
+                    start += config.training.batch
+                    if number % every == 0 and cache.is_full:
+                        break
+            sender.close()  # nobody reads the ring any more
+        if start < config.training.whole_images:
+            if words := cache.settle(index, config, slots, device):
+                say(words)
+            yield from cache.batches(index, config, start, slots, sender)
+    finally:
+        sender.close()
+
+
+def _decoded(
+    index: Index,
+    config: Config,
+    start: int,
+    slots: range,
+    sender: Sender,
+    note: Callable[[Note], None],
+    cache: resident.Cache | None = None,
+) -> Generator[list[Batch], None, None]:
     count = config.data.workers
-    dataset = _Groups(index, config, start, slots)
+    dataset = _Groups(index, config, start, slots, cache)
     context = None
     if count:  # not fork: a fork of a process that runs threads (OpenMP, CUDA, W&B) may hang
         context = workers.context("forkserver")
@@ -202,16 +266,38 @@ def micro_batches(
             worker_init_fn=workers.end_with_parent,
         )
         groups = iter(loader)
+    for ring in dataset.buffers:
+        sender.pin(ring)
+    turns, each_step = Turns(sender.mark, _slack(config)), len(dataset.firsts)
     step: list[Batch] = []
-    for item in itertools.chain.from_iterable(groups):
-        if "error" in item:
-            raise InputError(item["error"])
-        for each in item["notes"]:
-            note(each)
-        step.append(_to_device(item, dataset.rings, config, device))
-        if len(step) == len(dataset.firsts):
-            yield step
-            step = []
+    for number in range(len(dataset)):
+        turns.await_next()
+        items = next(groups)
+        if errors := [item["error"] for item in items if "error" in item]:
+            raise InputError(errors[0])
+        micros = dataset.numbers(number)
+        rows = slice(micros.start % dataset.rows, micros.start % dataset.rows + len(micros))
+        # the whole group in one copy for each field, from where the workers wrote it
+        pixels = {name: sender.send(ring[rows]) for name, ring in dataset.rings.items()}
+        labels = None if dataset.labels is None else sender.send(dataset.labels[rows], copy=True)
+        flips = None if dataset.mirrored is None else sender.send(dataset.mirrored[rows])
+        turns.sent()
+        done = 0
+        while done < len(micros):
+            part = slice(done, min(done + each_step - len(step), len(micros)))
+            for each in (each for item in items[part] for each in item["notes"]):
+                note(each)
+            step += batches.micro_batches(
+                {name: each[part].flatten(0, 1) for name, each in pixels.items()},
+                None if labels is None else labels[part].flatten(),
+                None if flips is None else flips[part].flatten(),
+                dataset.position(micros[done]),
+                config,
+            )
+            done = part.stop
+            if len(step) == each_step:
+                yield step
+                step = []
 
 
 def _positions(config: Config, start: int, slots: range, device: torch.device) -> Iterator[list[Batch]]:
@@ -224,33 +310,6 @@ def _positions(config: Config, start: int, slots: range, device: torch.device) -
 
 def _as_it_is(item: Any) -> Any:
     return item
-
-
-def _to_device(item: dict[str, Any], rings: dict[str, torch.Tensor], config: Config, device: torch.device) -> Batch:
-    """Copy a row out of the rings, normalised; when this returns the row may be written again."""
-    count = config.training.micro_batch
-    positions = torch.arange(item["position"], item["position"] + count, device=device)
-    mirrored = None
-    if config.data.flip:  # all fields of a sample alike
-        mirrored = rng.uniform(rng.key(config.run.seed, "flip"), positions, 1)[:, 0, None, None, None] < 0.5
-    fields = {}
-    for name, ring in rings.items():
-        images = _normalised(ring[item["row"]], config, device)
-        if mirrored is not None:
-            images = torch.where(mirrored, images.flip(-1), images)
-        fields[name] = images if config.training.channels_last else images.contiguous()
-    if item["labels"] is not None:
-        fields["class"] = torch.from_numpy(item["labels"]).to(device)
-    return Batch(fields, positions)
-
-
-def _normalised(pixels: torch.Tensor, config: Config, device: torch.device) -> torch.Tensor:
-    """Turn (M, H, W, C) uint8 into (M, C, H, W) in [-1, 1] on the device, a copy."""
-    if device.type == "cuda":  # to pinned memory at once, from there to the GPU while this process goes on
-        pixels = pixels.pin_memory().to(device, non_blocking=True)
-    dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
-    # (M, H, W, C) seen as (M, C, H, W) is channels_last already
-    return pixels.permute(0, 3, 1, 2).to(dtype).div_(127.5).sub_(1)
 
 
 def shown(index: Index, config: Config, count: int, device: torch.device) -> Batch:
@@ -290,11 +349,11 @@ def _batch(found: list[tuple[int, dict[str, np.ndarray]]], index: Index, config:
     """Return the decoded images of samples as a batch."""
     if not found:
         raise InputError(f"data.shards: no sample of {index.shards[0]}, ... can be read; see `gan-dist index`")
-    samples = [sample for sample, _ in found]
+    samples, sender = [sample for sample, _ in found], Sender(device)
     fields = {
-        name: _normalised(torch.from_numpy(np.stack([images[name] for _, images in found])), config, device)
+        name: batches.normalised(sender.send_values(np.stack([images[name] for _, images in found])), config)
         for name in found[0][1]
     }
     if config.data.labels:
-        fields["class"] = torch.from_numpy(index.label[samples].astype(np.int64)).to(device)
-    return Batch(fields, torch.tensor(samples, device=device))
+        fields["class"] = sender.send_values(index.label[samples].astype(np.int64))
+    return Batch(fields, sender.send_values(np.array(samples)))

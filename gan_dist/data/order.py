@@ -43,23 +43,47 @@ def samples(seed: int, total: int, batch: int, streams: int, images: int, slots:
     `images` is a multiple of `batch`; `slots` are (N,) integers below `batch`; the result is (N,) int64 below
     `total`. Within an epoch of a stream no sample comes twice.
     """
+    found: np.ndarray = samples_of_steps(seed, total, batch, streams, images, 1, slots)[0]
+    return found
+
+
+def samples_of_steps(
+    seed: int, total: int, batch: int, streams: int, images: int, steps: int, slots: np.ndarray
+) -> np.ndarray:
+    """Return what `samples` gives for each of the `steps` batches from position `images` on: (steps, N) int64.
+
+    One call for many steps costs little more than a call for one.
+    """
     if batch % streams or images % batch or streams > total:
         raise ValueError(f"{streams} streams, batch {batch}, position {images} and {total} samples do not fit")
     per_stream = batch // streams
     stream_of = slots // per_stream
-    result = np.empty(len(slots), dtype=np.int64)
+    result = np.empty((steps, len(slots)), dtype=np.int64)
     for stream in np.unique(stream_of).tolist():
-        first, end = stream * total // streams, (stream + 1) * total // streams
+        first, end = range_of(stream, total, streams)
         chosen = stream_of == stream
         # Python's integers do not overflow, however far the run is
-        position = images // batch * per_stream + (slots[chosen] - stream * per_stream)
+        begin = images // batch * per_stream
+        position = begin + (np.arange(steps)[:, None] * per_stream + (slots[chosen] - stream * per_stream))
         epochs, places = np.divmod(position, end - first)
-        numbers = np.empty(len(places), dtype=np.int64)
+        numbers = np.empty(places.shape, dtype=np.int64)
         for epoch in np.unique(epochs).tolist():
             now = epochs == epoch
             numbers[now] = permute(rng.key(seed, "order", stream, epoch), end - first, places[now])
-        result[chosen] = first + numbers
+        result[:, chosen] = first + numbers
     return result
+
+
+def range_of(stream: int, total: int, streams: int) -> tuple[int, int]:
+    """Return the first sample of a stream and the one after its last."""
+    return stream * total // streams, (stream + 1) * total // streams
+
+
+def read_by(slots: range, total: int, batch: int, streams: int) -> range:
+    """Return the samples that some neighbouring slots of a batch can ever read."""
+    per_stream = batch // streams
+    first, last = slots[0] // per_stream, slots[-1] // per_stream
+    return range(range_of(first, total, streams)[0], range_of(last, total, streams)[1])
 
 
 def substitute(seed: int, total: int, sample: int, attempt: int) -> int:

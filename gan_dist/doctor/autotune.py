@@ -1,4 +1,4 @@
-"""Try how many micro-batches go through the networks in one pass: what fits and is fastest here.
+"""Try how many micro-batches go through the networks in one pass, and how images lie in memory: what is fastest here.
 
 A small micro-batch leaves a GPU idle, and a large one may not fit. The results differ by rounding only, so the choice is
 kept in the run directory: the same launch of a run gives the same bits.
@@ -7,7 +7,8 @@ kept in the run directory: the same launch of a run gives the same bits.
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 
@@ -16,10 +17,46 @@ from gan_dist.config import Config
 from gan_dist.engine import Engine, memory
 from gan_dist.games.base import Game
 from gan_dist.interfaces import Batch
+from gan_dist.run_directory import Run, chosen
 
+T = TypeVar("T", bool, int)
 _GAIN = 1.05  # by which a larger pass must be faster
 _ROUNDS = 3
 _ROOM = 0.8  # of the memory: fragments, and what libraries take, come on top
+
+
+def settle(config: Config, engine: Engine, game: Game, run: Run) -> tuple[Config, str]:
+    """Settle what the config leaves to be tried: `channels_last: auto`, then the engine's micro-batches in a pass.
+
+    The players are placed and not wrapped yet. All ranks call it, and take what the run's first start on such ranks found
+    best. Returns the config with the layout, and the layout in words; "" where none was left open.
+    """
+    training, words = config.training, ""
+    if training.channels_last == "auto":
+        dense = True  # ZeRO lays weights out itself
+        if training.strategy == "ddp":
+            dense = _tried("channels_last", lambda: choose_layout(config, engine, game), config, engine, run)
+            lay_out(game, dense)
+        elif training.strategy == "exact":  # as the run began
+            dense = bool((engine.on_main(lambda: chosen(run.directory)) or {}).get("channels_last", True))
+            lay_out(game, dense)
+        words = f"training.channels_last: auto: {str(dense).lower()} on this machine"
+        config = config.with_({"training.channels_last": dense})
+    if training.micro_batches_per_pass == "auto" and training.strategy != "exact":
+        engine.passes = _tried("micro_batches_per_pass", lambda: choose(config, engine, game), config, engine, run)
+    return config, words
+
+
+def _tried(key: str, work: Callable[[], T], config: Config, engine: Engine, run: Run) -> T:
+    kind = torch.cuda.get_device_name() if engine.device.type == "cuda" else "cpu"
+    kinds = "+".join(sorted(set(engine.gather(kind))))  # the same words on all ranks
+    launch = f"{key}: {kinds}, {engine.world_size} processes, {config.training.strategy}"
+    known = engine.on_main(lambda: chosen(run.directory)) or {}
+    if launch not in known:
+        best = min(engine.gather(work()))
+        known = engine.on_main(lambda: run.choose({launch: best})) or {launch: best}
+    found: T = known[launch]
+    return found
 
 
 def candidates(parts: int) -> Iterator[int]:
@@ -44,6 +81,27 @@ def choose(config: Config, engine: Engine, game: Game) -> int:
         if engine.device.type == "cpu" and 2 * share > 1:  # there nothing is raised: the system kills the process
             break
     return best
+
+
+def choose_layout(config: Config, engine: Engine, game: Game) -> bool:
+    """Return whether channels_last is as fast on this rank as channels that lie one after the other.
+
+    The players are placed and not wrapped yet. Their weights lie as the last `lay_out` says; nothing else of it stays.
+    """
+    seconds = {}
+    for dense in (True, False):
+        lay_out(game, dense)
+        seconds[dense], _ = _try(config.with_({"training.channels_last": dense}), engine, game, 1)
+    return seconds[True] <= _GAIN * seconds[False]
+
+
+def lay_out(game: Game, dense: bool) -> None:
+    """Let the weights of placed players lie channels_last (`dense`), or contiguous. Their numbers stay."""
+    layout = torch.channels_last if dense else torch.contiguous_format
+    for player in game.players:
+        player.network.to(memory_format=layout)
+        if player.average is not None:
+            player.average.network.to(memory_format=layout)
 
 
 def _try(config: Config, engine: Engine, game: Game, size: int) -> tuple[float, float]:

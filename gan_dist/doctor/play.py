@@ -71,7 +71,7 @@ def play(config: Config, engine: Engine, game: games.Game) -> Played:
                 if played:
                     times[number] = min(times[number], time.perf_counter() - began)
                 return
-            with memory.Peak(engine.device) as peak, _counting(config, engine, game, phase, part, uses):
+            with memory.Peak(engine.device) as peak, counting(config, engine, game, phase, part, uses):
                 yield
                 if engine.device.type == "cuda":
                     torch.cuda.synchronize()
@@ -82,7 +82,7 @@ def play(config: Config, engine: Engine, game: games.Game) -> Played:
 
 
 @contextlib.contextmanager
-def _counting(
+def counting(
     config: Config, engine: Engine, game: games.Game, phase: Phase, part: float, uses: dict[str, footprint.Uses]
 ) -> Iterator[None]:
     """Add to `uses` what a phase does, times the part of the steps that are of this kind."""

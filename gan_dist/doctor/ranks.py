@@ -23,7 +23,7 @@ from gan_dist import config as config_module, files, footprint, games, trial, un
 from gan_dist.checkpoint import Store, Writer, tensors
 from gan_dist.config import Config
 from gan_dist.control import launcher
-from gan_dist.data import loader, order
+from gan_dist.data import loader, order, resident
 from gan_dist.data.index import Index
 from gan_dist.doctor import autotune, node_reports, nodes, numerics
 from gan_dist.doctor.findings import Finding
@@ -60,6 +60,15 @@ def examine(config: Config, with_numerics: bool) -> Iterator[Finding]:
     loader_keeps_up = True
     if not config.data.drawn:
         loading = _loading(config, engine, index, needed)
+        if config.data.resident != "no":
+            kept = resident.shared(config, index, engine, memory.left_by_limits())
+            text = kept.plan.words if kept is not None else resident.absence(config, index, engine.slots)
+            yield Finding("resident", True, text)
+            loading = (
+                loading
+                if kept is None
+                else Finding("loader", True, f"{loading.text.partition(':')[0]}; then from memory")
+            )
         yield loading
         loader_keeps_up = loading.good
     yield _keys(config, engine, loader_keeps_up)

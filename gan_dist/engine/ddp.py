@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterator
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -51,7 +50,7 @@ class Ddp:
         gradients = [weight.grad for weight in player.weights if weight.grad is not None]
         norm = update.norm_of(gradients, scale)
         self._health.add(norm)
-        good = update.all_reduce_statistics(player, self._health, self._world_size) & torch.isfinite(norm)
+        good = update.all_reduce_statistics(player, self._health, self._world_size)
         update.step(player, gradients, norm, good)
         return norm, good
 

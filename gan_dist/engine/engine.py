@@ -135,8 +135,13 @@ class Engine:
             self.place(game)
         for player in game.players:
             self._strategy.wrap(player)
+            player.gather_together()
             if self.config.training.compile:
                 player.network.compile()
+
+    def at(self, images: int) -> None:
+        """Note the position of a step before its phases, so that nothing in them depends on it as a number of the host's."""
+        self._health.at(images)
 
     @contextlib.contextmanager
     def turn(self, phase: Phase) -> Iterator[None]:
@@ -148,9 +153,10 @@ class Engine:
         for other in self._players:
             other.has_turn = other is player
             for weight in other.weights:
-                weight.requires_grad_(other is player)
+                if weight.requires_grad is not other.has_turn:
+                    weight.requires_grad_(other.has_turn)
             for each in other.statistics:
-                each.tracking = other is player
+                each.tracking = other.has_turn
         player.optimizer.zero_grad(set_to_none=True)
         self._turn = _Turn(phase)
         try:
@@ -166,9 +172,10 @@ class Engine:
     def _forget(self, player: Player) -> None:
         """Drop what an update that was broken off has gathered."""
         player.optimizer.zero_grad(set_to_none=True)
-        for each in player.statistics:
+        for each in player.moved:
             each.drop()
         self._strategy.forget(player)
+        self._noted.forget()
         self._health.take()
 
     def share(self, batch: Sequence[Batch]) -> Iterator[tuple[Callable[[Batch], Tensor], Batch]]:
@@ -229,7 +236,8 @@ class Engine:
         self._noted.weight = float(parts)
         for player in self._players:
             for each in player.statistics:
-                each.parts = parts
+                if each.parts != parts:  # to set an attribute of a module takes much longer
+                    each.parts = parts
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss that `share` gave, weighted so that the sum is the mean over the global batch."""
@@ -240,7 +248,8 @@ class Engine:
             self._noted.add(f"loss/{player.name}", reported)
         self._health.add(loss)
         scale = self._scales.get(player.name)
-        loss = loss * self._turn.weight
+        if self._turn.weight != 1:
+            loss = loss * self._turn.weight
         self._strategy.backward(player, loss if scale is None else loss * scale.factor)
 
     def update(self, images: int = 0) -> None:
@@ -256,9 +265,10 @@ class Engine:
         norm, good = self._strategy.update(player, scale)
         name = f"grad_norm/{player.name}" if self._turn.phase.loss else f"grad_norm/{player.name}_penalty"
         # a skipped one counts nothing: under fp16 some overflows are normal
-        counted = good.double() * float(self.is_main)
+        counted = good.to(norm.dtype) if self.is_main else torch.zeros_like(norm)
         self.metrics.add(name, torch.where(good, norm, 0.0), weight=counted)
-        for each in player.statistics:
+        self.metrics.flush()
+        for each in player.moved:
             each.commit(good)
         if scale is not None:
             scale.update(good)

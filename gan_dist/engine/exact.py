@@ -18,7 +18,7 @@ from gan_dist.engine import update
 from gan_dist.engine.health import Health
 from gan_dist.engine.precision import LossScale
 from gan_dist.metrics import Metrics
-from gan_dist.networks.statistics import Statistics
+from gan_dist.networks.flat_statistics import Moved
 from gan_dist.player import Player
 
 
@@ -36,7 +36,7 @@ class Exact:
         self._tree = TreeSum()
         self.leaf = Metrics(metrics.device)
         """Takes the metrics of one micro-batch."""
-        self._gathered: list[tuple[Statistics, int]] = []
+        self._gathered: list[tuple[Moved, int]] = []
         """With how many means each."""
 
     def wrap(self, player: Player) -> None:
@@ -50,15 +50,15 @@ class Exact:
 
     def passed(self, player: Player) -> None:
         """Add the micro-batch to the tree, as a leaf."""
-        finite = self._health.take()
+        fault = self._health.take()
         weights = [weight for weight in player.weights if weight.grad is not None]
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         dtype = gradients[0].dtype
-        taken = [(each, each.take()) for each in player.statistics if each.gathered]
+        taken = [(each, each.take()) for each in player.moved if each.gathered]
         self._gathered = [(each, len(means)) for each, means in taken]
         statistics = [mean.to(dtype) / self.parts for _, means in taken for mean in means]
         self._counts, sums = self.leaf.take()
-        self._tree.add([*gradients, *statistics, sums.to(dtype), finite.to(dtype).view(1)])
+        self._tree.add([*gradients, *statistics, sums.to(dtype), fault.to(dtype).view(1)])
         self._weights = weights
         for weight in weights:
             weight.grad = None
@@ -68,8 +68,8 @@ class Exact:
         sum_over_processes(total, self._world_size)
         for weight, gradient in zip(self._weights, total, strict=False):
             weight.grad = gradient
-        *statistics, sums, finite = total[len(self._weights) :]
-        self._finite = finite[0] == self.parts
+        *statistics, sums, fault = total[len(self._weights) :]
+        self._fault = fault[0]
         # every rank has the same sums now, and one of them counts them: any other sum of theirs would round
         counts = {name: count * self.parts * (self._rank == 0) for name, count in self._counts.items()}
         self._metrics.give(counts, sums if self._rank == 0 else torch.zeros_like(sums))
@@ -80,7 +80,7 @@ class Exact:
     def update(self, player: Player, scale: LossScale | None) -> tuple[Tensor, Tensor]:
         gradients = [weight.grad for weight in player.weights if weight.grad is not None]
         norm = update.norm_of(gradients, scale)
-        good = self._finite & torch.isfinite(norm)
+        good = torch.add(self._fault, norm, alpha=0) == 0  # 0 times what is not finite is NaN
         update.step(player, gradients, norm, good)
         return norm, good
 

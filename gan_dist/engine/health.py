@@ -19,16 +19,22 @@ class Skipped:
 
 
 class Health:
-    """Count skipped updates of `players` players on the device."""
+    """Count skipped updates of `players` players on the device. All that changes is changed in place."""
 
     def __init__(self, players: int, device: torch.device) -> None:
         self._device = device
-        self._finite = torch.ones((), dtype=torch.bool, device=device)
+        self._fault = torch.zeros((), device=device)
+        """0, or NaN where something was not finite."""
         self.resize(players)
 
     def resize(self, players: int) -> None:
         """Start with zero counts for this many players."""
         self._counts = torch.zeros(players, 3, dtype=torch.int64, device=self._device)
+        # a good update: total, 0, last; a skipped one: total + 1, streak + 1, position
+        masks = torch.tensor([[1, 0, 1], [1, 1, 0], [1, 1, 0]], dtype=torch.int64, device=self._device)
+        self._kept_by_good, self._kept_by_bad, self._added_by_bad = masks.unbind()
+        self._position = 0
+        """The last of them, as far as the host set it."""
         self._seen = [Skipped(0, 0, 0)] * players
         on_gpu = self._device.type == "cuda"
         self._host = torch.empty(players, 3, dtype=torch.int64, pin_memory=True) if on_gpu else None
@@ -36,17 +42,33 @@ class Health:
 
     def add(self, loss: Tensor) -> None:
         """Note whether the loss of a micro-batch (a scalar) is finite."""
-        self._finite = self._finite & torch.isfinite(loss.detach())
+        self._fault.add_(loss.detach(), alpha=0)  # 0 times what is not finite is NaN
 
     def take(self) -> Tensor:
-        """Return 1 if this rank's losses since the last call were finite, otherwise 0: a float32 scalar on the device."""
-        finite, self._finite = self._finite, torch.ones_like(self._finite)
-        return finite.float()
+        """Return 0 if this rank's losses since the last call were finite, otherwise NaN: a float32 scalar on the device.
 
-    def count(self, player: int, good: Tensor, step: int) -> None:
+        So the sum over ranks is 0 if all were finite.
+        """
+        fault = self._fault.clone()
+        self._fault.zero_()
+        return fault
+
+    def at(self, step: int) -> None:
+        """Note the position of the updates that follow."""
+        if step != self._position:
+            self._added_by_bad[2].fill_(step)
+            self._position = step
+
+    def count(self, player: int, good: Tensor, step: int | Tensor) -> None:
         """Count an update of a player; `good` is a boolean scalar on the device."""
-        total, streak, last = self._counts[player].unbind()
-        self._counts[player] = torch.stack([total + ~good, (streak + 1) * ~good, last * good + step * ~good])
+        if isinstance(step, Tensor):
+            self._added_by_bad[2].copy_(step)
+            self._position = -1
+        else:
+            self.at(step)
+        counts = self._counts[player]
+        skipped = torch.addcmul(self._added_by_bad, counts, self._kept_by_bad)
+        torch.where(good, counts * self._kept_by_good, skipped, out=counts)
 
     def read(self, wait: bool = False) -> list[Skipped]:
         """Return the counts of each player; on a GPU they may be some steps old, unless it may `wait`."""
@@ -71,6 +93,6 @@ class Health:
     def forgive(self) -> None:
         """Set the counts in a row to zero: the run went back to a checkpoint."""
         self._counts[:, 1] = 0
-        self._finite = torch.ones_like(self._finite)
+        self._fault.zero_()
         self._copied = None
         self._seen = [Skipped(found.total, 0, found.last) for found in self._seen]

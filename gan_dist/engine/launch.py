@@ -82,6 +82,8 @@ def _set_up(config: Config) -> None:
     torch.use_deterministic_algorithms(training.deterministic or training.strategy == "exact")
     # torch would also fill all new memory with NaN, for 7 % of the images/s; nothing here reads what nobody wrote
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # tries cuDNN's algorithms at each new shape, and may find another one the next time: not where bits are promised
+    torch.backends.cudnn.benchmark = not (training.deterministic or training.strategy == "exact")
     torch.backends.cuda.matmul.allow_tf32 = training.tf32
     torch.backends.cudnn.allow_tf32 = training.tf32
     if training.threads:

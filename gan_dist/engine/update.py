@@ -86,18 +86,19 @@ def _copied(value: Any) -> Any:
 
 
 def all_reduce_statistics(player: Player, health: Health, world_size: int) -> Tensor:
-    """Give the player's statistics their mean over all ranks; returns whether all ranks had finite losses."""
-    finite = health.take().view(1)
+    """Give the player's statistics their mean over all ranks; returns whether all that was added to `health` was finite."""
+    fault = health.take()
     if world_size > 1:
-        gathered = [each for each in player.statistics if each.gathered]
+        gathered = [each for each in player.moved if each.gathered]
         taken = [each.take() for each in gathered]
         means = [mean for values in taken for mean in values]
-        dtype = max((mean.dtype for mean in means), key=lambda kind: kind.itemsize, default=finite.dtype)
-        flat = torch.cat([*(mean.reshape(-1).to(dtype) for mean in means), finite.to(dtype)])
+        dtype = max((mean.dtype for mean in means), key=lambda kind: kind.itemsize, default=fault.dtype)
+        flat = torch.cat([*(mean.reshape(-1).to(dtype) for mean in means), fault.to(dtype).view(1)])
         torch.distributed.all_reduce(flat)
         flat /= world_size
-        *parts, finite = torch.split(flat, [*(mean.numel() for mean in means), 1])
+        *parts, faults = torch.split(flat, [*(mean.numel() for mean in means), 1])
         shared = iter(part.view(mean.shape) for part, mean in zip(parts, means, strict=True))
         for each, values in zip(gathered, taken, strict=True):
             each.give([next(shared) for _ in values])
-    return finite[0] == 1
+        fault = faults[0]
+    return fault == 0

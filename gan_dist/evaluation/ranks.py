@@ -44,12 +44,15 @@ class Ranks:
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """Compute products and convolutions in fp32 while it lasts: TF32 has 10 bits of mantissa, and distances lose 3 digits."""
+    """Compute products and convolutions in fp32 while it lasts: TF32 has 10 bits of mantissa, and distances lose 3 digits.
+
+    By cuDNN's usual algorithms, not by those that it found fastest on this rank.
+    """
     cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = cuda.allow_tf32, cudnn.allow_tf32
-    cuda.allow_tf32 = cudnn.allow_tf32 = False
+    before = cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    cuda.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
     try:
         with torch.no_grad(), torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
             yield
     finally:
-        cuda.allow_tf32, cudnn.allow_tf32 = before
+        cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before

@@ -294,12 +294,12 @@ class GenerationGame(Game):
 
         `noise` is the deviation of what is added to the latents: images beside those without.
         """
-        latents = self._draw(rng.key(self.seed, purpose), batch.positions).to(self.dtype)
+        latents = self._drawn(batch.draw, rng.key(self.seed, purpose)).to(self.dtype)
         if noise:
-            added = rng.normal(rng.key(self.seed, f"noise on {purpose}"), batch.positions, self.latent)
+            added = batch.draw(rng.normal, rng.key(self.seed, f"noise on {purpose}"), self.latent)
             latents = latents + noise * added.to(self.dtype)
         if self._takes_draws:
-            asked["draws"] = rng.Draws(rng.key(self.seed, f"draws of {purpose}"), batch.positions)
+            asked["draws"] = batch.draws(rng.key(self.seed, f"draws of {purpose}"))
         return self.generator(latents, batch.get("class"), **asked)
 
     def _judge(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
@@ -313,11 +313,15 @@ class GenerationGame(Game):
         expect(logits, (len(batch) // count,), f"networks.discriminator ({self.kinds[1]})")
         return logits
 
+    def _drawn(self, draw: Callable[..., Tensor], key: int) -> Tensor:
+        """Return latents (N, latent) that `draw` makes of a function of rng, a key and a count."""
+        if self.keys.latent_distribution == "uniform":
+            return 2 * draw(rng.uniform, key, self.latent) - 1
+        return draw(rng.normal, key, self.latent)
+
     def _draw(self, key: int, numbers: Tensor) -> Tensor:
         """Draw a latent for each number: (N, latent)."""
-        if self.keys.latent_distribution == "uniform":
-            return 2 * rng.uniform(key, numbers, self.latent) - 1
-        return rng.normal(key, numbers, self.latent)
+        return self._drawn(lambda draw, key, count: draw(key, numbers, count), key)
 
     def state(self) -> dict[str, Tensor]:
         return {key: each for name, module in self.kept.items() for key, each in buffers_of(module, name).items()}

@@ -1,11 +1,14 @@
 """Define layers whose state moves with the samples, so that it means the same at any number of ranks and forwards."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from gan_dist.networks.flat_statistics import Group
 
 
 class Statistics(nn.Module):
@@ -121,6 +124,8 @@ class BatchNorm(Gathering):
     step_var: Tensor
     _running = ("running_mean", "running_var")
     _sums = ("step_mean", "step_var")
+    group: "Group | None" = None
+    """What gathers for this layer and others together."""
 
     def __init__(self, channels: int, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
         super().__init__()
@@ -146,6 +151,11 @@ class BatchNorm(Gathering):
     def _normalise(self, x: Tensor) -> Tensor:
         if not self.tracking:
             return functional.batch_norm(x, None, None, self.weight, self.bias, True, eps=self.epsilon)
+        group = None if torch.compiler.is_compiling() else self.group
+        # by a momentum of 1 the statistics themselves are written to where zeros were
+        if group is not None:
+            mean, variance = group.place_of(self)
+            return functional.batch_norm(x, mean, variance, self.weight, self.bias, True, 1.0, self.epsilon)
         mean, variance = torch.zeros_like(self.step_mean), torch.zeros_like(self.step_var)
         output = functional.batch_norm(x, mean, variance, self.weight, self.bias, True, 1.0, self.epsilon)
         self._gather((mean, variance))

@@ -96,9 +96,8 @@ class Generator(nn.Module):
         of_layers = list(ws.unbind(1))
         noises: list[Tensor | None] = [None] * len(self.noise_sizes)
         if draws is not None:
-            noises = [
-                draws.normal(f"noise {number}", 1, *size).to(ws.dtype) for number, size in enumerate(self.noise_sizes)
-            ]
+            drawn = draws.normals({f"noise {number}": (1, *size) for number, size in enumerate(self.noise_sizes)})
+            noises = [noise.to(ws.dtype) for noise in drawn]
         image, x = None, self.constant.expand(len(ws), -1, -1, -1)
         begin, end = 0, 1
         for block in self.blocks:

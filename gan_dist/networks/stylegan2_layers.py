@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gan_dist.errors import InputError
+from gan_dist.networks import grouped
 from gan_dist.networks.statistics import Statistics
 from gan_dist.rng import Draws
 
@@ -62,13 +63,13 @@ class Blur(nn.Module):
     def forward(self, x: Tensor, padding: int, stride: int = 1, gain: float = 1.0) -> Tensor:
         channels = x.shape[1]
         taps = (gain * self.taps).expand(channels, 1, 4, 4)
-        return functional.conv2d(x, taps, padding=padding, stride=stride, groups=channels)
+        return grouped.conv2d(x, taps, padding=padding, stride=stride, groups=channels)
 
     def enlarge(self, image: Tensor) -> Tensor:
         """Return the image at twice its size."""
         channels = image.shape[1]
         taps = (4 * self.taps).expand(channels, 1, 4, 4)
-        return functional.conv_transpose2d(image, taps, stride=2, padding=1, groups=channels)
+        return grouped.conv_transpose2d(image, taps, stride=2, padding=1, groups=channels)
 
 
 class Conv(nn.Module):
@@ -178,7 +179,10 @@ class Mapping(nn.Module):
         inputs = [] if latents is None else [normalise(latents)]
         if self.embedding is not None:
             assert labels is not None
-            chosen = functional.one_hot(labels, self.classes).to(self.embedding.weight.dtype)
+            # not one_hot: it reads the labels on the host
+            chosen = (labels[:, None] == torch.arange(self.classes, device=labels.device)).to(
+                self.embedding.weight.dtype
+            )
             inputs.append(normalise(self.embedding(chosen)))
         x = torch.cat(inputs, dim=1)
         for layer in self.layers:

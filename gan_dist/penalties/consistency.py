@@ -73,7 +73,7 @@ class Consistency(Penalty):
 
     def _of(self, game: Adversarial, batch: Batch, images: Tensor, purpose: str) -> Tensor:
         logits_of = game.logits_of(batch, purpose)
-        draws = rng.Draws(rng.key(game.seed, f"consistency {purpose}"), batch.positions)
+        draws = batch.draws(rng.key(game.seed, f"consistency {purpose}"))
         return (logits_of(images) - logits_of(shifted(images, draws, self.shift, self.flip))).square().mean()
 
 

@@ -79,7 +79,7 @@ class PathLength(Penalty):
         assert isinstance(kept, RunningMean)
         batch = first_samples(batch, len(batch) // batch.parts // self.shrink)
         images, styles = game.generate(batch, "path length", styles=True)
-        draws = rng.Draws(rng.key(game.seed, "path length"), batch.positions)
+        draws = batch.draws(rng.key(game.seed, "path length"))
         lengths = path_lengths(images, styles, draws.normal("pixels", *images.shape[1:]))
         kept.add(lengths)
         penalty: Tensor = (lengths - kept.value).square().mean() + 0 * images.sum()
@@ -130,7 +130,7 @@ def between(real: Tensor, fake: Tensor, shares: Tensor) -> Tensor:
 
 def _shares(game: Adversarial, batch: Batch) -> Tensor:
     """Return a uniform number in (0, 1) for each image: (N,). The images of a pack are one point, and have the same."""
-    shares = rng.uniform(rng.key(game.seed, "between"), batch.positions, 1)[:, 0]
+    shares = batch.draw(rng.uniform, rng.key(game.seed, "between"), 1)[:, 0]
     return shares[:: game.pack].repeat_interleave(game.pack) if game.pack > 1 else shares
 
 

@@ -13,7 +13,6 @@ from gan_dist.config import Config
 from gan_dist.doctor import numerics
 from gan_dist.engine import Engine
 from gan_dist.errors import AgreedError
-from gan_dist.games.base import adam
 from gan_dist.interfaces import Batch, Phase
 from gan_dist.metrics import Metrics
 from gan_dist.networks.statistics import BatchNorm, RunningMean, SpectralConv2d, SpectralEmbedding, SpectralLinear
@@ -67,7 +66,9 @@ class Toy:
             settings=lambda images: {"lr": 0.1 / (1 + images / 16)},
             attached=[self.lengths],
         )
-        self.discriminator = Player("D", Discriminator(), adam(1e-2, (0.5, 0.9), 1e-4))
+        self.discriminator = Player(
+            "D", Discriminator(), lambda weights: torch.optim.Adam(weights, 1e-2, (0.5, 0.9), 1e-4)
+        )
         self.players = (self.generator, self.discriminator)
         self.phases = (
             Phase(self.generator, self.fool, self.keep_lengths, twice=True),

@@ -309,7 +309,7 @@ def test_index_says_what_shards_hold(shards: Path) -> None:
 KEYS = """
 run.name run.directory run.seed run.deadline run.fresh
 data.shards data.allow_pipe data.source data.image data.fields data.resolution data.channels data.labels data.classes
-data.flip data.workers data.streams data.max_bad_fraction data.cache
+data.flip data.workers data.resident data.streams data.max_bad_fraction data.cache
 training.images training.batch training.micro_batch training.micro_batches_per_pass training.strategy
 training.precision training.tf32 training.device training.processes training.threads training.deterministic
 training.channels_last training.compile

@@ -1,12 +1,16 @@
 """How many micro-batches go through the networks at once: chosen by trying, once a run and launch."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from gan_dist import config as config_module, games, interfaces, penalties
 from gan_dist.doctor import autotune
 from gan_dist.engine import Engine
+from gan_dist.evaluation.ranks import full_precision
 from gan_dist.networks.statistics import batch_norms
+from gan_dist.run_directory import Run
 from tests import making
 
 
@@ -34,6 +38,62 @@ def test_a_larger_pass_must_be_worth_it(monkeypatch: pytest.MonkeyPatch) -> None
     assert choose(monkeypatch, {1: 1.0, 2: 0.6, 4: 0.5, 8: 0.1}, share=0.15) == 4
     assert choose(monkeypatch, {1: 1.0, 2: 0.6, 4: 0.5, 8: 0.1}, share=0.45) == 1  # twice as much is not even tried
     assert choose(monkeypatch, {1: 1.0}, share=2.0) == 1  # nothing is smaller
+
+
+@pytest.mark.parametrize(("dense", "plain", "chosen"), [(1.0, 2.0, True), (1.04, 1.0, True), (1.5, 1.0, False)])
+def test_the_faster_layout_is_taken_and_kept_and_no_number_changes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dense: float, plain: float, chosen: bool
+) -> None:
+    keys = making.tiny("unused", tmp_path, training__strategy="ddp", training__channels_last="auto", average__ramp=0)
+    config = config_module.load(["tests/data/digits.yaml", *making.flags(keys)])
+    assert config.fingerprint() == config.with_({"training.channels_last": False}).fingerprint()
+    engine, game = Engine(config), games.build(config)
+    engine.place(game)
+    before = [tensor.clone() for player in game.players for tensor in player.network.state_dict().values()]
+    tried = []
+
+    def attempt(config: config_module.Config, engine: Engine, game: games.Game, size: int) -> tuple[float, float]:
+        weight = next(weight for weight in game.players[0].weights if weight.dim() == 4 and weight.shape[1] > 1)
+        tried.append((config.training.channels_last, weight.is_contiguous(memory_format=torch.channels_last)))
+        return (dense if config.training.channels_last else plain), 0.0
+
+    monkeypatch.setattr(autotune, "_try", attempt)
+    run = Run(tmp_path, "id")
+    settled, words = autotune.settle(config, engine, game, run)
+    assert tried == [(True, True), (False, False)]
+    assert settled.training.channels_last is chosen
+    assert words == f"training.channels_last: auto: {str(chosen).lower()} on this machine"
+    assert autotune.settle(config, engine, game, run)[0] == settled
+    assert len(tried) == 2  # the second start does not try again
+    networks = [
+        network for player in game.players for network in (player.network, player.average and player.average.network)
+    ]
+    for network in filter(None, networks):
+        for weight in (weight for weight in network.parameters() if weight.dim() == 4 and min(weight.shape[1:]) > 1):
+            assert weight.is_contiguous(memory_format=torch.channels_last) == chosen
+    after = [tensor for player in game.players for tensor in player.network.state_dict().values()]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_exact_keeps_the_layout_that_it_began_with(tmp_path: Path) -> None:
+    keys = making.tiny("unused", tmp_path, training__strategy="exact", training__channels_last="auto")
+    config = config_module.load(["tests/data/digits.yaml", *making.flags(keys)])
+    run, game = Run(tmp_path, "id"), games.build(config)
+    assert autotune.settle(config, Engine(config), game, run)[0].training.channels_last is True
+    run.choose({"channels_last": False})  # what a first start with channels_last: false records
+    assert autotune.settle(config, Engine(config), game, run)[0].training.channels_last is False
+    assert not torch.backends.cudnn.benchmark
+    assert config_module.other_bits({"device": "cpu", "channels_last": False, "threads": 1}, config) == ""
+
+
+def test_cudnn_tries_its_algorithms_where_no_bits_are_promised() -> None:
+    for more, wanted in (({}, True), ({"training__deterministic": True}, False)):
+        keys = making.tiny("unused", "unused", training__strategy="ddp", **more)
+        Engine(config_module.load(["tests/data/digits.yaml", *making.flags(keys)]))
+        assert torch.backends.cudnn.benchmark is wanted
+        with full_precision():
+            assert not torch.backends.cudnn.benchmark
+        assert torch.backends.cudnn.benchmark is wanted
 
 
 def test_trying_leaves_no_trace() -> None:

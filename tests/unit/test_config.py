@@ -26,6 +26,7 @@ training:
 """
 
 OTHERS: dict[str, Any] = {
+    "data.resident": "auto",
     "data.shards": "elsewhere",
     "data.image": "png",
     "data.fields": {"a": {"member": "a.png", "channels": 1}},
@@ -454,6 +455,7 @@ def test_the_keys_that_a_running_run_may_change_are_these(full: Path) -> None:
         "data.allow_pipe",
         "data.source",
         "data.workers",
+        "data.resident",
         "data.max_bad_fraction",
         "data.cache",
         "training.images",

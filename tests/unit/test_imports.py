@@ -48,6 +48,7 @@ LEVELS = {
     "gallery": 4,
     "generate": 4,
     "doctor": 4,
+    "planning": 4,
     "checkpointing": 4,
     "provenance": 4,
     "slurm_jobs": 4,

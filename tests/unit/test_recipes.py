@@ -24,7 +24,7 @@ NARROW = {
 def reduced(path: Path) -> config_module.Config:
     """Return a recipe's config with narrow networks, small images and two micro-batches a step, and all else as it is."""
     whole = config_module.load([str(path)])
-    keys: dict[str, object] = {"training.device": "cpu", "training.precision": "fp32"}
+    keys: dict[str, object] = {"training.device": "cpu", "training.precision": "fp32", "training.tf32": False}
     for role, network in whole.networks:
         for key, value in NARROW.get(network.kind, {}).items():
             keys[f"networks.{role}.{key}"] = value

@@ -146,6 +146,13 @@ def test_integers_are_evenly_spread_below_their_bound(below: int) -> None:
     assert ((counts - expected) ** 2 / expected).sum() < below + 5 * (2 * below) ** 0.5
 
 
+def test_numbers_of_several_names_that_are_drawn_at_once_are_those_of_each() -> None:
+    draws = rng.Draws(5, FAR + torch.arange(6))
+    shapes = {"a": (1, 3, 5), "b": (1,), "c": (2, 8), "d": (7,)}
+    for (name, shape), found in zip(shapes.items(), draws.normals(shapes), strict=True):
+        assert torch.equal(found, draws.normal(name, *shape))
+
+
 def test_draws_of_a_position_do_not_depend_on_the_batch_or_on_other_names() -> None:
     positions = FAR + torch.arange(12)
     together = rng.Draws(5, positions)
@@ -164,3 +171,10 @@ def test_draws_of_a_position_do_not_depend_on_the_batch_or_on_other_names() -> N
     assert len(together.for_micro_batch("mixing", 6).unique()) == 6
     assert not torch.equal(together.uniform("shift"), together.uniform("turn"))
     assert not torch.equal(together.uniform("shift"), rng.Draws(6, positions).uniform("shift"))
+
+
+def test_halves_are_the_uniform_numbers_below_a_half() -> None:
+    positions = np.concatenate([np.arange(1000), FAR + np.arange(1000)])
+    for stream in (rng.key(0, "flip"), rng.key(7, "flip"), 2**64 - 1):
+        expected = rng.uniform(stream, torch.from_numpy(positions), 1)[:, 0] < 0.5
+        assert np.array_equal(rng.halves(stream, positions), expected.numpy())

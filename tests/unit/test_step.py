@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from gan_dist import games
+from gan_dist import games, interfaces, rng
 from gan_dist.config import Config, load
 from gan_dist.doctor.numerics import by_engine, difference
 from gan_dist.games.base import Game
@@ -42,6 +43,29 @@ def test_micro_batches_that_share_a_pass_count_each_by_itself(tmp_path: Path, wo
     joined = by_engine(read(tmp_path, *words, "--training.micro_batches_per_pass", "4"), 2)
     for kind in ("gradient", "weights"):
         assert difference(joined[1], alone[1], kind)[0] < 1e-9
+
+
+def test_micro_batches_draw_at_once_what_each_draws_by_itself() -> None:
+    batches = [interfaces.Batch({}, torch.arange(first, first + 3)) for first in (7, 1000, 2**33)]
+    alone = [interfaces.Batch({}, batch.positions) for batch in batches]
+    together = interfaces.draw_together(batches)
+    calls: list[int] = []
+
+    def normal(stream: int, positions: torch.Tensor, count: int) -> torch.Tensor:
+        calls.append(len(positions))
+        return rng.normal(stream, positions, count)
+
+    for stream, count, drawn in ((5, 4, [9]), (6, 1, [9]), (5, 4, []), (5, 400_000, [3, 3, 3])):
+        calls.clear()
+        found = [batch.draw(normal, stream, count) for batch in batches]
+        assert calls == drawn, "a large draw is not made for all at once"
+        for one, other in zip(found, alone, strict=True):
+            assert torch.equal(one, other.draw(rng.normal, stream, count))
+    shifts = [batch.draws(3).uniform("shift", 2) for batch in batches]
+    assert all(torch.equal(one, other.draws(3).uniform("shift", 2)) for one, other in zip(shifts, alone, strict=True))
+    together.forget()
+    batches[0].draw(normal, 5, 4)
+    assert calls[-1] == 9
 
 
 def due(game: Game, steps: int, batch: int) -> list[str]:

@@ -313,4 +313,4 @@ def test_a_game_moves_p_once_a_step_and_says_where_it_is() -> None:
     assert augment.images == 32
     assert game.state()["ada/controller.probability"].item() == pytest.approx(0.16)
     assert isinstance(game.metrics, Metrics)
-    assert "augment/ada/probability" in game.metrics.take()[0]
+    assert "augment/ada/probability" in game.metrics.totals()[0]

@@ -163,3 +163,11 @@ def test_far_positions_and_huge_data_sets_raise_no_warning() -> None:
 def test_what_does_not_fit_is_refused(total: int, batch: int, streams: int, images: int) -> None:
     with pytest.raises(ValueError, match="do not fit"):
         order.samples(0, total, batch, streams, images, np.arange(batch))
+
+
+def test_many_steps_at_once_are_those_one_by_one() -> None:
+    for streams, slots in ((1, np.arange(12)), (3, np.arange(3, 9)), (12, np.array([11, 0, 5]))):
+        single = [order.samples(7, 101, 12, streams, 12 * step, slots) for step in range(5, 45)]
+        assert np.array_equal(order.samples_of_steps(7, 101, 12, streams, 60, 40, slots), np.stack(single))
+    read = order.samples_of_steps(7, 101, 12, 3, 0, 200, np.arange(4, 8))
+    assert sorted(set(read.ravel().tolist())) == list(order.read_by(range(4, 8), 101, 12, 3)) == list(range(33, 67))

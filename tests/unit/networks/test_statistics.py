@@ -1,6 +1,7 @@
 """Statistics move once an update; else our BatchNorm and spectral norm are torch's. What is not managed is found by trying."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 
+from gan_dist.networks.flat_statistics import together
 from gan_dist.networks.statistics import (
     BatchNorm,
     RunningMean,
@@ -111,6 +113,64 @@ def test_a_running_mean_moves_once_an_update_by_the_mean_over_all_parts() -> Non
     mean.add(batches[0])
     assert not mean.gathered
     assert set(mean.state_dict()) == {"value"}
+
+
+def normalising(flat: bool, forwards: tuple[int, ...], good: bool) -> tuple[nn.Module, list[Tensor]]:
+    """Three layers after an update with some forwards of each, the means shared by way of another rank's; and these."""
+    torch.manual_seed(5)
+    network = nn.Sequential(BatchNorm(3), BatchNorm(5), BatchNorm(5, momentum=0.4))
+    before = dict(network.named_buffers())
+    moved: Sequence[Any] = together(statistics_of(network)) if flat else statistics_of(network)
+    assert all(buffer is before[name] for name, buffer in network.named_buffers()), "an average follows them"
+    assert len(moved) == (2 if flat else 3)
+    inputs = [torch.randn(4, channels, 2, 2) for channels in (3, 5, 5)]
+    for step in range(2):
+        for layer, x, count in zip(network, inputs, forwards, strict=True):
+            layer.tracking = True
+            for number in range(count):
+                layer((step + number + 1) * x)
+        taken = [(each, each.take()) for each in moved if each.gathered]
+        assert not any(each.gathered for each in moved)
+        for each, means in taken:
+            each.give([mean / 2 for mean in means])
+        for each in moved:
+            each.commit(torch.tensor(good))
+    return network, [mean for _, means in taken for mean in means]
+
+
+@pytest.mark.parametrize("forwards", [(1, 1, 1), (3, 3, 3), (2, 1, 0)])
+def test_layers_whose_statistics_lie_in_one_tensor_keep_those_of_layers_by_themselves(
+    forwards: tuple[int, ...],
+) -> None:
+    (flat, means), (apart, _) = (normalising(flat, forwards, good=True) for flat in (True, False))
+    for name, tensor in apart.state_dict().items():
+        assert torch.equal(flat.state_dict()[name], tensor), name
+        assert not name.endswith("mean") or tensor.any() or not forwards[int(name[0])]
+    assert len(means) == (2 if len(set(forwards)) == 1 else 4)
+    skipped, _ = normalising(True, forwards, good=False)
+    assert not any(tensor.any() for name, tensor in skipped.state_dict().items() if name.endswith("mean"))
+
+
+def test_a_copy_of_layers_in_one_tensor_is_by_itself_and_a_number_that_is_not_finite_does_not_stay() -> None:
+    network = nn.Sequential(BatchNorm(3), BatchNorm(5))
+    (group,) = together(statistics_of(network))
+    copied = copy.deepcopy(network)
+    for layer in (*network, *copied):
+        layer.tracking = True
+    network[0](torch.full((4, 3), torch.inf))
+    network[1](torch.ones(4, 5))
+    group.commit(torch.tensor(False))
+    for x in network, copied:
+        x[1](x[0](torch.arange(12.0).view(4, 3)) @ torch.ones(3, 5))
+    group.commit()
+    for layer in copied:
+        layer.commit()
+    assert all(torch.equal(value, copied.state_dict()[name]) for name, value in network.state_dict().items())
+    assert copied[0].running_mean.any()
+    assert copied[0].running_mean.data_ptr() != network[0].running_mean.data_ptr()
+    network[0](torch.ones(4, 3))
+    group.drop()
+    assert not group.gathered
 
 
 LAYERS: dict[str, tuple[Any, Any, tuple[Any, ...], Tensor]] = {

@@ -129,7 +129,7 @@ def state_in_words(report: dict[str, Any]) -> str:
 
 
 def _keys(run: Path) -> dict[str, Any]:
-    """Return the run's config as a tree of keys, unchecked: to check it would load torch. Empty where it cannot be read."""
+    """Return the run's config as a tree of keys; empty where it cannot be read. Unchecked: that would load torch."""
     try:
         keys = yaml.load((run / "config.yaml").read_text(errors="replace"), Loader=_Loader)
     except (OSError, yaml.YAMLError, ValueError, RecursionError):

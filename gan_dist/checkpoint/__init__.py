@@ -1,6 +1,6 @@
 """What is saved: named tensors of the players, whole on disk or absent, readable at any process count.
 
-Store and Writer are imported when they are asked for: `gan-dist checkpoints` reads a manifest, and must not wait for torch.
+Store and Writer are imported when they are asked for: `gan-dist checkpoints` reads manifests, and does not load torch.
 """
 
 import importlib

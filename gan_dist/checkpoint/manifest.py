@@ -1,4 +1,4 @@
-"""Read a checkpoint's manifest and the bytes of its tensors: what it is, whether it is whole, its digest. Needs no torch."""
+"""Read a checkpoint's manifest and its tensors' bytes: what it is, whether it is whole, its digest. Needs no torch."""
 
 import hashlib
 import json
@@ -123,7 +123,10 @@ class Bytes:
             opened[0].close()
 
     def read(self, name: str, memory: np.ndarray, offset: int, count: int) -> None:
-        """Fill uint8 memory with `count` elements of a flattened tensor from `offset` on. Raises DamagedError, KeyError."""
+        """Fill uint8 memory with `count` elements of a flattened tensor from `offset` on.
+
+        Raises DamagedError, KeyError.
+        """
         entry = self._table[name]
         size = SIZES[entry["dtype"]]
         for piece in entry["pieces"]:

@@ -9,12 +9,13 @@ from gan_dist import files
 from gan_dist.figures import LOGITS
 
 GROUP = "score/"
+_NONE: Mapping[str, str] = types.MappingProxyType({})
 _LARGEST = 1e150
 _FAR = 1e18  # images
 OF_RECORD = ("samples", "classifier_accuracy")
 """Last parts of names that say how a score was made."""
 EVALUATED = "/evaluated"
-"""Ends the name of a score of `gan-dist evaluate` where the training has one of that name: it may have another protocol."""
+"""Ends the name of a score of `gan-dist evaluate` where the training has one of that name: of another protocol, maybe."""
 _FIRST = ("kid", "fid", "fd", "cmmd", "kl", "covered", "recall", "precision", "is", "inception")
 """Which of several scores a line of text shows."""
 _HIGHER = {
@@ -60,16 +61,25 @@ def lower_is_better(name: str, declared: Mapping[str, str] | None = None) -> boo
     )
 
 
-def declared(records: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> dict[str, str]:
-    """Return "lower" or "higher" by the names of scores that say it: in lines of scores.jsonl, else by their `kinds`."""
-    found: dict[str, str] = {}
+def declared(
+    records: Iterable[Mapping[str, Any]], kinds: Mapping[str, str] = _NONE, names: Iterable[str] = ()
+) -> dict[str, str]:
+    """Return "lower" or "higher" by the names of scores: as lines of scores.jsonl say it, else by the kind of the score.
+
+    `kinds` are those of the config's scores, for `names` that no line has.
+    """
+    found = {short(name): kind for name in names if (kind := kinds.get(short(name).partition("/")[0]))}
+    known = {name: _of_kind(name, kind) for name, kind in found.items()}
     for record in records:
-        name = str(record.get("metric"))
-        if record.get("better") in ("lower", "higher"):
-            found[name] = str(record["better"])
-        elif (first := name.partition("/")[0]) in kinds:
-            found.setdefault(name, "lower" if lower_is_better(name.replace(first, kinds[first], 1)) else "higher")
-    return found
+        name, better = str(record.get("metric")), record.get("better")
+        known[name] = str(better) if better in ("lower", "higher") else _of_kind(name, str(record.get("kind")))
+    return known
+
+
+def _of_kind(name: str, kind: str) -> str:
+    """Return the direction of a score of a built-in kind, whatever it is called; of a user's kind by its name."""
+    rest = name.partition("/")[2]
+    return "lower" if lower_is_better(f"{kind}/{rest}".rstrip("/") if kind.isidentifier() else name) else "higher"
 
 
 def with_evaluations(figures: Sequence[dict[str, Any]], records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -106,10 +116,10 @@ def _way(name: object, better: Mapping[str, str]) -> dict[str, str]:
 
 
 def alarms(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the events `suspect` that stand: not cleared; what was beyond a position to which the run went back is undone.
+    """Return the events `suspect` that stand: not cleared. What was beyond a position that the run went back to is undone.
 
-    A signal may be suspect on both sides: an alarm is told from another one by signal and trouble. Events of older versions
-    have no trouble, and are ended by any `clear` of their signal.
+    A signal may be suspect on both sides: an alarm is told from another one by signal and trouble. Events of older
+    versions have no trouble, and are ended by any `clear` of their signal.
     """
     told: list[Mapping[str, Any]] = []
     for event in events:
@@ -146,19 +156,20 @@ def of(
     figures: Sequence[dict[str, Any]],
     events: Sequence[Mapping[str, Any]],
     records: Sequence[Mapping[str, Any]] = (),
-    kinds: Mapping[str, str] = types.MappingProxyType({}),
+    kinds: Mapping[str, str] = _NONE,
 ) -> dict[str, Any]:
     """Return `score`, `alarms` and `best` of a run: what a line about it says beside state and speed.
 
     `records` are the lines of scores.jsonl, `kinds` those of the config's scores by name.
     """
-    better = declared(records, kinds)
+    named = {*(name for line in figures for name in line), *(str(event.get("score")) for event in events)}
+    better = declared(records, kinds, named)
     newest = newest_score(with_evaluations(figures, records), better)
     return {"score": newest, "alarms": alarms(events), "best": best(events, better)}
 
 
 def errors(records: Sequence[Mapping[str, Any]], measured: Collection[str]) -> dict[tuple[str, int], float]:
-    """Return the error of scores by (name, images) from the lines of scores.jsonl; `measured` are names in metrics.jsonl."""
+    """Return the errors of scores by (name, images) from lines of scores.jsonl; `measured` are names in metrics.jsonl."""
     found = {}
     for record in records:
         if is_figure(error := record.get("error")):

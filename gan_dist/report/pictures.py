@@ -36,7 +36,7 @@ def encoded(grids: Sequence[tuple[int, Path]], budget: float) -> list[tuple[int,
 
 
 def webp(path: Path, side: int, quality: int) -> bytes:
-    """Return a picture as WebP, its longer side at most `side` pixels; empty where it is torn, or says a size beyond all memory."""
+    """Return a picture as WebP, its longer side at most `side` pixels; empty where it is torn, or too large to be one."""
     try:
         with Image.open(path) as picture:
             shown = picture.convert("RGBA" if "A" in picture.getbands() else "RGB")

@@ -70,7 +70,7 @@ def read(run: Path) -> RunFiles:
         keys=keys,
         defaults=_defaults(config),
         recorded=recorded,
-        better={**_better(config), **facts.declared(records, {})},
+        better={**_better(config), **facts.declared(records)},
         grids=grids,
         reals=next(iter(sorted((directory / "samples").glob("reals*.png"))), None),
         beside=_beside(directory / "samples"),

@@ -107,6 +107,14 @@ def test_every_built_in_score_is_read_in_the_direction_that_it_declares() -> Non
             assert facts.lower_is_better(name) == (way == "lower"), name
 
 
+def test_a_score_of_another_name_is_read_by_its_kind() -> None:
+    figures = [{"images": 64, "score/quality": 3.0, "score/p/recall": 0.5}]
+    known = facts.declared([{"metric": "p/recall", "kind": "prdc"}], {"quality": "inception_score"}, figures[0])
+    assert known == {"quality": "higher", "p/recall": "higher"}
+    score = facts.of(figures[:1], [], kinds={"quality": "inception_score"})["score"]
+    assert score == {"name": "score/p/recall", "value": 0.5, "images": 64, "better": "higher"}
+
+
 @pytest.mark.parametrize("record", [{}, {"better": "higher"}])
 def test_scores_of_gan_dist_evaluate_are_shown_and_the_better_run_comes_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], record: dict[str, object]

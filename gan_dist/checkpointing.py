@@ -47,11 +47,12 @@ class Checkpointer:
             return False
         line = next((line for line in lines if line["metric"] == name), {})
         value, measure = line.get("value"), _measure(line)
-        good = isinstance(value, int | float) and math.isfinite(value)
-        if good:
+        good = False
+        if isinstance(value, int | float) and math.isfinite(value):
+            number = float(value)
             known = [facts["value"] for facts in (self._kept_best(measure), *self._best.values()) if facts]
             sign = 1 if better(dict(self._config.evaluate.scores), name) == "higher" else -1
-            good = all(sign * value > sign * each for each in known)
+            good = all(sign * number > sign * each for each in known)
         good = self._engine.gather(good)[0]
         if good and self._engine.is_main:
             self._best[images] = {"images": images, "score": name, "value": value, "measure": measure}

@@ -19,14 +19,13 @@ from PIL import Image
 
 from gan_dist import files
 from gan_dist.data import workers
-from gan_dist.data.pack.convert import convert
+from gan_dist.data.pack.convert import DIM, convert
 from gan_dist.data.pack.items import Item
 from gan_dist.data.pack.sources import read
 from gan_dist.errors import InputError
 
 _WORTH_A_POOL = 20_000, 128 << 20  # images, bytes: a process takes 2 s to start, mostly for torch; see `run`
 _MOST_PIXELS = 1 << 28  # of one image: damaged headers ask for terabytes, and the kernel ends the process
-_DIM = 64  # of 255: the brightest pixel of a picture that fills its range is brighter
 _T = TypeVar("_T")
 
 
@@ -88,7 +87,7 @@ def pack_shard(
                     facts["images"] += 1
                     facts["kept"] += converted.kept
                     facts["enlarged"] += converted.enlarged
-                    if converted.peak is not None and converted.peak < _DIM:
+                    if converted.peak is not None and converted.peak < DIM:
                         facts["dim"].append((item.name, converted.peak))
             file.flush()
             os.fsync(file.fileno())

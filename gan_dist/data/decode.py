@@ -123,12 +123,10 @@ class Decoder:
         if not index.width[sample]:
             raise UnusableError("the image cannot be read")  # the index could not read its header
         data = self._bytes(sample)
-        scale = 1
-        if data[:2] == _JPEG and self.channels < 4:  # libjpeg decodes at 1/2, 1/4, 1/8 for a fraction of the work
-            ratio = min(int(index.width[sample]) / self.width, int(index.height[sample]) / self.height)
-            scale = max(factor for factor in (1, 2, 4, 8) if ratio >= factor or factor == 1)
+        whole = int(index.height[sample]), int(index.width[sample])
         try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[self.channels, scale])
+            flag = how(data, self.channels, whole, (self.height, self.width))
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
         except cv2.error:  # more pixels than OpenCV decodes
             image = None
         if image is None:
@@ -183,6 +181,15 @@ class Decoder:
 
     def _close(self, shard: int) -> None:
         self._files.pop(shard, None)
+
+
+def how(data: bytes, channels: int, size: tuple[int, int], target: tuple[int, int]) -> int:
+    """Return OpenCV's flag to decode an image of a (height, width) with, that is to be reduced to `target`."""
+    scale = 1
+    if data[:2] == _JPEG and channels < 4:  # libjpeg decodes at 1/2, 1/4, 1/8 for a fraction of the work
+        ratio = min(size[1] / target[1], size[0] / target[0])
+        scale = max(factor for factor in (1, 2, 4, 8) if ratio >= factor or factor == 1)
+    return _REDUCED[channels, scale]
 
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from gan_dist import rng, units
 from gan_dist.data import order
-from gan_dist.data.decode import SUBSTITUTES, Decoder, UnusableError, fit
+from gan_dist.data.decode import SUBSTITUTES, Decoder, UnusableError, fit, how
 from gan_dist.data.index import Index
 from gan_dist.data.pack import convert, sources
 from gan_dist.data.pack.items import Item
@@ -100,16 +101,16 @@ def of_source(source: str, scratch: Path, like: tuple[tuple[int, int], int] | No
     def opened(number: int) -> bytes | np.ndarray:
         return _content(items[number], f"{source}: {items[number].name}")
 
-    def pixels(number: int, content: bytes | np.ndarray) -> np.ndarray:
-        image, peak = _pixels(content, channels, f"{source}: {items[number].name}")
+    def pixels(number: int, content: bytes | np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+        image, whole, peak = _pixels(content, channels, f"{source}: {items[number].name}", like[0] if like else None)
         if peak is not None and peak < convert.DIM:
             dim[items[number].name] = peak
-        return image
+        return image, whole
 
     first = opened(0)
     grey = _is_grey(first, f"{source}: {items[0].name}")
     channels = like[1] if like else (1 if grey else 3)
-    size = like[0] if like else pixels(0, first).shape[:2]
+    size = like[0] if like else pixels(0, first)[1]
 
     def read(number: int) -> np.ndarray:
         name, content = f"{source}: {items[number].name}", opened(number)
@@ -118,15 +119,15 @@ def of_source(source: str, scratch: Path, like: tuple[tuple[int, int], int] | No
                 f"images of mixed kinds: {name} {'has colours' if grey else 'is grey'}, and {items[0].name} "
                 f"{'is grey' if grey else 'has colours'}; convert them with `gan-dist pack --channels`"
             )
-        image = pixels(number, content)
-        if like is None and image.shape[:2] != size:
+        image, whole = pixels(number, content)
+        if like is None and whole != size:
             raise InputError(
-                f"images of mixed sizes: {name} has {units.pixels(image.shape[:2])} pixels, and {items[0].name} "
+                f"images of mixed sizes: {name} has {units.pixels(whole)} pixels, and {items[0].name} "
                 f"{units.pixels(size)}; give images of one size"
             )
-        if image.shape[0] < size[0] or image.shape[1] < size[1]:
+        if whole[0] < size[0] or whole[1] < size[1]:
             raise InputError(
-                f"{name} has {units.pixels(image.shape[:2])} pixels, fewer than the images that it is compared with "
+                f"{name} has {units.pixels(whole)} pixels, fewer than the images that it is compared with "
                 f"({units.pixels(size)}); give images of that size or larger"
             )
         fitted = fit(image, size)
@@ -158,19 +159,25 @@ def _is_grey(content: bytes | np.ndarray, name: str) -> bool:
         raise InputError(f"{name} cannot be decoded; remove it, or convert it to PNG or JPEG") from None
 
 
-def _pixels(content: bytes | np.ndarray, channels: int, name: str) -> tuple[np.ndarray, int | None]:
-    """Return an image as (H, W, C) uint8, as it would be in shards, and its brightest pixel where it had more than 8 bits.
+def _pixels(
+    content: bytes | np.ndarray, channels: int, name: str, target: tuple[int, int] | None
+) -> tuple[np.ndarray, tuple[int, int], int | None]:
+    """Return an image as it would come from shards: its pixels, its (height, width), its brightest pixel if it is deep.
 
-    Raises InputError.
+    The pixels (H, W, C) are fewer than the image has, but no fewer than `target`, where a JPEG can be decoded so. A deep
+    image has more than 8 bits. Raises InputError.
     """
     if isinstance(content, np.ndarray) and channels == (1 if content.ndim == 2 else 3):
-        return (content if content.ndim == 3 else content[..., None]), None
+        return (content if content.ndim == 3 else content[..., None]), content.shape[:2], None
     try:
         converted = convert.convert(content, None, channels, convert.QUALITY)
-        kind = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
-        decoded = cv2.imdecode(np.frombuffer(converted.content, np.uint8), kind)
+        with Image.open(io.BytesIO(converted.content)) as image:
+            whole = image.height, image.width
+        flag = how(converted.content, channels, whole, target or whole)
+        decoded = cv2.imdecode(np.frombuffer(converted.content, np.uint8), flag)
     except _UNREADABLE:
         decoded = None
     if decoded is None:
         raise InputError(f"{name} cannot be decoded; remove it, or convert it to PNG or JPEG")
-    return (decoded[..., None] if channels == 1 else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)), converted.peak
+    pixels = decoded[..., None] if channels == 1 else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    return pixels, whole, converted.peak

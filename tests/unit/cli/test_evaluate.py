@@ -15,10 +15,11 @@ from PIL import Image
 from gan_dist.checkpoint import store
 from gan_dist.cli import main
 from gan_dist.cli.evaluate import Progress
+from gan_dist.data import index
 from gan_dist.errors import InputError
 from gan_dist.evaluation import METRICS
 from gan_dist.scoring import choice
-from gan_dist.scoring.images import of_source
+from gan_dist.scoring.images import of_index, of_source
 from tests import making
 from tests.launching import lines
 
@@ -167,6 +168,14 @@ def test_images_of_a_folder_are_those_that_pack_would_write(tmp_path: Path) -> N
     (tmp_path / "clear").mkdir()
     Image.fromarray(clear).save(tmp_path / "clear/0.png")
     assert (of_source(str(tmp_path / "clear"), tmp_path).read(0) == 255).all()  # what is transparent is white
+    (tmp_path / "large").mkdir()
+    for number in range(3):
+        Image.fromarray(making.picture(number, 70, 3)).save(tmp_path / f"large/{number}.jpg")
+    assert main(["pack", str(tmp_path / "large"), str(tmp_path / "shards"), "--processes", "1"]) == 0
+    shards = sorted(map(str, (tmp_path / "shards").glob("*.tar")))
+    packed = of_index(index.build(shards, tmp_path / "cache", progress=False), (16, 16), 3)
+    opened = of_source(str(tmp_path / "large"), tmp_path, ((16, 16), 3))
+    assert all(np.array_equal(opened.read(number), packed.read(number)) for number in range(3))
     (tmp_path / "deep").mkdir()
     Image.fromarray(making.picture(1).astype(np.uint16) * 16).save(tmp_path / "deep/0.png")
     deep = of_source(str(tmp_path / "deep"), tmp_path)

@@ -41,7 +41,7 @@ class Features:
     def identity(self) -> dict[str, Any]:
         """Return the facts by which these features are told from all others: wherever a user's file lies."""
         facts = dict(self.facts)
-        if "source" in facts:  # the class is known by its content, and `kind` is the path of its file
+        if "code" in facts:  # the class is known by its content, and `kind` is the path of its file
             facts["kind"] = str(facts.get("kind", "")).rpartition(":")[2]
         return facts
 
@@ -87,13 +87,13 @@ class Extractor(Part):
     """Whether the network needs 3 channels."""
     takes_weights: ClassVar[bool] = True
     """Whether the key `weights` means anything to it."""
-    source: ClassVar[str] = ""
+    code_sha256: ClassVar[str] = ""
     """SHA-256 of the files of a user's class and of those that it inherits, as they were loaded."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **keys: Any) -> None:
         super().__pydantic_init_subclass__(**keys)
-        cls.source = _source(cls)  # now: a file that is edited later is not what runs
+        cls.code_sha256 = _source(cls)  # now: a file that is edited later is not what runs
 
     @property
     def width(self) -> int | None:
@@ -118,7 +118,7 @@ class Extractor(Part):
         facts = {**self.model_dump(mode="json", exclude={"weights"}), "kind": self.kind}
         if self.file or self.weights:
             facts["sha256"] = self.sha256()
-        return {**facts, "source": self.source} if self.source else facts
+        return {**facts, "code": self.code_sha256} if self.code_sha256 else facts
 
     def prepare(self) -> None:
         """Look for what it needs, before a training begins. Raises InputError where a file or a package will not do."""

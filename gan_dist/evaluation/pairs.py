@@ -211,7 +211,8 @@ class _Block:
         """Return each row's least distance, and the number of the first column that has it: both (rows,)."""
         least = self.distances.amin(1)
         numbers = torch.arange(self.columns.start, self.columns.stop, device=least.device)
-        return least, torch.where(self.distances == least[:, None], numbers[None], self.columns.stop).amin(1)
+        last = self.columns.stop - 1  # where all distances are NaN
+        return least, torch.where(self.distances == least[:, None], numbers[None], last).amin(1)
 
     def itself(self) -> Tensor:
         """Return where a row and a column are the same sample: (rows, columns) bool."""

@@ -46,8 +46,11 @@ class Vgg16(Extractor):
     def network(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         from torchvision.models import vgg16
 
-        model = self.load_into(vgg16(weights=None))
-        model.classifier = nn.Sequential(*list(model.classifier.children())[:-2])  # type: ignore[union-attr]
+        state = read_weights(self.path())
+        with torch.device("meta"):  # the file has the weights
+            model = vgg16(weights=None)
+        self.load_into(model, state)
+        model.classifier = nn.Sequential(*list(model.classifier.children())[:-2])
         return Normalised(model, _IMAGENET).to(device)
 
 

@@ -158,26 +158,25 @@ def _of_run(task: Task) -> Iterator[Scored]:
         lines = lines_of(found, own, sets, real, ranks.device, about)
         scored = Scored(f"{run} {name}", lines, [*notes(sets), *real.notes()], [])
         if ranks.is_main:
-            drawn_pairs = pictures_of(found, fake, functools.partial(real.draw, device=ranks.device))
-            scored = _keep(run, scored, about["images"], drawn_pairs)
+            draw = functools.partial(pictures_of, found, fake, functools.partial(real.draw, device=ranks.device))
+            scored = _keep(run, scored, about["images"], draw)
         yield scored
 
 
-def _keep(run: Path, scored: Scored, images: int, pictures: Mapping[str, media.Image]) -> Scored:
+def _keep(run: Path, scored: Scored, images: int, draw: Callable[[], Mapping[str, media.Image]]) -> Scored:
     """Write scores and pictures into a run. Where that fails the scores can still be printed: `problem` says it."""
     written: list[str] = []
-    path = run / "scores.jsonl"
+    path, problem = run / "scores.jsonl", ""
     try:
         records.write_scores(path, scored.lines)
-        for label, picture in pictures.items():
-            path = run / "media"
+        path = run / "media"
+        for label, picture in draw().items():
             written.append(str(media.write(path, images, label, picture)))
     except OSError as error:
-        problem = (
-            f"{path} cannot be written ({error.strerror or error}): what was scored is printed, and not kept there"
-        )
-        return dataclasses.replace(scored, pictures=written, problem=f"{problem}; make room, or fix its permissions")
-    return dataclasses.replace(scored, pictures=written)
+        problem = f"{path} cannot be written ({error.strerror or error}): make room, or fix its permissions"
+    except Exception as error:  # a user's score may point at images that are not there
+        problem = f"what scores point at cannot be shown: {type(error).__name__}: {error}"
+    return dataclasses.replace(scored, pictures=written, problem=problem)
 
 
 def _for(game: Game, config: Config, metrics: Mapping[str, Metric]) -> dict[str, Metric]:

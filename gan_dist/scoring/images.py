@@ -168,7 +168,7 @@ def _pixels(
     image has more than 8 bits. Raises InputError.
     """
     if isinstance(content, np.ndarray) and channels == (1 if content.ndim == 2 else 3):
-        return (content if content.ndim == 3 else content[..., None]), content.shape[:2], None
+        return (content if content.ndim == 3 else content[..., None]), (content.shape[0], content.shape[1]), None
     try:
         converted = convert.convert(content, None, channels, convert.QUALITY)
         with Image.open(io.BytesIO(converted.content)) as image:

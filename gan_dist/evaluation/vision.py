@@ -104,6 +104,7 @@ class Clip(Extractor):
 
 def _transformer(extractor: Extractor, name: str, **keys: Any) -> nn.Module:
     """Return timm's network of a name with the extractor's weights."""
+    state = read_weights(extractor.path())
     try:
         import timm
         from timm.models.vision_transformer import checkpoint_filter_fn
@@ -111,7 +112,6 @@ def _transformer(extractor: Extractor, name: str, **keys: Any) -> nn.Module:
         raise InputError(
             f"evaluate.features: {extractor.kind} needs timm, which is not installed: pip install 'gan_dist[evaluation]'"
         ) from None
-    state = read_weights(extractor.path())
     model: Any = timm.create_model(name, pretrained=False, **keys)
     try:
         state = dict(checkpoint_filter_fn(state, model))

@@ -173,7 +173,8 @@ def test_images_of_a_folder_are_those_that_pack_would_write(tmp_path: Path) -> N
         Image.fromarray(making.picture(number, 70, 3)).save(tmp_path / f"large/{number}.jpg")
     assert main(["pack", str(tmp_path / "large"), str(tmp_path / "shards"), "--processes", "1"]) == 0
     shards = sorted(map(str, (tmp_path / "shards").glob("*.tar")))
-    packed = of_index(index.build(shards, tmp_path / "cache", progress=False), (16, 16), 3)
+    index.build(shards, tmp_path / "cache", progress=False)
+    packed = of_index(index.load(shards, tmp_path / "cache"), (16, 16), 3)
     opened = of_source(str(tmp_path / "large"), tmp_path, ((16, 16), 3))
     assert all(np.array_equal(opened.read(number), packed.read(number)) for number in range(3))
     (tmp_path / "deep").mkdir()

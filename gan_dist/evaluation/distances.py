@@ -1,6 +1,6 @@
 """Distances between two sets of features: FID and its kin, KID, CMMD, and the inception score."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -31,6 +31,9 @@ class Frechet(SetMetric):
     limit: bool = False
     """Also give score/NAME/limit, the value that a line in 1 / N predicts for infinitely many generated images (Chong and
     Forsyth, 2020): 15 more distances."""
+
+    def parts(self) -> Collection[str]:
+        return ("", "limit") if self.limit else ("",)
 
     def least(self, width: int) -> int:
         return 2 if self.few else width + 1
@@ -82,6 +85,9 @@ class Kid(SetMetric):
 
     reads_rows: ClassVar[bool] = True
 
+    def parts(self) -> Collection[str]:
+        return ("", "subsets") if self.subsets else ("",)
+
     def wants(self) -> Wants:
         return Wants(kernels=frozenset({"polynomial"}))
 
@@ -121,6 +127,9 @@ class Cmmd(SetMetric):
 
     reads_rows: ClassVar[bool] = True
 
+    def parts(self) -> Collection[str]:
+        return ("",)
+
     def wants(self) -> Wants:
         return Wants(kernels=frozenset({"gaussian"}))
 
@@ -141,6 +150,9 @@ class InceptionScore(SetMetric):
     better: ClassVar[Literal["lower", "higher"] | Mapping[str, Literal["lower", "higher"]]] = {"": "higher"}
     reads_rows: ClassVar[bool] = True
     compares: ClassVar[bool] = False
+
+    def parts(self) -> Collection[str]:
+        return ("",)
 
     def least(self, width: int) -> int:
         return 2 * self.splits

@@ -179,7 +179,7 @@ def compare(
     Every rank calls it.
     """
     of_real = _of_real(real, wants, ranks, beat)
-    of_fake = pairs.within(fake.rows, wants, ranks, beat) if wants != Wants() else _NOTHING
+    of_fake = pairs.within(fake.rows, wants, ranks, beat, real.rows) if wants != Wants() else _NOTHING
     both = pairs.between(fake.rows, real.rows, of_fake, of_real, wants, ranks, beat) if wants != Wants() else _NO_PAIRS
     return Comparison(features, fake, real, of_fake, of_real, both)
 
@@ -191,7 +191,7 @@ _NO_PAIRS = Between({}, {}, torch.zeros(0), torch.zeros(0), torch.zeros(0), {})
 def _of_real(real: FeatureSet, wants: Wants, ranks: Ranks, beat: Callable[[], object]) -> Within:
     """Return the pairs of the real images with themselves, each part from its file or computed now."""
     known: dict[str, Tensor] = {}
-    needed = [*(["neighbours"] if wants.neighbours else []), *sorted(wants.kernels)]
+    needed = wants.kept
     for name in needed:
         with (
             contextlib.suppress(OSError, SafetensorError),

@@ -106,7 +106,7 @@ def test_pairs_equal_all_distances_and_kernels_in_float64_on_every_number_of_ran
 
 
 def compared(fake: Tensor, real: Tensor, wants: Wants = EVERYTHING) -> Any:
-    within = [pairs.within(rows.numpy(), wants, Ranks()) for rows in (fake, real)]
+    within = [pairs.within(rows.numpy(), wants, Ranks(), around=real.numpy()) for rows in (fake, real)]
     return *within, pairs.between(fake.numpy(), real.numpy(), *within, wants, Ranks())
 
 
@@ -137,12 +137,29 @@ def test_scores_equal_torch_fidelity_and_prdc_of_the_same_features() -> None:
         scores.precision(both, 5),
         scores.recall(both, 5),
         scores.density(both, 5),
-        scores.coverage(both, of_real, 5),
+        scores.coverage(both, 5),
     )
     assert found == pytest.approx([known[name] for name in ("precision", "recall", "density", "coverage")], abs=1e-12)
 
     known = metric_isc.isc_features_to_metric(fake, splits=10, shuffle=False)
     assert scores.inception_score(fake, 10)[0] == pytest.approx(known["inception_score_mean"], rel=1e-5)
+
+
+def test_copies_and_other_ties_are_counted_as_in_exact_arithmetic_and_in_any_order() -> None:
+    """A generator that copies 30 real images, ten times each: all its distances are ties."""
+    real = 0.4 * normal(1, 300, 64) + 20
+    fake = real[:30].repeat_interleave(10, 0)
+    x, y = real.double(), fake.double()
+    own = (x[:, None] - x[None]).square().sum(2).sort(1).values[:, 5]
+    apart = (y[:, None] - x[None]).square().sum(2)
+    for order in (torch.arange(300), normal(2, 300, 1)[:, 0].argsort()):
+        _, of_real, both = compared(fake[order], real)
+        assert scores.precision(both, 5) == 1
+        assert scores.recall(both, 3) == pytest.approx(0.1)  # as torch-fidelity
+        assert scores.density(both, 5) == pytest.approx(float((apart < own).sum(1).double().mean() / 5))  # as prdc
+        assert scores.coverage(both, 5) == pytest.approx(float((apart.amin(0) < own).double().mean()))
+        assert scores.authenticity(both, of_real) == 0
+        assert scores.nearness(both, of_real) == 0
 
 
 def test_kid_of_equal_distributions_is_0_within_its_error() -> None:
@@ -166,11 +183,11 @@ def test_a_copied_data_set_is_0_percent_authentic_and_a_dropped_half_is_seen_by_
     _, of_real, both = compared(normal(2, 300, 8), real)
     assert scores.authenticity(both, of_real) > 30
     assert 0.8 < scores.nearness(both, of_real) < 1.2
-    whole = scores.coverage(both, of_real, 5)
+    whole = scores.coverage(both, 5)
     halved = normal(2, 300, 8)
     halved[:, 0] = halved[:, 0].abs() + 1
     _, of_real, both = compared(halved, real)
-    assert scores.coverage(both, of_real, 5) < 0.6 * whole
+    assert scores.coverage(both, 5) < 0.6 * whole
 
 
 def images(seed: int, shift: float = 0.0) -> Callable[[range], Tensor]:

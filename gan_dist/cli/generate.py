@@ -49,6 +49,11 @@ def run(options: argparse.Namespace) -> None:
     if options.n < 1:
         raise InputError(f"--n {options.n}: give a number above 0")
     game, config, name = load(options.run, options.checkpoint)
+    if game.shows_data:
+        raise InputError(
+            f"{options.run} turns images into images and draws none from latents: use `gan-dist apply {options.run} IMAGES "
+            "--out DIR`"
+        )
     label = None if options.label is None else _class(options.label, config, options.run)
     folder = f"seed-{options.seed}" + ("" if label is None else f"-class-{label}")
     out: Path = options.out or run_directory.locate(options.run) / "generated" / folder

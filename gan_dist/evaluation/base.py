@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 State = dict[str, Tensor]
 """What a metric accumulates: sums, or features one below the other. Tensors only, as ranks exchange them."""
 
-_NAME = re.compile(r"\w[\w.+-]{0,99}")
+_NAME = re.compile(r"(?!images-)\w[\w.+-]{0,99}")
+_PART = re.compile(r"(?!images-)\w[\w .+-]{0,99}")
 
 
 class Metric(Part):
@@ -139,6 +140,13 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise InputError(f"evaluate.scores: {name!r} is no name of a score; give letters, digits and -_.+")
     return name
+
+
+def check_part(name: str, part: str) -> str:
+    """Return a part of a score itself, fit for `score/NAME/PART`; "" is the score. Raises InputError for one that is no name."""
+    if part and not all(_PART.fullmatch(each) for each in part.split("/")):
+        raise InputError(f"the score {name} has a part {part!r}; call it by letters, digits, blanks and -_.+")
+    return part
 
 
 class Pixels(Metric):

@@ -3,11 +3,12 @@
 from gan_dist.config.common import Config
 from gan_dist.games.base import Game, GameKeys
 from gan_dist.games.generation import Generation
+from gan_dist.games.paired import Paired
 from gan_dist.games.plane import Plane
 
 __all__ = ["GAMES", "Game", "GameKeys", "build"]
 
-GAMES: dict[str, type[GameKeys]] = {"generation": Generation, "plane": Plane}
+GAMES: dict[str, type[GameKeys]] = {"generation": Generation, "plane": Plane, "paired": Paired}
 
 
 def build(config: Config) -> Game:

@@ -16,6 +16,7 @@ from gan_dist import rng, run_directory, units
 from gan_dist.checkpoint import store
 from gan_dist.config import Config, default_cache, parts as parts_module
 from gan_dist.data import checks, index as index_module, loader, order, shards
+from gan_dist.data.geometry import geometry
 from gan_dist.data.index import Index
 from gan_dist.errors import InputError
 from gan_dist.evaluation import (
@@ -217,7 +218,7 @@ def _reals_of_run(task: Task, config: Config, game: Game) -> tuple[Index, ImageS
     if config.data.drawn:
         return index, ImageSet(0, (0, 0), 0, lambda number: np.zeros(0), {"data": ""})
     where = against or str(config.data.shards)
-    return index, of_index(index, config.data.size, channels, game.judged, where)
+    return index, of_index(index, geometry(config), channels, game.judged, where)
 
 
 def drawn(

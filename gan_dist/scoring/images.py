@@ -14,7 +14,8 @@ from torch import Tensor
 
 from gan_dist import rng, units
 from gan_dist.data import order
-from gan_dist.data.decode import SUBSTITUTES, Decoder, UnusableError, fit
+from gan_dist.data.decode import SUBSTITUTES, Decoder, UnusableError
+from gan_dist.data.geometry import Geometry, fit
 from gan_dist.data.index import Index
 from gan_dist.data.pack import convert, sources
 from gan_dist.errors import InputError
@@ -54,13 +55,16 @@ class ImageSet:
         )
 
 
-def of_index(index: Index, size: tuple[int, int], channels: int, field: str = "image", where: str = "") -> ImageSet:
+def of_index(
+    index: Index, size: tuple[int, int] | Geometry, channels: int, field: str = "image", where: str = ""
+) -> ImageSet:
     """Return the images of shards, decoded, cropped and reduced as for training, and not mirrored.
 
     Another image stands in for one that cannot be read, always the same.
     """
     found = index.images[field]
     decoder = Decoder(found, size, channels)
+    geometry = decoder.geometry
 
     def read(number: int) -> np.ndarray:
         candidate = number
@@ -72,10 +76,12 @@ def of_index(index: Index, size: tuple[int, int], channels: int, field: str = "i
 
     stamps = hashlib.sha256(repr(found.stamps).encode()).hexdigest()[:16]
     unreadable = int((found.width == 0).sum())
-    facts = {"data": index.digest, "files": stamps, "field": field, "size": list(size), "channels": channels}
+    facts = {"data": index.digest, "files": stamps, "field": field, "size": list(geometry.size), "channels": channels}
+    facts |= {"cut": "not resized"} if geometry.random and geometry.load is None else {}
     facts |= {"mirrored": False, "unreadable": unreadable, **({"where": where} if where else {})}
     labels = found.label.astype(np.int64)
-    return ImageSet(len(index), size, channels, read, facts, labels if labels.min(initial=0) >= 0 else None)
+    own_labels = labels if labels.min(initial=0) >= 0 else None
+    return ImageSet(len(index), geometry.size, channels, read, facts, own_labels)
 
 
 def of_source(source: str, scratch: Path, like: tuple[tuple[int, int], int] | None = None) -> ImageSet:

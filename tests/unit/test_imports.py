@@ -47,6 +47,7 @@ LEVELS = {
     "scoring": 4,
     "gallery": 4,
     "generate": 4,
+    "apply": 4,
     "doctor": 4,
     "planning": 4,
     "checkpointing": 4,

@@ -30,8 +30,12 @@ def is_grey(content: bytes | np.ndarray) -> bool:
         return image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
 
 
-def convert(content: bytes | np.ndarray, size: tuple[int, int] | None, channels: int, quality: int) -> Converted:
+def convert(
+    content: bytes | np.ndarray, size: tuple[int, int] | None, channels: int, quality: int, lossless: bool = False
+) -> Converted:
     """Convert an encoded image or pixels to an encoded image with `channels` and, if asked, of a (height, width).
+
+    It is a JPEG where the source is one, unless `lossless`.
 
     Bytes are kept as they are where nothing would change. Raises ValueError, OSError or SyntaxError for what is
     no whole image.
@@ -45,7 +49,7 @@ def convert(content: bytes | np.ndarray, size: tuple[int, int] | None, channels:
         image = Image.open(io.BytesIO(content))
         image.load()  # to the last pixel: a truncated image must not get into a shard
         lossy = (
-            image.format in ("JPEG", "MPO") and channels != 4
+            image.format in ("JPEG", "MPO") and channels != 4 and not lossless
         )  # MPO: a phone's JPEG with further pictures behind the first
         fits = size is None or image.size == (size[1], size[0])
         turned = image.getexif().get(_ORIENTATION, 1) != 1

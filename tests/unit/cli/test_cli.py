@@ -12,7 +12,7 @@ from gan_dist.checkpoint import format
 from tests.launching import REPOSITORY
 from tests.unit.report.runs import make_run
 
-NOT_YET = ("evaluate", "export", "apply", "walk", "film", "plan")
+NOT_YET = ("evaluate", "export", "walk", "film", "plan")
 """Commands of the contract that are listed once they exist."""
 
 

@@ -1,6 +1,8 @@
 """Scores of sets equal their formulas and other libraries, at any number of ranks, and the reals are looked at once."""
 
+import dataclasses
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,16 @@ from gan_dist.evaluation import (
     Evaluation,
     Metric,
     Ranks,
+    ScoreError,
     Sets,
     collect,
     evaluate,
     moments,
     pairs,
+    ranks as ranks_module,
     reference,
     scores,
+    sets,
 )
 from gan_dist.evaluation.features import Features, RandomNetwork
 from gan_dist.evaluation.pairs import Wants
@@ -256,6 +261,99 @@ def test_a_failure_on_one_rank_is_an_error_on_all_and_leaves_nothing_behind(tmp_
 
     assert on_ranks(2, of_rank) == ["ScoreError", "ScoreError"]
     assert not list((tmp_path / "evaluation").glob(".generated*"))
+
+
+def test_what_fails_on_one_rank_beside_the_metrics_is_an_error_on_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    between, end = pairs.between, sets.Collector._end
+
+    def oom(*words: Any) -> Any:
+        if words[-2].rank == 1:
+            raise torch.OutOfMemoryError("no memory")
+        return between(*words)
+
+    def full(self: sets.Collector) -> Any:
+        if self._ranks.rank == 0 and ".generated" in str(self._folder):
+            raise OSError(28, "No space left on device")
+        return end(self)
+
+    def of_rank(ranks: Ranks) -> str:
+        with pytest.raises(ScoreError) as caught:
+            scored(tmp_path, ranks, Counted())
+        return str(caught.value)
+
+    places: tuple[tuple[Any, str, Any, str], ...] = (
+        (pairs, "between", oom, "no memory"),
+        (sets.Collector, "_end", full, "No space left"),
+    )
+    for place, name, work, words in places:
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, work)
+            one, other = on_ranks(2, of_rank)
+        assert one == other
+        assert words in one
+    assert [path.name[:10] for path in (tmp_path / "evaluation").iterdir()] == ["reference-"]
+
+
+def test_evaluations_that_share_a_cache_do_not_disturb_each_other(tmp_path: Path) -> None:
+    rows = normal(1, 200, 8).numpy()
+
+    def half_done(collector: sets.Collector) -> None:
+        collector.add(rows[:100])
+        found.append(reference({"a": 1}, tmp_path, lambda other: other.add(rows), 200, Ranks()))
+        collector.add(rows[100:])
+
+    found: list[sets.FeatureSet] = []
+    found.append(reference({"a": 1}, tmp_path, half_done, 200, Ranks()))
+    assert all(np.array_equal(each.rows, rows) for each in found)
+    assert len(list((tmp_path / "evaluation").iterdir())) == 1
+
+
+def test_what_killed_evaluations_left_is_deleted_by_the_next(tmp_path: Path) -> None:
+    folder = tmp_path / "evaluation"
+    for name in (".generated-killed.host.part", ".reference-killed.host.part", ".generated-old", ".generated-new"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "features.npy").touch()
+    for name in (".generated-killed.host.part", ".reference-killed.host.part"):
+        (folder / name / ".lock").touch()
+    for path in (folder / ".generated-old/features.npy", folder / ".generated-old"):
+        os.utime(path, (1, 1))
+    with sets.scratch(tmp_path, Ranks()) as alive, sets.scratch(tmp_path, Ranks()):
+        there = {path.name for path in folder.iterdir()}
+        assert alive.exists()
+        assert len(there) == 3
+        assert ".generated-new" in there  # it may be about to be locked
+    assert [path.name for path in folder.iterdir()] == [".generated-new"]
+
+
+def test_the_limit_is_that_of_its_distances_and_says_that_it_goes_on(tmp_path: Path) -> None:
+    features = Counted().features()
+    found = reference({}, tmp_path, collect(images(2), 200, features, Ranks()), 200, Ranks())
+    fake = reference({"fake": 1}, tmp_path, collect(images(1), 300, features, Ranks()), 300, Ranks())
+    beats: list[int] = []
+    none = pairs.Within(torch.zeros(0, 0), {})
+    both = sets.compare(features, fake, found, Wants(), Ranks(), lambda: None)
+    both = dataclasses.replace(both, fake_pairs=none, beat=lambda: beats.append(1))
+    metric = METRICS["fd"](kind="fd", features="random", few=True, limit=True)
+    rows = torch.from_numpy(fake.rows.copy())
+    sizes = torch.linspace(30, 300, 15).long().tolist()
+    known = [moments.frechet(moments.of(rows[:size]), found.moments) for size in sizes]
+    line = np.polyfit(1 / np.array(sizes), known, 1)
+    assert metric.score(both)["limit"] == pytest.approx(line[1], rel=1e-6)
+    assert len(beats) == 15
+
+
+def test_ranks_that_wait_for_the_first_one_are_heard_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks_module, "_BUSY", 0.0)
+
+    def of_rank(ranks: Ranks) -> int:
+        beats: list[int] = []
+        with ranks.agreed() as own:
+            own.on_main(lambda beat: [beat() for _ in range(5)], lambda: beats.append(1))
+        return len(beats)
+
+    assert on_ranks(3, of_rank) == [5, 5, 5]
 
 
 def test_too_few_images_are_told_with_how_many_are_needed(tmp_path: Path) -> None:

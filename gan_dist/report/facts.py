@@ -72,7 +72,10 @@ def declared(
     known = {name: _of_kind(name, kind) for name, kind in found.items()}
     for record in records:
         name, better = str(record.get("metric")), record.get("better")
-        known[name] = str(better) if better in ("lower", "higher") else _of_kind(name, str(record.get("kind")))
+        if better in ("lower", "higher"):
+            known[name] = str(better)
+        else:
+            known.setdefault(name, _of_kind(name, str(record.get("kind") or "")))
     return known
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from gan_dist import units
 from gan_dist.config import legacy, tree
@@ -91,11 +91,6 @@ class Data(Section):
     cache: Annotated[str, FREE] = ""
     """Folder for copies of remote shards, and for indexes of shards whose own folder cannot be written. Default:
     $GAN_DIST_CACHE (the Slurm templates set it to a folder of the node), $XDG_CACHE_HOME/gan_dist or ~/.cache/gan_dist."""
-
-    @field_validator("resident", mode="before")
-    @classmethod
-    def _no_is_a_word(cls, value: Any) -> Any:
-        return "no" if value is False else value  # what YAML makes of it
 
     @property
     def size(self) -> tuple[int, int]:
@@ -183,11 +178,6 @@ class Training(Section):
     compile: Annotated[bool, FREE] = False
     """Experimental, and not run on a GPU yet. Compile losses and penalties together with their gradients by torch.compile; not
     with strategy: exact or ZeRO. What cannot be compiled runs as without, and the run says why. It changes rounding."""
-
-    @field_validator("graphs", mode="before")
-    @classmethod
-    def _off_is_a_word(cls, value: object) -> object:
-        return "off" if value is False else value  # YAML 1.1 reads off as false
 
     @property
     def whole_images(self) -> int:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from gan_dist.config.section import Positive, Section
 from gan_dist.figures import LOGITS
@@ -75,8 +75,3 @@ class Control(Section):
     checkpoint from before. stop: also save and stop, with exit code 1. off: nothing; the signals are logged all the same."""
     limits: Limits = Limits()
     """From where on a signal is suspect."""
-
-    @field_validator("collapse", mode="before")
-    @classmethod
-    def _off_is_a_word(cls, value: object) -> object:
-        return "off" if value is False else value  # YAML 1.1 reads off as false

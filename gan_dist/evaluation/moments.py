@@ -90,7 +90,8 @@ def nested(rows: Tensor, sizes: Sequence[int]) -> Iterator[Moments]:
 def root_of(covariance: Tensor) -> Tensor:
     """Return the symmetric root of a covariance (D, D)."""
     values, vectors = torch.linalg.eigh(covariance)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root
 
 
 def frechet(one: Moments, other: Moments, root: Tensor | None = None) -> float:

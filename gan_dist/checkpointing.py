@@ -47,8 +47,8 @@ class Checkpointer:
             return False
         line = next((line for line in lines if line["metric"] == name), {})
         value, measure = line.get("value"), _measure(line)
-        good = isinstance(value, int | float) and math.isfinite(value)
-        if good:
+        good = False
+        if isinstance(value, int | float) and math.isfinite(value):
             known = [facts["value"] for facts in (self._kept_best(measure), *self._best.values()) if facts]
             sign = 1 if better(dict(self._config.evaluate.scores), name) == "higher" else -1
             good = all(sign * value > sign * each for each in known)

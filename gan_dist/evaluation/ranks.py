@@ -87,6 +87,7 @@ class Ranks:
             if lost or (isinstance(error, ScoreError) and error.everywhere):
                 raise
             gather(_Failed(said(error)))
+            raise  # not reached: this rank's own failure came back
 
     def on_main(self, work: Callable[[Callable[[], object]], T], beat: Callable[[], object]) -> T | None:
         """Return what `work` returns on rank 0, and None on the others, which wait for it; call it within `agreed`.

@@ -235,10 +235,9 @@ def _played(config: Config, passes: int) -> tuple[Counts, dict[str, Weights], di
         uses = {name: player.uses for name, player in players.items()}
         total, by_phase = Counts(), {play.called(phase): Counts() for phase in game.phases}
         kinds = play.kinds_of_steps(game, batch)
-        for number, part in [
-            (min(kinds), 0.0),
-            *kinds.items(),
-        ]:  # the first fills what metrics add to, and does not count
+        # the first fills what metrics add to, and does not count
+        for number, part in [(min(kinds), 0.0), *kinds.items()]:
+            engine.at(-batch)  # no position of a step: each one fills in its own
             batches = trial.on_device(config, engine, trial.random_batches(config, game.fields, number, engine.slots))
             around = _counting(config, engine, game, part, uses, by_phase)
             with Counter() as counter:

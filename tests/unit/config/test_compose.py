@@ -138,7 +138,7 @@ WEIGHTS = ["--penalties.r1.weight", "1", "--penalties.r2.weight", "1"]
         (
             "networks:\n  generator: dcgn\n",
             "line 10",
-            "networks.generator.kind = dcgn: there is no such kind; did you mean dcgan?",
+            "networks.generator.kind = dcgn: there is no such kind; did you mean dcgan",
         ),
         ("optimizers:\n  discriminator:\n    kind: adm\n", "line 11", "did you mean adam"),
         ("penalties:\n  r3: {weight: 1}\n", "line 10", "penalties.r3.kind = r3: there is no such kind; did you mean "),

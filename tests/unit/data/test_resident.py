@@ -73,9 +73,11 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     numbers: list[int] = []
     plain = Decoder.decode
 
-    def decode(self: Decoder, sample: int, out: np.ndarray | None = None) -> np.ndarray:
+    def decode(
+        self: Decoder, sample: int, out: np.ndarray | None = None, place: np.ndarray | None = None
+    ) -> np.ndarray:
         numbers.append(sample)
-        return plain(self, sample, out)
+        return plain(self, sample, out, place)
 
     monkeypatch.setattr(Decoder, "decode", decode)
     return numbers

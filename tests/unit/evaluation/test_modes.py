@@ -13,8 +13,9 @@ from torch import Tensor
 
 from gan_dist import cli
 from gan_dist.errors import InputError
-from gan_dist.evaluation import METRICS, Ranks, check, digits, evaluate, modes
+from gan_dist.evaluation import METRICS, check, digits, evaluate, modes
 from tests.unit.data.pack.test_sources import idx
+from tests.unit.evaluation.ranking import on_ranks
 
 
 def digit(number: int) -> np.ndarray:
@@ -74,16 +75,7 @@ def test_the_digits_of_the_channels_are_the_mode_on_any_number_of_ranks(
         return torch.from_numpy(padded).float() / 127.5 - 1
 
     metric = METRICS["modes"].model_validate({"classifier": "x"})
-    handed: list[object] = []
-
-    def stop(value: object) -> list[object]:
-        handed.append(value)
-        raise InterruptedError
-
-    for rank in range(ranks):
-        with pytest.raises(InterruptedError):
-            evaluate({"modes": metric}, fake, None, count, ranks=Ranks(rank, ranks, stop))
-    found = evaluate({"modes": metric}, fake, None, count, ranks=Ranks(0, ranks, lambda _: handed)).scores
+    found = on_ranks(ranks, lambda own: evaluate({"modes": metric}, fake, None, count, ranks=own).scores)[0]
     counts = np.bincount(drawn @ 10 ** np.arange(channels - 1, -1, -1), minlength=10**channels)
     expected = modes.of_counts(torch.from_numpy(counts).double())
     assert found == {f"score/modes/{name}": value for name, value in expected.items()} | {

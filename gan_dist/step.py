@@ -28,6 +28,8 @@ def play_step(
     draws = interfaces.draw_together(joined)
     engine.at(images)
     game.images = images
+    for pool in game.pools:
+        pool.discard()  # what a trial left
     for phase in game.due(images, size):
         draws.forget()
         with around(phase), engine.turn(phase):  # only its player's weights take gradients
@@ -36,4 +38,6 @@ def play_step(
                 engine.backward(loss(micro))
             engine.update(images)  # sync, finite gate, clip, optimizer
     draws.forget()
+    for pool in game.pools:
+        pool.commit()
     game.average(images, size)

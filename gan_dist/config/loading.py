@@ -163,10 +163,15 @@ def _expand(config: Config) -> Config:
     changes: dict[str, Any] = {}
     flat = {key: value for key, value in config.flat().items() if key in _PATHS}
     for key, value in flat.items():
-        expanded = [_expanded(key, one) for one in ([value] if isinstance(value, str) else value)]
-        if expanded != ([value] if isinstance(value, str) else value):
-            changes[key] = expanded[0] if isinstance(value, str) else expanded
+        if (expanded := _expanded_all(key, value)) != value:
+            changes[key] = expanded
     return config.with_(changes) if changes else config
+
+
+def _expanded_all(key: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _expanded_all(f"{key}.{name}", each) for name, each in value.items()}
+    return [_expanded(key, each) for each in value] if isinstance(value, list) else _expanded(key, value)
 
 
 def _expanded(key: str, text: str) -> str:

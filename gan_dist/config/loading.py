@@ -148,10 +148,18 @@ def _take_texts(
             section = section.get(part) if isinstance(section, dict) else None
         if not isinstance(section, dict) or (texts[key].startswith("[") and field.annotation is not str):
             continue  # a list of words
+        if _names_words(field.annotation, section.get(name)):
+            continue
         if (texts[key] and places.get(key, "").startswith("--")) or not isinstance(
             section.get(name), str | bool | type(None)
         ):
             section[name] = texts[key]
+
+
+def _names_words(kind: Any, value: Any) -> bool:
+    """Say whether a key takes words by name and has some: {A: data/a, B: data/b}, and not the pattern {a,b}."""
+    takes = any(typing.get_origin(each) is dict for each in typing.get_args(kind))
+    return takes and isinstance(value, dict) and all(isinstance(each, str | list) for each in value.values())
 
 
 def _is_text(kind: Any) -> bool:

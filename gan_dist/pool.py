@@ -1,12 +1,14 @@
 """Keep a game's earlier images, so that a discriminator sees more than the newest (Shrivastava et al., 2017, section 2.3)."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gan_dist import rng
+from gan_dist.interfaces import Batch
 
 
 class Run(NamedTuple):
@@ -32,9 +34,9 @@ class Pool:
         self.name, self.size, self.batch = name, size, batch
         self.shape = (batch, size, *image)
         self._coin, self._place = (rng.key(seed, f"pool {name}: {what}") for what in ("coin", "place"))
+        self._names = tuple(f"pool {name}: {what}" for what in ("slot", "place", "kept"))
         self._slots = range(0)
         self._images = torch.empty(0)
-        self._waiting: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     @property
     def bytes(self) -> int:
@@ -43,14 +45,15 @@ class Pool:
 
     def place(self, slots: range, device: torch.device, dtype: torch.dtype) -> None:
         """Make room for the images of some neighbouring slots."""
-        self._slots, self._waiting = slots, []
+        self._slots = slots
         self._images = torch.zeros((len(slots), *self.shape[1:]), device=device, dtype=dtype)
 
     @torch.no_grad()
-    def exchange(self, positions: Tensor, images: Tensor) -> Tensor:
-        """Return what is shown for the images (N, C, H, W) of samples at these positions (N,); `commit` keeps what is to be kept."""
+    def exchange(self, batch: Batch, images: Tensor) -> Tensor:
+        """Return what is shown for the images (N, C, H, W) of a batch's samples. `commit` keeps what is to be kept."""
         if not self.size:
             return images.detach()
+        positions = batch.positions
         # positions of other ranks' slots come in trials only, which keep nothing
         slot = (positions % self.batch - self._slots.start) % len(self._slots)
         step = positions // self.batch
@@ -61,20 +64,17 @@ class Pool:
         images = images.detach().to(before.dtype)
         # what is not finite would be shown for a long time
         keep = (old | ~full) & images.isfinite().flatten(1).all(1)
-        self._waiting.append((slot, place, keep, images))
+        kept = torch.where(keep[:, None, None, None], images, before)
+        batch.cache.update(zip(self._names, (slot, place, kept), strict=True))
         return torch.where(old[:, None, None, None], before, images)
 
     @torch.no_grad()
-    def commit(self) -> None:
-        """Keep what the exchanges since the last call left to be kept: the step is done."""
-        for slot, place, keep, images in self._waiting:
-            before = self._images[slot, place]
-            self._images[slot, place] = torch.where(keep[:, None, None, None], images, before)
-        self._waiting.clear()
-
-    def discard(self) -> None:
-        """Forget the exchanges since the last call: they were a trial."""
-        self._waiting.clear()
+    def commit(self, batches: Sequence[Batch]) -> None:
+        """Keep what the exchanges of a step left in its batches: the step is done. Trials do not call it, and leave no trace."""
+        for batch in batches:
+            if self._names[0] in batch.cache:
+                slot, place, kept = (batch.cache[name] for name in self._names)
+                self._images[slot, place] = kept
 
     def held(self) -> Run:
         """Return what this rank holds."""

@@ -2,12 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from gan_dist.config.section import Positive, Section
+from gan_dist.figures import LOGITS
 
-LOGITS = ("real", "fake", "gap", "level", "accuracy", "sign_real", "sign_fake", "sign_pair")
-"""What is called score/NAME and judges no images: logits of the discriminator, and signals made of them."""
+__all__ = ["LOGITS", "Control", "Limits"]
 
 Part = Annotated[float, Field(ge=0, le=1)]
 
@@ -75,8 +75,3 @@ class Control(Section):
     checkpoint from before. stop: also save and stop, with exit code 1. off: nothing; the signals are logged all the same."""
     limits: Limits = Limits()
     """From where on a signal is suspect."""
-
-    @field_validator("collapse", mode="before")
-    @classmethod
-    def _off_is_a_word(cls, value: object) -> object:
-        return "off" if value is False else value  # YAML 1.1 reads off as false

@@ -90,6 +90,7 @@ MEANINGS: dict[str, Meaning] = {
     "fp16": _PRECISION, "bf16": _PRECISION, "fp32": _PRECISION, "amp": _PRECISION, "use_amp": _PRECISION,
     "precision": _PRECISION, "mixed_precision": _PRECISION, "half": _PRECISION,
     "compile": Meaning(("training.compile",)), "torch_compile": Meaning(("training.compile",)),
+    "graphs": Meaning(("training.graphs",)), "cuda_graphs": Meaning(("training.graphs",)),
     "tf32": Meaning(("training.tf32",)), "allow_tf32": Meaning(("training.tf32",)),
     "threads": Meaning(("training.threads",)), "num_threads": Meaning(("training.threads",)),
     # data

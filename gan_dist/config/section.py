@@ -36,6 +36,9 @@ class Section(BaseModel):
         name = info.field_name or ""
         kind = cls.model_fields[name].annotation
         if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
+            for word in ("no", "off"):  # what YAML reads as false
+                if value is False and word in get_args(kind):
+                    return word
             raise ValueError(f"{name} must not be true or false (what YAML also writes yes, no, on, off)")
         return value
 

@@ -147,14 +147,10 @@ class Decoder:
 
     def _pixels(self, sample: int, data: bytes) -> np.ndarray:
         """Return an encoded image as (H, W) or (H, W, C) uint8, blue first; perhaps reduced, to `geometry.least` or more."""
-        index, least, scale = self.index, self.geometry.least, 1
-        if (
-            least and data[:2] == _JPEG and self.channels < 4
-        ):  # libjpeg decodes at 1/2, 1/4, 1/8 for a fraction of the work
-            ratio = min(int(index.width[sample]) / least[1], int(index.height[sample]) / least[0])
-            scale = max(factor for factor in (1, 2, 4, 8) if ratio >= factor or factor == 1)
+        whole = int(self.index.height[sample]), int(self.index.width[sample])
         try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[self.channels, scale])
+            flag = how(data, self.channels, whole, self.geometry.least)
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
         except cv2.error:  # more pixels than OpenCV decodes
             image = None
         if image is None:
@@ -204,6 +200,15 @@ class Decoder:
 
     def _close(self, shard: int) -> None:
         self._files.pop(shard, None)
+
+
+def how(data: bytes, channels: int, size: tuple[int, int], least: tuple[int, int] | None) -> int:
+    """Return OpenCV's flag to decode an image of a (height, width) with, that is to be reduced to `least` or more."""
+    scale = 1
+    if least and data[:2] == _JPEG and channels < 4:  # libjpeg decodes at 1/2, 1/4, 1/8 for a fraction of the work
+        ratio = min(size[1] / least[1], size[0] / least[0])
+        scale = max(factor for factor in (1, 2, 4, 8) if ratio >= factor or factor == 1)
+    return _REDUCED[channels, scale]
 
 
 def read_or_substitute(

@@ -145,7 +145,7 @@ class UnpairedGame(Game):
         total = batch["A"].new_zeros(())
         for pool in self.pools:
             name = pool.name
-            shown = pool.exchange(batch.positions, batch.cache[f"fake {name}"])
+            shown = pool.exchange(batch, batch.cache[f"fake {name}"])
             real, fake = self.discriminators(batch[name], name), self.discriminators(shown, name)
             self.metrics.add(f"score/real_{name}", real)
             self.metrics.add(f"score/fake_{name}", fake)

@@ -10,6 +10,7 @@ import pytest
 
 LEVELS = {
     "errors": 0,
+    "figures": 0,
     "files": 0,
     "config": 0,
     "redaction": 0,

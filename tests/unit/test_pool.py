@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from gan_dist.checkpoint import tensors
+from gan_dist.interfaces import Batch
 from gan_dist.pool import Pool
 
 BATCH, SIZE, STEPS = 8, 3, 12
@@ -30,8 +31,9 @@ def play(pools: list[Pool], ranks: int, steps: range, micro: int = 2) -> Tensor:
         row = []
         for rank in range(ranks):
             own = torch.arange(BATCH).chunk(ranks)[rank] + step * BATCH
-            row += [pools[rank].exchange(part, images(part)) for part in own.split(min(micro, len(own)))]
-            pools[rank].commit()
+            batches = [Batch({}, part) for part in own.split(min(micro, len(own)))]
+            row += [pools[rank].exchange(batch, images(batch.positions)) for batch in batches]
+            pools[rank].commit(batches)
         rows.append(torch.cat(row)[:, 0, 0, 0])
     return torch.stack(rows)
 
@@ -68,9 +70,9 @@ def test_it_is_the_pool_of_the_paper() -> None:
     kept: list[float] = []
     fresh = 0
     for step in range(steps):
-        position = torch.tensor([step])
-        shown = float(made.exchange(position, images(position))[0, 0, 0, 0])
-        made.commit()
+        batch = Batch({}, torch.tensor([step]))
+        shown = float(made.exchange(batch, images(batch.positions))[0, 0, 0, 0])
+        made.commit([batch])
         new = step + 1.0
         if len(kept) < SIZE:
             kept.append(new)
@@ -84,22 +86,21 @@ def test_it_is_the_pool_of_the_paper() -> None:
 
 def test_trials_leave_no_trace_and_what_is_not_finite_is_not_kept() -> None:
     made = pool(range(4, 8))
-    foreign = torch.arange(4) + 100 * BATCH  # of another rank's slots, long after
-    assert made.exchange(foreign, images(foreign)).shape == (4, *IMAGE)
-    made.discard()
-    made.commit()
+    foreign = Batch({}, torch.arange(4) + 100 * BATCH)  # of another rank's slots, long after
+    assert made.exchange(foreign, images(foreign.positions)).shape == (4, *IMAGE)
     assert not made.held().held.any()
-    bad = torch.arange(4, 8)
-    made.exchange(bad, images(bad) * float("nan"))
-    made.commit()
+    bad = Batch({}, torch.arange(4, 8))
+    made.exchange(bad, images(bad.positions) * float("nan"))
+    made.commit([bad])
     assert not made.held().held.any()
 
 
 def test_no_pool_shows_the_newest() -> None:
     made = Pool("B", 0, 0, BATCH, IMAGE)
     made.place(range(BATCH), CPU, torch.float32)
-    positions = torch.arange(BATCH) + 100 * BATCH
-    assert torch.equal(made.exchange(positions, images(positions)), images(positions))
+    batch = Batch({}, torch.arange(BATCH) + 100 * BATCH)
+    assert torch.equal(made.exchange(batch, images(batch.positions)), images(batch.positions))
+    made.commit([batch])
     assert tensors.collect([], {}, [made]).owned == []
 
 

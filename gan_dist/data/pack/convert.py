@@ -1,6 +1,7 @@
 """Convert one image of any kind to what a shard holds: grey, RGB or RGBA with 8 bits, cropped and resized, PNG or JPEG."""
 
 import io
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,10 @@ from PIL import Image, ImageOps
 
 from gan_dist import units
 
+QUALITY = 95
+"""Of JPEG files that must be written anew."""
+DIM = 64
+"""Of 255: the brightest pixel of a picture that fills its range is brighter."""
 _ORIENTATION = 0x0112  # the EXIF tag
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
@@ -74,6 +79,17 @@ def convert(
     else:
         image.save(buffer, "PNG")
     return Converted("jpg" if lossy else "png", buffer.getvalue(), kept=False, enlarged=enlarged, peak=peak)
+
+
+def about_dim(dim: Sequence[tuple[str, int]]) -> list[str]:
+    """Return what to say of images of more than 8 bits whose brightest pixel is dark, by name: they fill a part of the range."""
+    if not dim:
+        return []
+    name, peak = max(dim, key=lambda entry: (entry[1], entry[0]))
+    return [
+        f"{len(dim):,} images of more than 8 bits are nearly black; the brightest pixel of them is {peak} of 255, in {name}: "
+        "their values may fill 12 or 8 of 16 bits, scale them first"
+    ]
 
 
 def _eight_bits(image: Image.Image, keep_alpha: bool) -> Image.Image:

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gan_dist import files, units
 from gan_dist.data.pack import pairs, write
-from gan_dist.data.pack.convert import is_grey
+from gan_dist.data.pack.convert import QUALITY, about_dim, is_grey
 from gan_dist.data.pack.items import Item, Source
 from gan_dist.data.pack.sources import NO_IMAGE, made_of, open_source
 from gan_dist.errors import InputError
@@ -100,7 +100,7 @@ def pack(
     classes: str | None = None,
     split: str | None = None,
     count: int | None = None,
-    quality: int = 95,
+    quality: int = QUALITY,
     shard_size: int = SHARD_SIZE,
     progress: bool = True,
     layout: pairs.Layout | None = None,
@@ -346,14 +346,7 @@ def _gather(shards: dict[str, dict[str, Any]], source: Source, resumed: int) -> 
 
 def _dim(facts: Collection[dict[str, Any]]) -> list[str]:
     """Find images of more than 8 bits whose brightest pixel is dark: their values fill a part of the range only."""
-    dim = [tuple(entry) for fact in facts for entry in fact.get("dim", ())]
-    if not dim:
-        return []
-    name, peak = max(dim, key=lambda entry: (entry[1], entry[0]))
-    return [
-        f"{len(dim):,} images of more than 8 bits are nearly black; the brightest pixel of them is {peak} of 255, in {name}: "
-        "their values may fill 12 or 8 of 16 bits, scale them first"
-    ]
+    return about_dim([tuple(entry) for fact in facts for entry in fact.get("dim", ())])
 
 
 def _report(fields: dict[str, Any]) -> PackReport:

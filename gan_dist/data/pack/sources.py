@@ -33,7 +33,7 @@ STACKED = "stacked-mnist"
 EDGES = "edges"
 _OTHERS = "these are the training images; --split test takes the test images, --split all both"
 _LABELS = tuple(f".{ending}" for ending in labels.ENDINGS)
-_DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
+DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
 
 
 def open_source(
@@ -117,7 +117,7 @@ def _listing(source: str, scratch: Path, classes: str | None, split: str | None)
             return _zip(path, classes)
     except tar.DamagedError as error:
         raise InputError(f"{source} cannot be read: it {error}; fetch it again") from None
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise InputError(f"{source} cannot be read: {error}; fix its permissions or fetch it again") from None
     raise InputError(f"{source} is no folder, zip, tar or idx file")
 

@@ -21,14 +21,13 @@ from PIL import Image
 from gan_dist import files
 from gan_dist.data import workers
 from gan_dist.data.pack import convert_maps
-from gan_dist.data.pack.convert import Converted, convert
+from gan_dist.data.pack.convert import DIM, Converted, convert
 from gan_dist.data.pack.items import Item
 from gan_dist.data.pack.sources import read
 from gan_dist.errors import InputError
 
 _WORTH_A_POOL = 20_000, 128 << 20  # images, bytes: a process takes 2 s to start, mostly for torch; see `run`
 _MOST_PIXELS = 1 << 28  # of one image: damaged headers ask for terabytes, and the kernel ends the process
-_DIM = 64  # of 255: the brightest pixel of a picture that fills its range is brighter
 _T = TypeVar("_T")
 
 
@@ -91,7 +90,7 @@ def pack_shard(
                     facts["kept"] += all(converted.kept for converted in members.values())
                     facts["enlarged"] += any(converted.enlarged for converted in members.values())
                     peaks = [converted.peak for converted in members.values() if converted.peak is not None]
-                    if peaks and min(peaks) < _DIM:
+                    if peaks and min(peaks) < DIM:
                         facts["dim"].append((item.name, min(peaks)))
             file.flush()
             os.fsync(file.fileno())

@@ -62,8 +62,9 @@ def apply(game: Game, config: Config, content: bytes, name: str, way: str = "") 
     Transparency and 16 bits are kept. Sides are padded by reflection to multiples of `game.multiple`, and cut again. What is
     random, such as dropout, depends on `name`. Raises InputError for a wrong way, ValueError for what cannot be read.
     """
-    labels = config.data.fields["input"] if "input" in config.data.fields else DataField(member="")
-    found = read(content, config.data.seen("input"), labels)
+    field = game.takes(way)
+    labels = config.data.fields.get(field) or DataField(member="")
+    found = read(content, config.data.seen(field), labels)
     height, width = found.pixels.shape[:2]
     beyond = [(0, -side % game.multiple) for side in (height, width)]
     padded = np.pad(found.pixels, [*beyond, (0, 0)][: found.pixels.ndim], mode="symmetric")

@@ -105,7 +105,7 @@ class Checkpointer:
             "processes": self._engine.world_size,
             "wandb_id": self._run.wandb_id,
         }
-        self._writer.save(images, tensors.collect(self._game.players, self._game.state()), state)
+        self._writer.save(images, tensors.collect(self._game.players, self._game.state(), self._game.pools), state)
 
     def note(self, tracker: Tracker) -> None:
         """Report the saves that have ended."""
@@ -165,7 +165,7 @@ class Checkpointer:
                 f"{directory} is another {where}; run.directory must be on a disk that all machines share"
             )
         with format.Reader(directory, manifest) as read:
-            tensors.restore(self._game.players, read, manifest["steps"], self._game.state())
+            tensors.restore(self._game.players, read, manifest["steps"], self._game.state(), self._game.pools)
         engine.shortcuts.reset()
         # the sums so far belong to all ranks together: one of them takes them
         own = manifest["figures"] if engine.is_main else dict.fromkeys(manifest["figures"], (0.0, 0))

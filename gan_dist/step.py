@@ -40,5 +40,7 @@ def play_step(
         with around(phase), engine.turn(phase):  # only its player's weights take gradients
             engine.shortcuts.play(phase, images, play)  # or what a CUDA graph has recorded of it
     draws.forget()
+    for pool in game.pools:
+        pool.commit(joined)
     game.images = images
     game.average(images, size)

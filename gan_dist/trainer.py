@@ -238,7 +238,7 @@ class Trainer:
         elif rows := agreement.receive():
             reason = Reason(max(row[0] for row in rows))
             unusable = self.quarantine.over_ranks([row[1] for row in rows], self.engine.gather)
-            if unusable > self.config.data.max_bad_fraction * len(self.index):
+            if unusable > self.config.data.max_bad_fraction * sum(map(len, self.index.sets)):
                 reason = Reason.BAD_DATA
         self._batch = batch[:1]  # for _first_bad, which needs no more
         return reason

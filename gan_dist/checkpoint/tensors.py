@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gan_dist import optimizer_probe
 from gan_dist.checkpoint.format import Piece, deal
 from gan_dist.player import Player, Shard
+from gan_dist.pool import Pool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +41,10 @@ class State:
         return [*((piece, self.whole[piece.name]) for piece in dealt), *self.owned]
 
 
-def collect(players: Iterable[Player], of_game: Mapping[str, Tensor] | None = None) -> State:
-    """All tensors of the players by name, and what the game keeps beside them as `game/<name>`."""
+def collect(
+    players: Iterable[Player], of_game: Mapping[str, Tensor] | None = None, pools: Iterable[Pool] = ()
+) -> State:
+    """All tensors of the players by name, what the game keeps beside them as `game/<name>`, and `pool/<name>`."""
     state = State({}, {f"game/{name}": tensor.detach() for name, tensor in (of_game or {}).items()}, [], {})
     for player in players:
         for kind, network in _networks(player).items():
@@ -63,6 +66,10 @@ def collect(players: Iterable[Player], of_game: Mapping[str, Tensor] | None = No
             for kind in kinds:
                 state.shapes[f"{player.name}/{kind}/{name}"] = torch.empty(shape, dtype=dtype, device="meta")
     state.shapes.update({name: torch.empty_like(tensor, device="meta") for name, tensor in state.whole.items()})
+    for pool in (pool for pool in pools if pool.size):
+        name, part = f"pool/{pool.name}", pool.held()
+        state.shapes[name] = torch.empty(part.shape, dtype=part.held.dtype, device="meta")
+        state.owned.append((Piece(name, part.offset, len(part.held)), part.held))
     return state
 
 
@@ -98,6 +105,7 @@ def restore(
     read: Callable[..., Tensor],
     steps: Mapping[str, int],
     of_game: Mapping[str, Tensor] | None = None,
+    pools: Iterable[Pool] = (),
 ) -> None:
     """Put saved tensors into the players.
 
@@ -106,6 +114,9 @@ def restore(
     """
     for name, tensor in (of_game or {}).items():
         tensor.copy_(read(f"game/{name}"))
+    for pool in (pool for pool in pools if pool.size):
+        part = pool.held()
+        part.held.copy_(read(f"pool/{pool.name}", part.offset, len(part.held)))
     for player in players:
         sharded = set() if player.shards is None else set(player.shards.shapes)
         for kind, network in _networks(player).items():

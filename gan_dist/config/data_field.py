@@ -10,8 +10,8 @@ from gan_dist.config.section import Section
 class DataField(Section):
     """One of several images of a sample."""
 
-    member: str
-    """Ending of the image after the sample's key: b.png."""
+    member: str = "auto"
+    """Ending of the image after the sample's key: b.png. auto: the only image there is, of a set of its own."""
     channels: Literal[0, 1, 3, 4] = 0
     """1 for grey, 3 for RGB, 4 for RGBA. 0: as data.channels."""
     classes: Annotated[int, Field(ge=0, le=254)] = 0

@@ -148,10 +148,18 @@ def _take_texts(
             section = section.get(part) if isinstance(section, dict) else None
         if not isinstance(section, dict) or (texts[key].startswith("[") and field.annotation is not str):
             continue  # a list of words
+        if _names_words(field.annotation, section.get(name)):
+            continue
         if (texts[key] and places.get(key, "").startswith("--")) or not isinstance(
             section.get(name), str | bool | type(None)
         ):
             section[name] = texts[key]
+
+
+def _names_words(kind: Any, value: Any) -> bool:
+    """Say whether a key takes words by name and has some: {A: data/a, B: data/b}, and not the pattern {a,b}."""
+    takes = any(typing.get_origin(each) is dict for each in typing.get_args(kind))
+    return takes and isinstance(value, dict) and all(isinstance(each, str | list) for each in value.values())
 
 
 def _is_text(kind: Any) -> bool:
@@ -163,10 +171,15 @@ def _expand(config: Config) -> Config:
     changes: dict[str, Any] = {}
     flat = {key: value for key, value in config.flat().items() if key in _PATHS}
     for key, value in flat.items():
-        expanded = [_expanded(key, one) for one in ([value] if isinstance(value, str) else value)]
-        if expanded != ([value] if isinstance(value, str) else value):
-            changes[key] = expanded[0] if isinstance(value, str) else expanded
+        if (expanded := _expanded_all(key, value)) != value:
+            changes[key] = expanded
     return config.with_(changes) if changes else config
+
+
+def _expanded_all(key: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _expanded_all(f"{key}.{name}", each) for name, each in value.items()}
+    return [_expanded(key, each) for each in value] if isinstance(value, list) else _expanded(key, value)
 
 
 def _expanded(key: str, text: str) -> str:

@@ -116,6 +116,8 @@ MEANINGS: dict[str, Meaning] = {
     "ema": _EMA, "ema_kimg": _EMA, "ema_decay": _EMA, "ema_beta": _EMA, "ema_halflife": _EMA,
     "n_critic": _CRITIC, "d_steps": _CRITIC, "critic_iters": _CRITIC, "num_d_steps": _CRITIC,
     "lambda_l1": Meaning(("game.l1",)), "lambda_feat": Meaning(("game.feature_matching",)),
+    "lambda_a": Meaning(("game.cycle",)), "lambda_b": Meaning(("game.cycle",)), "pool_size": Meaning(("game.pool",)),
+    "lambda_identity": Meaning(("game.identity",), "not a factor of game.cycle: half of it is the authors' 0.5"),
     "n_layers_d": Meaning(("networks.discriminator.layers",)), "num_d": Meaning(("networks.discriminator.scales",)),
     "preprocess": Meaning(("data.crop", "data.load_size")),
     # when

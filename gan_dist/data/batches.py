@@ -14,9 +14,9 @@ from gan_dist.interfaces import Batch, one_hot
 _ALIGNED = 64  # bytes: products may round otherwise where their factors begin elsewhere
 
 
-def mirrored(seed: int, positions: np.ndarray) -> np.ndarray:
-    """Say which positions of a run show their sample left to right: integers -> booleans."""
-    return rng.halves(rng.key(seed, "flip"), positions)
+def mirrored(seed: int, positions: np.ndarray, name: str = "") -> np.ndarray:
+    """Say which positions of a run show their sample of a set left to right: integers -> booleans."""
+    return rng.halves(rng.key(seed, f"flip of {name}" if name else "flip"), positions)
 
 
 def normalised(name: str, pixels: Tensor, config: Config) -> Tensor:
@@ -29,12 +29,16 @@ def normalised(name: str, pixels: Tensor, config: Config) -> Tensor:
 
 
 def micro_batches(
-    pixels: Mapping[str, Tensor], labels: Tensor | None, mirrored: Tensor | None, first: int, config: Config
+    pixels: Mapping[str, Tensor],
+    labels: Tensor | None,
+    mirrored: Mapping[str, Tensor],
+    first: int,
+    config: Config,
 ) -> list[Batch]:
     """Make micro-batches of neighbouring samples, the first at position `first` of the run.
 
-    `pixels` (N, H, W, C) uint8 by field, `labels` (N,) int64 and `mirrored` (N,) booleans, which mirror all fields of a
-    sample alike. What is done to each image is done to all of them at once: a few kernels for a step, not for each
+    `pixels` (N, H, W, C) uint8 by field, `labels` (N,) int64 and `mirrored` (N,) booleans by field, the same for all
+    fields of a sample; none where nothing is mirrored. What is done to each image is done to all of them at once: a few kernels for a step, not for each
     micro-batch.
     """
     count = config.training.micro_batch
@@ -48,13 +52,13 @@ def micro_batches(
             made += micro_batches(
                 fields,
                 None if labels is None else labels[part],
-                None if mirrored is None else mirrored[part],
+                {name: each[part] for name, each in mirrored.items()},
                 first + start,
                 config,
             )
         return made
     positions = torch.arange(first, first + total, device=next(iter(pixels.values())).device)
-    whole = {name: _images(name, each, mirrored, config) for name, each in pixels.items()}
+    whole = {name: _images(name, each, mirrored.get(name), config) for name, each in pixels.items()}
     if labels is not None:
         whole["class"] = labels
     parts = {name: torch.split(tensor, count) for name, tensor in whole.items()}

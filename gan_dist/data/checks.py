@@ -1,5 +1,6 @@
 """Compare the data set with what config, game and machine ask of it, before anything is allocated; one line for each fault."""
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Mapping
@@ -19,25 +20,35 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 def check(index: Index, config: Config) -> None:
     """Raise InputError, naming a sample, where the data cannot serve the config."""
+    if not index.apart:
+        _check(index, config, "data.shards")
+        return
+    for name, field in index.images.items():
+        _check(dataclasses.replace(field, fields={name: field}), config, f"data.shards.{name}")
+
+
+def _check(index: Index, config: Config, key: str) -> None:
     data, total = config.data, len(index)
     if total == 0:
         what = "an image" if index.image == "auto" else f"a member .{index.image}"
-        raise InputError(f"data.shards: no sample of {len(index.shards)} shards has {what}; see `gan-dist index`")
+        raise InputError(
+            f"{key}: no sample of {units.count(len(index.shards), 'shard')} has {what}; see `gan-dist index`"
+        )
     _check_keys(index)
     bad = unreadable(index)
     if len(bad) > data.max_bad_fraction * total:
         first = next(field.bad[0] for field in index.images.values() if field.bad)
         raise InputError(
-            f"data.shards: {len(bad)} of {total} images cannot be read, first {first}; `gan-dist index` "
+            f"{key}: {len(bad)} of {total} images cannot be read, first {first}; `gan-dist index` "
             f"lists them, `gan-dist pack` leaves them out (data.max_bad_fraction = {data.max_bad_fraction:g})"
         )
     for name, field in index.images.items():
-        key = f"data.fields.{name}.channels" if name in data.fields else "data.channels"
-        _check_images(field, None if name in label_maps(config) else channels(config, name), key, data.size)
+        where = f"data.fields.{name}.channels" if name in data.fields else "data.channels"
+        _check_images(field, None if name in label_maps(config) else channels(config, name), where, data.size)
     _check_sizes(index)
     if total < config.training.batch:
         raise InputError(
-            f"training.batch = {config.training.batch} is more than the {total} samples of data.shards; make it smaller"
+            f"training.batch = {config.training.batch} is more than the {total} samples of {key}; make it smaller"
         )
     if data.labels:
         _check_labels(index, config)
@@ -55,6 +66,7 @@ def label_maps(config: Config) -> dict[str, DataField]:
 
 def unreadable(index: Index) -> np.ndarray:
     """Return the numbers of the samples of which the index could not read some image."""
+    assert not index.apart, "sets without pairs have numbers of their own"
     bad = np.zeros(len(index), bool)
     for field in index.images.values():
         bad |= field.width == 0
@@ -141,7 +153,7 @@ def check_fields(config: Config, wanted: Mapping[str, Field]) -> None:
             )
         return
     images = {name: field for name, field in wanted.items() if field.kind in ("image", "labels")}
-    have = list(data.fields) or ["image"]
+    have = list(data.images)
     if missing := [name for name in images if name not in have]:
         raise InputError(
             f"the game {game} wants the images {', '.join(images)}, and data.fields has no {missing[0]}; name the member "

@@ -51,9 +51,10 @@ def geometry(config: Config) -> Geometry:
     return Geometry(data.size, data.loaded, data.crop == "random")
 
 
-def places(seed: int, position: int, count: int) -> np.ndarray:
-    """Return where the parts of samples at `position`, ... are cut out: (count, 2) in (0, 1)."""
-    found: np.ndarray = rng.uniform(rng.key(seed, "crop"), torch.arange(position, position + count), 2).numpy()
+def places(seed: int, position: int, count: int, name: str = "") -> np.ndarray:
+    """Return where the parts of samples of a set at `position`, ... are cut out: (count, 2) in (0, 1)."""
+    key = rng.key(seed, f"crop of {name}" if name else "crop")
+    found: np.ndarray = rng.uniform(key, torch.arange(position, position + count), 2).numpy()
     return found
 
 

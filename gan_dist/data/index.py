@@ -74,6 +74,8 @@ class Index:
     """Bytes and time of change (ns) of each shard when it was indexed: a file that has others is another file."""
     fields: "dict[str, Index]" = dataclasses.field(default_factory=dict)
     """The image fields of each sample by name, the same samples in each; this index is the first one's."""
+    apart: bool = False
+    """Whether the fields are sets without pairs, each with samples of its own."""
 
     def __getstate__(self) -> dict[str, Any]:
         if self.table is None:
@@ -91,6 +93,11 @@ class Index:
     def images(self) -> "dict[str, Index]":
         """Return the index of each image field by name."""
         return self.fields or {"image": self}
+
+    @property
+    def sets(self) -> "tuple[Index, ...]":
+        """Return the index of each set of samples: one, unless the fields are apart."""
+        return tuple(self.images.values()) if self.apart else (self,)
 
     @property
     def offset(self) -> np.ndarray:

@@ -62,10 +62,13 @@ def prepare(config: Config, progress: bool = True) -> None:
                 progress=progress,
             )
     cache = config.cache
-    local = [str(path) for path in shards.fetch(shards.expand(data.shards, data.allow_pipe), cache)]
-    for member in _members(config).values():
-        index_module.build(local, cache, member, progress)
-    label_maps.check(local, data.fields, cache)
+    for set_name, named in data.sets.items():
+        local = [str(path) for path in shards.fetch(shards.expand(named, data.allow_pipe), cache)]
+        members = data.members(set_name)
+        for member in members.values():
+            index_module.build(local, cache, member, progress)
+        fields = {name: field for name, field in data.fields.items() if name in members}
+        label_maps.check(local, fields, cache)
 
 
 def open_index(config: Config, wanted: Mapping[str, Field] | None = None) -> Index:
@@ -78,21 +81,19 @@ def open_index(config: Config, wanted: Mapping[str, Field] | None = None) -> Ind
     if config.data.drawn:
         return index_module.nothing()
     cache = config.cache
-    local = [str(shards.local(shard, cache)) for shard in shards.expand(config.data.shards, config.data.allow_pipe)]
-    fields = {name: index_module.load(local, cache, member) for name, member in _members(config).items()}
+    fields: dict[str, Index] = {}
+    for set_name, named in config.data.sets.items():
+        local = [str(shards.local(shard, cache)) for shard in shards.expand(named, config.data.allow_pipe)]
+        members = config.data.members(set_name)
+        fields |= {name: index_module.load(local, cache, member) for name, member in members.items()}
     first = next(iter(fields.values()))
-    index = dataclasses.replace(first, fields=fields)
-    if config.data.fields:
+    index = dataclasses.replace(first, fields=fields, apart=isinstance(config.data.shards, dict))
+    if config.data.fields or index.apart:
         text = "".join(f"{name}\0{field.digest}\n" for name, field in fields.items())
         index = dataclasses.replace(index, digest=hashlib.sha256(text.encode()).hexdigest(), old_digest="")
     checks.check(index, config)
     checks.check_shared_memory(_ring_bytes(config) if config.data.workers else 0)
     return index
-
-
-def _members(config: Config) -> dict[str, str]:
-    """Return the image fields, each with the member of a sample that holds it."""
-    return {name: field.member for name, field in config.data.fields.items()} or {"image": config.data.image}
 
 
 class _Groups(Dataset[list[dict[str, Any]]]):
@@ -122,14 +123,16 @@ class _Groups(Dataset[list[dict[str, Any]]]):
             for name, decoder in self.decoders.items()
         }
         self.labels = torch.empty(shape, dtype=torch.int64) if data.labels else None
-        self.mirrored = torch.empty(shape, dtype=torch.bool) if data.flip else None
+        self.sets = {name: tuple(data.members(name)) for name in data.sets}
+        """The fields of each set."""
+        self.mirrored = {name: torch.empty(shape, dtype=torch.bool) for name in self.sets if data.flip}
         if data.workers:
             for ring in self.buffers:
                 ring.share_memory_()  # type: ignore[no-untyped-call]
 
     @property
     def buffers(self) -> list[torch.Tensor]:
-        return [*self.rings.values(), *(ring for ring in (self.labels, self.mirrored) if ring is not None)]
+        return [*self.rings.values(), *self.mirrored.values(), *([] if self.labels is None else [self.labels])]
 
     def __len__(self) -> int:
         return -(-self.total // self.size)
@@ -147,27 +150,36 @@ class _Groups(Dataset[list[dict[str, Any]]]):
         return self.start + step * self.batch + self.firsts[place]
 
     def _micro_batch(self, number: int) -> dict[str, Any]:
-        first, total = next(iter(self.decoders.values())), len(next(iter(self.decoders.values())).index)
         place, row = number % len(self.firsts), number % self.rows
         slots = np.arange(self.firsts[place], self.firsts[place] + self.micro_batch)
         images = self.position(number) - self.firsts[place]
-        samples = order.samples(self.seed, total, self.batch, self.streams, images, slots)
-        substitute = functools.partial(order.substitute, self.seed, total)
-        out = {name: ring[row].numpy() for name, ring in self.rings.items()}
-        places = geometry.places(self.seed, images + int(slots[0]), self.micro_batch) if self.crops else None
-        read = functools.partial(read_or_substitute, self.decoders, samples, out, substitute, places)
+        notes: list[Note] = []
         try:
-            if self.cache is not None:
-                samples, notes = self.cache.read(samples, out, lambda missing: read(only=missing))
-            else:
-                samples, _, notes = read()
+            for name in self.sets:
+                notes += self._read(name, images, slots, row)
         except InputError as error:  # raised again in the training process, where it is one line
             return {"error": str(error)}
-        if self.labels is not None:
-            self.labels[row] = torch.from_numpy(first.index.label[samples].astype(np.int64))
-        if self.mirrored is not None:
-            self.mirrored[row] = torch.from_numpy(batches.mirrored(self.seed, images + slots))
         return {"notes": notes}
+
+    def _read(self, name: str, images: int, slots: np.ndarray, row: int) -> list[Note]:
+        """Write samples of a set into a row of the rings: those of some slots of the batch that begins at `images`."""
+        fields = self.sets[name]
+        decoders = {field: self.decoders[field] for field in fields}
+        index = decoders[fields[0]].index
+        samples = order.samples(self.seed, len(index), self.batch, self.streams, images, slots, name)
+        substitute = functools.partial(order.substitute, self.seed, len(index))
+        out = {field: self.rings[field][row].numpy() for field in fields}
+        places = geometry.places(self.seed, images + int(slots[0]), self.micro_batch, name) if self.crops else None
+        read = functools.partial(read_or_substitute, decoders, samples, out, substitute, places)
+        if self.cache is not None:
+            samples, notes = self.cache.read(samples, out, lambda missing: read(only=missing))
+        else:
+            samples, _, notes = read()
+        if self.labels is not None:
+            self.labels[row] = torch.from_numpy(index.label[samples].astype(np.int64))
+        if name in self.mirrored:
+            self.mirrored[name][row] = torch.from_numpy(batches.mirrored(self.seed, images + slots, name))
+        return notes
 
 
 def _decoders(index: Index, config: Config) -> dict[str, Decoder]:
@@ -185,7 +197,7 @@ def _group(config: Config) -> int:
 
 
 def _sample_bytes(config: Config) -> int:
-    return math.prod(config.data.size) * sum(checks.channels(config, name) for name in _members(config))
+    return math.prod(config.data.size) * sum(checks.channels(config, name) for name in config.data.images)
 
 
 def _ring_rows(config: Config) -> int:
@@ -294,7 +306,7 @@ def _decoded(
         # the whole group in one copy for each field, from where the workers wrote it
         pixels = {name: sender.send(ring[rows]) for name, ring in dataset.rings.items()}
         labels = None if dataset.labels is None else sender.send(dataset.labels[rows], copy=True)
-        flips = None if dataset.mirrored is None else sender.send(dataset.mirrored[rows])
+        flips = {name: sender.send(ring[rows]) for name, ring in dataset.mirrored.items()}
         turns.sent()
         done = 0
         while done < len(micros):
@@ -304,7 +316,7 @@ def _decoded(
             step += batches.micro_batches(
                 {name: each[part].flatten(0, 1) for name, each in pixels.items()},
                 None if labels is None else labels[part].flatten(),
-                None if flips is None else flips[part].flatten(),
+                {field: each[part].flatten() for name, each in flips.items() for field in dataset.sets[name]},
                 dataset.position(micros[done]),
                 config,
             )
@@ -337,7 +349,7 @@ def shown(index: Index, config: Config, count: int, device: torch.device) -> Bat
         if len(decoded) == count:
             break
         with contextlib.suppress(UnusableError):
-            decoded.append((sample, {name: decoder.decode(sample) for name, decoder in decoders.items()}))
+            decoded.append((sample, _one(decoders, sample)))
     return _batch(decoded, index, config, device)
 
 
@@ -352,11 +364,16 @@ def load(index: Index, config: Config, samples: Sequence[int], device: torch.dev
         sample = int(wanted)
         for attempt in range(SUBSTITUTES):
             try:
-                decoded.append((sample, {name: decoder.decode(sample) for name, decoder in decoders.items()}))
+                decoded.append((sample, _one(decoders, sample)))
                 break
             except UnusableError:
                 sample = order.substitute(config.run.seed, len(index), int(wanted), attempt)
     return _batch(decoded, index, config, device)
+
+
+def _one(decoders: Mapping[str, Decoder], sample: int) -> dict[str, np.ndarray]:
+    """Return all images of a sample; of sets without pairs each one's of this number, counted on from the first again."""
+    return {name: decoder.decode(sample % len(decoder.index)) for name, decoder in decoders.items()}
 
 
 def _batch(found: list[tuple[int, dict[str, np.ndarray]]], index: Index, config: Config, device: torch.device) -> Batch:

@@ -37,18 +37,20 @@ def permute(key: int, size: int, positions: np.ndarray) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def samples(seed: int, total: int, batch: int, streams: int, images: int, slots: np.ndarray) -> np.ndarray:
+def samples(
+    seed: int, total: int, batch: int, streams: int, images: int, slots: np.ndarray, name: str = ""
+) -> np.ndarray:
     """Return the sample numbers that `slots` of the global batch which starts at `images` read.
 
     `images` is a multiple of `batch`; `slots` are (N,) integers below `batch`; the result is (N,) int64 below
-    `total`. Within an epoch of a stream no sample comes twice.
+    `total`. Within an epoch of a stream no sample comes twice. Sets of other `name`s have other orders.
     """
-    found: np.ndarray = samples_of_steps(seed, total, batch, streams, images, 1, slots)[0]
+    found: np.ndarray = samples_of_steps(seed, total, batch, streams, images, 1, slots, name)[0]
     return found
 
 
 def samples_of_steps(
-    seed: int, total: int, batch: int, streams: int, images: int, steps: int, slots: np.ndarray
+    seed: int, total: int, batch: int, streams: int, images: int, steps: int, slots: np.ndarray, name: str = ""
 ) -> np.ndarray:
     """Return what `samples` gives for each of the `steps` batches from position `images` on: (steps, N) int64.
 
@@ -59,6 +61,7 @@ def samples_of_steps(
     per_stream = batch // streams
     stream_of = slots // per_stream
     result = np.empty((steps, len(slots)), dtype=np.int64)
+    purpose = f"order of {name}" if name else "order"
     for stream in np.unique(stream_of).tolist():
         first, end = range_of(stream, total, streams)
         chosen = stream_of == stream
@@ -69,7 +72,7 @@ def samples_of_steps(
         numbers = np.empty(places.shape, dtype=np.int64)
         for epoch in np.unique(epochs).tolist():
             now = epochs == epoch
-            numbers[now] = permute(rng.key(seed, "order", stream, epoch), end - first, places[now])
+            numbers[now] = permute(rng.key(seed, purpose, stream, epoch), end - first, places[now])
         result[:, chosen] = first + numbers
     return result
 

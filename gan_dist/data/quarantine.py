@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from gan_dist.data import checks
 from gan_dist.data.decode import Note
@@ -12,10 +13,14 @@ class Quarantine:
     """The unusable samples of a data set: what the index lists as bad, and what the ranks met since."""
 
     def __init__(self, index: Index) -> None:
-        self._index = index
-        self._met: dict[int, str] = {}
-        self._known = dict.fromkeys(checks.unreadable(index).tolist(), "the image cannot be read")
-        """Sample -> why, the same on every rank."""
+        self._met: dict[tuple[str, int], str] = {}
+        """Shard and sample -> why."""
+        self._known = {
+            (each.shards[each.shard_of(sample)], sample): "the image cannot be read"
+            for each in index.sets
+            for sample in checks.unreadable(each).tolist()
+        }
+        """The same on every rank."""
         self._counts: list[int] = []
         self._slow: set[str] = set()
 
@@ -30,12 +35,12 @@ class Quarantine:
             new = note.shard not in self._slow
             self._slow.add(note.shard)
             return new
-        if note.sample in self._met:
+        if (note.shard, note.sample) in self._met:
             return False
-        self._met[note.sample] = f"{note.key}: {note.reason}"
+        self._met[note.shard, note.sample] = f"{note.key}: {note.reason}"
         return True
 
-    def over_ranks(self, counts: Sequence[int], gather: Callable[[dict[int, str]], list[dict[int, str]]]) -> int:
+    def over_ranks(self, counts: Sequence[int], gather: Callable[[Any], list[Any]]) -> int:
         """Return how many samples are unusable, over all ranks.
 
         `counts` are every rank's `count`. All ranks call this with the same counts at the same step. Where a count is new
@@ -51,7 +56,5 @@ class Quarantine:
         """Return the shard with the most of them: how many, its name, the first one's key and reason."""
         if not self._known:
             return 0, "", ""
-        shards = Counter(self._index.shard_of(sample) for sample in sorted(self._known))
-        shard, count = shards.most_common(1)[0]
-        first = min(sample for sample in self._known if self._index.shard_of(sample) == shard)
-        return count, self._index.shards[shard], self._known[first]
+        shard, count = Counter(shard for shard, _ in sorted(self._known)).most_common(1)[0]
+        return count, shard, self._known[min(each for each in self._known if each[0] == shard)]

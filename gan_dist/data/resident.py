@@ -306,7 +306,7 @@ class Cache:
                 yield batches.micro_batches(
                     self._select(each, sender),
                     None if labels is None else labels[number],
-                    None if flips is None else flips[number],
+                    {} if flips is None else dict.fromkeys(self._selected, flips[number]),
                     images + number * batch + slots.start,
                     config,
                 )

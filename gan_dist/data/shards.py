@@ -12,7 +12,7 @@ import shutil
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,14 @@ def _url(name: str) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
-def expand(shards: str | Sequence[str], allow_pipe: bool = False) -> list[str]:
+def expand(shards: str | Sequence[str] | Mapping[str, str | Sequence[str]], allow_pipe: bool = False) -> list[str]:
     """Return the shards that `data.shards` names, in order: folders are listed, patterns expanded, URLs kept.
 
     Raises InputError where a name leads to nothing or to something that is not a tar file, and for a shell command
     without `allow_pipe`.
     """
+    if isinstance(shards, Mapping):  # of all sets
+        return [shard for each in shards.values() for shard in expand(each, allow_pipe)]
     names = [shards] if isinstance(shards, str) else list(shards)
     found = [shard for name in names for shard in _expand_one(name)]
     if not found:

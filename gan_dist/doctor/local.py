@@ -166,7 +166,7 @@ def checkpoint_bytes(config: Config) -> int:
         game = games.build(config.with_classes(lambda: _SOME_CLASSES))
     dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
     saved = list(game.state().values())
-    total = 0
+    total = sum(pool.bytes for pool in game.pools)
     for player in game.players:
         player.place(torch.device("cpu"), dtype)
         saved += player.network.state_dict().values()

@@ -99,8 +99,8 @@ def enliven(networks: Sequence[nn.Module]) -> None:
 
 
 def gather(engine: Engine, game: Game) -> State:
-    """Return all tensors of the players, whole, on every rank. Every rank calls it."""
-    state = tensors.collect(game.players)
+    """Return all tensors of the players and the pools, whole, on every rank. Every rank calls it."""
+    state = tensors.collect(game.players, pools=game.pools)
     whole: State = {name: torch.empty(shape.numel(), dtype=torch.float64) for name, shape in state.shapes.items()}
     for name, tensor in state.whole.items():
         # a copy: in fp64 on a CPU the tensor itself would change with the next step

@@ -240,7 +240,7 @@ def _saving(config: Config, engine: Engine, game: games.Game) -> Finding:
     with tempfile.TemporaryDirectory(prefix=".doctor-", dir=place) as folder:
         shared = engine.on_main(lambda: folder)
         writer = Writer(Store(Path(str(shared)), 2), engine.rank, engine.world_size, engine.channel())
-        writer.save(0, tensors.collect(game.players, game.state()), {})
+        writer.save(0, tensors.collect(game.players, game.state(), game.pools), {})
         (outcome,) = writer.wait()
         seconds, problem = outcome.seconds, outcome.problem
         engine.wait()

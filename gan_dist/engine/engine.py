@@ -26,6 +26,7 @@ from gan_dist.errors import AgreedError, InputError, RunError
 from gan_dist.interfaces import Batch, Phase
 from gan_dist.metrics import Metrics
 from gan_dist.player import Player
+from gan_dist.pool import Pool
 
 T = TypeVar("T")
 
@@ -52,6 +53,7 @@ class Players(Protocol):
 
     players: tuple[Player, ...]
     metrics: Metrics
+    pools: Sequence[Pool]
     images: int
 
     @property
@@ -127,6 +129,8 @@ class Engine:
         game.metrics = self._noted
         for module in game.modules:
             module.to(device=self.device, dtype=dtype)
+        for pool in game.pools:
+            pool.place(self.slots, self.device, dtype)
         for player in game.players:
             player.place(self.device, dtype, torch.channels_last if dense else torch.contiguous_format)
             if self._lowered is not None:

@@ -37,6 +37,11 @@ class Paired(Metric):
                 f"evaluate.scores: {self.kind} compares each image with its target, and this game draws from latents; "
                 "choose fid, kid or prdc"
             )
+        if not game.has_targets:
+            raise InputError(
+                f"evaluate.scores: {self.kind} compares each image with its target, and this game has no targets; choose fid, "
+                "kid or prdc"
+            )
         return self
 
     def add(self, state: State, fake: Tensor, real: Tensor | None) -> None:

@@ -5,10 +5,11 @@ from gan_dist.games.base import Game, GameKeys
 from gan_dist.games.generation import Generation
 from gan_dist.games.paired import Paired
 from gan_dist.games.plane import Plane
+from gan_dist.games.unpaired import Unpaired
 
 __all__ = ["GAMES", "Game", "GameKeys", "build"]
 
-GAMES: dict[str, type[GameKeys]] = {"generation": Generation, "plane": Plane, "paired": Paired}
+GAMES: dict[str, type[GameKeys]] = {"generation": Generation, "plane": Plane, "paired": Paired, "unpaired": Unpaired}
 
 
 def build(config: Config) -> Game:

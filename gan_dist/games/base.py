@@ -19,6 +19,7 @@ from gan_dist.metrics import Metrics
 from gan_dist.networks.statistics import Statistics
 from gan_dist.optimizers import Optimizer
 from gan_dist.player import Player
+from gan_dist.pool import Pool
 
 
 class GameKeys(Part):
@@ -69,6 +70,9 @@ class Game(abc.ABC):
         """Return what the game keeps from step to step beside its players, by name; every rank holds the same. Live tensors."""
         return {}
 
+    pools: Sequence[Pool] = ()
+    """Earlier images that it shows again; each rank holds those of its own slots."""
+
     def check_start(self) -> None:  # noqa: B027  nothing to say is the usual case
         """Raise InputError for what a new run should not begin with; a run that has begun goes on."""
 
@@ -101,6 +105,10 @@ class Game(abc.ABC):
         """Draw points in one picture: (N, D) -> (C, H, W) in [-1, 1]."""
         raise InputError(f"{type(self).__name__} draws no points")
 
+    def takes(self, way: str) -> str:
+        """Name the field whose images `infer` takes on a way. Raises InputError for a way that it does not know."""
+        return "input"
+
     multiple: int = 1
     """Sides of images that `infer` takes are multiples of it; other images are padded."""
     judged: ClassVar[str] = "image"
@@ -120,6 +128,9 @@ class Game(abc.ABC):
         Raises InputError for a game without classes.
         """
         raise InputError(f"{type(self).__name__} draws no samples of a class")
+
+    has_targets: ClassVar[bool] = True
+    """Whether what `generated` makes of a sample has its target in the same sample, of a game that turns images into images."""
 
     def generated(self, seed: int, numbers: range, shown: Batch) -> Tensor:
         """Draw images for a score, one for each number: (len(numbers), C, H, W). `shown` has as many samples of the data set."""

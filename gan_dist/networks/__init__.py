@@ -7,6 +7,7 @@ from gan_dist.networks.dcgan import Dcgan
 from gan_dist.networks.mlp import Mlp
 from gan_dist.networks.patchgan import Patchgan
 from gan_dist.networks.r3gan import R3gan
+from gan_dist.networks.resnet import Resnet
 from gan_dist.networks.sngan import Sngan
 from gan_dist.networks.stylegan2 import Stylegan2
 from gan_dist.networks.unet import Unet
@@ -23,4 +24,5 @@ NETWORKS: dict[str, type[Network]] = {
     "mlp": Mlp,
     "unet": Unet,
     "patchgan": Patchgan,
+    "resnet": Resnet,
 }

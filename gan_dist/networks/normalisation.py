@@ -7,7 +7,7 @@ from torch import nn
 
 from gan_dist.networks.statistics import BatchNorm
 
-Normalisation = Literal["instance", "batch", "none"]
+Normalisation = Literal["instance", "plain", "batch", "none"]
 
 
 def normalised(convolution: nn.Conv2d | nn.ConvTranspose2d, normalisation: Normalisation) -> list[nn.Module]:
@@ -19,5 +19,7 @@ def normalised(convolution: nn.Conv2d | nn.ConvTranspose2d, normalisation: Norma
     # no running statistics: the same function in training and afterwards, whatever shares the batch
     return [
         convolution,
-        BatchNorm(channels) if normalisation == "batch" else nn.InstanceNorm2d(channels, affine=True),
+        BatchNorm(channels)
+        if normalisation == "batch"
+        else nn.InstanceNorm2d(channels, affine=normalisation == "instance"),
     ]

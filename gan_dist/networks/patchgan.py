@@ -74,7 +74,7 @@ class Patchgan(Network):
     """Discriminators, each of an image half as large as the one before (pix2pixHD: 2 or 3). For games that sum over scales."""
     normalisation: Normalisation = "instance"
     """Of all layers but the first and the last. instance: over the pixels of each image and channel, with a scale and a shift
-    that are learnt, so that micro_batch is speed only. batch: over a micro-batch."""
+    that are learnt, so that micro_batch is speed only. plain: without these, as in CycleGAN. batch: over a micro-batch."""
 
     gives_features: ClassVar[bool] = True
 

@@ -199,7 +199,9 @@ def _reals_of_run(task: Task, config: Config, game: Game) -> tuple[Index, ImageS
     if against and not _are_shards(against):
         return index_module.nothing(), of_source(against, task.scratch / "real", (config.data.size, channels))
     if against:
-        config = config.with_({"data.shards": against, "data.source": ""})
+        sets = config.data.shards
+        shards = {**sets, game.judged: against} if isinstance(sets, dict) else against
+        config = config.with_({"data.shards": shards, "data.source": ""})
     ranks.together(lambda: loader.prepare(config, progress=False) if ranks.writes else None)
     index = loader.open_index(config)
     if config.data.drawn:

@@ -82,7 +82,7 @@ def of_index(
         for attempt in range(SUBSTITUTES):
             with contextlib.suppress(UnusableError):
                 return decoder.decode(candidate)
-            candidate = order.substitute(_SEED, len(index), number, attempt)
+            candidate = order.substitute(_SEED, len(found), number, attempt)
         raise InputError(f"data.shards: {SUBSTITUTES} samples in a row cannot be read; see `gan-dist index`")
 
     stamps = hashlib.sha256(repr(found.stamps).encode()).hexdigest()[:16]
@@ -92,7 +92,7 @@ def of_index(
     facts |= {"mirrored": False, "unreadable": unreadable, **({"where": where} if where else {})}
     labels = found.label.astype(np.int64)
     own_labels = labels if labels.min(initial=0) >= 0 else None
-    return ImageSet(len(index), geometry.size, channels, read, facts, own_labels)
+    return ImageSet(len(found), geometry.size, channels, read, facts, own_labels)
 
 
 def of_source(source: str, scratch: Path, like: tuple[tuple[int, int], int] | None = None) -> ImageSet:

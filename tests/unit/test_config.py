@@ -189,9 +189,11 @@ def test_a_small_number_may_be_written_in_any_usual_way(path: Path, text: str) -
         ("-", "-"),
         ("pipe:cat a.tar # b: c", "pipe:cat a.tar # b: c"),
         ("[a.tar, b.tar]", ["a.tar", "b.tar"]),
+        ("{A: a, B: [b, c]}", {"A": "a", "B": ["b", "c"]}),
+        ("{a,b}", "{a,b}"),
     ],
 )
-def test_shards_on_the_command_line_are_text_or_a_list(path: Path, text: str, shards: Any) -> None:
+def test_shards_on_the_command_line_are_text_a_list_or_sets(path: Path, text: str, shards: Any) -> None:
     assert load([str(path), "--data.shards", text]).data.shards == shards
 
 

@@ -24,6 +24,7 @@ LEVELS = {
     "metrics": 1,
     "signals": 1,
     "player": 1,
+    "pool": 1,
     "optimizer_probe": 1,
     "penalties": 1,
     "interfaces": 1,

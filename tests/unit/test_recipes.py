@@ -19,6 +19,7 @@ NARROW = {
     "r3gan": {"widths": 16},
     "unet": {"base_channels": 4},
     "patchgan": {"base_channels": 4},
+    "resnet": {"base_channels": 4, "blocks": 1},
 }
 """Keys that make a family's networks small."""
 

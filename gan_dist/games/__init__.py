@@ -1,13 +1,19 @@
 """Define games: the players, the order of their updates, and their losses. Each game is one file, with its keys."""
 
 from gan_dist.config.common import Config
+from gan_dist.games.autoencoder import Autoencoder, VaeGan
 from gan_dist.games.base import Game, GameKeys
 from gan_dist.games.generation import Generation
 from gan_dist.games.plane import Plane
 
 __all__ = ["GAMES", "Game", "GameKeys", "build"]
 
-GAMES: dict[str, type[GameKeys]] = {"generation": Generation, "plane": Plane}
+GAMES: dict[str, type[GameKeys]] = {
+    "generation": Generation,
+    "plane": Plane,
+    "autoencoder": Autoencoder,
+    "vae_gan": VaeGan,
+}
 
 
 def build(config: Config) -> Game:

@@ -106,7 +106,7 @@ class Game(abc.ABC):
 
     @property
     def galleries(self) -> tuple[str, ...]:
-        """Name the pictures to draw beside the grid: some of `reals`, `live`, `classes` (gan_dist/gallery.py).
+        """Name the pictures to draw beside the grid: some of `reals`, `live`, `classes`, `samples` (gan_dist/gallery.py).
 
         By default `reals`, unless the grid shows data itself.
         """
@@ -118,6 +118,9 @@ class Game(abc.ABC):
         Raises InputError for a game without classes.
         """
         raise InputError(f"{type(self).__name__} draws no samples of a class")
+
+    reconstructs: ClassVar[bool] = False
+    """Whether `infer` answers an image by the image itself, which scores of pairs then compare, and `generated` draws others."""
 
     def generated(self, seed: int, numbers: range, shown: Batch) -> Tensor:
         """Draw images for a score, one for each number: (len(numbers), C, H, W). `shown` has as many samples of the data set."""

@@ -1,6 +1,7 @@
 """Make generators and discriminators in pure torch, without ranks or files. Each family is one file, with its keys."""
 
 from gan_dist.networks.article import Article
+from gan_dist.networks.autoencoder import Autoencoder
 from gan_dist.networks.base import Network, Shape
 from gan_dist.networks.biggan import Biggan
 from gan_dist.networks.dcgan import Dcgan
@@ -19,4 +20,5 @@ NETWORKS: dict[str, type[Network]] = {
     "stylegan2": Stylegan2,
     "r3gan": R3gan,
     "mlp": Mlp,
+    "autoencoder": Autoencoder,
 }

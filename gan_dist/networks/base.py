@@ -63,6 +63,8 @@ class Network(Part):
     """What it makes and judges: (N, channels, H, W), or (N, shape.points)."""
     gives_styles: ClassVar[bool] = False
     """Whether its generator, called with styles=True, returns images and the styles (N, layers, F) they were made from."""
+    gives_features: ClassVar[bool] = False
+    """Whether its discriminator, called with features=True, returns the features of each layer, logits the last, for each scale."""
 
     def generator(self, shape: Shape) -> nn.Module:
         """Return a network from (N, latent) numbers [and (N,) classes], or (N, inputs, H, W) images, to (N, channels, H, W)."""
@@ -71,6 +73,10 @@ class Network(Part):
     def discriminator(self, shape: Shape) -> nn.Module:
         """Return a network from (N, channels, H, W) images [and (N,) classes] to (N, ...) logits."""
         raise self._lacks("discriminator")
+
+    def encoder(self, shape: Shape) -> nn.Module:
+        """Return a network from (N, channels, H, W) images to means and log-variances of latents, (N, latent) each."""
+        raise self._lacks("encoder")
 
     def _lacks(self, role: str) -> InputError:
         return InputError(f"networks.{role}.kind = {self.kind} has no {role}; choose another kind")

@@ -92,7 +92,9 @@ class Gallery:
             rows = spread(self._config.data.classes, _ROWS)
             caption = f"a row for each class: {', '.join(map(str, rows))}"
             return Picture(game.of_classes(seed, rows, _EACH), _EACH, caption)
-        raise ValueError(f"galleries of {type(game).__name__} names {name!r}; there are reals, live, classes and samples")
+        raise ValueError(
+            f"galleries of {type(game).__name__} names {name!r}; there are reals, live, classes and samples"
+        )
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -116,7 +116,9 @@ class _Encoding(Game):
         shape = Shape(config.data.size, config.data.channels, self.latent)
         encoder, decoder = config.networks.encoder.encoder(shape), config.networks.decoder.generator(shape)
         if getattr(decoder, "takes_draws", False):
-            raise InputError(f"networks.decoder.kind = {self._decoder_kind} draws noise of its own; choose another kind")
+            raise InputError(
+                f"networks.decoder.kind = {self._decoder_kind} draws noise of its own; choose another kind"
+            )
         return encoder, decoder
 
     def player(self, name: str, network: nn.Module, optimizer: Optimizer) -> Player:

@@ -17,6 +17,7 @@ NARROW = {
     "biggan": {"base_channels": 2},
     "stylegan2": {"channel_maximum": 16},
     "r3gan": {"widths": 16},
+    "autoencoder": {"base_channels": 4},
 }
 """Keys that make a family's networks small."""
 
@@ -31,10 +32,10 @@ def reduced(path: Path) -> config_module.Config:
     resolution = getattr(whole.data, "resolution", 0)
     if isinstance(resolution, int) and resolution > 32:
         keys["data.resolution"] = 32
-    group = getattr(whole.networks.discriminator, "minibatch_std", 1)
-    keys["training.micro_batch"] = micro = math.lcm(group, 4, whole.game.pack)
+    group = getattr(getattr(whole.networks, "discriminator", None), "minibatch_std", 1)
+    keys["training.micro_batch"] = micro = math.lcm(group, 4, getattr(whole.game, "pack", 1))
     keys["training.batch"] = 2 * micro
-    for name, penalty in whole.penalties:
+    for name, penalty in getattr(whole, "penalties", ()):
         keys[f"penalties.{name}.every"] = min(2, penalty.every)
         keys[f"penalties.{name}.full_precision"] = True
     if whole.training.strategy != "exact":

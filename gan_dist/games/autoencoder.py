@@ -133,24 +133,19 @@ class _Encoding(Game):
         """Return standard normal numbers (N, latent), a function of the samples' positions."""
         return batch.draw(rng.normal, rng.key(self.seed, purpose), self.latent).to(self.dtype)
 
-    def divergence(self, mean: Tensor, log_variance: Tensor) -> Tensor:
-        """Return KL(q(z|x) || N(0, 1)) in nats, a sum over latents and the mean over samples (Kingma and Welling, eq. 10).
-
-        The figure `elbo/kl` is the same.
-        """
-        found = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
-        self.metrics.add("elbo/kl", found)
-        return found
-
     def distance(self, found: Tensor, wanted: Tensor) -> Tensor:
         """Return -log p of a Gaussian without its constant: a sum over all numbers of a sample, the mean over samples.
 
-        A mean over pixels beside a sum over latents would weigh the divergence by the number of pixels. The figure
-        `elbo/reconstruction` is the same.
+        A mean over pixels beside a sum over latents would weigh the divergence by the number of pixels.
         """
-        nats = (found - wanted).square().flatten(1).sum(1).mean() / (2 * self.keys.deviation**2)
-        self.metrics.add("elbo/reconstruction", nats)
-        return nats
+        return (found - wanted).square().flatten(1).sum(1).mean() / (2 * self.keys.deviation**2)
+
+    def elbo(self, reconstruction: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """Return the negative ELBO, with `beta`; its two terms are figures."""
+        divergence = divergence_of(mean, log_variance)
+        self.metrics.add("elbo/reconstruction", reconstruction)
+        self.metrics.add("elbo/kl", divergence)
+        return reconstruction + schedules.at(self.keys.beta, self.images) * divergence
 
     def pictures(self, seed: int, count: int, shown: Batch) -> dict[str, Tensor]:
         return {"input": shown["image"], "reconstruction": self.infer(shown)}
@@ -199,8 +194,7 @@ class VaeGame(_Encoding):
         x = batch["image"]
         rebuilt, mean, log_variance = self.autoencoder(x, self.normal(batch, "posterior"))
         expect(rebuilt, tuple(x.shape), f"networks.decoder ({self._decoder_kind})")
-        beta = schedules.at(self.keys.beta, self.images)
-        return self.distance(rebuilt, x) + beta * self.divergence(mean, log_variance)
+        return self.elbo(self.distance(rebuilt, x), mean, log_variance)
 
     def averaged(self) -> tuple[nn.Module, nn.Module]:
         assert self.autoencoder.average is not None
@@ -246,8 +240,7 @@ class VaeGanGame(_Encoding):
         rebuilt = self.decoder(latents)
         expect(rebuilt, tuple(x.shape), f"networks.decoder ({self._decoder_kind})")
         (real, _), (fake, _) = self.judge(batch, x, rebuilt)
-        beta = schedules.at(self.keys.beta, self.images)
-        return self.distance(fake, real.detach()) + beta * self.divergence(mean, log_variance)
+        return self.elbo(self.distance(fake, real.detach()), mean, log_variance)
 
     def decode(self, batch: Batch) -> Tensor:
         """-gamma * log p(Dis_l(x)|z) + (1 - gamma) * (the generator's side of the GAN)."""
@@ -315,3 +308,8 @@ class VaeGanGame(_Encoding):
             latents = rng.normal(rng.key(seed, "sample"), numbers, self.latent)
             images.append(network.forward(latents.to(weight.dtype)))  # not called: a compiled one would compile again
         return torch.cat(images)
+
+
+def divergence_of(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Return KL(q(z|x) || N(0, 1)) in nats: a sum over latents, the mean over samples (Kingma and Welling, appendix B)."""
+    return (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2

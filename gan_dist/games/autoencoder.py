@@ -161,7 +161,8 @@ class _Encoding(Game):
             raise InputError(f"an autoencoder goes one way, from an image to its reconstruction; remove --way {way}")
         encoder, decoder = self.averaged()
         given = inputs.get(self.judged)
-        reconstruction: Tensor = decoder(encoder(inputs["input"] if given is None else given)[0])
+        mean, _ = encoder(inputs["input"] if given is None else given)
+        reconstruction: Tensor = decoder(mean, None)
         return reconstruction
 
     @torch.no_grad()
@@ -173,7 +174,8 @@ class _Encoding(Game):
         images = []
         for group in groups:
             numbers = torch.arange(group * _GROUP, (group + 1) * _GROUP, device=weight.device)
-            images.append(decoder(rng.normal(rng.key(seed, "sample"), numbers, self.latent).to(weight.dtype)))
+            latents = rng.normal(rng.key(seed, "sample"), numbers, self.latent)
+            images.append(decoder(latents.to(weight.dtype), None))
         start = first - groups.start * _GROUP
         return torch.cat(images)[start : start + count]
 
@@ -237,15 +239,15 @@ class VaeGanGame(_Encoding):
         mean, log_variance = self.encoder(x)
         latents = drawn(mean, log_variance, self.normal(batch, "posterior"))
         batch.cache["latents"] = latents.detach()
-        rebuilt = self.decoder(latents)
+        rebuilt = self.decoder(latents, None)
         expect(rebuilt, tuple(x.shape), f"networks.decoder ({self._decoder_kind})")
         (real, _), (fake, _) = self.judge(batch, x, rebuilt)
         return self.elbo(self.distance(fake, real.detach()), mean, log_variance)
 
     def decode(self, batch: Batch) -> Tensor:
         """-gamma * log p(Dis_l(x)|z) + (1 - gamma) * (the generator's side of the GAN)."""
-        rebuilt = self.decoder(batch.cache["latents"])
-        sample = self.decoder(self.normal(batch, "prior"))
+        rebuilt = self.decoder(batch.cache["latents"], None)
+        sample = self.decoder(self.normal(batch, "prior"), None)
         batch.cache["rebuilt"], batch.cache["sample"] = rebuilt.detach(), sample.detach()
         (wanted, real), (found, of_rebuilt), (_, of_sample) = self.judge(batch, batch["image"], rebuilt, sample)
         gamma = self.keys.gamma
@@ -271,7 +273,7 @@ class VaeGanGame(_Encoding):
         parts, count = batch.parts, len(images)
         groups = zip(*(each.chunk(parts) for each in images), strict=True)
         seen = torch.cat([piece for group in groups for piece in group])  # a micro-batch stays one
-        layers = self.discriminator(seen, features=True)[0]
+        layers = self.discriminator(seen, None, features=True)[0]
         if self.keys.layer >= len(layers):
             raise InputError(
                 f"game.layer = {self.keys.layer}, and networks.discriminator ({self._judge_kind}) has {len(layers) - 1} layers "
@@ -306,7 +308,9 @@ class VaeGanGame(_Encoding):
         for first in range(0, count - size + 1, size):
             numbers = torch.arange(first, first + size, device=weight.device)
             latents = rng.normal(rng.key(seed, "sample"), numbers, self.latent)
-            images.append(network.forward(latents.to(weight.dtype)))  # not called: a compiled one would compile again
+            images.append(
+                network.forward(latents.to(weight.dtype), None)
+            )  # not called: a compiled one would compile again
         return torch.cat(images)
 
 

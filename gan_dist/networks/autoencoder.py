@@ -162,7 +162,7 @@ class Vae(nn.Module):
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the reconstruction of images by latents that are drawn with `noise`, and their means and log-variances."""
         mean, log_variance = self.encoder(images)
-        return self.decoder(drawn(mean, log_variance, noise)), mean, log_variance
+        return self.decoder(drawn(mean, log_variance, noise), None), mean, log_variance
 
 
 def drawn(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:

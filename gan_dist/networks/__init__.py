@@ -15,10 +15,10 @@ __all__ = ["NETWORKS", "Network", "Shape"]
 NETWORKS: dict[str, type[Network]] = {
     "dcgan": Dcgan,
     "article": Article,
+    "autoencoder": Autoencoder,
     "sngan": Sngan,
     "biggan": Biggan,
     "stylegan2": Stylegan2,
     "r3gan": R3gan,
     "mlp": Mlp,
-    "autoencoder": Autoencoder,
 }

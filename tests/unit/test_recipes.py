@@ -12,12 +12,12 @@ from tests.launching import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 NARROW = {
+    "autoencoder": {"base_channels": 4},
     "dcgan": {"base_channels": 4},
     "sngan": {"base_channels": 4},
     "biggan": {"base_channels": 2},
     "stylegan2": {"channel_maximum": 16},
     "r3gan": {"widths": 16},
-    "autoencoder": {"base_channels": 4},
 }
 """Keys that make a family's networks small."""
 

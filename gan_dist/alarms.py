@@ -118,7 +118,9 @@ class Alarms:
         rule = change.rule
         if change.kind == "clear":
             words = f"{rule.signal} is well again: {change.value:.3g}"
-            self._tracker.alert("clear", change.images, words, signal=rule.signal, value=change.value)
+            self._tracker.alert(
+                "clear", change.images, words, signal=rule.signal, trouble=rule.trouble, value=change.value
+            )
             return
         checkpoint = None if change.good is None else self._store.newest_before(change.good)
         remedy = remedies.remedy(rule.trouble, self._config.flat())
@@ -132,6 +134,7 @@ class Alarms:
             change.images,
             words,
             signal=rule.signal,
+            trouble=rule.trouble,
             value=change.value,
             threshold=round(change.threshold, 6),
             since=change.since,

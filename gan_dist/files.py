@@ -5,6 +5,7 @@ import ctypes
 import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterable
@@ -114,15 +115,27 @@ def sha256_file(path: Path, from_disk: bool = False) -> str:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return all whole JSON objects of a file of lines; those torn by a kill or a full disk, and an absent file, count nothing."""
+    """Return all whole JSON objects of a file of lines; those torn by a kill or a full disk, and an absent file, count nothing.
+
+    NaN and Infinity, which JSON does not know and a person or another program may have written, are None.
+    """
     found = []
     with contextlib.suppress(OSError):
         for text in path.read_text(errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
-                value = json.loads(text)
+            with contextlib.suppress(ValueError, RecursionError):
+                value = json.loads(text, parse_constant=lambda _: None)
                 if isinstance(value, dict):
                     found.append(value)
     return found
+
+
+def plain(value: Any) -> Any:
+    """Return the same with None for every number that is not finite, as JSON has no word for it."""
+    if isinstance(value, dict):
+        return {name: plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def make_directory(path: Path, what: str) -> Path:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gan_dist.config import Config
+from gan_dist.data import labels
 from gan_dist.games import Game
 from gan_dist.interfaces import Batch
 from gan_dist.run_directory import Run
@@ -18,6 +19,7 @@ from gan_dist.tracking import Tracker, save_grid
 _log = logging.getLogger("gan_dist")
 _ROWS = 20  # classes shown at most: more are too small to look at
 _EACH = 10
+_NAMED = 40  # letters of a class's name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +92,8 @@ class Gallery:
             return None if drawn is None else Picture(drawn[:count], caption="not averaged")
         if name == "classes":
             rows = spread(self._config.data.classes, _ROWS)
-            caption = f"a row for each class: {', '.join(map(str, rows))}"
+            names = {number: name[:_NAMED] for name, number in labels.names_beside(self._config.data.shards).items()}
+            caption = f"a row for each class: {', '.join(names.get(row, str(row)) for row in rows)}"
             return Picture(game.of_classes(seed, rows, _EACH), _EACH, caption)
         raise ValueError(
             f"galleries of {type(game).__name__} names {name!r}; there are reals, live, classes and samples"

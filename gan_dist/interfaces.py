@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from gan_dist import rng
 from gan_dist.player import Player
@@ -16,18 +17,18 @@ from gan_dist.player import Player
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """What a game wants of each sample under one name: an image, or a class.
+    """What a game wants of each sample under one name: an image, a label map, or a class.
 
     Fields of one sample are cropped and mirrored alike.
     """
 
-    kind: Literal["image", "class"] = "image"
+    kind: Literal["image", "labels", "class"] = "image"
     channels: int = 0
-    """Of an image."""
+    """Of an image; of a label map one for each class, 1 where a pixel is of the class and 0 elsewhere."""
     size: tuple[int, int] = (0, 0)
-    """Height and width of an image."""
+    """Height and width of an image or a label map."""
     classes: int = 0
-    """Of a class: numbers 0..classes-1."""
+    """Of a class or a label map: numbers 0..classes-1."""
 
 
 Draw = Callable[[int, Tensor, int], Tensor]
@@ -66,7 +67,8 @@ class Batch:
     """Samples that pass the networks together: one micro-batch, or `parts` micro-batches of the same size joined."""
 
     fields: dict[str, Tensor]
-    """Images (N, C, H, W) in [-1, 1] and classes (N,) int64 by field name, on the device."""
+    """Images (N, C, H, W) in [-1, 1], label maps (N, classes, H, W) of 0 and 1, and classes (N,) int64 by field name, on the
+    device."""
     positions: Tensor
     """(N,) int64: each sample's position in the run, the key of its random numbers."""
     parts: int = 1
@@ -176,6 +178,11 @@ def join(batches: Sequence[Batch], size: int) -> list[Batch]:
     return joined
 
 
+def one_hot(numbers: Tensor, classes: int) -> Tensor:
+    """Return label maps (N, H, W) int64 as (N, classes, H, W) of 0 and 1, channels last; number `classes` is of no class."""
+    return functional.one_hot(numbers, classes + 1)[..., :classes].contiguous().permute(0, 3, 1, 2)
+
+
 def draw_together(batches: Sequence[Batch]) -> Together:
     """Let micro-batches that pass the networks one after the other draw their random numbers at once."""
     together = Together([batch.positions for batch in batches])
@@ -186,12 +193,16 @@ def draw_together(batches: Sequence[Batch]) -> Together:
 
 
 def random_batch(fields: Mapping[str, Field], seed: int, positions: Tensor) -> Batch:
-    """Make random samples for some positions, in float64 where the positions are: uniform images, uniform classes."""
+    """Make random samples for some positions, in float64 where the positions are: uniform images, labels and classes."""
     made: dict[str, Tensor] = {}
     for name, field in fields.items():
         key = rng.key(seed, f"random {name}")
         if field.kind == "class":
             made[name] = rng.integers(key, positions, field.classes)
+            continue
+        if field.kind == "labels":
+            numbers = (rng.uniform(key, positions, math.prod(field.size)) * field.classes).long()
+            made[name] = one_hot(numbers.view(-1, *field.size), field.classes).double()
             continue
         pixels = 2 * rng.uniform(key, positions, field.channels * math.prod(field.size)) - 1
         made[name] = pixels.view(-1, field.channels, *field.size)

@@ -15,6 +15,9 @@ from torch.nn.functional import relu, softplus
 
 from gan_dist.config.section import Part
 
+Side = Callable[..., Tensor]
+"""One side of a loss: logits of generated images, and of real ones, to a scalar."""
+
 
 class Loss(Part):
     """What generator and discriminator descend."""

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from gan_dist.errors import AgreedError
 from gan_dist.networks import statistics
 from gan_dist.networks.flat_statistics import Moved, together
 from gan_dist.networks.statistics import Statistics
+from gan_dist.schedules import Moving
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,11 +126,19 @@ class Player:
         self.moved = together(self.statistics)
 
     def schedule(self, images: int) -> None:
-        """Set what the optimizer's groups have at this position."""
-        if self.settings is not None:
-            values = self.settings(images)
-            for group in self.optimizer.param_groups:
-                group.update(values)
+        """Set what the optimizer's groups have at this position; for a step that is recorded, it was done before."""
+        if self.settings is None or isinstance(images, Moving):
+            return
+        values = self.settings(images)
+        if self.weights and self.weights[0].is_cuda and "lr" in values:
+            # kernels take a rate in a tensor as float32 (engine/graphs.py): the same bits with it and without
+            values["lr"] = float(np.float32(values["lr"]))
+        for group in self.optimizer.param_groups:
+            for name, value in values.items():
+                if isinstance(group.get(name), Tensor):
+                    group[name].fill_(value)
+                else:
+                    group[name] = value
 
     def whole_weights(self) -> Mapping[str, Tensor]:
         """Return the weights that a call in the player's turn computes with, by name: those of an engine's copy if it has one.

@@ -1,7 +1,10 @@
 """Report on a run while it trains: figures, pictures, panels and scores. The trainer says when."""
 
+import functools
+import logging
 import time
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
@@ -13,17 +16,21 @@ from gan_dist.alarms import Alarms
 from gan_dist.config import Config
 from gan_dist.control.pace import Pace
 from gan_dist.data import checks, loader, order
+from gan_dist.data.geometry import geometry
 from gan_dist.data.index import Index
 from gan_dist.engine import Engine
 from gan_dist.errors import InputError
-from gan_dist.evaluation import Ranks, ScoreError, Sets, evaluate
+from gan_dist.evaluation import Evaluation, Ranks, ScoreError, Sets, evaluate
 from gan_dist.gallery import Gallery
 from gan_dist.games import Game
 from gan_dist.interfaces import Batch
 from gan_dist.run_directory import Run
 from gan_dist.tracking import Tracker, panels, save_columns
-from gan_dist.tracking.media import Media, Scalar
+from gan_dist.tracking.media import Scalar
 from gan_dist.tracking.panels import Panel
+
+T = TypeVar("T")
+_log = logging.getLogger("gan_dist")
 
 
 class Reporter:
@@ -45,6 +52,8 @@ class Reporter:
         metrics = {name: each.for_game(game) for name, each in config.evaluate.scores}
         self._metrics, self._extractors = scoring.ready(metrics, dict(config.evaluate.features))
         self._compared: tuple[Sets, scoring.ImageSet] | None = None
+        self._broken: set[str] = set()
+        """Pictures that could not be drawn."""
         self._panels: dict[str, Panel] = dict(config.track.panels)
         self.pace = Pace()
         self._gallery = Gallery(config, game, run, tracker, self._reals)
@@ -93,17 +102,35 @@ class Reporter:
             if not self._engine.is_main:
                 return
             self._gallery.show(images)
-            shown = self._first
-            if shown is None:
-                shown = self._first = (
-                    self._load(np.arange(count)) if self._game.shows_data else Batch({}, torch.arange(0))
-                )
-            columns = self._game.pictures(self._config.run.seed, self._config.sample.count, shown)
+            columns = self._guarded("samples/grid", images, lambda: self._grid(count))
             if self._alarms is not None:
                 self._alarms.grid(images)
         path = self._run.samples / f"images-{images:09d}.png"
-        if self._tracker.guard("samples", lambda: save_columns(columns, path)):
+        if columns is None:
+            return
+        if self._guarded(
+            "samples/grid", images, lambda: self._tracker.guard("samples", lambda: save_columns(columns, path))
+        ):
             self._tracker.picture(path, images)
+
+    def _grid(self, count: int) -> Any:
+        shown = self._first
+        if shown is None:
+            shown = self._load(np.arange(count)) if self._game.shows_data else Batch({}, torch.arange(0))
+            self._first = shown
+        return self._game.pictures(self._config.run.seed, self._config.sample.count, shown)
+
+    def _guarded(self, name: str, images: int, draw: Callable[[], T]) -> T | None:
+        """Return what is drawn; where that fails it is reported, and not drawn again before the next start."""
+        if name in self._broken:
+            return None
+        try:
+            return draw()
+        except Exception as error:  # a game or a score may be a user's
+            self._broken.add(name)
+            _log.error("%s:", name, exc_info=error)
+            self._tracker.event("picture failed", images, picture=name, reason=f"{type(error).__name__}: {error}")
+            return None
 
     def panels(self, images: int, due: Callable[[int], bool]) -> None:
         """Draw the panels of the config that are due."""
@@ -111,12 +138,15 @@ class Reporter:
             with self._engine.averages():
                 self._tracker.draw(drawn, self._game, images)
 
-    def scores(self, images: int, beat: Callable[[], None]) -> dict[str, float]:
-        """Score the averaged networks, where the config names scores; returns them on rank 0."""
+    def scores(self, images: int, beat: Callable[[], None]) -> list[dict[str, Any]]:
+        """Score the averaged networks, where the config names scores; returns their records on rank 0.
+
+        What fails is an event, and none on other ranks: days of training are worth more than a score. `beat` is called often;
+        what it raises ends the evaluation.
+        """
         if not self._metrics:
-            return {}
+            return []
         config, engine, game = self._config, self._engine, self._game
-        ranks = scoring.ranks_of(engine)
 
         def fake(numbers: range) -> Tensor:
             shown = self._shuffled(numbers) if game.shows_data else Batch({}, torch.arange(numbers.start, numbers.stop))
@@ -126,8 +156,10 @@ class Reporter:
             return self._shuffled(numbers)[game.judged]
 
         try:
-            sets, real = self._sets(ranks, beat)
-            with engine.averages():
+            with scoring.ranks_of(engine).agreed() as ranks:
+                sets, real = self._sets(ranks, beat)
+            # within the averages all ranks fail together: their end may be an exchange too
+            with engine.averages(), scoring.ranks_of(engine).agreed() as ranks:
                 found = evaluate(
                     self._metrics,
                     fake,
@@ -138,13 +170,28 @@ class Reporter:
                     sets=sets,
                     progress=lambda done, total: beat(),
                 )
-                drawn = scoring.pictures_of(found, fake, lambda n: real.draw(n, engine.device)) if real else {}
-        except (ScoreError, InputError) as error:  # days of training are worth more than a score
-            self._tracker.event("score failed", images, reason=str(error))
-            return {}
-        self._last = None
-        scores: dict[str, Media] = {name: Scalar(value) for name, value in found.scores.items()}
-        self._tracker.log(images, {**scores, "speed/evaluation_seconds": Scalar(found.seconds), **drawn})
+                return self._tell(images, found, sets, real, fake) if engine.is_main else []
+        except ScoreError as error:
+            if isinstance(error.__context__, Exception) and not isinstance(error.__context__, InputError | ScoreError):
+                _log.error("scores:", exc_info=error.__context__)
+            if engine.is_main:
+                self._tracker.event("score failed", images, reason=str(error))
+            return []
+        finally:
+            self._last = None
+
+    def _tell(
+        self,
+        images: int,
+        found: Evaluation,
+        sets: Sets | None,
+        real: scoring.ImageSet | None,
+        fake: Callable[[range], Tensor],
+    ) -> list[dict[str, Any]]:
+        """Report what an evaluation found, and return the records. Rank 0 calls it, while the averages are whole."""
+        config = self._config
+        numbers = {**found.scores, "speed/evaluation_seconds": found.seconds}
+        self._tracker.log(images, {name: Scalar(value) for name, value in numbers.items()})
         about = {
             "images": images,
             "checkpoint": None,
@@ -153,8 +200,12 @@ class Reporter:
             "labels": "number modulo classes" if config.data.classes else None,
             "by": "training",
         }
-        self._tracker.scores(scoring.lines_of(found, self._metrics, sets, real, engine.device, about))
-        return found.scores
+        lines = scoring.lines_of(found, self._metrics, sets, real, self._engine.device, about)
+        self._tracker.scores(lines)
+        if real is not None and found.shown:
+            draw = functools.partial(real.draw, device=self._engine.device)
+            self._guarded("score", images, lambda: self._tracker.log(images, scoring.pictures_of(found, fake, draw)))
+        return lines
 
     def _sets(self, ranks: Ranks, beat: Callable[[], None]) -> tuple[Sets | None, scoring.ImageSet | None]:
         """Return extractors and features of the real images, looked at once a start or less: they stay in data.cache."""
@@ -163,7 +214,7 @@ class Reporter:
         if self._compared is None:
             config, field = self._config, self._game.judged
             channels = checks.channels(config, field)
-            real = scoring.of_index(self._index, config.data.size, channels, field).shuffled(config.evaluate.reals)
+            real = scoring.of_index(self._index, geometry(config), channels, field).shuffled(config.evaluate.reals)
             made = scoring.sets_of(self._extractors, real, config.cache, ranks, lambda done, total: beat())
             self._compared = made, real
         return self._compared

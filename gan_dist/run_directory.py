@@ -14,11 +14,13 @@ import uuid
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gan_dist import __version__, config as config_module, files
-from gan_dist.config import Config
+from gan_dist import __version__, files
 from gan_dist.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from gan_dist.config import Config
 
 LOCK = ".lock"
 STARTS = "slurm.jsonl"
@@ -96,7 +98,7 @@ def chosen(directory: Path) -> dict[str, Any]:
         ) from None
 
 
-def open_run(config: Config, data_digest: str, old_data_digest: str = "") -> Run:
+def open_run(config: "Config", data_digest: str, old_data_digest: str = "") -> Run:
     """Create or reopen the run directory of `config`, and record the resolved config in it.
 
     `old_data_digest` is the same data's digest as older versions computed it: a run that recorded it is accepted, and then
@@ -105,6 +107,8 @@ def open_run(config: Config, data_digest: str, old_data_digest: str = "") -> Run
     Raises InputError, with nothing overwritten, where the directory holds another run or other files, where
     the data is not the run's, or where it cannot be written.
     """
+    from gan_dist import config as config_module  # commands that only look for a run must not wait for it
+
     directory = config.directory
     recorded: dict[str, str] = {}
     if directory.exists() and (not directory.is_dir() or is_foreign(directory)):
@@ -200,7 +204,7 @@ def _lock(directory: Path) -> None:
     _held.append(descriptor)
 
 
-def starts_fresh(config: Config, environment: Mapping[str, str] = os.environ) -> bool:
+def starts_fresh(config: "Config", environment: Mapping[str, str] = os.environ) -> bool:
     """Say whether `run.fresh` moves the run directory's content aside; not where a start of the same submission did it before.
 
     Raises InputError where the directory's config.yaml cannot be read.
@@ -209,6 +213,8 @@ def starts_fresh(config: Config, environment: Mapping[str, str] = os.environ) ->
         return False
     if environment.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0"):
         return False
+    from gan_dist import config as config_module
+
     submission, again = _submission(environment)
     return not again or config_module.read_run(config.directory)[1].get("submission") != submission
 

@@ -5,9 +5,11 @@ end: 10_000_000}`. All positions are in images.
 """
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
+from torch import Tensor
 
 from gan_dist.config import parts
 from gan_dist.config.section import Part
@@ -166,3 +168,33 @@ ScheduledCount = Annotated[Annotated[int, Field(gt=0)] | ScheduledBase, BeforeVa
 def at(value: "float | Schedule", images: int) -> float:
     """Return the number that a Scheduled key has when so many images have been seen."""
     return value.at(images) if isinstance(value, Schedule) else value
+
+
+class Moving:
+    """A position that a recorded step will have, other ones at each replay: what computes with it on the host would be frozen.
+
+    Only `number` makes something of it, a tensor that is filled before each replay. All else raises FrozenError.
+    """
+
+    def __init__(self, number: Callable[[Callable[[int], float]], Tensor]) -> None:
+        self.number = number
+
+    def _refuse(self, *others: object) -> Any:
+        raise FrozenError("computes on the host with the position of the step, which would be frozen")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __neg__ = __abs__ = __round__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __int__ = __index__ = __float__ = _refuse
+    __eq__ = __ne__ = __hash__ = _refuse
+
+
+class FrozenError(RuntimeError):
+    """What is recorded holds a number that changes from step to step."""
+
+
+def number(function: Callable[[int], float], images: int) -> float | Tensor:
+    """Return what a function of the images seen gives now: in a step that is recorded as a tensor, as it changes with replays.
+
+    For numbers that multiply tensors. `at` is for those that the host needs: a step that uses a schedule so is not recorded.
+    """
+    return images.number(function) if isinstance(images, Moving) else function(images)

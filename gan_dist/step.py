@@ -24,16 +24,21 @@ def play_step(
     `batch` has this rank's micro-batches of it. `beat` is told of each micro-batch's turn; each phase is
     played inside of `around`.
     """
-    joined = interfaces.join(batch, engine.passes)
+    joined = engine.shortcuts.hold(interfaces.join(batch, engine.passes))
     draws = interfaces.draw_together(joined)
     engine.at(images)
-    game.images = images
-    for phase in game.due(images, size):
+
+    def play(phase: Phase, position: int) -> None:
         draws.forget()
+        game.images = position
+        for loss, micro in engine.share(joined):
+            beat(phase)
+            engine.backward(loss(micro))
+        engine.update(position)  # sync, finite gate, clip, optimizer
+
+    for phase in game.due(images, size):
         with around(phase), engine.turn(phase):  # only its player's weights take gradients
-            for loss, micro in engine.share(joined):
-                beat(phase)
-                engine.backward(loss(micro))
-            engine.update(images)  # sync, finite gate, clip, optimizer
+            engine.shortcuts.play(phase, images, play)  # or what a CUDA graph has recorded of it
     draws.forget()
+    game.images = images
     game.average(images, size)

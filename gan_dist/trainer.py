@@ -22,6 +22,7 @@ from gan_dist.data.quarantine import Quarantine
 from gan_dist.doctor import autotune
 from gan_dist.engine import AgreedError, Engine, lost_contact, memory
 from gan_dist.errors import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED, RunError
+from gan_dist.evaluation import ScoreError
 from gan_dist.interfaces import Batch, Phase
 from gan_dist.reporting import Reporter
 from gan_dist.run_directory import Run, open_run
@@ -187,17 +188,18 @@ class Trainer:
         if self._due(config.track.every):
             self.reporter.figures(self.images)
         self.reporter.panels(self.images, self._due)
+        self._owed = self._owed or self._due(self.config.checkpoint.every)
+        self._save_if_owed()  # before an evaluation, which takes long
         if config.evaluate.every and self._due(config.evaluate.every):
             with self.reporter.pace.spending("evaluation"):
-                scores = self.reporter.scores(self.images, lambda: self.watchdog.beat("evaluating", self.images))
-            self._owed = self.checkpointer.is_best(self.images, scores) or self._owed
+                lines = self.reporter.scores(self.images, self._beat_evaluating)
+            if self.checkpointer.is_best(self.images, lines) and self.checkpointer.begun_at != self.images:
+                self._owed = True
+                self._save_if_owed()
         if self._due(config.sample.every):
             self.watchdog.beat("drawing samples", self.images)
             with self.reporter.pace.spending("pictures"):
                 self.reporter.pictures(self.images)
-        self._owed = self._owed or self._due(self.config.checkpoint.every)
-        if self._owed and not self._in_bad_steps():
-            self._save()
         if self.config.control.desync_every and self._due(self.config.control.desync_every):
             self._compare_ranks()
         self.checkpointer.note(self.tracker)
@@ -215,6 +217,12 @@ class Trainer:
 
     def _beat(self, phase: Phase) -> None:
         self.watchdog.beat(f"turn of {phase.player.name}", self.images)
+
+    def _beat_evaluating(self) -> None:
+        """Beat, and end the evaluation where this rank is asked to stop: Slurm kills 30 seconds later."""
+        self.watchdog.beat("evaluating", self.images)
+        if reason := self.requests.reason:
+            raise ScoreError(f"given up, as the run stops because of {stop.WORDS[reason]}")
 
     def _due(self, every: int) -> bool:
         """Say whether the step just done crossed a multiple of `every` images, or was the last."""
@@ -258,6 +266,10 @@ class Trainer:
     def _quarantined(self, note: Note) -> None:
         if self.quarantine.add(note):
             self.tracker.event(note.kind, self.images, shard=note.shard, key=note.key, reason=note.reason)
+
+    def _save_if_owed(self) -> None:
+        if self._owed and not self._in_bad_steps():
+            self._save()
 
     def _save(self) -> None:
         self._owed = False
@@ -318,7 +330,9 @@ class Trainer:
         directory = self.run_directory.directory
         self.tracker.status("finished", self.images, "training.images reached", self.checkpointer.newest_name)
         self.tracker.say(f"{directory} {how} at {self.images:,} images. Pictures: {self.run_directory.samples}")
-        self.tracker.say(f"More pictures: gan-dist generate {directory}. Dashboard: {self.tracker.dashboard}")
+        translates = self.game.shows_data and not self.game.reconstructs
+        more = f"apply {directory} IMAGES --out DIR" if translates else f"generate {directory}"
+        self.tracker.say(f"More pictures: gan-dist {more}. Dashboard: {self.tracker.dashboard}")
 
     def _go_back(self) -> None:
         """Go back to the last checkpoint after too many skipped steps, once. Raises RunError the second time."""

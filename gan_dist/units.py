@@ -41,3 +41,10 @@ def count(number: int, thing: str) -> str:
 def hours(seconds: float) -> str:
     """Return a duration in words: 3.2 hours, 4.0 minutes."""
     return f"{seconds / 3600:,.1f} hours" if seconds > 3600 else f"{seconds / 60:.1f} minutes"
+
+
+def duration(seconds: float) -> str:
+    """Return hours, minutes and seconds: 1:02:03."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -12,19 +12,43 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gan_dist import files
+from gan_dist.checkpoint.manifest import (
+    MANIFEST,
+    SHORT,
+    VERSION,
+    Bytes,
+    DamagedError,
+    digest,
+    find,
+    hash_of,
+    read_manifest,
+    verify,
+)
 
-VERSION = 1
-MANIFEST = "manifest.json"
-_SHORT = 16  # hexadecimal digits
+__all__ = [
+    "MANIFEST",
+    "VERSION",
+    "DamagedError",
+    "Part",
+    "Piece",
+    "Reader",
+    "deal",
+    "digest",
+    "find",
+    "read_manifest",
+    "read_tensors",
+    "verify",
+    "write_manifest",
+    "write_part",
+]
+
 _CODES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -37,10 +61,6 @@ _CODES = {
 }
 """What safetensors calls torch's types."""
 _TYPES = {str(kind).removeprefix("torch."): kind for kind in _CODES}
-
-
-class DamagedError(Exception):
-    """A checkpoint is not what its manifest says. The message names the file, and the tensor where it can."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +149,7 @@ def _hash_buffers(header: memoryview, buffers: Sequence[memoryview]) -> tuple[st
     so_far = []
     for buffer in (header, *buffers):
         total.update(buffer)
-        so_far.append(total.copy().hexdigest()[:_SHORT])
+        so_far.append(total.copy().hexdigest()[:SHORT])
     return total.hexdigest(), so_far
 
 
@@ -150,98 +170,11 @@ def write_manifest(
         covered = sum(piece["length"] for piece in entry["pieces"])
         assert covered == tensors[name].numel(), f"{covered} of {tensors[name].numel()} elements of {name} were written"
     manifest = {"format": VERSION, **state, "files": recorded, "tensors": table}
-    files.write_json(directory / MANIFEST, {**manifest, "sha256": _hash(manifest)})
+    files.write_json(directory / MANIFEST, {**manifest, "sha256": hash_of(manifest)})
 
 
-def _hash(manifest: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a manifest, its own entry left out."""
-    content = {name: value for name, value in manifest.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """Return the manifest. Raises DamagedError where there is none or it makes no sense."""
-    try:
-        manifest = json.loads((directory / MANIFEST).read_text())
-        version = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{directory / MANIFEST}: {error}") from None
-    if version != VERSION:
-        raise DamagedError(f"{directory / MANIFEST}: format {version}, this version reads format {VERSION}")
-    if (actual := _hash(manifest)) != (recorded := manifest.get("sha256")):
-        raise DamagedError(f"{directory / MANIFEST} has SHA-256 {actual}, it says {recorded}")
-    return dict(manifest)
-
-
-def find(directory: Path) -> str:
-    """Return the hash that the manifest here has of itself; "" where there is no manifest."""
-    try:
-        return str(read_manifest(directory)["sha256"])
-    except DamagedError:
-        return ""
-
-
-def verify(directory: Path, manifest: Mapping[str, Any], hashes: bool = True, only: str = "") -> None:
-    """Raise DamagedError, naming file and tensor, unless every file is there with its size and (if asked) its hash.
-
-    `only`: the name of the one file to look at.
-    """
-    for name, recorded in manifest["files"].items():
-        if only not in ("", name):
-            continue
-        path = directory / name
-        try:
-            size = path.stat().st_size
-            if size != recorded["bytes"]:
-                raise DamagedError(f"{path} has {size} bytes, the manifest says {recorded['bytes']}")
-            if hashes and (actual := files.sha256_file(path)) != recorded["sha256"]:
-                raise DamagedError(
-                    f"{path} has SHA-256 {actual}, the manifest says {recorded['sha256']}{_damaged(path, manifest)}"
-                )
-        except FileNotFoundError:
-            raise DamagedError(f"{path} is missing") from None
-        except OSError as error:
-            raise DamagedError(f"{path} cannot be read ({error.strerror})") from None
-
-
-def _damaged(path: Path, manifest: Mapping[str, Any]) -> str:
-    """Return which part of a damaged file is hit first, as words for a message."""
-    places = sorted(
-        (piece["end"], piece["sha256"], name)
-        for name, entry in manifest["tensors"].items()
-        for piece in entry["pieces"]
-        if piece["file"] == path.name
-    )
-    size = sum(
-        piece["length"] * _TYPES[entry["dtype"]].itemsize
-        for entry in manifest["tensors"].values()
-        for piece in entry["pieces"]
-        if piece["file"] == path.name
-    )
-    recorded = manifest["files"][path.name]
-    so_far, position = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        for end, expected, name in [(recorded["bytes"] - size, recorded["header"], "its header"), *places]:
-            so_far.update(file.read(end - position))
-            position = end
-            if (actual := so_far.hexdigest()[:_SHORT]) != expected:
-                return f"; damaged is {name} (SHA-256 up to its end {actual}, not {expected})"
-    return ""
-
-
-class Reader:
-    """Reads the tensors of a checkpoint one at a time, so that no more than one is in memory twice."""
-
-    def __init__(self, directory: Path, manifest: Mapping[str, Any]) -> None:
-        self._directory, self._table = directory, manifest["tensors"]
-        self._files: dict[str, tuple[FileIO, int, dict[str, Any]]] = {}
-
-    def __enter__(self) -> "Reader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for opened in self._files.values():
-            opened[0].close()
+class Reader(Bytes):
+    """Reads the tensors of a checkpoint one at a time."""
 
     def __call__(self, name: str, offset: int = 0, length: int | None = None) -> Tensor:
         """Return the tensor of this name on the CPU, joined from its pieces, or a flat run of its elements.
@@ -251,48 +184,12 @@ class Reader:
         entry = self._table[name]
         count = math.prod(entry["shape"]) if length is None else length
         tensor = torch.empty(count, dtype=_TYPES[entry["dtype"]])
-        memory = tensor.view(torch.uint8).numpy() if count else np.empty(0, np.uint8)
-        size = tensor.element_size()
-        for piece in entry["pieces"]:
-            first = max(offset, piece["offset"])
-            last = min(offset + count, piece["offset"] + piece["length"])
-            if first >= last:
-                continue
-            path = self._directory / piece["file"]
-            try:
-                file, start, table = self._open(piece["file"])
-                begin, end = table[f"{name}@{piece['offset']}"]["data_offsets"]
-                file.seek(start + begin + (first - piece["offset"]) * size)
-                target = memory[(first - offset) * size : (last - offset) * size]
-                if end - begin != piece["length"] * size or file.readinto(target.data) != len(target):
-                    raise DamagedError(f"{path}: {name} is cut short")
-            except (OSError, ValueError, KeyError) as error:
-                raise DamagedError(f"{path}: {name}: {error}") from None
+        if count:
+            self.read(name, tensor.view(torch.uint8).numpy(), offset, count)
         return tensor.view(entry["shape"]) if length is None else tensor
-
-    def _open(self, name: str) -> tuple[FileIO, int, dict[str, Any]]:
-        if name not in self._files:
-            file = (self._directory / name).open("rb", buffering=0)
-            length = int.from_bytes(file.read(8), "little")
-            table: dict[str, Any] = json.loads(file.read(length))
-            self._files[name] = (file, 8 + length, table)
-        return self._files[name]
 
 
 def read_tensors(directory: Path, manifest: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
     """Return the tensors whose names begin with `prefix`, on the CPU."""
     with Reader(directory, manifest) as read:
         return {name: read(name) for name in manifest["tensors"] if name.startswith(prefix)}
-
-
-def digest(directory: Path, manifest: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of all tensors in order of name (name, dtype, shape, bytes): equal digests mean equal bits."""
-    total = hashlib.sha256()
-    with Reader(directory, manifest) as read:
-        for name in sorted(manifest["tensors"]):
-            entry = manifest["tensors"][name]
-            total.update(f"{name}\0{entry['dtype']}\0{entry['shape']}\0".encode())
-            tensor = read(name)
-            if tensor.numel():
-                total.update(tensor.view(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gan_dist import files
-from gan_dist.checkpoint import format
-from gan_dist.checkpoint.format import DamagedError
+from gan_dist.checkpoint.manifest import DamagedError, digest, read_manifest, verify
 
 KEPT = "kept.json"
 """Beside the checkpoints: which of them are kept for a reason of their own, {"best": {"checkpoint": NAME, ...}}."""
@@ -45,8 +44,8 @@ class Store:
         problems = []
         for name in reversed(self.names()):
             try:
-                manifest = format.read_manifest(self.directory / name)
-                format.verify(self.directory / name, manifest, hashes)
+                manifest = read_manifest(self.directory / name)
+                verify(self.directory / name, manifest, hashes)
             except DamagedError as error:
                 problems.append(str(error))
             else:
@@ -87,7 +86,7 @@ class Store:
             final = self.directory / aside.name.removeprefix(".").partition(".")[0]
             with contextlib.suppress(DamagedError, OSError):
                 if not final.exists():
-                    format.verify(aside, format.read_manifest(aside), hashes=False)
+                    verify(aside, read_manifest(aside), hashes=False)
                     aside.rename(final)
         for ending in ("part", "old", "replaced"):
             for path in self.directory.glob(f".images-*.{ending}"):
@@ -103,8 +102,8 @@ class Store:
         whole, kept = [], {facts.get("checkpoint") for facts in read_kept(self.directory).values()}
         for name in reversed(self.names()):
             try:
-                manifest = format.read_manifest(self.directory / name)
-                format.verify(self.directory / name, manifest, hashes=False)
+                manifest = read_manifest(self.directory / name)
+                verify(self.directory / name, manifest, hashes=False)
                 whole.append((name, bool(manifest.get("milestone"))))
             except DamagedError:
                 continue  # it stays for a person to look at, and does not count
@@ -172,9 +171,9 @@ def describe(directory: Path, hashes: bool = False) -> dict[str, Any]:
         "digest": None,
     }
     try:
-        manifest = format.read_manifest(directory)
-        format.verify(directory, manifest, hashes)
+        manifest = read_manifest(directory)
+        verify(directory, manifest, hashes)
         facts["milestone"] = bool(manifest.get("milestone"))
-        return {**facts, "whole": True, "digest": format.digest(directory, manifest)}
+        return {**facts, "whole": True, "digest": digest(directory, manifest)}
     except DamagedError as error:
         return {**facts, "problem": str(error)}

@@ -15,6 +15,7 @@ from types import ModuleType
 
 from gan_dist import __version__, threads
 from gan_dist.cli import (
+    apply,
     board,
     checkpoints,
     digit_classifier,
@@ -41,6 +42,7 @@ COMMANDS: dict[str, ModuleType] = {
     "watch": watch,
     "report": report,
     "generate": generate,
+    "apply": apply,
     "evaluate": evaluate,
     "checkpoints": checkpoints,
     "pack": pack,

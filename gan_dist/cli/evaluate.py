@@ -3,14 +3,16 @@
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gan_dist import units
+from gan_dist import files, units
 from gan_dist.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ EXAMPLES = (
     "  torchrun --standalone --nproc-per-node 8 -m gan_dist.cli evaluate runs/photos --n 50000"
 )
 _SILENT = 10.0  # seconds between two lines of progress
+_MOST_SILENT = 320.0  # where nobody watches a terminal: twice as long after each line, up to this
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +50,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "classifier, random, pixels, or FILE.py:CLASS (default: what each score is published with)",
     )
     parser.add_argument("--weights", metavar="FILE", type=Path, help="weights of the network that looks at the images")
+    parser.add_argument(
+        "--classifier",
+        metavar="FILE",
+        type=Path,
+        help="classifier of digits, for modes (default: the one that the run is scored with)",
+    )
     parser.add_argument("--resize", help="pil-bicubic (default, clean-fid) or tf1-bilinear (StyleGAN, torch-fidelity)")
     parser.add_argument("--n", type=int, default=0, help="generated images (default 10,000; of IMAGES all)")
     parser.add_argument("--reals", type=int, default=0, metavar="N", help="real images at most (default: all)")
@@ -77,18 +86,22 @@ def run(options: argparse.Namespace) -> None:
         raise
     if joined.rank == 0:
         _print(found, options.json)
+        sys.stdout.flush()
     joined.close()
+    if problems := [each.problem for each in found if each.problem]:
+        raise InputError(problems[0])
 
 
 def _print(found: "list[Scored]", as_json: bool) -> None:
     if as_json:
         reports = [_report(each) for each in found]
-        print(json.dumps(reports[0] if len(reports) == 1 else reports, indent=1, default=str))
+        plain = files.plain(reports[0] if len(reports) == 1 else reports)
+        print(json.dumps(plain, indent=1, default=str, allow_nan=False))
         return
     for each in found:
         print(f"{each.title}, {each.lines[0]['n_generated']:,} generated images" if each.lines else each.title)
         for line in each.lines:
-            error = "" if line["error"] is None else f" +- {line['error']:.3g}"
+            error = f" +- {line['error']:.3g}" if line["error"] is not None and math.isfinite(line["error"]) else ""
             looked = f"  {line['extractor']['kind']}, {line['n_real']:,} real" if line.get("extractor") else ""
             print(f"  {line['metric']:24s} {line['value']:<12.6g}{error}{looked}")
         for note in each.notes:
@@ -103,21 +116,34 @@ def _report(each: "Scored") -> dict[str, Any]:
 class Progress:
     """A line now and then: what is done, how far, how long still."""
 
-    def __init__(self, speaks: bool) -> None:
-        self._speaks, self._what = speaks, ""
-        self._began = self._said = time.monotonic()
+    def __init__(self, speaks: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._speaks, self._what, self._clock = speaks, "", clock
+        self._silent, self._said = _SILENT, clock()
+        self.begin("")
 
-    def begin(self, what: str) -> None:
-        """Say what is done from here on."""
-        self._what, self._began = what, time.monotonic()
-        self._said = self._began
+    def begin(self, what: str, blocks: int = 0, seconds: float = 0.0) -> None:
+        """Say what is done from here on; then come `blocks` of pairs, of so many seconds each, about."""
+        self._what, self._blocks, self._seconds = what, blocks, seconds
+        self._began = self._said = self._clock()
+        self._compared, self._pairs_began = -1, 0.0
 
     def __call__(self, done: int, total: int) -> None:
-        """Say how far it is, and no more than once in ten seconds."""
-        now = time.monotonic()
-        if not self._speaks or now - self._said < _SILENT or not done:
+        """Say how far it is, and no more than once in ten seconds. A call after all are done is a block of pairs."""
+        now = self._clock()
+        if done >= total:
+            self._compared += 1
+            self._pairs_began = self._pairs_began or now
+        if not self._speaks or now - self._said < self._silent or not done or (done >= total and not self._blocks):
             return
+        if done < total:
+            left = (total - done) * (now - self._began) / done + self._blocks * self._seconds
+            text = f"{done:,} of {total:,}"
+        else:
+            compared = min(self._compared, self._blocks)
+            each = (now - self._pairs_began) / compared if compared else self._seconds
+            left = (self._blocks - compared) * each
+            text = f"all pairs compared, {compared:,} of {self._blocks:,} blocks"
         self._said = now
-        left = units.hours((total - done) * (now - self._began) / done)
-        text = "comparing all pairs" if done >= total else f"{done:,} of {total:,}, {left} left"
-        print(f"{self._what}: {text}", file=sys.stderr, flush=True)
+        if not sys.stderr.isatty():
+            self._silent = min(2 * self._silent, _MOST_SILENT)
+        print(f"{self._what}: {text}, {units.hours(left)} left", file=sys.stderr, flush=True)

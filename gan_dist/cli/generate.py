@@ -1,9 +1,7 @@
 """`gan-dist generate`: draw samples from a run's averaged generator."""
 
 import argparse
-import contextlib
 import difflib
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,6 +49,11 @@ def run(options: argparse.Namespace) -> None:
     if options.n < 1:
         raise InputError(f"--n {options.n}: give a number above 0")
     game, config, name = load(options.run, options.checkpoint)
+    if game.shows_data and not game.reconstructs:
+        raise InputError(
+            f"{options.run} turns images into images and draws none from latents: use `gan-dist apply {options.run} IMAGES "
+            "--out DIR`"
+        )
     label = None if options.label is None else _class(options.label, config, options.run)
     folder = f"seed-{options.seed}" + ("" if label is None else f"-class-{label}")
     out: Path = options.out or run_directory.locate(options.run) / "generated" / folder
@@ -79,7 +82,9 @@ def _class(wanted: str, config: "Config", run: Path) -> int:
     classes = config.data.classes
     if not classes:
         raise InputError(f"--class {wanted}: {run} has no such class; it was trained without labels")
-    names = _class_names(config.data.shards)
+    from gan_dist.data import labels
+
+    names = labels.names_beside(config.data.shards)
     if wanted in names:
         return names[wanted]
     if wanted.isdecimal() and int(wanted) < classes:
@@ -87,18 +92,6 @@ def _class(wanted: str, config: "Config", run: Path) -> int:
     close = difflib.get_close_matches(wanted, names, n=3)
     near = f"; near: {', '.join(close)}" if close else ""
     raise InputError(f"--class {wanted}: {run} has no such class; its classes are 0..{classes - 1}{near}")
-
-
-def _class_names(shards: str | list[str]) -> dict[str, int]:
-    """Return what `gan-dist pack` wrote beside the shards: class names and their numbers. Empty if it is not there."""
-    if not isinstance(shards, str):
-        return {}
-    place = Path(shards)
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads((place if place.is_dir() else place.parent).joinpath("classes.json").read_text())
-        if isinstance(found, dict):
-            return {str(name): number for name, number in found.items() if isinstance(number, int)}
-    return {}
 
 
 def _earlier(out: Path, replace: bool) -> Iterable[Path]:

@@ -10,7 +10,9 @@ from gan_dist.errors import InputError
 HELP = "make WebDataset shards of images"
 EXAMPLES = (
     "gan-dist pack photos/ data/photos --resolution 64\n  gan-dist pack digits data/digits --resolution 16\n"
-    "  gan-dist pack stacked-mnist data/stacked --from mnist/"
+    "  gan-dist pack stacked-mnist data/stacked --from mnist/\n"
+    "  gan-dist pack facades/ data/facades --fields input=trainB,target=trainA\n"
+    "  gan-dist pack maps/train data/maps --halves target,input"
 )
 
 
@@ -20,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         metavar="SOURCE",
         help="folder (subfolders are classes), zip, tar, folder of shards, MNIST idx folder, CIFAR archive, or the words "
-        "digits or stacked-mnist",
+        "digits, stacked-mnist or edges",
     )
     parser.add_argument(
         "dest", metavar="DEST", type=Path, help="folder for the shards; the same command continues after a stop"
@@ -44,7 +46,29 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         choices=("train", "test", "all"),
         help="images of MNIST's idx files or of a CIFAR archive (default: train)",
     )
-    parser.add_argument("--from", dest="origin", metavar="MNIST", help="SOURCE of the digits of stacked-mnist")
+    parser.add_argument(
+        "--from",
+        dest="origin",
+        metavar="SOURCE",
+        help="SOURCE of the digits of stacked-mnist, or of the images of edges",
+    )
+    several = parser.add_mutually_exclusive_group()
+    several.add_argument(
+        "--fields",
+        metavar="a=FOLDER,b=FOLDER",
+        help="several images a sample: files of the same name in folders below SOURCE; b=LR:{}x4 where names differ",
+    )
+    several.add_argument(
+        "--halves", metavar="a,b", help="two images a sample: the left and the right half of each image"
+    )
+    several.add_argument(
+        "--list",
+        metavar="a,b",
+        help="several images a sample: SOURCE is a text file, a line for each sample: a.png, b.png",
+    )
+    parser.add_argument(
+        "--labels", metavar="a", default="", help="which of these are label maps: their numbers are kept"
+    )
     parser.add_argument("--count", type=int, metavar="N", help="triples of stacked-mnist (default: 128000)")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one for each core")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -63,14 +87,22 @@ def _resolution(text: str) -> int | str:
 
 def run(options: argparse.Namespace) -> None:
     """Pack, and print what was packed."""
-    from gan_dist.data.pack import packing, sources
+    from gan_dist.data.pack import packing, pairs, sources
 
     if options.processes < 1:
         raise InputError(f"--processes {options.processes}: give a number above 0")
     if options.count is not None and options.count < 1:
         raise InputError(f"--count {options.count}: give a number above 0")
-    if options.origin and options.source != sources.STACKED:
-        raise InputError(f"--from has no effect on {options.source}: it is for {sources.STACKED}; remove it")
+    if options.origin and options.source not in (sources.STACKED, sources.EDGES):
+        raise InputError(
+            f"--from has no effect on {options.source}: it is for {sources.STACKED} and {sources.EDGES}; remove it"
+        )
+    ways = {"folders": options.fields, "halves": options.halves, "list": options.list}
+    layouts = [pairs.layout(kind, text, options.labels) for kind, text in ways.items() if text is not None]
+    if layouts and (options.classes or options.split or options.origin):
+        raise InputError("--classes, --split and --from have no effect on samples of several images; remove them")
+    if options.labels and not layouts:
+        raise InputError(f"--labels {options.labels} has no effect without --fields, --halves or --list; remove it")
     report = packing.pack(
         f"{options.source}:{options.origin}" if options.origin else options.source,
         options.dest,
@@ -81,6 +113,7 @@ def run(options: argparse.Namespace) -> None:
         split=options.split,
         count=options.count,
         progress=not options.json,
+        layout=layouts[0] if layouts else None,
     )
     if options.json:
         print((options.dest / "pack.json").read_text())

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 from gan_dist.errors import InputError
@@ -58,6 +59,8 @@ def run(options: argparse.Namespace) -> None:
 
     config = config_module.load([options.config, *options.keys])
     flags = {name: getattr(options, name) for name in ("host", "fixed", "image")}
+    if sys.stderr.isatty():
+        print("playing a step: seconds for DCGAN, about a minute for StyleGAN2", file=sys.stderr, flush=True)
     plan, sources = report.prepare(
         config,
         counts,

@@ -1,6 +1,7 @@
 """`gan-dist runs`: print a line for each run in a folder."""
 
 import argparse
+import contextlib
 import json
 from pathlib import Path
 
@@ -23,14 +24,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the table."""
-    from gan_dist import run_directory
+    from gan_dist import files, run_directory
     from gan_dist.report import table
 
     if not options.folder.is_dir():
         raise InputError(f"there is no folder {options.folder}; give the folder that holds your runs")
-    reports = table.sorted_by([table.describe(path) for path in run_directory.runs_in(options.folder)], options.sort)
+    reports = []
+    for path in run_directory.runs_in(options.folder):
+        with contextlib.suppress(InputError):  # moved or deleted meanwhile
+            reports.append(table.describe(path))
+    reports = table.sorted_by(reports, options.sort)
     if options.json:
-        print(json.dumps(reports, indent=1))
+        print(json.dumps(files.plain(reports), indent=1))
         return
     if not reports:
         print(f"{options.folder} holds no run yet")

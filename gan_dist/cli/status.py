@@ -16,7 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the report."""
-    from gan_dist import run_status
+    from gan_dist import files, run_status
 
-    report = run_status.read(options.run)
+    report = files.plain(run_status.read(options.run))
     print(json.dumps(report, indent=1) if options.json else "\n".join(run_status.lines(report)))

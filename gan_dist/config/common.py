@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_
 from gan_dist import units
 from gan_dist.config import legacy, tree
 from gan_dist.config.control import Control
+from gan_dist.config.data_field import DataField
 from gan_dist.config.evaluate import Evaluate
 from gan_dist.config.section import FREE, Positive, Section
 
@@ -32,20 +33,15 @@ class Run(Section):
     starts again goes on all the same."""
 
 
-class DataField(Section):
-    """One of several images of a sample."""
-
-    member: str
-    """Ending of the image after the sample's key: b.png."""
-    channels: Literal[0, 1, 3, 4] = 0
-    """1 for grey, 3 for RGB, 4 for RGBA. 0: as data.channels."""
-
-
 def _image_size(value: int | str) -> int | str:
     size = units.image_size(value)
     if min(size) < 4:
         raise ValueError(f"{value} is too small; 4 pixels are the least")
     return size[0] if size[0] == size[1] else units.pixels(size)
+
+
+def _load_size(value: int | str) -> int | str:
+    return 0 if str(value) == "0" else _image_size(value)
 
 
 class Data(Section):
@@ -68,6 +64,12 @@ class Data(Section):
     resolution: Annotated[int | str, AfterValidator(_image_size)]
     """Size of the training images in pixels: 64 for a square, 96x64 for width x height. Larger stored images are cropped at
     the centre and reduced by area."""
+    crop: Literal["centre", "random"] = "centre"
+    """random: training sees a part of each image, at a place that is drawn again in every epoch and is the same for all fields
+    of a sample. Grids and scores see the whole."""
+    load_size: Annotated[int | str, AfterValidator(_load_size)] = 0
+    """Size in pixels, as data.resolution, that images are cropped at the centre and resized to before a part of them is cut
+    out at random (pix2pix: 286 for 256). 0: parts are cut out of the images as they are stored."""
     channels: Literal[1, 3, 4]
     """1 for grey, 3 for RGB, 4 for RGB with transparency (RGBA); stored images must have as many."""
     labels: bool = False
@@ -100,12 +102,34 @@ class Data(Section):
         """Height and width of the training images."""
         return units.image_size(self.resolution)
 
+    @property
+    def loaded(self) -> tuple[int, int] | None:
+        """Height and width that images are resized to before they are cropped at random; None: as they are."""
+        return units.image_size(self.load_size) if self.load_size else None
+
+    def seen(self, name: str) -> int:
+        """Return how many channels of a field a network sees: of a label map one for each class."""
+        field = self.fields.get(name)
+        return self.channels if field is None else field.classes or field.channels or self.channels
+
     def check(self, config: "Config") -> None:
         if self.fields and self.image != "auto":
             raise ValueError(f"data.image = {self.image} has no effect with data.fields; remove one of them")
         if "class" in self.fields:
             raise ValueError("data.fields names a field class, which data.labels makes; choose another name")
-        if self.resident != "no" and getattr(self, "crop", "") == "random":
+        for name, field in self.fields.items():
+            if problem := field.label_problem():
+                raise ValueError(f"data.fields.{name}: {problem}")
+        if self.load_size and self.crop != "random":
+            raise ValueError(
+                f"data.load_size = {self.load_size} has no effect without data.crop: random; set it, or remove data.load_size"
+            )
+        if self.loaded and (self.loaded[0] < self.size[0] or self.loaded[1] < self.size[1]):
+            raise ValueError(
+                f"data.resolution = {self.resolution} is a crop larger than the images that data.load_size = {self.load_size} makes; make "
+                "one of them the other's size"
+            )
+        if self.resident != "no" and self.crop == "random":
             raise ValueError(
                 f"data.resident = {self.resident} keeps one image of each sample, and data.crop = random cuts another part "
                 "each time; set data.resident: no"
@@ -153,8 +177,17 @@ class Training(Section):
     channels_last: Annotated[Literal["auto"] | bool, FREE] = True
     """Keep images and weights in memory pixel by pixel (NHWC), which convolutions like; ZeRO keeps weights as they are. auto:
     under ddp what is faster here, measured at the first start, as convolutions in groups may like it less; else true."""
+    graphs: Annotated[Literal["auto", "off"], FREE] = "off"
+    """Experimental, and not run on a GPU yet. auto: record each phase of a step as one CUDA graph, which is then launched as one;
+    on a GPU, with strategy: ddp or exact. What cannot be recorded runs as without, and the run says why. The bits are the same."""
     compile: Annotated[bool, FREE] = False
-    """Compile the networks by torch.compile; not with a penalty that differentiates twice, nor with strategy: exact or ZeRO."""
+    """Experimental, and not run on a GPU yet. Compile losses and penalties together with their gradients by torch.compile; not
+    with strategy: exact or ZeRO. What cannot be compiled runs as without, and the run says why. It changes rounding."""
+
+    @field_validator("graphs", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML 1.1 reads off as false
 
     @property
     def whole_images(self) -> int:

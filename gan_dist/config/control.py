@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from gan_dist.config.section import Positive, Section
+from gan_dist.figures import LOGITS
 
-LOGITS = ("real", "fake", "gap", "level", "accuracy", "sign_real", "sign_fake", "sign_pair")
-"""What is called score/NAME and judges no images: logits of the discriminator, and signals made of them."""
+__all__ = ["LOGITS", "Control", "Limits"]
 
 Part = Annotated[float, Field(ge=0, le=1)]
 

@@ -28,6 +28,19 @@ class Evaluate(Section):
         scores: Section = Section()
         features: Section = Section()
 
+    def _check_best(self) -> None:
+        """Raise ValueError where no evaluation will ever give the score that `best` names."""
+        metrics = dict(self.scores)
+        name, _, part = self.best.partition("/")
+        if name not in metrics:
+            raise ValueError(
+                f"evaluate.best = {self.best} is none of evaluate.scores ({', '.join(metrics) or 'there are none'}); name one"
+            )
+        parts = metrics[name].parts()
+        if parts is not None and part not in parts:
+            values = ", ".join(f"{name}/{each}" if each else name for each in parts)
+            raise ValueError(f"evaluate.best = {self.best} is no value of the score {name}; name one: {values}")
+
     def check(self, config: "Config") -> None:
         scores = list(dict(self.scores))
         asked = {getattr(metric, "features", "") for metric in dict(self.scores).values()}
@@ -39,10 +52,8 @@ class Evaluate(Section):
             raise ValueError(
                 f"evaluate.reals = {self.reals} has no effect: no score looks at features of real images; remove it"
             )
-        if self.best and self.best.partition("/")[0] not in scores:
-            raise ValueError(
-                f"evaluate.best = {self.best} is none of evaluate.scores ({', '.join(scores) or 'there are none'}); name one"
-            )
+        if self.best:
+            self._check_best()
         if bool(self.every) != bool(scores):
             missing = "evaluate.scores" if self.every else "evaluate.every"
             given = f"evaluate.every = {self.every}" if self.every else f"evaluate.scores = {', '.join(scores)}"

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from gan_dist import rng
 from gan_dist.config import Config
-from gan_dist.interfaces import Batch
+from gan_dist.data import checks
+from gan_dist.interfaces import Batch, one_hot
 
 _ALIGNED = 64  # bytes: products may round otherwise where their factors begin elsewhere
 
@@ -18,9 +19,11 @@ def mirrored(seed: int, positions: np.ndarray) -> np.ndarray:
     return rng.halves(rng.key(seed, "flip"), positions)
 
 
-def normalised(pixels: Tensor, config: Config) -> Tensor:
-    """Turn (N, H, W, C) uint8 into (N, C, H, W) in [-1, 1], a copy."""
+def normalised(name: str, pixels: Tensor, config: Config) -> Tensor:
+    """Turn a field (N, H, W, C) uint8 into (N, C, H, W) in [-1, 1], a copy; a label map into 0 and 1."""
     dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
+    if labels := checks.label_maps(config).get(name):
+        return one_hot(pixels[..., 0].long(), labels.classes).to(dtype)
     # (N, H, W, C) seen as (N, C, H, W) is channels_last already
     return pixels.permute(0, 3, 1, 2).to(dtype).div_(127.5).sub_(1)
 
@@ -51,7 +54,7 @@ def micro_batches(
             )
         return made
     positions = torch.arange(first, first + total, device=next(iter(pixels.values())).device)
-    whole = {name: _images(each, mirrored, config) for name, each in pixels.items()}
+    whole = {name: _images(name, each, mirrored, config) for name, each in pixels.items()}
     if labels is not None:
         whole["class"] = labels
     parts = {name: torch.split(tensor, count) for name, tensor in whole.items()}
@@ -61,8 +64,8 @@ def micro_batches(
     ]
 
 
-def _images(pixels: Tensor, mirrored: Tensor | None, config: Config) -> Tensor:
+def _images(name: str, pixels: Tensor, mirrored: Tensor | None, config: Config) -> Tensor:
     if mirrored is not None:  # before they are four times as large
         pixels = torch.where(mirrored[:, None, None, None], pixels.flip(2), pixels)
-    images = normalised(pixels, config)
+    images = normalised(name, pixels, config)
     return images if config.training.channels_last else images.contiguous()

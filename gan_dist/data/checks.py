@@ -9,6 +9,7 @@ import numpy as np
 
 from gan_dist import units
 from gan_dist.config import Config
+from gan_dist.config.data_field import DataField
 from gan_dist.data.index import Index
 from gan_dist.errors import InputError
 from gan_dist.interfaces import Field
@@ -32,7 +33,8 @@ def check(index: Index, config: Config) -> None:
         )
     for name, field in index.images.items():
         key = f"data.fields.{name}.channels" if name in data.fields else "data.channels"
-        _check_images(field, channels(config, name), key, data.size)
+        _check_images(field, None if name in label_maps(config) else channels(config, name), key, data.size)
+    _check_sizes(index)
     if total < config.training.batch:
         raise InputError(
             f"training.batch = {config.training.batch} is more than the {total} samples of data.shards; make it smaller"
@@ -42,9 +44,13 @@ def check(index: Index, config: Config) -> None:
 
 
 def channels(config: Config, name: str) -> int:
-    """Return the channels of an image field."""
-    of_field = config.data.fields[name].channels if name in config.data.fields else 0
-    return of_field or config.data.channels
+    """Return the channels of an image field as it is stored and decoded: of a label map one, the classes."""
+    return 1 if name in label_maps(config) else config.data.seen(name)
+
+
+def label_maps(config: Config) -> dict[str, DataField]:
+    """Return the fields that are label maps."""
+    return {name: field for name, field in config.data.fields.items() if field.classes}
 
 
 def unreadable(index: Index) -> np.ndarray:
@@ -71,9 +77,26 @@ def _check_keys(index: Index) -> None:
                     )
 
 
-def _check_images(index: Index, channels: int, key: str, size: tuple[int, int]) -> None:
+def _check_sizes(index: Index) -> None:
+    (first_name, first), *others = index.images.items()
+    for name, other in others:
+        differs = (first.width != other.width) | (first.height != other.height)
+        differs &= (first.width > 0) & (other.width > 0)  # others stand in for the unreadable
+        if differs.any():
+            sample = int(differs.argmax())
+            sizes = [
+                f"{called} is {field.width[sample]}x{field.height[sample]}"
+                for called, field in ((first_name, first), (name, other))
+            ]
+            raise InputError(
+                f"data.fields: {index.key(sample)} is a pair of different sizes: {', '.join(sizes)}; all fields of a sample are "
+                "cropped alike, so give them one size (`gan-dist pack --resolution`)"
+            )
+
+
+def _check_images(index: Index, channels: int | None, key: str, size: tuple[int, int]) -> None:
     for kind, sample in index.channels.items():
-        if kind != str(channels):
+        if channels is not None and kind != str(channels):
             found = {"1": "is grey", "3": "is RGB", "4": "has transparency or four colours (CMYK)"}[kind]
             advice = f"set {key}: {kind}, or " if len(index.channels) == 1 else ""
             raise InputError(
@@ -117,7 +140,7 @@ def check_fields(config: Config, wanted: Mapping[str, Field]) -> None:
                 f"the game {game} wants {', '.join(wanted)}, and has no data: take NoData out of its parts"
             )
         return
-    images = {name: field for name, field in wanted.items() if field.kind == "image"}
+    images = {name: field for name, field in wanted.items() if field.kind in ("image", "labels")}
     have = list(data.fields) or ["image"]
     if missing := [name for name in images if name not in have]:
         raise InputError(
@@ -129,9 +152,12 @@ def check_fields(config: Config, wanted: Mapping[str, Field]) -> None:
             f"data.fields names {unused[0]}, which the game {game} does not want ({', '.join(wanted)}); remove it"
         )
     for name, field in images.items():
-        if field.channels not in (0, channels(config, name)):
+        if (field.kind == "labels") != (name in label_maps(config)):
+            what, key = ("a label map", "add") if field.kind == "labels" else ("an image", "remove")
+            raise InputError(f"the game {game} wants {name} to be {what}; {key} data.fields.{name}.classes")
+        if field.channels not in (0, data.seen(name)):
             raise InputError(
-                f"the game {game} wants {name} with {field.channels} channels, the data has {channels(config, name)}"
+                f"the game {game} wants {name} with {field.channels} channels, the data has {data.seen(name)}"
             )
         if field.size not in ((0, 0), data.size):
             raise InputError(

@@ -1,4 +1,4 @@
-"""Read samples by number as uint8 images: positioned reads, decoding, centre crop and reduction by area."""
+"""Read samples by number as uint8 images: positioned reads, decoding, crop and reduction (geometry.py)."""
 
 import dataclasses
 import os
@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 import cv2
 import numpy as np
 
-from gan_dist import units
+from gan_dist.config.data_field import DataField
+from gan_dist.data import label_maps
+from gan_dist.data.geometry import Geometry
 from gan_dist.data.index import Index
 from gan_dist.errors import InputError
 
@@ -70,10 +72,14 @@ class _OpenFile:
 class Decoder:
     """Reads samples of an index as images of one size. Keeps the shards it reads open."""
 
-    def __init__(self, index: Index, size: tuple[int, int], channels: int) -> None:
+    def __init__(
+        self, index: Index, size: tuple[int, int] | Geometry, channels: int, labels: DataField | None = None
+    ) -> None:
+        """`labels` says what the numbers of a label map mean; its one channel are then the classes of the pixels."""
         self.index = index
-        self.height, self.width = size
-        self.channels = channels
+        self.geometry = size if isinstance(size, Geometry) else Geometry(size)
+        self.height, self.width = self.geometry.size
+        self.channels, self.labels = channels, labels
         self._files: OrderedDict[int, _OpenFile] = OrderedDict()
         self._lost: dict[int, tuple[float, str]] = {}
         self._slow: list[tuple[int, float]] = []
@@ -116,31 +122,42 @@ class Decoder:
         self._slow.clear()
         return notes
 
-    def decode(self, sample: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Return one sample (H, W, C) uint8, in `out` where it is given. Raises UnusableError where it cannot be had."""
+    def decode(self, sample: int, out: np.ndarray | None = None, place: np.ndarray | None = None) -> np.ndarray:
+        """Return one sample (H, W, C) uint8, in `out` where it is given. Raises UnusableError where it cannot be had.
+
+        `place` is where a part is cut out (`Geometry.cut`).
+        """
         index = self.index
         target = np.empty((self.height, self.width, self.channels), np.uint8) if out is None else out
         if not index.width[sample]:
             raise UnusableError("the image cannot be read")  # the index could not read its header
         data = self._bytes(sample)
-        scale = 1
-        if data[:2] == _JPEG and self.channels < 4:  # libjpeg decodes at 1/2, 1/4, 1/8 for a fraction of the work
-            ratio = min(int(index.width[sample]) / self.width, int(index.height[sample]) / self.height)
-            scale = max(factor for factor in (1, 2, 4, 8) if ratio >= factor or factor == 1)
         try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[self.channels, scale])
+            if self.labels is not None:
+                target[..., 0] = self.geometry.cut(label_maps.decode(data, self.labels), place, nearest=True)
+                return target
+            image = self.geometry.cut(self._pixels(sample, data), place)
+        except ValueError as error:
+            raise UnusableError(f"the image {error}" if self.labels else str(error)) from None
+        if self.channels == 1:
+            target[..., 0] = image
+        else:
+            cv2.cvtColor(image, cv2.COLOR_BGR2RGB if self.channels == 3 else cv2.COLOR_BGRA2RGBA, dst=target)
+        return target
+
+    def _pixels(self, sample: int, data: bytes) -> np.ndarray:
+        """Return an encoded image as (H, W) or (H, W, C) uint8, blue first; perhaps reduced, to `geometry.least` or more."""
+        whole = int(self.index.height[sample]), int(self.index.width[sample])
+        try:
+            flag = how(data, self.channels, whole, self.geometry.least)
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
         except cv2.error:  # more pixels than OpenCV decodes
             image = None
         if image is None:
             raise UnusableError("the image cannot be decoded")
         if self.channels == 4 and (image.shape[2:] != (4,) or image.dtype != np.uint8):
             raise UnusableError("the image has no transparency with 8 bits")
-        image = fit(image, (self.height, self.width))
-        if self.channels == 1:
-            target[..., 0] = image
-        else:
-            cv2.cvtColor(image, cv2.COLOR_BGR2RGB if self.channels == 3 else cv2.COLOR_BGRA2RGBA, dst=target)
-        return target
+        return np.asarray(image)
 
     def _bytes(self, sample: int) -> bytes:
         index = self.index
@@ -185,14 +202,13 @@ class Decoder:
         self._files.pop(shard, None)
 
 
-def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return an image (H, W, ...) cropped at the centre and reduced by area to a (height, width)."""
-    if image.shape[:2] != size:
-        top, left, height, width = units.centre((image.shape[0], image.shape[1]), size)
-        image = image[top : top + height, left : left + width]
-        if image.shape[:2] != size:
-            image = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA)
-    return image
+def how(data: bytes, channels: int, size: tuple[int, int], least: tuple[int, int] | None) -> int:
+    """Return OpenCV's flag to decode an image of a (height, width) with, that is to be reduced to `least` or more."""
+    scale = 1
+    if least and data[:2] == _JPEG and channels < 4:  # libjpeg decodes at 1/2, 1/4, 1/8 for a fraction of the work
+        ratio = min(size[1] / least[1], size[0] / least[0])
+        scale = max(factor for factor in (1, 2, 4, 8) if ratio >= factor or factor == 1)
+    return _REDUCED[channels, scale]
 
 
 def read_or_substitute(
@@ -200,22 +216,25 @@ def read_or_substitute(
     samples: np.ndarray,
     out: Mapping[str, np.ndarray],
     substitute: Callable[[int, int], int],
+    places: np.ndarray | None = None,
     only: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, list[Note]]:
-    """Read samples (N,) into `out`, (N, H, W, C) uint8 for each image field; with `only` those at some places.
+    """Read samples (N,) into `out`, (N, H, W, C) uint8 for each image field, parts of them at `places` (N, 2).
 
     `substitute(sample, attempt)` stands in, in all fields, for a sample of which some field cannot be had. It must be a
     function of its arguments alone: every number of ranks and every resume then sees the same batches. Returns the numbers
-    of the samples that were read, whether a later try may read others (both (N,)), and what happened.
+    of the samples that were read, whether a later try may read others (both (N,)), and what happened. With
+    `only`, those of some rows alone are read.
     """
     notes: list[Note] = []
     used, passing = samples.copy(), np.zeros(len(samples), bool)
     for place in range(len(samples)) if only is None else only.tolist():
         candidate = sample = int(samples[place])
+        where = None if places is None else places[place]
         for attempt in range(SUBSTITUTES):
             try:
                 for name, decoder in decoders.items():
-                    decoder.decode(candidate, out[name][place])
+                    decoder.decode(candidate, out[name][place], where)
                 break
             except UnusableError as error:
                 reason = str(error) if len(decoders) == 1 else f"{name}: {error}"

@@ -280,7 +280,7 @@ def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
     """Return the index of `shards`, which `build` has made."""
     parts, stamps = [], []
     for shard in shards:
-        stamps.append(_stamp(shard))  # before the reading: a change during it is noticed
+        stamps.append(stamp(shard))  # before the reading: a change during it is noticed
         part = _read(shard, cache, image)
         if part is None:
             raise InputError(f"data.shards: {shard} changed while its index was made; start again")
@@ -355,13 +355,15 @@ def _map_table(path: Path) -> np.ndarray:
     return np.asarray(np.load(path, mmap_mode="r"))
 
 
-def _places(shard: str, cache: Path, image: str) -> tuple[Path, Path]:
+def places(shard: str, cache: Path, image: str) -> tuple[Path, Path]:
+    """Return where the index of a shard may lie: beside it, or in the cache."""
     name = ".index" if image == "auto" else f".{image}.index"
     absolute = str(Path(shard).absolute())
     return Path(shard + name), cache / "index" / (hashlib.sha256(absolute.encode()).hexdigest()[:24] + name)
 
 
-def _stamp(shard: str) -> dict[str, str]:
+def stamp(shard: str) -> dict[str, str]:
+    """Return what tells a shard from what it was before. Raises InputError where it cannot be read."""
     try:
         state = Path(shard).stat()
     except OSError as error:
@@ -372,12 +374,12 @@ def _stamp(shard: str) -> dict[str, str]:
 def _read(
     shard: str, cache: Path, image: str, columns: Sequence[str] = _COLUMNS
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    stamp = _stamp(shard)
-    for place in _places(shard, cache, image):
+    recent = stamp(shard)
+    for place in places(shard, cache, image):
         try:
             with safe_open(place, framework="numpy") as file:
                 recorded = file.metadata()
-                if {name: recorded.get(name) for name in stamp} == stamp:
+                if {name: recorded.get(name) for name in recent} == recent:
                     return {name: file.get_tensor(name) for name in columns}, json.loads(recorded["summary"])
         except (OSError, SafetensorError, KeyError, ValueError, AttributeError):
             continue  # absent, unreadable or torn: it is made again
@@ -385,10 +387,10 @@ def _read(
 
 
 def _build_one(shard: str, cache: Path, image: str) -> None:
-    stamp = _stamp(shard)  # before the scan: a change during it makes the index stale
+    before = stamp(shard)  # before the scan: a change during it makes the index stale
     arrays, summary = scan(shard, image)
-    content = save(arrays, metadata={**stamp, "summary": json.dumps(summary)})
-    beside, cached = _places(shard, cache, image)
+    content = save(arrays, metadata={**before, "summary": json.dumps(summary)})
+    beside, cached = places(shard, cache, image)
     try:
         files.write_atomic(beside, content)
     except OSError:

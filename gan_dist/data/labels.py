@@ -1,7 +1,9 @@
 """Turn the bytes of a label into a class: one rule for index and pack."""
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 ENDINGS = ("cls", "json")
@@ -29,3 +31,15 @@ def of_sample(members: Mapping[str, _T], read: Callable[[_T], bytes]) -> int | N
     """Return the class of a sample's members (ending -> where they lie)."""
     ending = next((ending for ending in ENDINGS if ending in members), None)
     return None if ending is None else parse(read(members[ending]), ending)
+
+
+def names_beside(shards: str | list[str]) -> dict[str, int]:
+    """Return what `gan-dist pack` wrote beside the shards: class names and their numbers. Empty if it is not there."""
+    if not isinstance(shards, str):
+        return {}
+    place = Path(shards)
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((place if place.is_dir() else place.parent).joinpath("classes.json").read_text())
+        if isinstance(found, dict):
+            return {str(name): number for name, number in found.items() if isinstance(number, int)}
+    return {}

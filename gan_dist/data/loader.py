@@ -16,7 +16,17 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from gan_dist.config import Config
-from gan_dist.data import batches, checks, index as index_module, order, resident, shards, workers
+from gan_dist.data import (
+    batches,
+    checks,
+    geometry,
+    index as index_module,
+    label_maps,
+    order,
+    resident,
+    shards,
+    workers,
+)
 from gan_dist.data.decode import SUBSTITUTES, Decoder, Note, UnusableError, read_or_substitute
 from gan_dist.data.index import Index
 from gan_dist.data.transfer import SLACK, Sender, Turns
@@ -55,6 +65,7 @@ def prepare(config: Config, progress: bool = True) -> None:
     local = [str(path) for path in shards.fetch(shards.expand(data.shards, data.allow_pipe), cache)]
     for member in _members(config).values():
         index_module.build(local, cache, member, progress)
+    label_maps.check(local, data.fields, cache)
 
 
 def open_index(config: Config, wanted: Mapping[str, Field] | None = None) -> Index:
@@ -97,7 +108,7 @@ class _Groups(Dataset[list[dict[str, Any]]]):
     ) -> None:
         data, training = config.data, config.training
         self.decoders = _decoders(index, config)
-        self.cache = cache
+        self.cache, self.crops = cache, data.crop == "random"
         self.seed, self.streams = config.run.seed, data.streams
         self.batch, self.micro_batch = training.batch, training.micro_batch
         self.start, self.firsts = start, slots[:: training.micro_batch]
@@ -143,7 +154,8 @@ class _Groups(Dataset[list[dict[str, Any]]]):
         samples = order.samples(self.seed, total, self.batch, self.streams, images, slots)
         substitute = functools.partial(order.substitute, self.seed, total)
         out = {name: ring[row].numpy() for name, ring in self.rings.items()}
-        read = functools.partial(read_or_substitute, self.decoders, samples, out, substitute)
+        places = geometry.places(self.seed, images + int(slots[0]), self.micro_batch) if self.crops else None
+        read = functools.partial(read_or_substitute, self.decoders, samples, out, substitute, places)
         try:
             if self.cache is not None:
                 samples, notes = self.cache.read(samples, out, lambda missing: read(only=missing))
@@ -159,8 +171,10 @@ class _Groups(Dataset[list[dict[str, Any]]]):
 
 
 def _decoders(index: Index, config: Config) -> dict[str, Decoder]:
+    found, labels = geometry.geometry(config), checks.label_maps(config)
     return {
-        name: Decoder(field, config.data.size, checks.channels(config, name)) for name, field in index.images.items()
+        name: Decoder(field, found, checks.channels(config, name), labels.get(name))
+        for name, field in index.images.items()
     }
 
 
@@ -351,7 +365,7 @@ def _batch(found: list[tuple[int, dict[str, np.ndarray]]], index: Index, config:
         raise InputError(f"data.shards: no sample of {index.shards[0]}, ... can be read; see `gan-dist index`")
     samples, sender = [sample for sample, _ in found], Sender(device)
     fields = {
-        name: batches.normalised(sender.send_values(np.stack([images[name] for _, images in found])), config)
+        name: batches.normalised(name, sender.send_values(np.stack([images[name] for _, images in found])), config)
         for name in found[0][1]
     }
     if config.data.labels:

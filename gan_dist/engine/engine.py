@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from gan_dist import rank_counts
 from gan_dist.config import Config
-from gan_dist.engine import launch
+from gan_dist.engine import launch, update
 from gan_dist.engine.consensus import Agreement, Board, board, channel, who_differs
 from gan_dist.engine.ddp import Ddp
 from gan_dist.engine.exact import Exact
+from gan_dist.engine.flat import Flat
 from gan_dist.engine.health import Health, Skipped
 from gan_dist.engine.precision import HALF, LossScale, Lowered
+from gan_dist.engine.shortcuts import Shortcuts
 from gan_dist.errors import AgreedError, InputError, RunError
 from gan_dist.interfaces import Batch, Phase
 from gan_dist.metrics import Metrics
@@ -50,6 +52,7 @@ class Players(Protocol):
 
     players: tuple[Player, ...]
     metrics: Metrics
+    images: int
 
     @property
     def modules(self) -> Sequence[nn.Module]: ...
@@ -64,6 +67,8 @@ class _Turn:
     """Of the loss that is computed now, in the mean over the global batch."""
     reported: Tensor | None = None
     """The loss without its penalty, where they are computed together."""
+    gradients: Sequence[tuple[nn.Parameter, Tensor]] | None = None
+    """Of the loss that is computed now, where they come with it (traced.py)."""
 
 
 class Engine:
@@ -86,6 +91,7 @@ class Engine:
             self.rank = self.accelerator.process_index
             self.world_size = self.accelerator.num_processes
             self.is_main = self.accelerator.is_main_process
+        self.shortcuts = Shortcuts(config, self.device)
         self.metrics = Metrics(self.device)
         self._players: tuple[Player, ...] = ()
         self._turn: _Turn | None = None
@@ -104,7 +110,8 @@ class Engine:
             self._strategy: Strategy = strategy
             self._noted = strategy.leaf
         elif training.strategy == "ddp":
-            self._strategy = Ddp(self.accelerator, self._health, parts // self.world_size)
+            kind = Flat if self.shortcuts.sums_by_hand else Ddp
+            self._strategy = kind(self.accelerator, self._health, parts // self.world_size)
         else:
             from gan_dist.engine.zero import Zero  # loading DeepSpeed takes seconds
 
@@ -136,8 +143,7 @@ class Engine:
         for player in game.players:
             self._strategy.wrap(player)
             player.gather_together()
-            if self.config.training.compile:
-                player.network.compile()
+        self.shortcuts.begin(game, [self.metrics, self._noted], self.gather, self._forget, self.is_main)
 
     def at(self, images: int) -> None:
         """Note the position of a step before its phases, so that nothing in them depends on it as a number of the host's."""
@@ -185,7 +191,7 @@ class Engine:
         """
         assert self._turn is not None, "share() outside of turn()"
         turn, phase, strategy = self._turn, self._turn.phase, self._strategy
-        terms = self.terms(phase)
+        terms, scale = self.terms(phase), self._scales.get(phase.player.name)
         try:
             for micro in batch:
                 self.see_parts(micro.parts)
@@ -196,7 +202,7 @@ class Engine:
                         self.penalising(phase) if turn.penalty else contextlib.nullcontext(),
                         strategy.computing(phase.player, last, turn.penalty and phase.twice),
                     ):
-                        yield loss, micro
+                        yield self.shortcuts.of(turn, number, loss, scale), micro
                 strategy.passed(phase.player)
         finally:
             self.see_parts(1)
@@ -247,6 +253,10 @@ class Engine:
             reported = loss if self._turn.reported is None else self._turn.reported
             self._noted.add(f"loss/{player.name}", reported)
         self._health.add(loss)
+        if self._turn.gradients is not None:
+            update.add_gradients(self._turn.gradients)
+            self._turn.gradients = None
+            return
         scale = self._scales.get(player.name)
         if self._turn.weight != 1:
             loss = loss * self._turn.weight

@@ -125,7 +125,7 @@ def sum_over_processes(tensors: list[Tensor], world_size: int) -> None:
     """Replace `tensors` of each process by their sum over all, along the tree whose leaves are the processes."""
     if world_size == 1 or not tensors:
         return
-    runs = [_in_memory(tensor) for tensor in tensors]
+    runs = [in_memory(tensor) for tensor in tensors]
     count = sum(len(run) for run in runs)
     length = -(-count // world_size)
     sent = tensors[0].new_zeros(length * world_size)
@@ -142,7 +142,7 @@ def sum_over_processes(tensors: list[Tensor], world_size: int) -> None:
             tensor.copy_(run.view(tensor.shape))
 
 
-def _in_memory(tensor: Tensor) -> Tensor:
+def in_memory(tensor: Tensor) -> Tensor:
     """Return the elements one after the other, as a view where they lie so (contiguous or channels_last): nothing is moved."""
     if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
         return tensor.permute(0, 2, 3, 1).reshape(-1)

@@ -8,6 +8,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from gan_dist.schedules import Moving
+
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
@@ -59,12 +61,9 @@ class Health:
             self._added_by_bad[2].fill_(step)
             self._position = step
 
-    def count(self, player: int, good: Tensor, step: int | Tensor) -> None:
-        """Count an update of a player; `good` is a boolean scalar on the device."""
-        if isinstance(step, Tensor):
-            self._added_by_bad[2].copy_(step)
-            self._position = -1
-        else:
+    def count(self, player: int, good: Tensor, step: int) -> None:
+        """Count an update of a player; `good` is a boolean scalar on the device. For a step that is recorded, `at` was called."""
+        if not isinstance(step, Moving):
             self.at(step)
         counts = self._counts[player]
         skipped = torch.addcmul(self._added_by_bad, counts, self._kept_by_bad)

@@ -76,12 +76,13 @@ class LossScale:
         """Adapt the factor; `good` is a boolean scalar, the same on every rank."""
         count = torch.where(good, self._good + 1, 0.0)
         grown = torch.where(count >= self.patience, 2 * self.factor, self.factor)
-        self.factor = torch.where(good, grown, self.factor / 2).clamp(2.0**-14, 2.0**24)
-        self._good = torch.where(count >= self.patience, 0.0, count)
+        self.factor.copy_(torch.where(good, grown, self.factor / 2).clamp(2.0**-14, 2.0**24))
+        self._good.copy_(torch.where(count >= self.patience, 0.0, count))
 
     def state(self) -> list[float]:
         """Return what a checkpoint keeps."""
         return [self.factor.item(), self._good.item()]
 
     def restore(self, state: list[float]) -> None:
-        self.factor, self._good = (torch.tensor(number, device=self.factor.device) for number in state)
+        for own, number in zip((self.factor, self._good), state, strict=True):
+            own.fill_(number)

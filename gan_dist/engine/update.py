@@ -4,15 +4,26 @@ An update whose loss or gradient is not finite on any rank changes nothing: no w
 On a GPU that is decided on the device, so that the host never waits.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed
-from torch import Tensor
+from torch import Tensor, nn
 
 from gan_dist.engine.health import Health
 from gan_dist.engine.precision import LossScale
 from gan_dist.player import Player
+
+
+def add_gradients(pairs: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+    """Add gradients to those that the weights have, as a backward does."""
+    known = [(weight.grad, gradient) for weight, gradient in pairs if weight.grad is not None]
+    for weight, gradient in pairs:
+        if weight.grad is None:
+            weight.grad = gradient
+    if known:
+        torch._foreach_add_([own for own, _ in known], [gradient for _, gradient in known])
 
 
 def norm_of(gradients: list[Tensor], scale: LossScale | None) -> Tensor:
@@ -27,7 +38,7 @@ def step(player: Player, gradients: list[Tensor], norm: Tensor, good: Tensor) ->
     if player.clip_norm:
         torch._foreach_mul_(gradients, (player.clip_norm / (norm + 1e-6)).clamp(max=1.0))
     optimizer = player.optimizer
-    if not good.is_cuda or _makes_state(player):
+    if not on_device(good) or _makes_state(player):
         # no mask can take back the state that an optimizer's first step makes: there the host waits, once a run
         if good:
             optimizer.step()
@@ -37,6 +48,17 @@ def step(player: Player, gradients: list[Tensor], norm: Tensor, good: Tensor) ->
         optimizer.step()
     else:
         masked_step(optimizer, good)
+
+
+def on_device(good: Tensor) -> bool:
+    """Say whether the device decides about an update by itself."""
+    return good.is_cuda
+
+
+def has_state(player: Player) -> bool:
+    """Say whether the optimizer has all its state of all weights."""
+    state = player.optimizer.state
+    return (not player.kept.tensors and player.kept.step is None) or all(state.get(weight) for weight in player.weights)
 
 
 def _makes_state(player: Player) -> bool:

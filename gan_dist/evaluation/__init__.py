@@ -3,14 +3,14 @@
 from gan_dist.evaluation.base import Metric, Pixels, SetMetric, better, check_name
 from gan_dist.evaluation.classifier import Classifier
 from gan_dist.evaluation.distances import Cmmd, Fd, Frechet, InceptionScore, Kid
-from gan_dist.evaluation.evaluate import Evaluation, ScoreError, Sets, check, collect, evaluate
+from gan_dist.evaluation.evaluate import Evaluation, Sets, check, collect, evaluate
 from gan_dist.evaluation.features import Extractor, Features, Labelled, Pixels16, RandomNetwork
 from gan_dist.evaluation.inception import Inception
 from gan_dist.evaluation.modes import Modes
 from gan_dist.evaluation.neighbours import Authenticity, Neighbours, Prdc
 from gan_dist.evaluation.paired import Lpips, Psnr, Ssim
 from gan_dist.evaluation.plane import PlaneModes
-from gan_dist.evaluation.ranks import Ranks
+from gan_dist.evaluation.ranks import Ranks, ScoreError
 from gan_dist.evaluation.sets import reference
 from gan_dist.evaluation.vision import Clip, DinoV2, Vgg16
 

@@ -1,7 +1,7 @@
 """Define what a metric is. A new metric is one class, the user's own included."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 State = dict[str, Tensor]
 """What a metric accumulates: sums, or features one below the other. Tensors only, as ranks exchange them."""
 
-_NAME = re.compile(r"\w[\w.+-]{0,99}")
+_NAME = re.compile(r"(?!images-)\w[\w.+-]{0,99}")
+_PART = re.compile(r"(?!images-)\w[\w .+-]{0,99}")
 
 
 class Metric(Part):
@@ -40,6 +41,13 @@ class Metric(Part):
 
     better: ClassVar[Literal["lower", "higher"] | Mapping[str, Literal["lower", "higher"]]] = "lower"
     """Which values are better, or for each name of several: the run's summary in W&B shows the best one."""
+
+    def parts(self) -> Collection[str] | None:
+        """Return the names of its values that `evaluate.best` may name, "" for `score/NAME` itself; None: any.
+
+        Errors and deviations are none of them.
+        """
+        return None
 
     def prepare(self) -> None:
         """Look for the files that the metric reads, before a training begins. Raises InputError where one will not do."""
@@ -141,6 +149,13 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_part(name: str, part: str) -> str:
+    """Return a part of a score itself, fit for `score/NAME/PART`; "" is the score. Raises InputError for one that is no name."""
+    if part and not all(_PART.fullmatch(each) for each in part.split("/")):
+        raise InputError(f"the score {name} has a part {part!r}; call it by letters, digits, blanks and -_.+")
+    return part
+
+
 class Pixels(Metric):
     """The Frechet distance between diagonal Gaussians of pixel values: a smoke signal, not FID.
 
@@ -149,6 +164,9 @@ class Pixels(Metric):
     the score 0, so compare it within one run only. 0 is best; a young or collapsed generator has a large one.
     Images are rounded to 8 bits, as they are when saved, so that all sums are exact. NaN where a sample is not finite.
     """
+
+    def parts(self) -> Collection[str]:
+        return ("",)
 
     def check(self, config: "Config") -> None:
         if config.data.drawn:

@@ -39,6 +39,7 @@ class Classifier(Extractor):
     seed: int = 0
     """Of its weights and its batches."""
 
+    takes_weights: ClassVar[bool] = False
     side: ClassVar[int] = 32
 
     @property

@@ -1,6 +1,6 @@
 """Distances between two sets of features: FID and its kin, KID, CMMD, and the inception score."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -32,6 +32,9 @@ class Frechet(SetMetric):
     """Also give score/NAME/limit, the value that a line in 1 / N predicts for infinitely many generated images (Chong and
     Forsyth, 2020): 15 more distances."""
 
+    def parts(self) -> Collection[str]:
+        return ("", "limit") if self.limit else ("",)
+
     def least(self, width: int) -> int:
         return 2 if self.few else width + 1
 
@@ -51,7 +54,10 @@ class Frechet(SetMetric):
                 f"evaluate.scores: limit needs more than {least:,} generated images, and has {len(rows):,}"
             )
         sizes = torch.linspace(least, len(rows), _LIMIT_SIZES).long().tolist()
-        distances = [moments.frechet(moments.of(rows[:size]), sets.real.moments) for size in sizes]
+        root, distances = moments.root_of(sets.real.moments.covariance), []
+        for fake in moments.nested(rows, sizes):
+            sets.beat()  # of 2,048 numbers each takes seconds
+            distances.append(moments.frechet(sets.real.moments, fake, root))
         inverse = torch.tensor([1 / size for size in sizes], dtype=torch.float64)
         design = torch.stack([torch.ones_like(inverse), inverse], 1)
         line = torch.linalg.lstsq(design, torch.tensor(distances, dtype=torch.float64)[:, None]).solution
@@ -78,6 +84,9 @@ class Kid(SetMetric):
     """Images in a subset."""
 
     reads_rows: ClassVar[bool] = True
+
+    def parts(self) -> Collection[str]:
+        return ("", "subsets") if self.subsets else ("",)
 
     def wants(self) -> Wants:
         return Wants(kernels=frozenset({"polynomial"}))
@@ -118,6 +127,9 @@ class Cmmd(SetMetric):
 
     reads_rows: ClassVar[bool] = True
 
+    def parts(self) -> Collection[str]:
+        return ("",)
+
     def wants(self) -> Wants:
         return Wants(kernels=frozenset({"gaussian"}))
 
@@ -138,6 +150,9 @@ class InceptionScore(SetMetric):
     better: ClassVar[Literal["lower", "higher"] | Mapping[str, Literal["lower", "higher"]]] = {"": "higher"}
     reads_rows: ClassVar[bool] = True
     compares: ClassVar[bool] = False
+
+    def parts(self) -> Collection[str]:
+        return ("",)
 
     def least(self, width: int) -> int:
         return 2 * self.splits

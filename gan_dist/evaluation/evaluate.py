@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gan_dist.errors import InputError
-from gan_dist.evaluation.base import Metric, SetMetric, State, check_name
+from gan_dist.evaluation.base import Metric, SetMetric, State, check_name, check_part
 from gan_dist.evaluation.features import Extractor, Features, quantised
 from gan_dist.evaluation.ranks import Ranks
 from gan_dist.evaluation.sets import Collector, Comparison, FeatureSet, compare, scratch
@@ -26,10 +26,6 @@ _MOST_PARTS = 64  # so many states are exchanged at most, whatever the number of
 
 Images = Callable[[range], Tensor]
 """The images of some sample numbers: (N, C, H, W) in [-1, 1] on this rank's device."""
-
-
-class ScoreError(Exception):
-    """A metric failed: the message says how. Training can go on without."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +79,9 @@ def evaluate(
     order of the samples. So every rank count gives the same bits, if `fake`, `real` and `features` give the same for the
     same numbers. Number n of `real` should be the n-th of the data set in a shuffled order: shards may be sorted by class.
     `features` turns images into (N, F) for metrics that accumulate features; `sets` has extractors and the features of the
-    real images for metrics of sets. `progress` is told how many samples of how many are done on this rank. Raises InputError
-    for a metric that cannot be computed of what is there, ScoreError on every rank (of merging: on rank 0) where a metric or
-    the drawing fails, and AssertionError where a part is missing or twice.
+    real images for metrics of sets. `progress` is told how many samples of how many are done on this rank; what it raises
+    ends the evaluation. Raises InputError for a metric that cannot be computed of what is there, and ScoreError on every rank
+    where anything fails on one.
     """
     began = time.perf_counter()
     of_sets = {name: metric for name, metric in metrics.items() if isinstance(metric, SetMetric)}
@@ -111,44 +107,39 @@ def evaluate(
         progress(done, total)
         return images
 
+    def beat() -> None:
+        progress(done, total)
+
     with contextlib.ExitStack() as stack:
+        ranks = stack.enter_context(ranks.agreed())
         collectors: dict[str, Collector] = {}
         if sets is not None and of_sets:
             folder = stack.enter_context(scratch(sets.cache, ranks))
-            used = dict.fromkeys(metric.features for metric in of_sets.values())
-            collectors = {name: Collector(folder / name, count, ranks) for name in used}
-        problem = ""
+            for name in dict.fromkeys(metric.features for metric in of_sets.values()):
+                collectors[name] = stack.enter_context(contextlib.closing(Collector(folder / name, count, ranks)))
         for turn in range(0, len(cut), ranks.count):
             part, rows = turn + ranks.rank, {}
-            try:
-                if part < len(cut) and not problem:
-                    accumulated = {name: metric.begin() for name, metric in of_parts.items()}
-                    drawn = (taken(numbers, accumulated) for numbers in _passes(cut[part]))
-                    rows = _look(drawn, {name: sets.features[name] for name in collectors} if sets else {})
-                    states.append((part, {name: _to_cpu(state) for name, state in accumulated.items()}))
-            except Exception as error:  # a user's metric may raise anything; the other ranks must not wait for this one
-                problem = _said(error)
-            if collectors:
-                problem = _share(problem, rows, collectors, ranks)
-            elif problem:
-                break
-        everyone = ranks.gather((problem, states))
-        if problems := [said for said, _ in everyone if said]:
-            raise ScoreError(problems[0])
-        scores: dict[str, float] = {}
-        shown: dict[str, list[tuple[int, int]]] = {}
-        compared = _compare(of_sets, collectors, sets, ranks, lambda: progress(done, total)) if sets else {}
-        if ranks.is_main:
-            try:
-                scores = _merge(of_parts, [state for _, rows in everyone for state in rows], len(cut))
-                for name, metric in of_sets.items():
-                    scores |= named(name, metric.score(compared[metric.features]))
-                    if pairs := metric.shows(compared[metric.features]):
-                        shown[name] = pairs
-            except AssertionError:
-                raise
-            except Exception as error:
-                raise ScoreError(_said(error)) from error
+            if part < len(cut):
+                accumulated = {name: metric.begin() for name, metric in of_parts.items()}
+                drawn = (taken(numbers, accumulated) for numbers in _passes(cut[part]))
+                rows = _look(drawn, {name: sets.features[name] for name in collectors} if sets else {})
+                states.append((part, {name: _to_cpu(state) for name, state in accumulated.items()}))
+            _share(rows, collectors, ranks)
+        everyone = ranks.gather(states)
+        compared = _compare(of_sets, collectors, sets, ranks, beat) if sets else {}
+
+        def finish(beat: Callable[[], object]) -> tuple[dict[str, float], dict[str, list[tuple[int, int]]]]:
+            scores = _merge(of_parts, [state for rows in everyone for state in rows], len(cut))
+            shown = {}
+            for name, metric in of_sets.items():
+                beat()
+                both = dataclasses.replace(compared[metric.features], beat=beat)
+                scores |= named(name, metric.score(both))
+                if pairs := metric.shows(both):
+                    shown[name] = pairs
+            return scores, shown
+
+        scores, shown = ranks.on_main(finish, beat) or ({}, {})
     ordered = {name: scores[name] for name in _in_order(metrics, scores)}
     compared_with = min(count, reals) if real is not None else 0
     return Evaluation(ordered, time.perf_counter() - began, count, compared_with, shown)
@@ -168,27 +159,15 @@ def collect(
     """
 
     def work(collector: Collector) -> None:
-        done, problem = 0, ""
-        for turn in range(0, count, ranks.count * _PART):
-            first = turn + ranks.rank * _PART
-            numbers = range(first, min(first + _PART, count))
-            rows = {}
-            try:
-                if numbers and not problem:
-                    rows = _look((real(each) for each in _passes(numbers)), {"": features})
-            except Exception as error:
-                problem = _said(error)
-            problem = _share(problem, rows, {"": collector}, ranks)
-            done = min(count, turn + ranks.count * _PART)
-            progress(done, count)
-        if problems := [said for said in ranks.gather(problem) if said]:
-            raise ScoreError(problems[0])
+        with ranks.agreed() as own:
+            for turn in range(0, count, own.count * _PART):
+                first = turn + own.rank * _PART
+                numbers = range(first, min(first + _PART, count))
+                rows = _look((real(each) for each in _passes(numbers)), {"": features}) if numbers else {}
+                _share(rows, {"": collector}, own)
+                progress(min(count, turn + own.count * _PART), count)
 
     return work
-
-
-def _said(error: Exception) -> str:
-    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
 
 
 def _look(drawn: Iterator[Tensor], features: Mapping[str, Features]) -> dict[str, np.ndarray]:
@@ -202,21 +181,11 @@ def _look(drawn: Iterator[Tensor], features: Mapping[str, Features]) -> dict[str
     return {name: np.concatenate(found) for name, found in rows.items()}
 
 
-def _share(problem: str, rows: dict[str, np.ndarray], collectors: Mapping[str, Collector], ranks: Ranks) -> str:
-    """Give every rank's features to the collectors of all ranks. Raises ScoreError on all where one has a problem.
-
-    Returns what goes wrong on this rank meanwhile.
-    """
-    everyone = ranks.gather((problem, rows))
-    if problems := [said for said, _ in everyone if said]:
-        raise ScoreError(problems[0])
-    try:
-        for _, of_rank in everyone:
-            for name, found in of_rank.items():
-                collectors[name].add(found)
-    except Exception as error:  # a full disk: all learn of it the next time
-        return _said(error)
-    return ""
+def _share(rows: dict[str, np.ndarray], collectors: Mapping[str, Collector], ranks: Ranks) -> None:
+    """Give every rank's features to the collectors of all ranks. Where there are none, ranks hear that one has given up."""
+    for of_rank in ranks.gather(rows):
+        for name, found in of_rank.items():
+            collectors[name].add(found)
 
 
 def _compare(
@@ -235,9 +204,9 @@ def _compare(
 
 
 def named(name: str, value: Mapping[str, float] | float) -> dict[str, float]:
-    """Return the values of a metric by the names of its scores."""
+    """Return the values of a metric by the names of its scores. Raises InputError for a part that cannot be one."""
     if isinstance(value, Mapping):
-        return {f"score/{name}/{part}".rstrip("/"): float(number) for part, number in value.items()}
+        return {f"score/{name}/{check_part(name, part)}".rstrip("/"): float(number) for part, number in value.items()}
     return {f"score/{name}": float(value)}
 
 

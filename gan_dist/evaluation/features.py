@@ -4,9 +4,10 @@ import dataclasses
 import functools
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from gan_dist import files, rng
 from gan_dist.config.section import Part
 from gan_dist.errors import InputError
 from gan_dist.evaluation.ranks import Ranks, full_precision
+
+if TYPE_CHECKING:
+    from gan_dist.config import Config
 
 WEIGHTS = "GAN_DIST_WEIGHTS"
 """The variable with the folder of weights files."""
@@ -34,9 +38,12 @@ class Features:
     """Features to (N, classes), where the network names classes."""
 
     @property
-    def key(self) -> str:
-        """Return a name of these features that no others have."""
-        return hashlib.sha256(repr(sorted(self.facts.items())).encode()).hexdigest()[:24]
+    def identity(self) -> dict[str, Any]:
+        """Return the facts by which these features are told from all others: wherever a user's file lies."""
+        facts = dict(self.facts)
+        if "code" in facts:  # the class is known by its content, and `kind` is the path of its file
+            facts["kind"] = str(facts.get("kind", "")).rpartition(":")[2]
+        return facts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +85,15 @@ class Extractor(Part):
     """Height and width of what the network sees; 0: the images' own."""
     colours: ClassVar[bool] = True
     """Whether the network needs 3 channels."""
+    takes_weights: ClassVar[bool] = True
+    """Whether the key `weights` means anything to it."""
+    code_sha256: ClassVar[str] = ""
+    """SHA-256 of the files of a user's class and of those that it inherits, as they were loaded."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **keys: Any) -> None:
+        super().__pydantic_init_subclass__(**keys)
+        cls.code_sha256 = _source(cls)  # now: a file that is edited later is not what runs
 
     @property
     def width(self) -> int | None:
@@ -88,15 +104,28 @@ class Extractor(Part):
         """Return what turns pixels (N, C, side, side) float32 of 0..255 into features (N, D)."""
         raise NotImplementedError(f"{type(self).__name__} has no network(device)")
 
+    def check(self, config: "Config | None") -> None:
+        if self.weights and not self.takes_weights:
+            raise ValueError(
+                f"weights = {self.weights} has no effect on {self.kind} features, which need none; remove it"
+            )
+
     def facts(self) -> dict[str, Any]:
-        """Return the keys that decide about the features, for the record."""
-        keys = self.model_dump(mode="json", exclude={"weights"})
-        return {**keys, "kind": self.kind, **({"sha256": self.sha256()} if self.file else {})}
+        """Return the keys that decide about the features, for the record.
+
+        What is kept of features is found by them. A class that reads other files than `weights` must add their hashes.
+        """
+        facts = {**self.model_dump(mode="json", exclude={"weights"}), "kind": self.kind}
+        if self.file or self.weights:
+            facts["sha256"] = self.sha256()
+        return {**facts, "code": self.code_sha256} if self.code_sha256 else facts
 
     def prepare(self) -> None:
-        """Look for the files that it needs, before a training begins. Raises InputError where one will not do."""
-        if self.file:
+        """Look for what it needs, before a training begins. Raises InputError where a file or a package will not do."""
+        if self.file or self.weights:
             self.path()
+        if self.file:
+            self.network(torch.device("cpu"))  # names and shapes of the weights
 
     def build(self, device: torch.device, data: Labelled | None = None) -> Features:
         """Return the extractor, ready on a device. Raises InputError where its weights will not do."""
@@ -152,6 +181,19 @@ class Extractor(Part):
             )
         module.load_state_dict(dict(state), strict=False, assign=True)
         return module.float().requires_grad_(False).eval()
+
+
+def _source(kind: type) -> str:
+    """Return the SHA-256 of the files that define a class, outside of this package; empty for one of this package."""
+    digest, found = hashlib.sha256(), False
+    for each in kind.__mro__:
+        name = each.__module__
+        if not issubclass(each, Extractor) or name.partition(".")[0] == "gan_dist":
+            continue
+        path = Path(getattr(sys.modules.get(name), "__file__", None) or "")
+        found = True
+        digest.update(path.read_bytes() if path.is_file() else name.encode())
+    return digest.hexdigest() if found else ""
 
 
 @functools.lru_cache(maxsize=16)
@@ -224,6 +266,7 @@ class RandomNetwork(Extractor):
     """Of the weights."""
 
     trend: ClassVar[bool] = True
+    takes_weights: ClassVar[bool] = False
     side: ClassVar[int] = 32
 
     @property
@@ -248,6 +291,7 @@ class Pixels16(Extractor):
     resize: Resize = "area"
     """How images come to 16x16 pixels."""
 
+    takes_weights: ClassVar[bool] = False
     side: ClassVar[int] = 16
     colours: ClassVar[bool] = False
 

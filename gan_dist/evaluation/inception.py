@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gan_dist.errors import InputError
-from gan_dist.evaluation.features import Extractor, Resize
+from gan_dist.evaluation.features import Extractor, Resize, read_weights
 
 _LAYERS = {"64": ("MaxPool_1", 64), "192": ("MaxPool_2", 192), "768": ("Mixed_6e", 768), "2048": ("AvgPool", 2048)}
 """Layer -> the block after which it is read, and its width."""
@@ -38,8 +38,9 @@ class Inception(Extractor):
         return _LAYERS[self.layer][1]
 
     def network(self, device: torch.device) -> "InceptionNetwork":
+        state = read_weights(self.path())
         network = InceptionNetwork(_LAYERS[self.layer][0])
-        self.load_into(network)
+        self.load_into(network, state)
         return network.to(device)
 
 

@@ -3,7 +3,7 @@
 import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -35,6 +35,9 @@ class Modes(Metric):
 
     classifier: str
     """File of the digit classifier, which `gan-dist digit-classifier MNIST FILE` makes."""
+
+    def parts(self) -> Collection[str]:
+        return ("covered", f"covered_by_{_LEAST}", "kl", "kl_above_floor")
 
     def check(self, config: "Config") -> None:
         if config.data.drawn:

@@ -77,14 +77,30 @@ def of(rows: Tensor) -> Moments:
     return sums.moments([sums.columns()])
 
 
-def frechet(one: Moments, other: Moments) -> float:
+def nested(rows: Tensor, sizes: Sequence[int]) -> Iterator[Moments]:
+    """Yield the moments of the first `sizes` of features (N, D), ascending: each feature is taken in once."""
+    sums, taken = Sums(rows.shape[1], rows.device), 0
+    for size in sizes:
+        for part in torch.split(rows[taken:size], 4096) if size > taken else ():
+            sums.add(part)
+        taken = size
+        yield sums.moments([sums.columns()])
+
+
+def root_of(covariance: Tensor) -> Tensor:
+    """Return the symmetric root of a covariance (D, D)."""
+    values, vectors = torch.linalg.eigh(covariance)
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root
+
+
+def frechet(one: Moments, other: Moments, root: Tensor | None = None) -> float:
     """Return the squared Frechet distance of two Gaussians: |difference of means|^2 + tr(A + B - 2 (A B)^(1/2)).
 
     Heusel et al., 2017. The trace of the root comes from the eigenvalues of the symmetric A^(1/2) B A^(1/2): no root of an
-    asymmetric matrix, and no imaginary part that has to be dropped.
+    asymmetric matrix, and no imaginary part that has to be dropped. `root` is A's, where it is known.
     """
-    values, vectors = torch.linalg.eigh(one.covariance)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    root = root_of(one.covariance) if root is None else root
     of_root = torch.linalg.eigvalsh(root @ other.covariance @ root).clamp(min=0).sqrt().sum()
     traces = one.covariance.trace() + other.covariance.trace()
     return float((one.mean - other.mean).square().sum() + traces - 2 * of_root)

@@ -1,6 +1,6 @@
 """Scores by the neighbours of each sample: is it like the data, is all of the data there, is it a copy?"""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -18,7 +18,8 @@ class Prdc(SetMetric):
 
     A sample's ball reaches to its k-th nearest neighbour in its own set. precision: part of the generated images in the ball
     of a real one; recall: of the real ones in that of a generated one; density: mean number of balls over k, may exceed 1;
-    coverage: part of the real images with a generated one in their ball, about 1 - 2^-k at best. Two samples of one
+    coverage: part of the real images with a generated one in their ball, about 1 - 2^-k at best. A ball's border belongs to
+    it for precision and recall, as in torch-fidelity, and not for density and coverage, as in prdc. Two samples of one
     distribution do not reach 1. Memorised images score best: look at `authenticity` too.
     """
 
@@ -32,6 +33,9 @@ class Prdc(SetMetric):
     )
     reads_rows: ClassVar[bool] = True
 
+    def parts(self) -> Collection[str]:
+        return tuple(self.better)
+
     def wants(self) -> Wants:
         return Wants(neighbours=True, balls=frozenset({self.k, self.k_coverage}))
 
@@ -44,7 +48,7 @@ class Prdc(SetMetric):
             "precision": scores.precision(sets.pairs, self.k),
             "recall": scores.recall(sets.pairs, self.k),
             "density": scores.density(sets.pairs, self.k_coverage),
-            "coverage": scores.coverage(sets.pairs, sets.real_pairs, self.k_coverage),
+            "coverage": scores.coverage(sets.pairs, self.k_coverage),
         }
 
 
@@ -56,6 +60,9 @@ class Authenticity(SetMetric):
 
     better: ClassVar[Literal["lower", "higher"]] = "higher"
     reads_rows: ClassVar[bool] = True
+
+    def parts(self) -> Collection[str]:
+        return ("",)
 
     def wants(self) -> Wants:
         return Wants(neighbours=True)
@@ -79,6 +86,9 @@ class Neighbours(SetMetric):
 
     better: ClassVar[Literal["lower", "higher"]] = "higher"
     reads_rows: ClassVar[bool] = True
+
+    def parts(self) -> Collection[str]:
+        return ("",)
 
     def wants(self) -> Wants:
         return Wants(neighbours=True)

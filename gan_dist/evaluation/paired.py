@@ -1,6 +1,7 @@
 """Scores of images that have a target: PSNR, SSIM and LPIPS, of each image against its own."""
 
 import functools
+from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -29,6 +30,9 @@ class Paired(Metric):
     def each(self, fake: Tensor, real: Tensor) -> Tensor:
         """Return a number for each of the images (N, C, H, W) of 0..255, float64: (N,)."""
         raise NotImplementedError
+
+    def parts(self) -> Collection[str]:
+        return ("",)
 
     def for_game(self, game: Any) -> Metric:
         if not game.shows_data:
@@ -72,7 +76,10 @@ class _Grey(Paired):
 
 
 class Psnr(_Grey):
-    """Peak signal-to-noise ratio in dB, the mean over images. It prefers blur: show LPIPS beside it."""
+    """Peak signal-to-noise ratio in dB, the mean over images. It prefers blur: show LPIPS beside it.
+
+    It is infinite where a single image equals its target; JSON has null for that.
+    """
 
     def each(self, fake: Tensor, real: Tensor) -> Tensor:
         error = (self._seen(fake) - self._seen(real)).square().flatten(1).mean(1)

@@ -5,6 +5,8 @@ features. A block is computed by one rank and is the same on every number of ran
 """
 
 import dataclasses
+import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +35,11 @@ class Wants:
     kernels: frozenset[str] = frozenset()
     """Names of KERNELS."""
 
+    @property
+    def kept(self) -> list[str]:
+        """Return the names of what is kept of the pairs of real images."""
+        return [*(["neighbours"] if self.neighbours else []), *sorted(self.kernels)]
+
     def __or__(self, other: "Wants") -> "Wants":
         kernels, balls = self.kernels | other.kernels, self.balls | other.balls
         return Wants(self.neighbours or other.neighbours, balls, kernels)
@@ -53,9 +60,9 @@ class Between:
     """Pairs of generated samples (M) with real ones (N)."""
 
     counts: Mapping[int, Tensor]
-    """For each k: (M,) in how many balls of real samples a generated one lies."""
+    """For each k: (M,) in how many balls of real samples a generated one lies, their borders left out."""
     inside: Mapping[int, Tensor]
-    """For each k: (N,) whether a real sample lies in the ball of any generated one."""
+    """For each k: (N,) whether a real sample lies in the ball of any generated one, or on its border."""
     nearest: Tensor
     """(M,) the real sample nearest to each generated one."""
     to_real: Tensor
@@ -64,6 +71,10 @@ class Between:
     """(N,) squared distance of each real sample to the nearest generated one."""
     sums: Mapping[str, Tensor]
     """Of each kernel: (groups, groups) float64."""
+    like: Mapping[int, Tensor] = dataclasses.field(default_factory=dict)
+    """For each k: (M,) whether a generated sample lies in the ball of any real one, or on its border."""
+    covered: Mapping[int, Tensor] = dataclasses.field(default_factory=dict)
+    """For each k: (N,) whether the ball of a real sample holds any generated one, its border left out."""
 
 
 def groups(count: int) -> list[range]:
@@ -72,13 +83,42 @@ def groups(count: int) -> list[range]:
     return [range(count * i // number, count * (i + 1) // number) for i in range(number)]
 
 
-def within(rows: np.ndarray, wants: Wants, ranks: Ranks, beat: Callable[[], object] = lambda: None) -> Within:
-    """Return what is wanted of the pairs of a set (N, D) with itself. Every rank calls it."""
+def blocks(rows: int, columns: int, ranks: Ranks) -> int:
+    """Return how many blocks of the pairs of two sets this rank computes, each of which is a `beat`."""
+    own = len(list(_pieces(rows, _ROWS))[ranks.rank :: ranks.count])
+    return own * len(list(_pieces(columns, _COLUMNS)))
+
+
+def seconds(rows: np.ndarray, ranks: Ranks) -> float:
+    """Return how long a block takes on this rank, about: the distances of one, twice, as neighbours are sought in them."""
+    own, others = (next(_pieces(len(rows), most))[1] for most in (_ROWS, _COLUMNS))
+    a, b = (_centred(rows, numbers, torch.zeros(rows.shape[1], device=ranks.device)) for numbers in (own, others))
+    took = 0.0
+    for _ in range(2):  # the first one warms up
+        began = time.perf_counter()
+        with full_precision():
+            distances = a.square().sum(1)[:, None] + b.square().sum(1)[None] - 2 * (a @ b.T)
+        float(distances.amin())  # waits for a GPU
+        took = time.perf_counter() - began
+    return 2 * took
+
+
+def within(
+    rows: np.ndarray,
+    wants: Wants,
+    ranks: Ranks,
+    beat: Callable[[], object] = lambda: None,
+    around: np.ndarray | None = None,
+) -> Within:
+    """Return what is wanted of the pairs of a set (N, D) with itself. Every rank calls it.
+
+    `around`: the set that it is compared with, the real one: distances that are compared must be rounded alike.
+    """
     most = min(MOST_NEIGHBOURS, len(rows) - 1) if wants.neighbours else 0
     kept: dict[int, np.ndarray] = {}
     sums: _Sums = {}
     with full_precision():
-        for number, block in _blocks(rows, rows, wants.kernels, ranks):
+        for number, block in _blocks(rows, rows, rows if around is None else around, wants.kernels, ranks):
             beat()
             if most:
                 distances = block.distances.masked_fill(block.itself(), torch.inf)
@@ -108,39 +148,48 @@ def between(
     nearest: dict[int, np.ndarray] = {}
     found: dict[int, np.ndarray] = {}
     counts: dict[int, dict[int, np.ndarray]] = {k: {} for k in wants.balls}
+    like: dict[int, dict[int, np.ndarray]] = {k: {} for k in wants.balls}
     inside = {k: torch.zeros(len(real), dtype=torch.bool, device=device) for k in wants.balls}
+    covered = {k: torch.zeros(len(real), dtype=torch.bool, device=device) for k in wants.balls}
     to_fake = torch.full((len(real),), torch.inf, device=device)
     sums: _Sums = {}
     of_fake, of_real = fake_within.distances.to(device), real_within.distances.to(device)
     with full_precision():
-        for number, block in _blocks(fake, real, wants.kernels, ranks):
+        for number, block in _blocks(fake, real, real, wants.kernels, ranks):
             beat()
             rows, columns = _slice(block.rows), _slice(block.columns)
             if wants.neighbours:
-                least = block.distances.min(1)
-                place, distance = (least.indices + block.columns.start).cpu().numpy(), least.values.cpu().numpy()
+                least, first = block.nearest()
+                place, distance = first.cpu().numpy(), least.cpu().numpy()
                 if number in found:
                     nearer = distance < found[number]
                     place = np.where(nearer, place, nearest[number])
                     distance = np.where(nearer, distance, found[number])
                 nearest[number], found[number] = place, distance
                 to_fake[columns] = torch.minimum(to_fake[columns], block.distances.amin(0))
+            tie = block.rounding[0] + block.rounding[1]
             for k in wants.balls:
-                counted = (block.distances <= of_real[columns, k - 1][None]).sum(1).cpu().numpy()
-                counts[k][number] = counted + counts[k].get(number, 0)
-                inside[k][columns] |= (block.distances <= of_fake[rows, k - 1][:, None]).any(0)
+                from_border = block.distances - of_real[columns, k - 1][None]
+                held = from_border < -tie
+                counts[k][number] = held.sum(1).cpu().numpy() + counts[k].get(number, 0)
+                covered[k][columns] |= held.any(0)
+                near = (from_border <= tie).any(1).cpu().numpy()
+                like[k][number] = near | like[k].get(number, False)
+                from_border = block.distances - of_fake[rows, k - 1][:, None]
+                inside[k][columns] |= (from_border <= tie).any(0)
             _sum(sums, number, block, itself=False)
-    everyone: list[Any] = ranks.gather(
-        (nearest, found, counts, {k: there.cpu() for k, there in inside.items()}, to_fake.cpu(), sums)
-    )
+    of_reals = [{k: there.cpu() for k, there in each.items()} for each in (inside, covered)]
+    everyone: list[Any] = ranks.gather((nearest, found, counts, of_reals, to_fake.cpu(), sums, like))
     empty = torch.zeros(0)
     return Between(
         {k: torch.from_numpy(_in_order([of_rank[2][k] for of_rank in everyone])) for k in wants.balls},
-        {k: torch.stack([of_rank[3][k] for of_rank in everyone]).any(0) for k in wants.balls},
+        {k: torch.stack([of_rank[3][0][k] for of_rank in everyone]).any(0) for k in wants.balls},
         torch.from_numpy(_in_order([of_rank[0] for of_rank in everyone])) if wants.neighbours else empty,
         torch.from_numpy(_in_order([of_rank[1] for of_rank in everyone])) if wants.neighbours else empty,
         torch.stack([of_rank[4] for of_rank in everyone]).amin(0),
         _together([of_rank[5] for of_rank in everyone], wants.kernels, len(fake), len(real)),
+        {k: torch.from_numpy(_in_order([of_rank[6][k] for of_rank in everyone])) for k in wants.balls},
+        {k: torch.stack([of_rank[3][1][k] for of_rank in everyone]).any(0) for k in wants.balls},
     )
 
 
@@ -153,8 +202,17 @@ class _Block:
     group: tuple[int, int]
     """Numbers of the groups that rows and columns are of."""
     distances: Tensor
-    """(rows, columns) squared, 0 or more."""
+    """(rows, columns) squared: exactly 0 of equal samples, more of others."""
+    rounding: tuple[Tensor, Tensor]
+    """(rows, 1) and (1, columns): their sum is by how much rounding moves each distance. Those that differ by less are equal."""
     kernels: Mapping[str, Tensor]
+
+    def nearest(self) -> tuple[Tensor, Tensor]:
+        """Return each row's least distance, and the number of the first column that has it: both (rows,)."""
+        least = self.distances.amin(1)
+        numbers = torch.arange(self.columns.start, self.columns.stop, device=least.device)
+        last = self.columns.stop - 1  # where all distances are NaN
+        return least, torch.where(self.distances == least[:, None], numbers[None], last).amin(1)
 
     def itself(self) -> Tensor:
         """Return where a row and a column are the same sample: (rows, columns) bool."""
@@ -163,28 +221,44 @@ class _Block:
 
 
 def _blocks(
-    rows: np.ndarray, columns: np.ndarray, kernels: frozenset[str], ranks: Ranks
+    rows: np.ndarray, columns: np.ndarray, around: np.ndarray, kernels: frozenset[str], ranks: Ranks
 ) -> Iterator[tuple[int, _Block]]:
     """Yield this rank's blocks, each with the number of its rows; those of the same rows follow each other."""
     device = ranks.device
     # around a point amid the features: |a - b|^2 by |a|^2 + |b|^2 - 2 a.b loses digits where they lie far from 0
-    centre = torch.from_numpy(np.array(columns[:_ROWS])).double().mean(0).float().to(device)
+    centre = torch.from_numpy(np.array(around[:_ROWS])).double().mean(0).float().to(device)
+    part = (2 + len(centre) ** 0.5 / 4) * torch.finfo(
+        torch.float32
+    ).eps  # errors of a sum of D products grow as sqrt(D)
+    of_columns = _names(columns, device)
+    names = (of_columns if rows is columns else _names(rows, device)), of_columns
     of_rows = list(_pieces(len(rows), _ROWS))
     for number in range(ranks.rank, len(of_rows), ranks.count):
         group, own = of_rows[number]
         a = _centred(rows, own, centre)
         for other_group, others in _pieces(len(columns), _COLUMNS):
             b = _centred(columns, others, centre)
-            products = a @ b.T
-            lengths = a.square().sum(1)[:, None] + b.square().sum(1)[None]
-            distances = lengths.sub_(products, alpha=2).clamp_(min=0)
+            products, lengths = a @ b.T, (a.square().sum(1)[:, None], b.square().sum(1)[None])
+            distances = (lengths[0] + lengths[1]).sub_(products, alpha=2)
+            distances.clamp_(min=torch.finfo(torch.float32).tiny)
+            distances.masked_fill_(names[0][_slice(own)][:, None] == names[1][_slice(others)][None], 0)
             made = {}
             if "polynomial" in kernels:
                 shifted = (a @ centre)[:, None] + (b @ centre)[None] + centre.square().sum()
                 made["polynomial"] = ((products + shifted) / len(centre) + 1) ** 3
             if "gaussian" in kernels:  # 1 - k: where all k are near 1 their differences keep their digits
                 made["gaussian"] = -torch.expm1(distances / (-2 * GAUSSIAN**2))
-            yield number, _Block(own, others, (group, other_group), distances, made)
+            yield (
+                number,
+                _Block(own, others, (group, other_group), distances, (part * lengths[0], part * lengths[1]), made),
+            )
+
+
+def _names(rows: np.ndarray, device: torch.device) -> Tensor:
+    """Return a number for each row, the same for equal rows only: (N,) int64."""
+    plain = (np.ascontiguousarray(row) + 0.0 for row in rows)  # -0.0 becomes 0.0
+    digests = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in plain)
+    return torch.from_numpy(np.frombuffer(digests, np.int64).copy()).to(device)
 
 
 KERNELS = ("polynomial", "gaussian")

@@ -1,6 +1,6 @@
 """Score points of the plane against a mixture of Gaussians: which modes are there, how well, and how evenly."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -32,6 +32,9 @@ class PlaneModes(Metric):
         "kl": "lower",
     }
     _mixture: Any = PrivateAttr(None)
+
+    def parts(self) -> Collection[str]:
+        return tuple(self.better)
 
     def check(self, config: Config) -> None:
         if getattr(config.game, "samples", "") != "points":

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -10,6 +11,21 @@ import torch
 from gan_dist.errors import InputError
 
 T = TypeVar("T")
+_BUSY = 1.0  # seconds between two words of a rank that the others wait for
+
+
+class ScoreError(Exception):
+    """An evaluation ends on all ranks: the message says why. Training can go on without."""
+
+    everywhere = False
+    """Whether every rank raises it, of the same gather."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Failed:
+    """What a rank gathers in the place of a value that it does not have."""
+
+    problem: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +52,69 @@ class Ranks:
         try:
             result = work()
         except Exception as error:  # the other ranks must not wait for this one
-            problem = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            problem = said(error)
         if problems := [said for said in self.gather(problem) if said]:
             raise InputError(problems[0])
         return result  # type: ignore[return-value]
+
+    @contextlib.contextmanager
+    def agreed(self) -> Iterator["Ranks"]:
+        """Yield these ranks for work that fails on all of them where it fails on one. Every rank enters it.
+
+        All ranks must gather the same number of times. What is raised on one rank meets the next gather of the others,
+        whichever it is, so that nobody waits for a rank that has given up. Raises ScoreError on every rank; what a gather
+        itself raises, as of a rank that is gone, stays as it is.
+        """
+        lost = False
+
+        def gather(value: Any) -> list[Any]:
+            nonlocal lost
+            try:
+                everyone = self.gather(value)
+            except Exception:
+                lost = True
+                raise
+            if failed := [each for each in everyone if isinstance(each, _Failed)]:
+                error = ScoreError(failed[0].problem)
+                error.everywhere = True
+                raise error
+            return everyone
+
+        try:
+            yield dataclasses.replace(self, gather=gather)
+            gather(None)  # for what is raised on one rank after its last exchange
+        except Exception as error:
+            if lost or (isinstance(error, ScoreError) and error.everywhere):
+                raise
+            gather(_Failed(said(error)))
+
+    def on_main(self, work: Callable[[Callable[[], object]], T], beat: Callable[[], object]) -> T | None:
+        """Return what `work` returns on rank 0, and None on the others, which wait for it; call it within `agreed`.
+
+        `work` is given a function to call often: each rank's own `beat` is called then, so that no watchdog takes the
+        waiting for a hang.
+        """
+        if not self.is_main:
+            while self.gather(None)[0]:
+                beat()
+            return None
+        told = time.monotonic()
+
+        def busy() -> None:
+            nonlocal told
+            beat()
+            if time.monotonic() - told >= _BUSY:
+                self.gather(True)
+                told = time.monotonic()
+
+        result = work(busy)
+        self.gather(False)
+        return result
+
+
+def said(error: Exception) -> str:
+    """Return an error in words: with its type, unless it is one of ours."""
+    return str(error) if isinstance(error, InputError | ScoreError) else f"{type(error).__name__}: {error}"
 
 
 @contextlib.contextmanager

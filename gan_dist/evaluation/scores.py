@@ -74,7 +74,7 @@ def inception_score(logits: Tensor, splits: int) -> tuple[float, float]:
 
 def precision(pairs: Between, k: int) -> float:
     """Return the share of generated samples within the ball of some real one (Kynkaanniemi et al., 2019)."""
-    return float((pairs.counts[k] > 0).double().mean())
+    return float(pairs.like[k].double().mean())
 
 
 def recall(pairs: Between, k: int) -> float:
@@ -87,9 +87,9 @@ def density(pairs: Between, k: int) -> float:
     return float(pairs.counts[k].double().mean() / k)
 
 
-def coverage(pairs: Between, real: Within, k: int) -> float:
+def coverage(pairs: Between, k: int) -> float:
     """Return the share of real samples whose ball holds a generated one (Naeem et al., 2020)."""
-    return float((pairs.to_fake <= real.distances[:, k - 1]).double().mean())
+    return float(pairs.covered[k].double().mean())
 
 
 def authenticity(pairs: Between, real: Within) -> float:

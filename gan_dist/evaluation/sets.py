@@ -2,10 +2,13 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
+import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gan_dist import files
+from gan_dist.errors import InputError
 from gan_dist.evaluation import pairs
 from gan_dist.evaluation.features import Features
 from gan_dist.evaluation.moments import Moments, Sums
@@ -26,6 +30,8 @@ from gan_dist.evaluation.ranks import Ranks
 MOST_ROWS = 50_000
 """Features of a set that are kept for pairs, its first ones: moments are of all."""
 _ROWS, _MOMENTS = "features.npy", "moments.safetensors"
+_LOCK = ".lock"
+_OLD = 86_400.0  # seconds after which a folder without a lock is nobody's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +56,8 @@ class Comparison:
     real_pairs: Within
     pairs: Between
     """Empty where no metric wants pairs."""
+    beat: Callable[[], object] = lambda: None
+    """Call it between two pieces of long work: the watchdog takes silence for a hang."""
 
 
 class Collector:
@@ -79,12 +87,26 @@ class Collector:
         self._taken += len(rows)
 
     def done(self) -> FeatureSet:
-        """Return the set. Every rank calls it."""
+        """Return the set. Every rank calls it. Raises InputError on all where it fails on one: the disk may be full."""
+        everyone = self._ranks.gather(self._ranks.together(self._end))
+        return self._ranks.together(lambda: self._set(everyone))
+
+    def _end(self) -> dict[int, Tensor]:
         assert self._sums is not None, "no features were taken in"
         if self._file is not None:
             self._file.close()
-        moments = self._sums.moments(self._ranks.gather(self._sums.columns()))
-        return FeatureSet(np.load(self._folder / _ROWS, mmap_mode="r"), moments, self._folder)
+        return self._sums.columns()
+
+    def _set(self, everyone: list[dict[int, Tensor]]) -> FeatureSet:
+        assert self._sums is not None
+        rows = np.load(self._folder / _ROWS, mmap_mode="r")
+        return FeatureSet(rows, self._sums.moments(everyone), self._folder)
+
+    def close(self) -> None:
+        """Close the file of a set that nobody wants any more."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
 
 
 def reference(
@@ -104,12 +126,6 @@ def reference(
     found = _read(folder)
     if all(ranks.gather(found is not None)) and found is not None:
         return found
-    part = folder.with_name(f".{folder.name}.{ranks.machine}.part")
-
-    def prepare() -> None:
-        if ranks.writes:
-            files.make_directory(folder.parent, "the cache for features of real images (data.cache)")
-            shutil.rmtree(part, ignore_errors=True)
 
     def publish() -> None:
         if ranks.writes:
@@ -118,25 +134,30 @@ def reference(
             files.write_atomic(part / _MOMENTS, save(moments, metadata=facts))
             _publish(part, folder)
 
-    ranks.together(prepare)
-    collector = Collector(part, count, ranks)
-    collect(collector)
-    made = collector.done()
-    ranks.together(publish)
-    found = _read(folder)
-    assert found is not None, f"{folder} was just written"
-    return found
+    def read() -> FeatureSet:
+        if (whole := _read(folder)) is None:
+            raise InputError(f"{folder} was just written and cannot be read; look at the disk of data.cache")
+        return whole
+
+    with (
+        _temporary(folder.parent, folder.name, ranks) as part,
+        contextlib.closing(Collector(part, count, ranks)) as collector,
+    ):
+        collect(collector)
+        made = collector.done()
+        ranks.together(publish)
+    return ranks.together(read)
 
 
 def _publish(part: Path, folder: Path) -> None:
     """Give a reference its name; where another machine or an unreadable one is in the place, that one gives way."""
+    (part / _LOCK).unlink(missing_ok=True)
     try:
         part.rename(folder)
     except OSError:
         if _read(folder) is None:
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _read(folder: Path) -> FeatureSet | None:
@@ -158,7 +179,7 @@ def compare(
     Every rank calls it.
     """
     of_real = _of_real(real, wants, ranks, beat)
-    of_fake = pairs.within(fake.rows, wants, ranks, beat) if wants != Wants() else _NOTHING
+    of_fake = pairs.within(fake.rows, wants, ranks, beat, real.rows) if wants != Wants() else _NOTHING
     both = pairs.between(fake.rows, real.rows, of_fake, of_real, wants, ranks, beat) if wants != Wants() else _NO_PAIRS
     return Comparison(features, fake, real, of_fake, of_real, both)
 
@@ -170,7 +191,7 @@ _NO_PAIRS = Between({}, {}, torch.zeros(0), torch.zeros(0), torch.zeros(0), {})
 def _of_real(real: FeatureSet, wants: Wants, ranks: Ranks, beat: Callable[[], object]) -> Within:
     """Return the pairs of the real images with themselves, each part from its file or computed now."""
     known: dict[str, Tensor] = {}
-    needed = [*(["neighbours"] if wants.neighbours else []), *sorted(wants.kernels)]
+    needed = wants.kept
     for name in needed:
         with (
             contextlib.suppress(OSError, SafetensorError),
@@ -195,10 +216,69 @@ def _of_real(real: FeatureSet, wants: Wants, ranks: Ranks, beat: Callable[[], ob
 @contextlib.contextmanager
 def scratch(cache: Path, ranks: Ranks) -> Iterator[Path]:
     """Yield a folder for the features of generated images, the same on the ranks of a machine; it is deleted afterwards."""
+    with _temporary(cache / "evaluation", "generated", ranks) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def _temporary(parent: Path, name: str, ranks: Ranks) -> Iterator[Path]:
+    """Yield a folder that this evaluation alone has on its machine, and delete it afterwards. Every rank calls it.
+
+    Evaluations share a cache: those of a Slurm array, or one beside a training. What a killed one left is deleted here.
+    """
     token = ranks.gather(secrets.token_hex(8))[0]
-    folder = cache / "evaluation" / f".generated-{token}.{ranks.machine}"
+    folder = parent / f".{name}-{token}.{ranks.machine}.part"
+    locks: list[int] = []
+
+    def make() -> None:
+        if ranks.writes:
+            files.make_directory(parent, "the cache for features of images (data.cache)")
+            _sweep(parent)
+            locks.append(_hold(folder))
+
     try:
+        ranks.together(make)
         yield folder
     finally:
+        for lock in locks:
+            os.close(lock)
         if ranks.writes:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _hold(folder: Path) -> int:
+    """Make a folder, and lock it until the file descriptor that is returned is closed: a kill closes it too."""
+    while True:
+        folder.mkdir(exist_ok=True)
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # a sweep was quicker, and deletes it
+            time.sleep(0.01)
+        except OSError:  # a disk without locks: its age decides
+            return lock
+        if (folder / _LOCK).exists():
+            return lock
+        os.close(lock)
+
+
+def _sweep(parent: Path) -> None:
+    """Delete folders that killed evaluations left: nobody holds their lock. One without a lock must be a day old."""
+    for folder in (*parent.glob(".generated-*"), *parent.glob(".reference-*.part")):
+        try:
+            with (folder / _LOCK).open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            continue
+        except OSError:
+            if time.time() - _changed(folder) > _OLD:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _changed(folder: Path) -> float:
+    """Return when a folder or a file in it was last changed, in seconds since 1970; now, where it is gone."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except OSError:
+        return time.time()

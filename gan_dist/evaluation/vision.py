@@ -46,8 +46,11 @@ class Vgg16(Extractor):
     def network(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         from torchvision.models import vgg16
 
-        model = self.load_into(vgg16(weights=None))
-        model.classifier = nn.Sequential(*list(model.classifier.children())[:-2])  # type: ignore[union-attr]
+        state = read_weights(self.path())
+        with torch.device("meta"):  # the file has the weights
+            model = vgg16(weights=None)
+        self.load_into(model, state)
+        model.classifier = nn.Sequential(*list(model.classifier.children())[:-2])
         return Normalised(model, _IMAGENET).to(device)
 
 
@@ -101,6 +104,7 @@ class Clip(Extractor):
 
 def _transformer(extractor: Extractor, name: str, **keys: Any) -> nn.Module:
     """Return timm's network of a name with the extractor's weights."""
+    state = read_weights(extractor.path())
     try:
         import timm
         from timm.models.vision_transformer import checkpoint_filter_fn
@@ -108,7 +112,6 @@ def _transformer(extractor: Extractor, name: str, **keys: Any) -> nn.Module:
         raise InputError(
             f"evaluate.features: {extractor.kind} needs timm, which is not installed: pip install 'gan_dist[evaluation]'"
         ) from None
-    state = read_weights(extractor.path())
     model: Any = timm.create_model(name, pretrained=False, **keys)
     try:
         state = dict(checkpoint_filter_fn(state, model))

@@ -4,6 +4,7 @@ from gan_dist.config.common import Config
 from gan_dist.games.autoencoder import Autoencoder, VaeGan
 from gan_dist.games.base import Game, GameKeys
 from gan_dist.games.generation import Generation
+from gan_dist.games.paired import Paired
 from gan_dist.games.plane import Plane
 
 __all__ = ["GAMES", "Game", "GameKeys", "build"]
@@ -11,6 +12,7 @@ __all__ = ["GAMES", "Game", "GameKeys", "build"]
 GAMES: dict[str, type[GameKeys]] = {
     "generation": Generation,
     "plane": Plane,
+    "paired": Paired,
     "autoencoder": Autoencoder,
     "vae_gan": VaeGan,
 }

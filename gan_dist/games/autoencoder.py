@@ -8,7 +8,7 @@ import torch
 from pydantic import Field as Bounds
 from torch import Tensor, nn
 
-from gan_dist import losses, rng, schedules
+from gan_dist import losses, rng, schedules, units
 from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Positive, Section
 from gan_dist.ema import AverageKeys
@@ -156,12 +156,19 @@ class _Encoding(Game):
 
     @torch.no_grad()
     def infer(self, inputs: Batch, way: str = "") -> Tensor:
-        """Return the reconstruction of images by the mean of their latents, without noise."""
+        """Return the reconstruction of images by the mean of their latents, without noise.
+
+        Raises InputError for images of another size than the training's, which the dense layers do not take.
+        """
         if way:
             raise InputError(f"an autoencoder goes one way, from an image to its reconstruction; remove --way {way}")
         encoder, decoder = self.averaged()
         given = inputs.get(self.judged)
-        mean, _ = encoder(inputs["input"] if given is None else given)
+        images = inputs["input"] if given is None else given  # `gan-dist apply` calls what it has an input
+        if images.shape[2:] != self.fields["image"].size:
+            found, wanted = (units.pixels((size[0], size[1])) for size in (images.shape[2:], self.fields["image"].size))
+            raise InputError(f"an image has {found} pixels, and this run takes {wanted}; resize it")
+        mean, _ = encoder(images)
         reconstruction: Tensor = decoder(mean, None)
         return reconstruction
 

@@ -101,6 +101,8 @@ class Game(abc.ABC):
         """Draw points in one picture: (N, D) -> (C, H, W) in [-1, 1]."""
         raise InputError(f"{type(self).__name__} draws no points")
 
+    multiple: int = 1
+    """Sides of images that `infer` takes are multiples of it; other images are padded."""
     judged: ClassVar[str] = "image"
     """The field that `generated` images are scored against."""
 

@@ -265,7 +265,7 @@ class GenerationGame(Game):
         for name, penalty in named:
             value = penalty.value(self, batch, self.kept_by[name])
             self.metrics.add(f"penalty/{name}", value)
-            total = total + penalty.factor(self.images) * value
+            total = total + schedules.number(penalty.factor, self.images) * value
         self._judged = {}  # else their graph would stay
         return every * total
 

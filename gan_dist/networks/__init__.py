@@ -6,9 +6,11 @@ from gan_dist.networks.base import Network, Shape
 from gan_dist.networks.biggan import Biggan
 from gan_dist.networks.dcgan import Dcgan
 from gan_dist.networks.mlp import Mlp
+from gan_dist.networks.patchgan import Patchgan
 from gan_dist.networks.r3gan import R3gan
 from gan_dist.networks.sngan import Sngan
 from gan_dist.networks.stylegan2 import Stylegan2
+from gan_dist.networks.unet import Unet
 
 __all__ = ["NETWORKS", "Network", "Shape"]
 
@@ -21,4 +23,6 @@ NETWORKS: dict[str, type[Network]] = {
     "stylegan2": Stylegan2,
     "r3gan": R3gan,
     "mlp": Mlp,
+    "unet": Unet,
+    "patchgan": Patchgan,
 }

@@ -6,7 +6,7 @@ from gan_dist.networks.statistics import BatchNorm
 
 
 def dcgan(network: nn.Module) -> None:
-    """Draw weights as Radford et al. (2016) do: normal with deviation 0.02, BatchNorm's scales around 1, biases zero.
+    """Draw weights as Radford et al. (2016) do: normal with deviation 0.02, scales of a normalisation around 1, biases zero.
 
     torch's default scales a transposed convolution by its output channels: with one of them the last layer's
     outputs have a deviation above 2, and tanh begins saturated.
@@ -16,5 +16,5 @@ def dcgan(network: nn.Module) -> None:
             nn.init.normal_(module.weight, 0.0, 0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, BatchNorm):
+        elif isinstance(module, BatchNorm | nn.InstanceNorm2d) and module.weight is not None:
             nn.init.normal_(module.weight, 1.0, 0.02)

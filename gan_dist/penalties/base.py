@@ -95,7 +95,3 @@ class Penalty(Part):
                 f"penalties.{name}.full_precision: false has no effect with training.precision: "
                 f"{config.training.precision}; remove it, or set training.precision: bf16"
             )
-        if config.training.compile and self.twice:
-            raise ValueError(
-                f"training.compile cannot differentiate twice, as penalties.{name} needs; set training.compile: false"
-            )

@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
-from gan_dist.config.control import LOGITS, Limits
+from gan_dist.figures import LOGITS
 from gan_dist.report import facts
 
 Band = tuple[float | None, float | None]
-"""From where to where a figure is healthy; None: without end."""
+"""From where to where a figure raises no alarm; None: without end."""
 _FACTOR = 20.0  # figures further apart than this share no linear axis
 _MOST = 6  # figures of a chart that was made by group
 
@@ -30,26 +30,31 @@ class Chart:
     zero: bool = False
     """Whether the vertical axis shows 0."""
     band: Band | Callable[[Mapping[str, Any]], Band] = (None, None)
-    """The healthy band, or a function of the run's keys that returns it."""
+    """Where it raises no alarm, or a function of the run's keys that returns it."""
     apart: bool = False
     """Whether each figure has a chart of its own."""
     unless: Literal["", "zero", "constant"] = ""
     """Leave it out where all of its figures are 0, or the same, all the time."""
 
-    def healthy(self, keys: Mapping[str, Any]) -> Band:
-        """Return the healthy band for a run with these keys."""
+    def without_alarm(self, keys: Mapping[str, Any]) -> Band:
+        """Return where the chart's figures raise no alarm in a run with these keys."""
         return self.band(keys) if callable(self.band) else self.band
 
 
 def limit(name: str, keys: Mapping[str, Any]) -> float:
     """Return a limit of the alarms, control.limits.NAME; that of this version where the run's config has none."""
-    return float(keys.get(f"control.limits.{name}") or getattr(Limits(), name))
+    from gan_dist.config.control import Limits  # `watch` plans charts, and must not wait for the config's library
+
+    own = keys.get(f"control.limits.{name}")
+    return float(own) if own and facts.is_figure(own) else float(getattr(Limits(), name))
 
 
 def gap_band(keys: Mapping[str, Any]) -> Band:
-    """Return where the gap of the logits is healthy: a critic's has no end, hinge saturates early."""
+    """Return where the gap of the logits raises no alarm: a critic's has no end, hinge saturates early."""
     loss, own = str(keys.get("loss.kind", "")), keys.get("control.limits.gap")
-    return None, float(own) if own else None if loss.startswith("wasserstein") else 4.0 if loss == "hinge" else 12.0
+    return None, float(own) if own and facts.is_figure(own) else None if loss.startswith(
+        "wasserstein"
+    ) else 4.0 if loss == "hinge" else 12.0
 
 
 SECTIONS = ("Scores", "Collapse", "Players", "Speed and memory", "More figures")

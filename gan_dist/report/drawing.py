@@ -13,7 +13,7 @@ import numpy as np
 
 from gan_dist.report.charts import Band
 from gan_dist.report.events import number
-from gan_dist.report.reading import Series
+from gan_dist.report.series import Series
 from gan_dist.report.tags import Element, tag
 
 UNITS = 1000
@@ -269,7 +269,7 @@ def _band_words(band: Band) -> Element | None:
         return None
     text = f"{number(low)} to {number(high)}" if low is not None and high is not None else ""
     text = text or (f"{number(low)} and more" if high is None else f"{number(high)} and less")
-    return tag("span", tag("i", class_="shade"), f"healthy: {text}")
+    return tag("span", tag("i", class_="shade"), f"no alarm: {text}")
 
 
 def _switch(there: bool, on: bool) -> Element | None:

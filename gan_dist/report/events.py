@@ -94,9 +94,9 @@ def details(event: Event) -> str:
 
 
 def local_time(event: Event) -> str:
-    """Return the time of an event on this machine's clock, to the second; "-" where it has none."""
-    with contextlib.suppress(KeyError, ValueError):
-        return datetime.datetime.fromisoformat(str(event["time"])).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """Return the time of an event on this machine's clock, to the second, with its time zone; "-" where it has none."""
+    with contextlib.suppress(KeyError, ValueError, OverflowError):
+        return datetime.datetime.fromisoformat(str(event["time"])).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
     return "-"
 
 

@@ -28,7 +28,7 @@ def _run(run: RunFiles) -> list[str]:
         ("newest score", run_status.score_in_words(status) or "not measured"),
         ("best checkpoint", run_status.best_in_words(status) or "not known"),
     ]
-    end = max(float(positions[-1]) for positions, _ in run.series.values())
+    end = max((float(positions[-1]) for positions, _ in run.series.values()), default=0.0)
     figures = [
         (name, sparkline(positions, values, end, 30), events.number(float(values[0])), events.number(float(values[-1])))
         for name, (positions, values) in run.series.items()

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from gan_dist import __version__, run_status
+from gan_dist import __version__, run_status, units
 from gan_dist.report import assets, charts, drawing, events, facts, pictures, tables, verdict
 from gan_dist.report.drawing import UNITS, Line
 from gan_dist.report.reading import RunFiles
 from gan_dist.report.tags import Element, tag, to_html
-from gan_dist.tracking.console import duration
 
 _PICTURES = 3_000_000  # bytes of all grids of the page
 _SMOOTHED = 300  # reports of a run from which on its lines are smoothed
@@ -22,7 +21,7 @@ COLOURS, DASHES = 8, 4
 
 def html(runs: Sequence[RunFiles]) -> str:
     """Return the page of some runs, in this order."""
-    end = max(float(series[0][-1]) for run in runs for series in run.series.values())
+    end = max((float(series[0][-1]) for run in runs for series in run.series.values()), default=0.0)
     figures, scripts = _charts(runs, end)
     names = ", ".join(run.name for run in runs)
     data = {"end": max(end, 1.0), "charts": scripts, "marks": _said_marks(runs)}
@@ -110,7 +109,7 @@ def _facts(run: RunFiles) -> Element:
     """Return state, images, rate, time, last event and best score."""
     status = run.status
     total = f" of {status['of']:,}" if status["of"] else ""
-    left = "-" if status["eta_seconds"] is None or status["alive"] is False else duration(status["eta_seconds"])
+    left = "-" if status["eta_seconds"] is None or status["alive"] is False else units.duration(status["eta_seconds"])
     rows: list[tuple[str, Any, str, str]] = [
         ("state", _state(run), _reason(run), ""),
         ("images", f"{status['images']:,}", total, ""),
@@ -195,7 +194,7 @@ def _film(grids: Sequence[tuple[int, str]], beside: Sequence[Element], count: in
 
 def smoothing(runs: Sequence[RunFiles]) -> float:
     """Return how much the lines are smoothed when the page opens: of many points a person sees only noise."""
-    longest = max(len(series[0]) for run in runs for series in run.series.values())
+    longest = max((len(series[0]) for run in runs for series in run.series.values()), default=0)
     return 0.0 if longest <= _SMOOTHED else 0.9
 
 
@@ -223,11 +222,13 @@ def _charts(runs: Sequence[RunFiles], end: float) -> tuple[Element, list[dict[st
             if name in run.series
         ]
         says = chart.says or _way(runs, names[0])
-        band = chart.healthy(runs[0].keys)
+        band = chart.without_alarm(runs[0].keys)
         figure, script = drawing.chart(chart.title, says, lines, end, keep, chart.log, chart.zero, band)
         sections.setdefault(chart.section, []).append(figure)
         scripts.append(script)
     content = [[tag("h2", section), tag("div", figures, class_="charts")] for section, figures in sections.items()]
+    if not content:
+        return tag("p", "No line of metrics.jsonl has a number to draw.", class_="soft"), scripts
     return tag("div", content), scripts
 
 

@@ -36,16 +36,25 @@ def encoded(grids: Sequence[tuple[int, Path]], budget: float) -> list[tuple[int,
 
 
 def webp(path: Path, side: int, quality: int) -> bytes:
-    """Return a picture as WebP, its longer side at most `side` pixels; empty where it is torn, as a kill may leave it."""
+    """Return a picture as WebP, its longer side at most `side` pixels; empty where it is torn, or too large to be one."""
     try:
         with Image.open(path) as picture:
             shown = picture.convert("RGBA" if "A" in picture.getbands() else "RGB")
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return b""
     shown.thumbnail((side, side), Image.Resampling.BOX if max(shown.size) > 2 * side else Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     shown.save(buffer, "WEBP", quality=quality, method=2)
     return buffer.getvalue()
+
+
+def caption(path: Path) -> str:
+    """Return the caption in a PNG file (PNG's keyword Description); empty where it has none, or cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            return str(picture.info.get("Description", ""))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return ""
 
 
 def data_uri(content: bytes) -> str:

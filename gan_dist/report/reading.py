@@ -1,24 +1,18 @@
 """Read everything that a page shows of a run, from the run's files alone."""
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from gan_dist import config as config_module, files, run_status
 from gan_dist.config import Config, tree
 from gan_dist.errors import InputError
 from gan_dist.redaction import redact_all
-from gan_dist.report import facts
+from gan_dist.report import facts, pictures
+from gan_dist.report.series import Series, columns
 from gan_dist.run_directory import locate
-
-Series = tuple[np.ndarray, np.ndarray]
-"""Positions in images, and values; both float64 (N,), in order of position."""
-_POSITION = ("images", "step")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,24 +56,30 @@ def read(run: Path) -> RunFiles:
             f"{directory} has no figures yet (metrics.jsonl); they come every track.every images: wait for the first line"
         )
     config, keys, recorded = _config(directory)
+    records = files.read_json_lines(directory / "scores.jsonl")
     status = run_status.of(directory, total=int(config.training.whole_images) if config else 0)
     grids = [(facts.position(path.stem), path) for path in sorted((directory / "samples").glob("images-*.png"))]
     return RunFiles(
         directory=directory,
         name=str(keys.get("run.name") or directory.resolve().name),
         status=status,
-        series=columns(lines),
-        errors=facts.errors(files.read_json_lines(directory / "scores.jsonl")),
+        series=columns(facts.with_evaluations(lines, records)),
+        errors=facts.errors(records, {name for line in lines for name in line}),
         events=files.read_json_lines(directory / "events.jsonl"),
         starts=files.read_json_lines(directory / "environment.jsonl"),
         keys=keys,
         defaults=_defaults(config),
         recorded=recorded,
-        better=_better(config),
+        better={**_better(config), **facts.declared(records)},
         grids=grids,
         reals=next(iter(sorted((directory / "samples").glob("reals*.png"))), None),
         beside=_beside(directory / "samples"),
     )
+
+
+def _caption(classes: Path) -> str:
+    """Return the caption of a picture of classes, which names them; an own one where it has none, or cannot be read."""
+    return pictures.caption(classes) or _BESIDE["classes"]
 
 
 _BESIDE = {"live": "the same latents, not averaged", "classes": "a row for each class", "samples": "of random latents"}
@@ -88,22 +88,10 @@ _BESIDE = {"live": "the same latents, not averaged", "classes": "a row for each 
 def _beside(samples: Path) -> list[tuple[str, Path]]:
     newest = {name: sorted((samples / name).glob("images-*.png"))[-1:] for name in _BESIDE}
     return [
-        (f"{_BESIDE[name]}, {facts.position(path.stem):,} images", path)
+        (f"{_caption(path) if name == 'classes' else _BESIDE[name]}, {facts.position(path.stem):,} images", path)
         for name, paths in newest.items()
         for path in paths
     ]
-
-
-def columns(lines: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
-    """Return lines of metrics.jsonl as one series for each figure; what is no finite number is left out."""
-    found: dict[str, tuple[list[float], list[float]]] = {}
-    for line in lines:
-        for name, value in line.items():
-            if name not in _POSITION and isinstance(value, int | float) and math.isfinite(value):
-                positions, values = found.setdefault(name, ([], []))
-                positions.append(float(line["images"]))
-                values.append(float(value))
-    return {name: (np.array(positions), np.array(values)) for name, (positions, values) in found.items()}
 
 
 def _config(directory: Path) -> tuple[Config | None, dict[str, Any], dict[str, Any]]:
@@ -115,7 +103,7 @@ def _config(directory: Path) -> tuple[Config | None, dict[str, Any], dict[str, A
         pass
     try:
         content = yaml.safe_load((directory / "config.yaml").read_text(errors="replace"))
-    except (OSError, yaml.YAMLError):
+    except (OSError, yaml.YAMLError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         return None, {}, {}
@@ -137,7 +125,7 @@ def _better(config: Config | None) -> dict[str, str]:
         if isinstance(better, str):
             found[name] = better
         else:
-            found |= {f"{name}/{part}": direction for part, direction in better.items()}
+            found |= {f"{name}/{part}".rstrip("/"): direction for part, direction in better.items()}
     return found
 
 

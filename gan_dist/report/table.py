@@ -32,7 +32,7 @@ def _worth(report: Report, found: Report | None, name: str) -> tuple[str, float]
     if not found or not isinstance(found.get("value"), int | float):
         return "~", _LAST
     short = str(found[name]).removeprefix(facts.GROUP)
-    return short, found["value"] if facts.lower_is_better(short) else -found["value"]
+    return short, -found["value"] if found["better"] == "higher" else found["value"]
 
 
 _KEYS: dict[str, Callable[[Report], Any]] = {

@@ -84,7 +84,7 @@ def changed_keys(run: RunFiles) -> list[tuple[str, str, str, str]]:
 
 def command_keys(run: RunFiles) -> set[str]:
     """Return the keys that any start gave on its command line."""
-    words = [str(word) for start in run.starts for word in start.get("command") or ()]
+    words = [str(word) for start in run.starts for word in _listing(start, "command")]
     return {word[2:].partition("=")[0] for word in words if word.startswith("--")}
 
 
@@ -142,13 +142,13 @@ def of_starts(run: RunFiles) -> Element:
 
 def command(start: Mapping[str, Any]) -> str:
     """Return the command line of a start."""
-    words = start.get("command") or ()
+    words = _listing(start, "command")
     return " ".join(shlex.join(str(word) for word in words).split()) if words else "not recorded"
 
 
 def environment(start: Mapping[str, Any]) -> str:
     """Return the environment of a start in a line."""
-    ranks = [str(rank) for rank in start.get("ranks") or ()]
+    ranks = [str(rank) for rank in _listing(start, "ranks")]
     kinds = [f"{len(list(group))} x {name}" for name, group in itertools.groupby(sorted(ranks))]
     torch = _mapping(start, "packages").get("torch")
     build = ", ".join(f"{name} {value}" for name, value in _mapping(start, "torch").items())
@@ -172,3 +172,8 @@ def package_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 def _mapping(start: Mapping[str, Any], name: str) -> dict[str, Any]:
     value = start.get(name)
     return value if isinstance(value, dict) else {}
+
+
+def _listing(start: Mapping[str, Any], name: str) -> list[Any]:
+    value = start.get(name)
+    return value if isinstance(value, list) else []

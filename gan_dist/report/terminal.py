@@ -14,38 +14,40 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gan_dist import run_status, units
+from gan_dist import files, run_status, units
+from gan_dist.errors import InputError
 from gan_dist.report import charts, events, facts
-from gan_dist.report.reading import columns
+from gan_dist.report.series import columns
 from gan_dist.report.sparks import sparkline
 from gan_dist.run_directory import locate
-from gan_dist.tracking.console import duration
 
 _STYLES = {"fine": "green", "look": "yellow", "bad": "bold red", "minor": "dim", "plain": ""}
-_READ = ("status.json", "metrics.jsonl", "events.jsonl")
+_READ = ("status.json", "metrics.jsonl", "events.jsonl", "scores.jsonl")
 _ROWS = 20  # figures that are shown at most
+_LOOKS = 5  # without a run, and it is gone
 _SCORES = 3  # of them before the losses
 _BESIDE = 60  # columns that a line takes beside its block characters
 
 
 def watch(run: Path, once: bool, as_json: bool, every: float = 1.0) -> None:
-    """Show a run until it ends, or once. Raises InputError where RUN is no run directory."""
+    """Show a run until it ends, or once. Raises InputError where RUN is no run directory, or is one no more."""
     directory = locate(run)
     seen: tuple[Any, ...] = ()
     console = Console(soft_wrap=False, highlight=False, markup=False, emoji=False)
     once = once or (not as_json and not console.is_terminal)
     report = _read(directory, None)
-    total = report["of"]
+    total, missing = report["of"], 0
     try:
         if as_json:
             while True:
                 if (state := _state_of(directory)) != seen:
                     seen = state
                     report = _read(directory, total)
-                    print(json.dumps(report), flush=True)
+                    print(json.dumps(files.plain(report)), flush=True)
                 if once or _ended(report):
                     return
                 time.sleep(every)
+                missing = _gone(directory, missing)
                 report |= {"lost": _lost(directory, total, report)}
         if once or _ended(report):
             console.print(_shown(directory, report, console))
@@ -53,11 +55,24 @@ def watch(run: Path, once: bool, as_json: bool, every: float = 1.0) -> None:
         with Live(_shown(directory, report, console), console=console, auto_refresh=False, transient=True) as live:
             while not _ended(report):
                 time.sleep(every)
+                missing = _gone(directory, missing)
                 report = _read(directory, total)
                 live.update(_shown(directory, report, console), refresh=True)
         console.print(_shown(directory, report, console))
     except KeyboardInterrupt:
         return
+
+
+def _gone(directory: Path, missing: int) -> int:
+    """Return for how many looks in a row there has been no run. Raises InputError after some: it was moved or deleted.
+
+    A run that starts afresh (run.fresh) has no config for a moment.
+    """
+    if (directory / "config.yaml").exists():
+        return 0
+    if missing + 1 == _LOOKS:
+        raise InputError(f"{directory} is gone: it was moved or deleted; give its new place")
+    return missing + 1
 
 
 def _read(directory: Path, total: int | None) -> dict[str, Any]:
@@ -85,7 +100,8 @@ def _ended(report: dict[str, Any]) -> bool:
 
 
 def _shown(directory: Path, report: dict[str, Any], console: Console) -> RenderableType:
-    lines = facts.read(directory / "metrics.jsonl")
+    records = files.read_json_lines(directory / "scores.jsonl")
+    lines = facts.with_evaluations(facts.read(directory / "metrics.jsonl"), records)
     return shown(report, lines, console.width, console.height)
 
 
@@ -117,7 +133,7 @@ def _bar(report: dict[str, Any]) -> Table:
 def _head(report: dict[str, Any]) -> Text:
     eta = report["eta_seconds"]
     total = f" of {report['of']:,}" if report["of"] else ""
-    left = f"   {duration(eta)} left" if eta is not None and report["state"] == "running" else ""
+    left = f"   {units.duration(eta)} left" if eta is not None and report["state"] == "running" else ""
     state = run_status.state_in_words(report)
     bad = report["lost"] or report["state"] == "failed"
     text = Text(f"{report['run']}  ", style="bold")
@@ -126,7 +142,7 @@ def _head(report: dict[str, Any]) -> Text:
         f"\n{report['images']:,}{total} images   {report['images_per_second']:,.0f} images/s{left}", style="not bold"
     )
     score, best = run_status.score_in_words(report), run_status.best_in_words(report)
-    text.append(f"\nscore {score or 'not measured'}" + (f"   best {best}" if best else ""), style="not bold")
+    text.append(f"\nscore {score or 'none yet'}" + (f"   best {best}" if best else ""), style="not bold")
     return text
 
 

@@ -5,10 +5,11 @@ from collections import Counter
 
 import numpy as np
 
-from gan_dist import units
+from gan_dist import run_status, units
 from gan_dist.report import charts, events, facts
 from gan_dist.report.events import number
-from gan_dist.report.reading import RunFiles, Series
+from gan_dist.report.reading import RunFiles
+from gan_dist.report.series import Series
 
 _WINDOW = 100_000  # images that "of late" means
 _RECENT = 10  # reports that the rate is taken from
@@ -41,8 +42,7 @@ def learning(run: RunFiles) -> Verdict:
     question = "Is it learning?"
     names = facts.scores(run.series)
     if not names:
-        hint = "name scores in evaluate.scores and an interval in evaluate.every; the losses do not tell"
-        return _unmeasured(question, hint)
+        return _without_score(run, question)
     name = names[0]
     positions, values = run.series[name]
     lower = facts.lower_is_better(name, run.better)
@@ -71,26 +71,46 @@ def learning(run: RunFiles) -> Verdict:
     return Verdict(question, tone, word, f"{short} {number(first)} -> {number(last)} {span} ({way}); {best}")
 
 
+def _without_score(run: RunFiles, question: str) -> Verdict:
+    """Say what was seen instead of a score, and how to get one."""
+    watched = [name for name in run.series if name.startswith("collapse/")] if _is_watched(run) else []
+    if run.status["alarms"]:
+        seen, tone = f"alarms stand ({run_status.alarms_in_words(run.status)}): look at the grids below", "look"
+    elif watched:
+        seen, tone = "no alarm stands, which is no proof: compare the first grids below with the last", "plain"
+    else:
+        seen, tone = "compare the first grids below with the last: the losses do not tell", "none"
+    command = f"gan-dist evaluate {run.directory} --features random"
+    if run.keys.get("game.kind") == "plane":
+        return Verdict(question, tone, "no score", f"{seen}; for a score name plane_modes in evaluate.scores")
+    how = f"for a score: `{command}` now, or evaluate.scores and evaluate.every while it trains"
+    return Verdict(question, tone, "no score", f"{seen}; {how}")
+
+
+def _is_watched(run: RunFiles) -> bool:
+    return run.keys.get("control.collapse", "warn") not in ("off", False)
+
+
 def collapse(run: RunFiles) -> Verdict:
     """Judge by the alarms that stand, then by diversity and duplicates."""
     question = "Is it collapsing?"
     if standing := run.status["alarms"]:
         return Verdict(question, "bad", "suspect", "; ".join(events.details(alarm) for alarm in standing))
     words, outside = [], False
-    for name, text in (
-        ("collapse/diversity", "diversity {} of real images"),
-        ("collapse/duplicates", "duplicates {}"),
-        ("collapse/cells", "empty cells {}"),
+    for name, what in (
+        ("collapse/diversity", "diversity"),
+        ("collapse/duplicates", "duplicates"),
+        ("collapse/cells", "empty cells"),
     ):
-        for full in sorted(run.series):
-            if full in (name, f"{name}_live"):
-                value = float(run.series[full][1][-1])
-                words.append(text.format(number(value)) + (f" ({full})" if full != name else ""))
-                outside = outside or (full == name and not _inside(run, full, value))  # the live one moves more
+        found = [(run.last(name), "averaged"), (run.last(f"{name}_live"), "live")]
+        if parts := [f"{number(value)} {whose}" for value, whose in found if value is not None]:
+            words.append(f"{what} {', '.join(parts)}" + (" (1: as real images)" if what == "diversity" else ""))
+        if (averaged := found[0][0]) is not None:  # the live one moves more
+            outside = outside or not _inside(run, name, averaged)
     if not words:
         return _unmeasured(question, "no figures of diversity; compare places of the grids below")
-    text = ", ".join(words)
-    return Verdict(question, "look" if outside else "fine", "outside of healthy" if outside else "no sign of it", text)
+    text = "; ".join(words)
+    return Verdict(question, "look" if outside else "fine", "beyond a limit" if outside else "no sign of it", text)
 
 
 def balance(run: RunFiles) -> Verdict:
@@ -103,14 +123,14 @@ def balance(run: RunFiles) -> Verdict:
         gap = real - fake
     if gap is not None:
         _, high = charts.gap_band(run.keys)
-        healthy = "" if high is None else f" (healthy: up to {number(high)})"
-        words.append(f"D's logits of real and generated images are {number(gap)} apart{healthy}")
+        limit = "" if high is None else f" (no alarm up to {number(high)})"
+        words.append(f"D's logits of real and generated images are {number(gap)} apart{limit}")
         outside = not _inside(run, "score/gap", gap)
     ratio, norms = run.last("grad_norm/ratio"), (run.last("grad_norm/D"), run.last("grad_norm/G"))
     if ratio is None and norms[0] and norms[1]:
         ratio = float(np.log10(norms[0] / norms[1]))
     if ratio is not None:
-        words.append(f"D's gradient is {number(10**ratio)} times G's")
+        words.append(f"D's gradient is {number(10 ** min(max(ratio, -99.0), 99.0))} times G's")
         outside = outside or not _inside(run, "grad_norm/ratio", ratio)
     if not words:
         return _unmeasured(question, "this game reports no logits and no gradient norms of players D and G")
@@ -118,9 +138,9 @@ def balance(run: RunFiles) -> Verdict:
 
 
 def _inside(run: RunFiles, name: str, value: float) -> bool:
-    """Say whether a figure is in the healthy band of its chart."""
+    """Say whether a figure is where the band of its chart raises no alarm."""
     ((chart, _),) = charts.plan({name: abs(value)})
-    low, high = chart.healthy(run.keys)
+    low, high = chart.without_alarm(run.keys)
     return (low is None or value >= low) and (high is None or value <= high)
 
 

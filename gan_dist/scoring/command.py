@@ -3,24 +3,24 @@
 import argparse
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from gan_dist import rng, run_directory, units
 from gan_dist.checkpoint import store
-from gan_dist.config import Config, default_cache, parts as parts_module
+from gan_dist.config import Config, default_cache
 from gan_dist.data import checks, index as index_module, loader, order, shards
+from gan_dist.data.geometry import geometry
 from gan_dist.data.index import Index
 from gan_dist.errors import InputError
 from gan_dist.evaluation import (
     EXTRACTORS,
-    METRICS,
     Evaluation,
     Extractor,
     Metric,
@@ -30,10 +30,14 @@ from gan_dist.evaluation import (
     Sets,
     check,
     evaluate,
+    pairs,
 )
+from gan_dist.evaluation.pairs import Wants
+from gan_dist.evaluation.sets import MOST_ROWS
 from gan_dist.games.base import Game
 from gan_dist.generate import load, locate
 from gan_dist.interfaces import Batch
+from gan_dist.scoring import choice
 from gan_dist.scoring.images import ImageSet, of_index, of_source
 from gan_dist.scoring.pictures import pictures_of
 from gan_dist.scoring.prepare import ranks_of, ready, sets_of
@@ -47,7 +51,7 @@ _USUAL = 10_000
 
 
 class Progress(Protocol):
-    def begin(self, what: str) -> None: ...
+    def begin(self, what: str, blocks: int = 0, seconds: float = 0.0) -> None: ...
     def __call__(self, done: int, total: int) -> None: ...
 
 
@@ -69,6 +73,20 @@ class Task:
         self.progress.begin(f"{real.count:,} real images")
         return sets_of(self.extractors, real, cache, self.ranks, self.progress)
 
+    def pairs(self, metrics: Mapping[str, Metric], sets: Sets | None, count: int) -> tuple[int, float]:
+        """Return the blocks of pairs that this rank will compute for `count` images, and the seconds of one, about."""
+        blocks, seconds = 0, 0.0
+        for name, real in (sets.references if sets else {}).items():
+            wants = [each.wants() for each in metrics.values() if isinstance(each, SetMetric) and each.features == name]
+            wanted = functools.reduce(operator.or_, wants, Wants())
+            if wanted != Wants():
+                fakes, reals = min(count, MOST_ROWS), len(real.rows)
+                new = not all((real.folder / f"{kept}.safetensors").exists() for kept in wanted.kept)
+                blocks += pairs.blocks(fakes, fakes, self.ranks) + pairs.blocks(fakes, reals, self.ranks)
+                blocks += new * pairs.blocks(reals, reals, self.ranks)
+                seconds = max(seconds, pairs.seconds(real.rows, self.ranks))
+        return blocks, seconds
+
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
@@ -78,75 +96,29 @@ class Scored:
     lines: list[dict[str, Any]]
     notes: list[str]
     pictures: list[str]
+    problem: str = ""
+    """Why the scores are not written down; empty where they are."""
 
 
 def score(options: argparse.Namespace, launch: Any, scratch: Path, progress: Progress) -> list[Scored]:
     """Score what the command line names. Every rank calls it. Raises InputError."""
     ranks = ranks_of(launch)
-    metrics, named = parts(options.scores, options.features, options.weights, options.resize)
+    own = choice.scores_of(Path(options.what))
+    metrics, named = choice.parts(
+        options.scores, options.features, options.weights, options.resize, options.classifier, own
+    )
     metrics, extractors = ready(metrics, named)
+    if options.reals and not any(metric.compares for metric in metrics.values() if isinstance(metric, SetMetric)):
+        raise InputError(
+            f"--reals {options.reals} has no effect on {options.scores}, which compare with no set of real images; remove it"
+        )
     task = Task(options, metrics, extractors, ranks, scratch, progress)
     try:
-        if is_run(Path(options.what)):
+        if choice.is_run(Path(options.what)):
             return list(_of_run(task))
         return [_of_images(task)]
     except ScoreError as error:
         raise InputError(str(error)) from None
-
-
-def is_run(path: Path) -> bool:
-    """Say whether a path is a run directory, a checkpoint in one, or a folder of runs."""
-    if (path / "config.yaml").exists() or (path / "manifest.json").exists():
-        return True
-    return path.is_dir() and bool(run_directory.runs_in(path)) and not any(path.glob("*.*"))
-
-
-def parts(
-    scores: str, features: str | None, weights: Path | None, resize: str | None
-) -> tuple[dict[str, Metric], dict[str, Extractor]]:
-    """Return the metrics and extractors that the command line names. Raises InputError."""
-    kinds = [name.strip() for name in scores.split(",") if name.strip()]
-    if not kinds:
-        raise InputError(f"--scores {scores}: name scores, for example fid,kid,prdc; known are {', '.join(METRICS)}")
-    kinds = ["inception_score" if kind == "is" else kind for kind in kinds]
-    network, _, file = (features or "").partition(":")
-    if network.endswith(".py"):  # FILE.py:CLASS
-        network, file = features or "", ""
-    if file and weights:
-        raise InputError(f"--features {features} and --weights {weights} both name a file; give one of them")
-    keys = {"weights": str(weights or file)} if weights or file else {}
-    keys |= {"resize": resize} if resize else {}
-    metrics: dict[str, Metric] = {}
-    for kind in kinds:
-        metric = _part("scores", kind, Metric, METRICS, {})
-        if features and isinstance(metric, SetMetric):
-            metric = metric.model_copy(update={"features": network})
-        name = kind
-        if isinstance(metric, SetMetric) and metric.features in EXTRACTORS and EXTRACTORS[metric.features].trend:
-            name = f"{kind}_{metric.features}"
-        metrics[name] = metric
-    asked = {metric.features for metric in metrics.values() if isinstance(metric, SetMetric)}
-    if keys and not asked:
-        raise InputError(f"--weights and --resize have no effect on {', '.join(kinds)}; remove them")
-    if len(asked) > 1 and "weights" in keys:
-        with_file = sorted(name for name in asked if name in EXTRACTORS and EXTRACTORS[name].file)
-        if len(with_file) != 1:
-            raise InputError(
-                f"--weights {keys['weights']}: the scores look by {', '.join(sorted(asked))}; name one by --features"
-            )
-        asked = set(with_file)
-    return metrics, {name: _part("features", name, Extractor, EXTRACTORS, keys) for name in asked}
-
-
-def _part(what: str, kind: str, base: Any, kinds: Mapping[str, Any], keys: dict[str, Any]) -> Any:
-    """Return a part of the config by its kind alone, and some keys of it."""
-    with parts_module.reading(None):
-        full, found = parts_module.find(kind, base, kinds, f"--{what}")
-    try:
-        return found(kind=full, **keys)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"--{what} {kind}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def _of_run(task: Task) -> Iterator[Scored]:
@@ -167,7 +139,7 @@ def _of_run(task: Task) -> Iterator[Scored]:
         own = _for(game, config, task.metrics)
         if real is None:
             index, real = _reals_of_run(task, config, game)
-            if task.extractors:
+            if real.count:  # shards may be sorted by class
                 real = real.shuffled(options.reals)
             check(own, task.extractors, count, real.count)
             sets = task.features_of(real, config.cache)
@@ -181,15 +153,31 @@ def _of_run(task: Task) -> Iterator[Scored]:
             "labels": "number modulo classes" if config.data.classes else None,
             "by": "gan-dist evaluate",
         }
-        progress.begin(f"{name}, generated images")
+        progress.begin(f"{name}, generated images", *task.pairs(own, sets, count))
         fake, paired = drawn(game, config, options.seed, index, real, ranks.device)
         found = evaluated(task, own, fake, paired, real, count, sets)
-        scored = Scored(f"{run} {name}", lines_of(found, own, sets, real, ranks.device, about), notes(sets), [])
+        lines = lines_of(found, own, sets, real, ranks.device, about)
+        scored = Scored(f"{run} {name}", lines, [*notes(sets), *real.notes()], [])
         if ranks.is_main:
-            records.write_scores(run / "scores.jsonl", scored.lines)
-            for label, picture in pictures_of(found, fake, functools.partial(real.draw, device=ranks.device)).items():
-                scored.pictures.append(str(media.write(run / "media", about["images"], label, picture)))
+            draw = functools.partial(pictures_of, found, fake, functools.partial(real.draw, device=ranks.device))
+            scored = _keep(run, scored, about["images"], draw)
         yield scored
+
+
+def _keep(run: Path, scored: Scored, images: int, draw: Callable[[], Mapping[str, media.Image]]) -> Scored:
+    """Write scores and pictures into a run. Where that fails the scores can still be printed: `problem` says it."""
+    written: list[str] = []
+    path, problem = run / "scores.jsonl", ""
+    try:
+        records.write_scores(path, scored.lines)
+        path = run / "media"
+        for label, picture in draw().items():
+            written.append(str(media.write(path, images, label, picture)))
+    except OSError as error:
+        problem = f"{path} cannot be written ({error.strerror or error}): make room, or fix its permissions"
+    except Exception as error:  # a user's score may point at images that are not there
+        problem = f"what scores point at cannot be shown: {type(error).__name__}: {error}"
+    return dataclasses.replace(scored, pictures=written, problem=problem)
 
 
 def _for(game: Game, config: Config, metrics: Mapping[str, Metric]) -> dict[str, Metric]:
@@ -217,7 +205,7 @@ def _reals_of_run(task: Task, config: Config, game: Game) -> tuple[Index, ImageS
     if config.data.drawn:
         return index, ImageSet(0, (0, 0), 0, lambda number: np.zeros(0), {"data": ""})
     where = against or str(config.data.shards)
-    return index, of_index(index, config.data.size, channels, game.judged, where)
+    return index, of_index(index, geometry(config), channels, game.judged, where)
 
 
 def drawn(
@@ -257,7 +245,7 @@ def _of_images(task: Task) -> Scored:
     real = real.shuffled(options.reals)
     check(metrics, task.extractors, fake.count, real.count)
     sets = task.features_of(real, default_cache())
-    progress.begin(f"{fake.count:,} images")
+    progress.begin(f"{fake.count:,} images", *task.pairs(metrics, sets, fake.count))
 
     def of_fake(numbers: range) -> Tensor:
         return fake.draw(numbers, ranks.device)
@@ -267,7 +255,8 @@ def _of_images(task: Task) -> Scored:
 
     found = evaluated(task, metrics, of_fake, of_real, real, fake.count, sets)
     about = {"images": None, "checkpoint": None, "generated": dict(fake.facts), "by": "gan-dist evaluate"}
-    return Scored(options.what, lines_of(found, metrics, sets, real, ranks.device, about), notes(sets), [])
+    lines = lines_of(found, metrics, sets, real, ranks.device, about)
+    return Scored(options.what, lines, [*notes(sets), *fake.notes(), *real.notes()], [])
 
 
 def _are_shards(name: str) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,21 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from gan_dist import rng, units
 from gan_dist.data import order
-from gan_dist.data.decode import SUBSTITUTES, Decoder, UnusableError, fit
+from gan_dist.data.decode import SUBSTITUTES, Decoder, UnusableError, how
+from gan_dist.data.geometry import Geometry, fit
 from gan_dist.data.index import Index
 from gan_dist.data.pack import convert, sources
+from gan_dist.data.pack.items import Item
 from gan_dist.errors import InputError
 
 _SEED = 0
 """Of the order in which real images are taken: the same for all runs, so that they share what is kept of a data set."""
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, cv2.error, Image.DecompressionBombError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +42,13 @@ class ImageSet:
     """What they are, for the record and for the key of what is kept of them."""
     labels: np.ndarray | None = None
     """(count,) int64, where they have labels."""
+    notes: Callable[[], list[str]] = list
+    """What a reader of the scores must know of the images that were read until now."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return the facts by which these images are told from all others: whoever asks for them, by whatever path."""
+        return {name: fact for name, fact in self.facts.items() if name != "where"}
 
     def draw(self, numbers: range, device: torch.device) -> Tensor:
         """Return images of some numbers: (N, C, H, W) in [-1, 1]."""
@@ -54,13 +66,16 @@ class ImageSet:
         )
 
 
-def of_index(index: Index, size: tuple[int, int], channels: int, field: str = "image", where: str = "") -> ImageSet:
+def of_index(
+    index: Index, size: tuple[int, int] | Geometry, channels: int, field: str = "image", where: str = ""
+) -> ImageSet:
     """Return the images of shards, decoded, cropped and reduced as for training, and not mirrored.
 
     Another image stands in for one that cannot be read, always the same.
     """
     found = index.images[field]
     decoder = Decoder(found, size, channels)
+    geometry = decoder.geometry
 
     def read(number: int) -> np.ndarray:
         candidate = number
@@ -72,10 +87,12 @@ def of_index(index: Index, size: tuple[int, int], channels: int, field: str = "i
 
     stamps = hashlib.sha256(repr(found.stamps).encode()).hexdigest()[:16]
     unreadable = int((found.width == 0).sum())
-    facts = {"data": index.digest, "files": stamps, "field": field, "size": list(size), "channels": channels}
+    facts = {"data": index.digest, "files": stamps, "field": field, "size": list(geometry.size), "channels": channels}
+    facts |= {"cut": "not resized"} if geometry.random and geometry.load is None else {}
     facts |= {"mirrored": False, "unreadable": unreadable, **({"where": where} if where else {})}
     labels = found.label.astype(np.int64)
-    return ImageSet(len(index), size, channels, read, facts, labels if labels.min(initial=0) >= 0 else None)
+    own_labels = labels if labels.min(initial=0) >= 0 else None
+    return ImageSet(len(index), geometry.size, channels, read, facts, own_labels)
 
 
 def of_source(source: str, scratch: Path, like: tuple[tuple[int, int], int] | None = None) -> ImageSet:
@@ -84,49 +101,89 @@ def of_source(source: str, scratch: Path, like: tuple[tuple[int, int], int] | No
     They must have one size, unless they are to be cropped and reduced by area to the size and channels of others (`like`).
     Raises InputError for images of mixed sizes, and for one that cannot be read.
     """
-    found = sources.open_source(source, scratch)
-    items = found.items
-    first = sources.read(items[0].place)
-    channels = like[1] if like else (1 if convert.is_grey(first) else 3)
-    size = like[0] if like else _pixels(first, channels, f"{source}: {items[0].name}").shape[:2]
+    items = sources.open_source(source, scratch).items
+    dim: dict[str, int] = {}
+
+    def opened(number: int) -> bytes | np.ndarray:
+        return _content(items[number], f"{source}: {items[number].name}")
+
+    def pixels(number: int, content: bytes | np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+        image, whole, peak = _pixels(content, channels, f"{source}: {items[number].name}", like[0] if like else None)
+        if peak is not None and peak < convert.DIM:
+            dim[items[number].name] = peak
+        return image, whole
+
+    first = opened(0)
+    grey = _is_grey(first, f"{source}: {items[0].name}")
+    channels = like[1] if like else (1 if grey else 3)
+    size = like[0] if like else pixels(0, first)[1]
 
     def read(number: int) -> np.ndarray:
-        item = items[number]
-        name = f"{source}: {item.name}"
-        pixels = _pixels(sources.read(item.place), channels, name)
-        if like is None and pixels.shape[:2] != size:
+        name, content = f"{source}: {items[number].name}", opened(number)
+        if like is None and _is_grey(content, name) != grey:
             raise InputError(
-                f"images of mixed sizes: {name} has {units.pixels(pixels.shape[:2])} pixels, and {items[0].name} "
+                f"images of mixed kinds: {name} {'has colours' if grey else 'is grey'}, and {items[0].name} "
+                f"{'is grey' if grey else 'has colours'}; convert them with `gan-dist pack --channels`"
+            )
+        image, whole = pixels(number, content)
+        if like is None and whole != size:
+            raise InputError(
+                f"images of mixed sizes: {name} has {units.pixels(whole)} pixels, and {items[0].name} "
                 f"{units.pixels(size)}; give images of one size"
             )
-        if pixels.shape[0] < size[0] or pixels.shape[1] < size[1]:
+        if whole[0] < size[0] or whole[1] < size[1]:
             raise InputError(
-                f"{name} has {units.pixels(pixels.shape[:2])} pixels, fewer than the images that it is compared with "
+                f"{name} has {units.pixels(whole)} pixels, fewer than the images that it is compared with "
                 f"({units.pixels(size)}); give images of that size or larger"
             )
-        fitted = fit(pixels, size)
+        fitted = fit(image, size)
         return fitted if fitted.ndim == 3 else fitted[..., None]
 
     digest = hashlib.sha256()
+    if items[0].place[0] != "zip":  # its stamps are CRCs; others are times, and two folders may have been made at once
+        digest.update(f"{Path(source).resolve()}\n".encode(errors="surrogateescape"))
     for item in items:
         digest.update(f"{item.name}\0{item.size}\0{item.stamp}\n".encode(errors="surrogateescape"))
     labels = np.array([-1 if item.label is None else item.label for item in items], np.int64)
     facts = {"data": digest.hexdigest(), "size": list(size), "channels": channels, "mirrored": False, "where": source}
-    return ImageSet(len(items), size, channels, read, facts, labels if labels.min(initial=0) >= 0 else None)
+    labelled = labels if labels.min(initial=0) >= 0 else None
+    return ImageSet(len(items), size, channels, read, facts, labelled, lambda: convert.about_dim(list(dim.items())))
 
 
-def _pixels(content: bytes | np.ndarray, channels: int, name: str) -> np.ndarray:
-    """Return an encoded image, or pixels, as (H, W, C) uint8 with so many channels. Raises InputError."""
-    if isinstance(content, np.ndarray):
-        image = content if content.ndim == 3 else content[..., None]
-        if image.shape[2] < channels:
-            return image.repeat(channels, axis=2)
-        return image if image.shape[2] == channels else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
-    kind = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
+def _content(item: Item, name: str) -> bytes | np.ndarray:
+    """Return what an item holds. Raises InputError for one that cannot be read."""
     try:
-        decoded = cv2.imdecode(np.frombuffer(content, np.uint8), kind) if content else None
-    except cv2.error:
+        return sources.read(item.place)
+    except (*sources.DAMAGED, RuntimeError, NotImplementedError) as error:  # the last two: of an encrypted or odd zip
+        raise InputError(f"{name} cannot be read ({error}); remove it, or fetch it again") from None
+
+
+def _is_grey(content: bytes | np.ndarray, name: str) -> bool:
+    try:
+        return convert.is_grey(content)
+    except _UNREADABLE:
+        raise InputError(f"{name} cannot be decoded; remove it, or convert it to PNG or JPEG") from None
+
+
+def _pixels(
+    content: bytes | np.ndarray, channels: int, name: str, target: tuple[int, int] | None
+) -> tuple[np.ndarray, tuple[int, int], int | None]:
+    """Return an image as it would come from shards: its pixels, its (height, width), its brightest pixel if it is deep.
+
+    The pixels (H, W, C) are fewer than the image has, but no fewer than `target`, where a JPEG can be decoded so. A deep
+    image has more than 8 bits. Raises InputError.
+    """
+    if isinstance(content, np.ndarray) and channels == (1 if content.ndim == 2 else 3):
+        return (content if content.ndim == 3 else content[..., None]), (content.shape[0], content.shape[1]), None
+    try:
+        converted = convert.convert(content, None, channels, convert.QUALITY)
+        with Image.open(io.BytesIO(converted.content)) as image:
+            whole = image.height, image.width
+        flag = how(converted.content, channels, whole, target or whole)
+        decoded = cv2.imdecode(np.frombuffer(converted.content, np.uint8), flag)
+    except _UNREADABLE:
         decoded = None
     if decoded is None:
         raise InputError(f"{name} cannot be decoded; remove it, or convert it to PNG or JPEG")
-    return decoded[..., None] if channels == 1 else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    pixels = decoded[..., None] if channels == 1 else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    return pixels, whole, converted.peak

@@ -95,7 +95,7 @@ def sets_of(
     )
     for name, extractor in extractors.items():
         made = features[name] = ranks.together(lambda extractor=extractor: extractor.build(ranks.device, data))  # type: ignore[misc]
-        about = {"version": 1, "real": dict(real.facts), "extractor": dict(made.facts)}
+        about = {"version": 2, "real": real.identity, "extractor": made.identity}
         work = collect(lambda numbers: real.draw(numbers, ranks.device), real.count, made, ranks, beat)
         references[name] = reference(about, cache, work, real.count, ranks)
     return Sets(features, references, cache)

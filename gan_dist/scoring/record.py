@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from gan_dist import __version__
-from gan_dist.evaluation import Evaluation, Metric, SetMetric, Sets
+from gan_dist.evaluation import Evaluation, Metric, SetMetric, Sets, better
 from gan_dist.evaluation.sets import MOST_ROWS
 from gan_dist.scoring.images import ImageSet
 
@@ -35,6 +35,7 @@ def lines_of(
         metric = metrics[name.split("/")[0]]
         keys = metric.model_dump(mode="json", exclude={"kind", "features", "weights", "heads", "classifier"})
         line: dict[str, Any] = {"metric": name, "kind": metric.kind, "value": value, "error": error, **about}
+        line["better"] = better(metrics, name)
         line |= {"n_generated": found.samples, "n_real": found.reals, "settings": keys, "quantised": True}
         if isinstance(metric, SetMetric) and sets is not None:
             line |= _of_sets(metric, found, sets, real)

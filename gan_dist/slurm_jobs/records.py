@@ -56,7 +56,7 @@ def time_of(record: Mapping[str, Any]) -> float:
     """Return the time of a status or an event in seconds since 1970; 0 where it has none."""
     try:
         return datetime.datetime.fromisoformat(str(record["time"])).timestamp()
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         return 0.0
 
 
@@ -66,7 +66,8 @@ def read_starts(run: Path) -> list[Start]:
     for line in files.read_json_lines(run / STARTS):
         with contextlib.suppress(TypeError):
             start = Start(**line)
-            starts[start.job, start.time] = start
+            if isinstance(start.time, int | float):
+                starts[start.job, start.time] = start
     return list(starts.values())
 
 
@@ -100,7 +101,9 @@ def first_failure(run: Path, reasons: Sequence[str] = ()) -> list[str]:
     if not causes:
         return list(reasons[:_LAST_WORDS])
     event = causes[0]
-    lines = [f"rank {event.get('rank')} at {event.get('images'):,} images: {first_line(event.get('reason'))}"]
+    images = event.get("images")
+    place = f"{images:,}" if isinstance(images, int | float) else images
+    lines = [f"rank {event.get('rank')} at {place} images: {first_line(event.get('reason'))}"]
     log = run / "logs" / f"rank-{event.get('rank')}.txt"
     if log.exists():
         lines += log.read_text(errors="replace").splitlines()[-(_LAST_WORDS - 1) :]

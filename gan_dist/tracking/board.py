@@ -9,23 +9,41 @@ if TYPE_CHECKING:
 
 NAME = "gan_dist"
 X = "images"
-# x of a panel -> its title, the figures in it (a text with .* is a pattern), whether its y axis is logarithmic
+# of a panel: its title, a pattern of the figures in it, whether its y axis is logarithmic. A score has any name that begins
+# with its kind: kid_random, fid-clean. W&B's patterns know no "all but"
+_MORE = r"([_.+-][^/]*)?"
 QUALITY = (
-    ("FID (lower is better)", r"^score/(.*/)?fid$", True),
-    ("KID (lower is better)", r"^score/(.*/)?kid$", True),
+    ("FID (lower is better)", rf"^score/fid{_MORE}(/limit)?$", True),
+    ("Frechet distance by DINOv2 (lower is better)", rf"^score/fd{_MORE}(/limit)?$", True),
+    ("KID (lower is better)", rf"^score/kid{_MORE}$", True),
+    ("CMMD (lower is better)", rf"^score/cmmd{_MORE}$", True),
     (
         "Precision, recall, density, coverage (higher is better)",
-        r"^score/.*(precision|recall|density|coverage)$",
+        r"^score/.*/(precision|recall|density|coverage)$",
         False,
     ),
-    ("Modes (higher is better), KL (lower is better)", r"^score/.*(covered|covered_by_5|kl)$", False),
+    ("Modes (higher is better)", r"^score/.*/(modes|covered|covered_by_5|good_percent)$", False),
+    ("KL of the modes (lower is better)", r"^score/.*/(kl|kl_above_floor)$", False),
+    ("Inception score (higher is better)", rf"^score/inception_score{_MORE}$", False),
+    ("% that are no copies: authenticity (higher is better)", rf"^score/authenticity{_MORE}$", False),
+    ("Distance to the nearest real image (about 1 is best)", rf"^score/neighbours{_MORE}$", False),
+    ("PSNR against the target (higher is better)", rf"^score/psnr{_MORE}$", False),
+    ("SSIM against the target (higher is better)", rf"^score/ssim{_MORE}$", False),
+    ("LPIPS against the target (lower is better)", rf"^score/lpips{_MORE}$", False),
+    ("Pixels: a smoke signal (lower is better)", rf"^score/pixels{_MORE}$", True),
+    ("Errors of scores", r"^score/.*/(error|deviation|subsets)$", True),
+    ("How the scores were made", r"^score/.*/(samples|classifier_accuracy)$", False),
 )
 COLLAPSE = (
-    ("Diversity over that of real images (healthy: above 0.45)", r"^collapse/diversity", False),
-    ("Share of near duplicates (healthy: below 0.1)", r"^collapse/duplicates", False),
-    ("Share of the data's regions without a sample (healthy: below 0.25)", r"^collapse/cells", False),
-    ("Gap of D's logits, real less generated (healthy: up to 12, hinge 4)", r"^score/gap$", False),
-    ("Sign of D on real images (near 1 for long: D remembers the data)", r"^score/sign_real$", False),
+    ("Diversity over that of real images (no alarm: 0.45 to 1.4)", r"^collapse/diversity", False),
+    ("Share of near duplicates (no alarm: below 0.1)", r"^collapse/duplicates", False),
+    ("Share of the data's regions without a sample (no alarm: below 0.25)", r"^collapse/cells", False),
+    ("Gap of D's logits, real less generated (no alarm: up to 12, hinge 4)", r"^score/gap$", False),
+    ("The larger mean logit, without its sign", r"^score/level$", False),
+    ("D's accuracy (0.5: a guess)", r"^score/accuracy$", False),
+    ("Signs of D's logits (real near 1 for long: D remembers the data)", r"^score/sign_(real|fake|pair)$", False),
+    ("log10 of D's gradient over G's (no alarm: -1.2 to 1.2)", r"^grad_norm/ratio$", False),
+    ("What labels explain of the images (no alarm: above 1.6)", r"^data/labels$", False),
 )
 PLAYERS = (
     ("Losses: they move against each other", r"^loss/", False),
@@ -36,6 +54,7 @@ PLAYERS = (
 SPEED = (
     ("Images per second", r"^speed/images_per_second$", False),
     ("Share of the time: loader, saves", r"^speed/.*_share$", False),
+    ("Seconds of an evaluation", r"^speed/evaluation_seconds$", False),
     ("Memory in GiB", r"^memory/", False),
 )
 EVENTS = (("Skipped updates in total", r"^skipped/", False),)

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
+from gan_dist.units import duration
+
 _REFRESH = 0.25  # seconds between two redraws
 _RECENT = 60.0  # seconds that the rate and the time left are taken from: longer than a save, shorter than patience
 
@@ -107,10 +109,3 @@ class ProgressConsole:
 class _Stdout(Console):
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError("its reader has ended")  # rich would end the program
-
-
-def duration(seconds: float) -> str:
-    """Return hours, minutes and seconds: 1:02:03."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -4,13 +4,13 @@ import contextlib
 import datetime
 import errno
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gan_dist import files
+from gan_dist.files import plain as _plain
 
 _LONGEST = 1 << 20  # bytes of a line of metrics.jsonl
 
@@ -106,15 +106,6 @@ def _append(path: Path, record: dict[str, Any]) -> None:
         os.write(descriptor, line.encode())
     finally:
         os.close(descriptor)
-
-
-def _plain(value: Any) -> Any:
-    """Return the same with None for every number that is not finite, as JSON has no word for it."""
-    if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _now() -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gan_dist.config import Config
-from gan_dist.config.control import LOGITS
+from gan_dist.figures import LOGITS
 from gan_dist.redaction import redact, redact_all
 from gan_dist.tracking import shown
 

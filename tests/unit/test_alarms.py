@@ -67,6 +67,7 @@ def test_an_alarm_says_what_it_is_since_when_and_what_to_do(tmp_path: Path) -> N
     assert (kind, images) == ("suspect", 5_000)
     assert details == {
         "signal": "score/gap",
+        "trouble": "sure",
         "value": 20.0,
         "threshold": 12.0,
         "since": 3_000,

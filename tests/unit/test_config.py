@@ -31,6 +31,8 @@ OTHERS: dict[str, Any] = {
     "data.image": "png",
     "data.fields": {"a": {"member": "a.png", "channels": 1}},
     "data.resolution": 64,
+    "data.crop": "random",
+    "data.load_size": 40,
     "data.channels": 3,
     "data.labels": True,
     "data.classes": 7,
@@ -55,6 +57,7 @@ OTHERS: dict[str, Any] = {
     "optimizers.discriminator.kind": "sgd",
     "training.micro_batches_per_pass": 2,
     "training.strategy": "exact",
+    "training.graphs": "auto",
     "training.precision": "fp64",
     "training.device": "cpu",
     "track.wandb": "disabled",
@@ -68,6 +71,7 @@ OTHERS: dict[str, Any] = {
 
 NEEDED: dict[str, dict[str, Any]] = {
     "data.classes": {"data.labels": True},
+    "data.load_size": {"data.crop": "random"},
     "networks.generator.kind": {"networks.discriminator.kind": "article", "data.resolution": 28},
     "networks.discriminator.kind": {"networks.generator.kind": "article", "data.resolution": 28},
     "penalties.r1.full_precision": {"training.precision": "bf16"},
@@ -315,10 +319,6 @@ def test_a_wrong_value_is_named_with_its_place(path: Path, key: str, value: str,
             "penalties.r1.full_precision: false has no effect with training.precision: fp32; remove it, or set",
         ),
         (
-            {"penalties.wgan_gp.weight": 1.0, "training.compile": True},
-            "training.compile cannot differentiate twice, as penalties.wgan_gp needs; set training.compile: false",
-        ),
-        (
             {
                 "networks.generator.kind": "article",
                 "networks.discriminator.kind": "article",
@@ -466,6 +466,7 @@ def test_the_keys_that_a_running_run_may_change_are_these(full: Path) -> None:
         "training.threads",
         "training.deterministic",
         "training.channels_last",
+        "training.graphs",
         "training.compile",
         "checkpoint.every",
         "checkpoint.keep",

@@ -15,8 +15,9 @@ from gan_dist.config import Config, load
 from gan_dist.gallery import Gallery, spread
 from gan_dist.games import Game
 from gan_dist.interfaces import Batch
+from gan_dist.report import reading
 from gan_dist.run_directory import Run
-from gan_dist.tracking import grid
+from gan_dist.tracking import grid, media
 from tests import making
 from tests.launching import REPOSITORY
 
@@ -58,7 +59,9 @@ def opened(config: Config, game: Game, directory: Path) -> tuple[Gallery, Tracke
 
 
 def test_a_labelled_run_shows_reals_once_the_live_generator_and_a_row_for_each_class(tmp_path: Path) -> None:
-    config = config_of(tmp_path, data__labels=True, data__classes=3)
+    config = config_of(tmp_path, data__labels=True, data__classes=3, data__shards=tmp_path / "shards")
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards/classes.json").write_text('{"cat": 0, "dog": 2}')
     game = games.build(config)
     shown, tracker = opened(config, game, tmp_path)
     for images in (32, 64):
@@ -70,6 +73,9 @@ def test_a_labelled_run_shows_reals_once_the_live_generator_and_a_row_for_each_c
         *(f"samples/{name}/images-0000000{images}.png" for name in ("classes", "live") for images in (32, 64)),
         "samples/reals.png",
     ]
+    caption = "a row for each class: cat, 1, dog"
+    assert media.caption(tmp_path / "samples/classes/images-000000032.png") == caption  # W&B shows it
+    assert reading._beside(tmp_path / "samples")[1][0] == f"{caption}, 64 images"
     first = np.asarray(Image.open(tmp_path / "samples/classes/images-000000032.png"))
     assert first.shape == (3 * 50 + 2, 10 * 50 + 2)
     own = game.samples(0, 0, 1, label=2)[0]  # the same latent as a sample of that class drawn alone

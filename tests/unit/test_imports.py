@@ -10,6 +10,7 @@ import pytest
 
 LEVELS = {
     "errors": 0,
+    "figures": 0,
     "files": 0,
     "config": 0,
     "redaction": 0,
@@ -46,6 +47,7 @@ LEVELS = {
     "scoring": 4,
     "gallery": 4,
     "generate": 4,
+    "apply": 4,
     "doctor": 4,
     "planning": 4,
     "checkpointing": 4,

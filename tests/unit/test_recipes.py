@@ -18,6 +18,8 @@ NARROW = {
     "biggan": {"base_channels": 2},
     "stylegan2": {"channel_maximum": 16},
     "r3gan": {"widths": 16},
+    "unet": {"base_channels": 4},
+    "patchgan": {"base_channels": 4},
 }
 """Keys that make a family's networks small."""
 
@@ -29,8 +31,7 @@ def reduced(path: Path) -> config_module.Config:
     for role, network in whole.networks:
         for key, value in NARROW.get(network.kind, {}).items():
             keys[f"networks.{role}.{key}"] = value
-    resolution = getattr(whole.data, "resolution", 0)
-    if isinstance(resolution, int) and resolution > 32:
+    if not whole.data.drawn and max(whole.data.size) > 32:
         keys["data.resolution"] = 32
     group = getattr(getattr(whole.networks, "discriminator", None), "minibatch_std", 1)
     keys["training.micro_batch"] = micro = math.lcm(group, 4, getattr(whole.game, "pack", 1))

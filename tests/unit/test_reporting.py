@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gan_dist.config import load
 from gan_dist.engine import Engine
-from gan_dist.evaluation import Metric
+from gan_dist.evaluation import Evaluation, Metric, ScoreError
 from gan_dist.evaluation.base import State
 from gan_dist.interfaces import Batch
 from gan_dist.reporting import Reporter
@@ -43,19 +43,23 @@ class Game:
         return torch.zeros(len(numbers), 1, 4, 4)
 
 
+def reporter_of(game: Game, tracker: Any) -> Reporter:
+    keys = making.tiny("unused", "unused", evaluate__every=64, evaluate__samples=96)
+    words = [*making.flags(keys), "--evaluate.scores.pixels.kind", "pixels"]
+    config = load([str(REPOSITORY / "tests/data/digits.yaml"), *words])
+    reporter = Reporter(config, Engine(config), game, range(64), SimpleNamespace(), tracker)  # type: ignore[arg-type]
+    reporter._metrics = {"count": Count()}
+    return reporter
+
+
 @pytest.mark.parametrize(("shows_data", "loads"), [(True, 3), (False, 2)])
 def test_a_sample_is_loaded_once_and_only_where_it_is_needed(
     monkeypatch: pytest.MonkeyPatch, shows_data: bool, loads: int
 ) -> None:
-    keys = making.tiny("unused", "unused", evaluate__every=64, evaluate__samples=96)
-    words = [*making.flags(keys), "--evaluate.scores.pixels.kind", "pixels"]
-    config = load([str(REPOSITORY / "tests/data/digits.yaml"), *words])
     logged: dict[str, Any] = {}
     lines: list[dict[str, Any]] = []
     tracker = SimpleNamespace(log=lambda images, media: logged.update(media), scores=lines.extend)
-    index = range(64)  # fewer real samples than generated ones
-    reporter = Reporter(config, Engine(config), Game(shows_data), index, SimpleNamespace(), tracker)  # type: ignore[arg-type]
-    reporter._metrics = {"count": Count()}
+    reporter = reporter_of(Game(shows_data), tracker)  # fewer real samples than generated ones
     loaded = []
 
     def note(samples: np.ndarray) -> Batch:
@@ -63,11 +67,72 @@ def test_a_sample_is_loaded_once_and_only_where_it_is_needed(
         return Batch({"image": torch.zeros(len(samples), 1, 4, 4)}, torch.as_tensor(samples))
 
     monkeypatch.setattr(reporter, "_load", note)
-    reporter.scores(64, lambda: None)
+    assert reporter.scores(64, lambda: None) == lines
     assert len(loaded) == loads
     assert logged["score/count"].value == 96 + 64
     assert [(line["metric"], line["n_generated"], line["n_real"]) for line in lines] == [("count", 96, 64)]
     assert reporter._last is None  # nothing of it is kept in memory
+
+
+class BadName(Count):
+    def value(self, state: State) -> Any:
+        return {"top-1 (%)": 1.0}
+
+
+class Asserts(Count):
+    def value(self, state: State) -> float:
+        raise AssertionError("the mean must be positive")
+
+
+@pytest.mark.parametrize(
+    ("metric", "stage", "words"),
+    [
+        (BadName(), "", "top-1"),
+        (Asserts(), "", "the mean must be positive"),
+        (Count(), "log", "no disk"),
+        (Count(), "beat", "given up"),
+    ],
+)
+def test_a_score_that_fails_anywhere_is_an_event(
+    monkeypatch: pytest.MonkeyPatch, metric: Metric, stage: str, words: str
+) -> None:
+    def beat() -> None:
+        if stage == "beat":
+            raise ScoreError("given up")
+
+    def log(images: int, media: object) -> None:
+        if stage == "log":
+            raise RuntimeError("no disk")
+
+    events: list[tuple[str, str]] = []
+    tracker = SimpleNamespace(
+        log=log, scores=lambda lines: None, event=lambda kind, _, **about: events.append((kind, about["reason"]))
+    )
+    reporter = reporter_of(Game(shows_data=False), tracker)
+    reporter._metrics = {"count": metric}
+    monkeypatch.setattr(reporter, "_load", lambda n: Batch({"image": torch.zeros(len(n), 1, 4, 4)}, torch.as_tensor(n)))
+    assert reporter.scores(64, beat) == []
+    ((kind, reason),) = events
+    assert kind == "score failed"
+    assert words in reason
+
+
+def test_a_picture_that_fails_costs_no_score_and_is_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    logged: list[str] = []
+    tracker = SimpleNamespace(
+        event=lambda kind, *_, **__: events.append(kind),
+        log=lambda images, media: logged.extend(media),
+        scores=lambda lines: None,
+    )
+    reporter = reporter_of(Game(shows_data=False), tracker)
+    found: Any = Evaluation({"score/count": 1.0}, 1.0, 96, 64, {"count": [(0, 10**6)]})
+    real: Any = SimpleNamespace(draw=lambda numbers, device: torch.zeros(64, 1, 4, 4)[[numbers[0]]], facts={})
+    for _ in range(2):
+        (line,) = reporter._tell(64, found, None, real, lambda numbers: torch.zeros(len(numbers), 1, 4, 4))
+        assert line["value"] == 1.0
+    assert events == ["picture failed"]
+    assert set(logged) == {"score/count", "speed/evaluation_seconds"}
 
 
 def test_the_summary_shows_the_better_value(tmp_path: Path) -> None:

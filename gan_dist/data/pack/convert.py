@@ -1,6 +1,7 @@
 """Convert one image of any kind to what a shard holds: grey, RGB or RGBA with 8 bits, cropped and resized, PNG or JPEG."""
 
 import io
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,10 @@ from PIL import Image, ImageOps
 
 from gan_dist import units
 
+QUALITY = 95
+"""Of JPEG files that must be written anew."""
+DIM = 64
+"""Of 255: the brightest pixel of a picture that fills its range is brighter."""
 _ORIENTATION = 0x0112  # the EXIF tag
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
@@ -30,8 +35,12 @@ def is_grey(content: bytes | np.ndarray) -> bool:
         return image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
 
 
-def convert(content: bytes | np.ndarray, size: tuple[int, int] | None, channels: int, quality: int) -> Converted:
+def convert(
+    content: bytes | np.ndarray, size: tuple[int, int] | None, channels: int, quality: int, lossless: bool = False
+) -> Converted:
     """Convert an encoded image or pixels to an encoded image with `channels` and, if asked, of a (height, width).
+
+    It is a JPEG where the source is one, unless `lossless`.
 
     Bytes are kept as they are where nothing would change. Raises ValueError, OSError or SyntaxError for what is
     no whole image.
@@ -45,7 +54,7 @@ def convert(content: bytes | np.ndarray, size: tuple[int, int] | None, channels:
         image = Image.open(io.BytesIO(content))
         image.load()  # to the last pixel: a truncated image must not get into a shard
         lossy = (
-            image.format in ("JPEG", "MPO") and channels != 4
+            image.format in ("JPEG", "MPO") and channels != 4 and not lossless
         )  # MPO: a phone's JPEG with further pictures behind the first
         fits = size is None or image.size == (size[1], size[0])
         turned = image.getexif().get(_ORIENTATION, 1) != 1
@@ -70,6 +79,17 @@ def convert(content: bytes | np.ndarray, size: tuple[int, int] | None, channels:
     else:
         image.save(buffer, "PNG")
     return Converted("jpg" if lossy else "png", buffer.getvalue(), kept=False, enlarged=enlarged, peak=peak)
+
+
+def about_dim(dim: Sequence[tuple[str, int]]) -> list[str]:
+    """Return what to say of images of more than 8 bits whose brightest pixel is dark, by name: they fill a part of the range."""
+    if not dim:
+        return []
+    name, peak = max(dim, key=lambda entry: (entry[1], entry[0]))
+    return [
+        f"{len(dim):,} images of more than 8 bits are nearly black; the brightest pixel of them is {peak} of 255, in {name}: "
+        "their values may fill 12 or 8 of 16 bits, scale them first"
+    ]
 
 
 def _eight_bits(image: Image.Image, keep_alpha: bool) -> Image.Image:

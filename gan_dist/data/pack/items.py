@@ -1,7 +1,21 @@
 """Define what a source of images is to those who list, read and pack it."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Member:
+    """One of several images of a sample."""
+
+    field: str
+    """Its name: the member of the sample is KEY.FIELD.png or KEY.FIELD.jpg."""
+    place: tuple[Any, ...]
+    role: Literal["image", "labels", "edges"]
+    """labels: a map of numbers, or of colours that stand for classes. edges: those of the image that lies there."""
+    lossless: bool
+    """Whether it is always written as PNG. All members of a name have one ending."""
+    channels: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -17,6 +31,8 @@ class Item:
     """Bytes, as stored."""
     stamp: int
     """Differs when the content does: a CRC-32 where reading it is free, else the time of change in seconds."""
+    members: tuple[Member, ...] = ()
+    """All images of a sample that has several; `place` is then the first one's."""
 
 
 @dataclasses.dataclass(frozen=True)

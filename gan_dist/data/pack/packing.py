@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gan_dist import files, units
-from gan_dist.data.pack import write
-from gan_dist.data.pack.convert import is_grey
+from gan_dist.data.pack import pairs, write
+from gan_dist.data.pack.convert import QUALITY, about_dim, is_grey
 from gan_dist.data.pack.items import Item, Source
-from gan_dist.data.pack.sources import NO_IMAGE, STACKED, open_source, stacked_on
+from gan_dist.data.pack.sources import NO_IMAGE, made_of, open_source
 from gan_dist.errors import InputError
 
 SHARD_SIZE = 2000
@@ -100,19 +100,21 @@ def pack(
     classes: str | None = None,
     split: str | None = None,
     count: int | None = None,
-    quality: int = 95,
+    quality: int = QUALITY,
     shard_size: int = SHARD_SIZE,
     progress: bool = True,
+    layout: pairs.Layout | None = None,
 ) -> PackReport:
     """Write `source` as shards into `destination`; the same call goes on after a stop and repeats nothing.
 
     The images are shuffled over the shards (by a fixed key), as sources come sorted by class. `channels` None: grey
-    where all images are, else RGB. `processes` None: one a core. `classes`, `split`, `count`: see `open_source`.
+    where all images are, else RGB. `processes` None: one a core. `classes`, `split`, `count`: see `open_source`. `layout`: the
+    source holds several images of each sample.
     A shard has at most `shard_size` images, and fewer where they are large. The shards' bytes do not depend on the
     number of processes. `resolution`: 64 for squares, 96x64 for width x height. A second call at the same time waits for the first. Raises InputError for a source without images, and for a destination that holds other files.
     """
     assert channels in (None, 1, 3, 4)
-    origin = stacked_on(source) or source
+    origin = made_of(source) or source
     if os.path.isdir(origin) and destination.resolve().is_relative_to(Path(origin).resolve()):
         raise InputError(f"{destination} lies within the source {source}; give a folder outside of it")
     absent = not os.path.exists(destination)
@@ -131,6 +133,7 @@ def pack(
                     quality,
                     shard_size,
                     progress,
+                    layout,
                 )
             finally:
                 shutil.rmtree(destination / _SCRATCH, ignore_errors=True)
@@ -152,6 +155,7 @@ def _pack(
     quality: int,
     shard_size: int,
     progress: bool,
+    layout: pairs.Layout | None,
 ) -> PackReport:
     before = _read_plan(destination)
     if before is None and (foreign := _visible(destination)):
@@ -159,7 +163,13 @@ def _pack(
             f"{destination} holds files that `gan-dist pack` did not make ({foreign[0]}); give a new or empty folder"
         )
     size = None if resolution is None else units.image_size(resolution)
-    found = open_source(source, destination / _SCRATCH, classes, split=split, size=size, count=count)
+    if layout is None:
+        found = open_source(source, destination / _SCRATCH, classes, split=split, size=size, count=count)
+    else:
+        found = pairs.listed(source, destination / _SCRATCH, layout, size is not None)
+    if found.items[0].members:
+        found = pairs.with_channels(found, channels, _guess_channels)
+        channels = channels or max(member.channels for member in found.items[0].members)
     channels = channels or _guess_channels(found.items)
     plan = {
         "source": _name(source),
@@ -170,6 +180,7 @@ def _pack(
         "shard_size": shard_size,
         # plans of earlier versions have no such keys
         **{name: value for name, value in (("classes", classes), ("split", split), ("count", count)) if value},
+        **({"images": layout.text} if layout else {}),
     }
     jobs = _cut(found.items, shard_size, _SHARD_BYTES if resolution is None else _RESIZED_SHARD_BYTES)
     if before is None:
@@ -205,8 +216,8 @@ def _pack(
 
 def _name(source: str) -> str:
     """Return what a source is called in its plan, wherever it lies."""
-    if origin := stacked_on(source):
-        return f"{STACKED}:{_name(origin)}"
+    if origin := made_of(source):
+        return f"{source.partition(':')[0]}:{_name(origin)}"
     return source if source == "digits" else Path(source).resolve().name
 
 
@@ -335,14 +346,7 @@ def _gather(shards: dict[str, dict[str, Any]], source: Source, resumed: int) -> 
 
 def _dim(facts: Collection[dict[str, Any]]) -> list[str]:
     """Find images of more than 8 bits whose brightest pixel is dark: their values fill a part of the range only."""
-    dim = [tuple(entry) for fact in facts for entry in fact.get("dim", ())]
-    if not dim:
-        return []
-    name, peak = max(dim, key=lambda entry: (entry[1], entry[0]))
-    return [
-        f"{len(dim):,} images of more than 8 bits are nearly black; the brightest pixel of them is {peak} of 255, in {name}: "
-        "their values may fill 12 or 8 of 16 bits, scale them first"
-    ]
+    return about_dim([tuple(entry) for fact in facts for entry in fact.get("dim", ())])
 
 
 def _report(fields: dict[str, Any]) -> PackReport:

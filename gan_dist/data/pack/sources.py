@@ -30,9 +30,10 @@ _COMPRESSIONS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh"
 _READABLE = (*IMAGE_ENDINGS, "gif", "avif", "jp2", "tga")
 NO_IMAGE = "no image by its name"
 STACKED = "stacked-mnist"
+EDGES = "edges"
 _OTHERS = "these are the training images; --split test takes the test images, --split all both"
 _LABELS = tuple(f".{ending}" for ending in labels.ENDINGS)
-_DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
+DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
 
 
 def open_source(
@@ -46,7 +47,8 @@ def open_source(
 ) -> Source:
     """List a folder, zip, tar, folder of shards, MNIST idx folder, CIFAR archive, or scikit-learn's `digits`.
 
-    `stacked-mnist:SOURCE` are `count` triples of MNIST's digits, to become images of `size` (gan_dist/data/pack/stacked.py).
+    `stacked-mnist:SOURCE` are `count` triples of MNIST's digits, to become images of `size` (gan_dist/data/pack/stacked.py);
+    `edges:SOURCE` are images with their edges (pairs.py).
     `split` "train", "test" or "all": the images of MNIST's idx files and of a CIFAR archive; None: the training images.
     `classes` "none": no labels; "folder": those of the folders; None: those that the source has, otherwise the folders'.
     Compressed tar files are unpacked once into `scratch`, so that many processes can read from their middle.
@@ -54,14 +56,14 @@ def open_source(
     """
     for cached in (_zip_file, arrays.idx_images, arrays.cifar_batch):  # of this process's earlier sources
         cached.cache_clear()
-    origin = stacked_on(source)
-    if count is not None and not origin:
+    origin, stacks = made_of(source), source.startswith(f"{STACKED}:")
+    if count is not None and not stacks:
         raise InputError(f"count {count} has no effect on {source}: it is for {STACKED}; remove it")
-    found = _open(origin or source, scratch, classes if classes != "none" or not origin else None, split)
+    found = _open(origin or source, scratch, classes if classes != "none" or not stacks else None, split)
     if origin and found.items:
-        from gan_dist.data.pack import stacked  # which reads the digits by this module
+        from gan_dist.data.pack import pairs, stacked  # which read images by this module
 
-        found = stacked.triples(found, origin, count, size)
+        found = stacked.triples(found, origin, count, size) if stacks else pairs.edges(found)
     if classes == "none":
         found = Source([dataclasses.replace(item, label=None) for item in found.items], {}, found.skipped)
     if not found.items:
@@ -70,10 +72,10 @@ def open_source(
     return found
 
 
-def stacked_on(source: str) -> str:
-    """Return what the digits of `stacked-mnist:SOURCE` are; empty for another source."""
+def made_of(source: str) -> str:
+    """Return SOURCE of `stacked-mnist:SOURCE` and `edges:SOURCE`; empty for another source."""
     kind, _, origin = source.partition(":")
-    return os.path.expanduser(origin) if kind == STACKED else ""
+    return os.path.expanduser(origin) if kind in (STACKED, EDGES) else ""
 
 
 def _open(source: str, scratch: Path, classes: str | None, split: str | None) -> Source:
@@ -92,6 +94,8 @@ def _listing(source: str, scratch: Path, classes: str | None, split: str | None)
             return _digits()
         if source == STACKED and not path.exists():
             raise InputError(f"{STACKED} is made of MNIST: add --from MNIST, or write {STACKED}:MNIST")
+        if source == EDGES and not path.exists():
+            raise InputError(f"{EDGES} are those of images: add --from SOURCE, or write {EDGES}:SOURCE")
         if not path.exists():
             raise InputError(f"no such source: {source}; give a folder, a zip, a tar, an idx file or the word digits")
         if path.is_dir():
@@ -113,7 +117,7 @@ def _listing(source: str, scratch: Path, classes: str | None, split: str | None)
             return _zip(path, classes)
     except tar.DamagedError as error:
         raise InputError(f"{source} cannot be read: it {error}; fetch it again") from None
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise InputError(f"{source} cannot be read: {error}; fix its permissions or fetch it again") from None
     raise InputError(f"{source} is no folder, zip, tar or idx file")
 

@@ -1,6 +1,7 @@
 """Write one shard from its items in a worker process: read and convert the images. A shard is whole or absent."""
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import os
@@ -19,14 +20,14 @@ from PIL import Image
 
 from gan_dist import files
 from gan_dist.data import workers
-from gan_dist.data.pack.convert import convert
+from gan_dist.data.pack import convert_maps
+from gan_dist.data.pack.convert import DIM, Converted, convert
 from gan_dist.data.pack.items import Item
 from gan_dist.data.pack.sources import read
 from gan_dist.errors import InputError
 
 _WORTH_A_POOL = 20_000, 128 << 20  # images, bytes: a process takes 2 s to start, mostly for torch; see `run`
 _MOST_PIXELS = 1 << 28  # of one image: damaged headers ask for terabytes, and the kernel ends the process
-_DIM = 64  # of 255: the brightest pixel of a picture that fills its range is brighter
 _T = TypeVar("_T")
 
 
@@ -70,26 +71,27 @@ def pack_shard(
     name, items = job
     part = files.temporary(destination / name)
     facts: dict[str, Any] = {"images": 0, "kept": 0, "enlarged": 0, "skipped": [], "dim": []}
-    work = functools.partial(convert, size=size, channels=channels, quality=quality)
     try:
         with part.open("wb") as file, pixel_limit():
             # nothing of this machine or hour in it, so that the same source gives the same bytes
             with webdataset.TarWriter(file, user="0", group="0", mode=0o644, mtime=0, encoder=False) as shard:
                 for place, item in items:
                     try:
-                        converted = use(item, work)
+                        members = _converted(item, size, channels, quality)
                     except Unusable as error:
                         facts["skipped"].append((item.name, str(error)))
                         continue
-                    sample = {"__key__": f"{place:08d}", converted.extension: converted.content}
+                    sample: dict[str, Any] = {"__key__": f"{place:08d}"}
+                    sample |= {name: converted.content for name, converted in members.items()}
                     if item.label is not None:
                         sample["cls"] = str(item.label).encode()
                     shard.write(sample)
                     facts["images"] += 1
-                    facts["kept"] += converted.kept
-                    facts["enlarged"] += converted.enlarged
-                    if converted.peak is not None and converted.peak < _DIM:
-                        facts["dim"].append((item.name, converted.peak))
+                    facts["kept"] += all(converted.kept for converted in members.values())
+                    facts["enlarged"] += any(converted.enlarged for converted in members.values())
+                    peaks = [converted.peak for converted in members.values() if converted.peak is not None]
+                    if peaks and min(peaks) < DIM:
+                        facts["dim"].append((item.name, min(peaks)))
             file.flush()
             os.fsync(file.fileno())
         facts["bytes"] = part.stat().st_size
@@ -103,6 +105,32 @@ def pack_shard(
     finally:
         part.unlink(missing_ok=True)
     return len(items)
+
+
+def _converted(item: Item, size: tuple[int, int] | None, channels: int, quality: int) -> dict[str, Converted]:
+    """Return the images of a sample by their endings. Raises Unusable."""
+    if not item.members:
+        converted = use(item, functools.partial(convert, size=size, channels=channels, quality=quality))
+        return {converted.extension: converted}
+    found = {}
+    for member in item.members:
+        work: Callable[[bytes | np.ndarray], Converted]
+        if member.role == "labels":
+            work = functools.partial(convert_maps.labels, size=size)
+        elif member.role == "edges":
+            work = functools.partial(convert_maps.edges, size=size, quality=quality)
+        else:
+            work = functools.partial(
+                convert, size=size, channels=member.channels, quality=quality, lossless=member.lossless
+            )
+        try:
+            converted = use(dataclasses.replace(item, place=member.place), work)
+        except Unusable as error:
+            raise Unusable(f"{member.field}: {error}") from error
+        if (converted.extension != "png" and member.lossless) or (converted.extension == "png" and not member.lossless):
+            raise Unusable(f"{member.field}: no JPEG, though its name ends like one")
+        found[f"{member.field}.{converted.extension}"] = converted
+    return found
 
 
 class Unusable(Exception):

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from gan_dist import cli
+from gan_dist.checkpoint import format
 from tests.launching import REPOSITORY
+from tests.unit.report.runs import make_run
 
-NOT_YET = ("evaluate", "export", "apply", "walk", "film", "plan")
+NOT_YET = ("evaluate", "export", "walk", "film", "plan")
 """Commands of the contract that are listed once they exist."""
 
 
@@ -65,6 +67,31 @@ def test_nothing_heavy_is_loaded_before_a_command_runs() -> None:
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True
     )
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_commands_that_only_read_files_load_neither_torch_nor_the_config_s_library(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", lines=2, grids=0)
+    format.write_manifest(make_folder(run / "checkpoints/images-000000064"), [], {}, {"images": 64})
+    code = (
+        "import sys; from gan_dist import cli; run = sys.argv[1]\n"
+        "for words in (['status', run], ['watch', run, '--once'], ['checkpoints', run, '--verify'], ['runs', run + '/..']):\n"
+        "    assert cli.main(words) == 0\n"
+        "    loaded = {'torch', 'pydantic'} & set(sys.modules)\n"
+        "    assert not loaded, (words, loaded)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "whole" in done.stdout
+
+
+def make_folder(path: Path) -> Path:
+    path.mkdir(parents=True)
+    return path
 
 
 def test_output_that_cannot_be_written_is_one_line() -> None:

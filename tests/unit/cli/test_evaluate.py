@@ -1,17 +1,25 @@
 """`gan-dist evaluate` scores runs and anybody's images, and says in one line what will not do."""
 
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from gan_dist.checkpoint import store
 from gan_dist.cli import main
+from gan_dist.cli.evaluate import Progress
+from gan_dist.data import index
+from gan_dist.errors import InputError
+from gan_dist.evaluation import METRICS
+from gan_dist.scoring import choice
+from gan_dist.scoring.images import of_index, of_source
 from tests import making
 from tests.launching import lines
 
@@ -56,7 +64,7 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scored(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
     capsys.readouterr()
     assert main(["evaluate", *map(str, words), "--json"]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    found: dict[str, Any] = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)  # NaN is no JSON
     return found
 
 
@@ -106,7 +114,9 @@ def test_a_run_is_scored_against_its_own_data_and_every_number_of_calls_says_the
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = run, "--features", "random", "--scores", "kid,prdc,pixels", "--n", 40, "--device", "cpu"
+    references = set(Path(os.environ["GAN_DIST_CACHE"]).glob("evaluation/reference-*"))
     found, again = (scored(capsys, *words) for _ in range(2))
+    assert references == set(Path(os.environ["GAN_DIST_CACHE"]).glob("evaluation/reference-*"))  # those of the training
     assert found["scores"].keys() == {
         "kid_random",
         "pixels",
@@ -117,9 +127,26 @@ def test_a_run_is_scored_against_its_own_data_and_every_number_of_calls_says_the
     line = lines(run / "scores.jsonl")[-1]
     assert (line["checkpoint"], line["images"], line["by"]) == ("images-000000096", 96, "gan-dist evaluate")
     assert line["digest"] == store.describe(run / "checkpoints/images-000000096")["digest"]
+    alone = scored(capsys, run, "--scores", "pixels", "--n", 40, "--device", "cpu")
+    assert alone["scores"]["pixels"] == found["scores"]["pixels"]  # by the same real images
     names = store.names(run / "checkpoints")
-    everything = scored(capsys, run, "--features", "random", "--scores", "kid", "--n", 40, "--checkpoint", "all")
+    everything = scored(capsys, run, "--features", "random", "--scores", "kid", "--n", 30, "--checkpoint", "all")
     assert [each["what"].split()[1] for each in everything] == names
+    assert everything[0]["scores"]["kid_random"]["error"] is None  # of too few images for one
+
+
+def test_scores_that_cannot_be_written_down_are_printed(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/scores.jsonl").unlink()
+    (tmp_path / "run/scores.jsonl").mkdir()
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run"), "--scores", "pixels", "--n", "32", "--device", "cpu"]) == 2
+    said = capsys.readouterr()
+    assert "pixels" in said.out
+    assert len(said.err.splitlines()) == 1
+    assert "scores.jsonl cannot be written" in said.err
 
 
 def test_images_in_a_folder_and_a_zip_are_scored_against_shards_and_images(
@@ -134,6 +161,57 @@ def test_images_in_a_folder_and_a_zip_are_scored_against_shards_and_images(
         assert found["prdc_random/precision"]["value"] == 1  # they are the same images
         assert found["authenticity_random"]["value"] == 0
         assert found["kid_random"]["value"] < 1e-3
+
+
+def test_images_of_a_folder_are_those_that_pack_would_write(tmp_path: Path) -> None:
+    clear = np.dstack([making.picture(1, 16, 3), np.zeros((16, 16), np.uint8)])
+    (tmp_path / "clear").mkdir()
+    Image.fromarray(clear).save(tmp_path / "clear/0.png")
+    assert (of_source(str(tmp_path / "clear"), tmp_path).read(0) == 255).all()  # what is transparent is white
+    (tmp_path / "large").mkdir()
+    for number in range(3):
+        Image.fromarray(making.picture(number, 70, 3)).save(tmp_path / f"large/{number}.jpg")
+    assert main(["pack", str(tmp_path / "large"), str(tmp_path / "shards"), "--processes", "1"]) == 0
+    shards = sorted(map(str, (tmp_path / "shards").glob("*.tar")))
+    index.build(shards, tmp_path / "cache", progress=False)
+    packed = of_index(index.load(shards, tmp_path / "cache"), (16, 16), 3)
+    opened = of_source(str(tmp_path / "large"), tmp_path, ((16, 16), 3))
+    assert all(np.array_equal(opened.read(number), packed.read(number)) for number in range(3))
+    (tmp_path / "deep").mkdir()
+    Image.fromarray(making.picture(1).astype(np.uint16) * 16).save(tmp_path / "deep/0.png")
+    deep = of_source(str(tmp_path / "deep"), tmp_path)
+    assert int(deep.read(0).max()) < 20
+    assert "1 images of more than 8 bits are nearly black" in deep.notes()[0]
+
+
+def test_a_score_of_digits_takes_the_classifier_of_the_run_or_of_the_command_line() -> None:
+    own = METRICS["modes"](kind="modes", classifier="of_the_run.pt")
+    assert choice.parts("modes", None, None, None, None, [own])[0] == {"modes": own}
+    given = choice.parts("modes", None, None, None, Path("mine.pt"), [own])[0]["modes"]
+    assert given.classifier == "mine.pt"
+    with pytest.raises(InputError, match="add --classifier FILE"):
+        choice.parts("modes", None, None, None)
+    with pytest.raises(InputError, match=r"--classifier mine\.pt has no effect on kid"):
+        choice.parts("kid", None, None, None, Path("mine.pt"))
+
+
+def test_progress_counts_pairs_into_what_is_left_and_is_quiet_where_nobody_watches(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now = 0.0
+    progress = Progress(True, lambda: now)
+    progress.begin("images", blocks=300, seconds=1.0)
+    for second in range(1, 401):
+        now = float(second)
+        progress(min(second, 100), 100)  # a second for an image, and for a block
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "images: 10 of 100, 6.5 minutes left",
+        "images: 30 of 100, 6.2 minutes left",
+        "images: 70 of 100, 5.5 minutes left",
+        "images: all pairs compared, 50 of 300 blocks, 4.2 minutes left",
+        "images: all pairs compared, 210 of 300 blocks, 1.5 minutes left",
+    ]
 
 
 def test_wrong_input_is_one_line(
@@ -161,8 +239,24 @@ def test_wrong_input_is_one_line(
     (mixed / "000003.png").write_bytes(b"no image")
     assert "cannot be decoded" in refused(capsys, mixed, "--against", shards, *random, "--scores", "kid")
 
+    for path in mixed.iterdir():
+        Image.fromarray(making.picture(1, 16, 3 if path.name > "000005" else 1)).save(path)
+    assert "images of mixed kinds" in refused(capsys, mixed, "--against", shards, *random, "--scores", "kid")
+    (mixed / "000000.png").write_bytes(b"")
+    (mixed / "manifest.json").write_text("{}")  # of another program: this is no run
+    (mixed / "config.yaml").write_text("{}")
+    assert "000000.png cannot be decoded" in refused(capsys, mixed, "--against", shards, *random, "--scores", "kid")
+    with zipfile.ZipFile(tmp_path / "torn.zip", "w") as archive:
+        archive.write(folder / "000000.png", "000000.png")
+    torn = bytearray((tmp_path / "torn.zip").read_bytes())
+    torn[60:90] = bytes(30)
+    (tmp_path / "torn.zip").write_bytes(torn)
+    assert "000000.png cannot be read" in refused(capsys, tmp_path / "torn.zip", "--against", folder, *random)
+    assert "has no effect on random features" in refused(capsys, run, *random, "--weights", tmp_path / "other.pth")
+    assert "--reals 9 has no effect on pixels" in refused(capsys, run, "--scores", "pixels", "--reals", 9)
+
     bare = tmp_path / "bare"
-    bare.mkdir()
+    (bare / "checkpoints").mkdir(parents=True)
     shutil.copy(run / "config.yaml", bare)
     assert "has no whole checkpoint yet" in refused(capsys, bare, *random)
     broken = tmp_path / "broken"

@@ -12,6 +12,7 @@ from gan_dist import rng
 from gan_dist.errors import InputError
 from gan_dist.evaluation import METRICS, Evaluation, Metric, Ranks, ScoreError, base, evaluate
 from gan_dist.evaluation.evaluate import PASS, _merge, parts
+from tests.unit.evaluation import ranking
 
 PIXELS = {"pixels": METRICS["pixels"]()}
 
@@ -57,27 +58,12 @@ def features(batch: Tensor) -> Tensor:
 
 
 def on_ranks(ranks: int, count: int, reals: int, metrics: dict[str, Metric] | None = None) -> list[Evaluation]:
-    """The evaluation as each of so many ranks sees it: first what each hands in, then the result."""
+    """The evaluation as each of so many ranks sees it."""
     metrics = metrics or PIXELS | {"order": Order()}
-    handed: list[Any] = []
-
-    def run(rank: int, gather: Callable[[Any], list[Any]]) -> Evaluation:
-        return evaluate(
-            metrics, images(1), images(2, 0.3, 0.1), count, reals,
-            ranks=Ranks(rank, ranks, gather), features=features,
-        )  # fmt: skip
-
-    class Handed(Exception):
-        """A rank has handed in what it has, and is not asked for more."""
-
-    def hand_in(value: Any) -> list[Any]:
-        handed.append(value)
-        raise Handed
-
-    for rank in range(ranks):
-        with pytest.raises(Handed):
-            run(rank, hand_in)
-    return [run(rank, lambda _: handed) for rank in range(ranks)]
+    return ranking.on_ranks(
+        ranks,
+        lambda each: evaluate(metrics, images(1), images(2, 0.3, 0.1), count, reals, ranks=each, features=features),
+    )
 
 
 @pytest.mark.parametrize(("count", "reals"), [(1_000, 700), (PASS * 64 * 2 + 5, 10_000), (3, 3)])
@@ -94,9 +80,13 @@ def test_every_number_of_ranks_gives_the_same_bits(count: int, reals: int) -> No
 
 def test_the_order_in_which_parts_arrive_does_not_matter_but_each_must_be_there_once() -> None:
     rows: list[Any] = []
-    whole = evaluate(
-        PIXELS, images(1), images(2), 500, 500, ranks=Ranks(gather=lambda value: rows.extend(value[1]) or [value])
-    )
+
+    def gather(value: Any) -> list[Any]:
+        if isinstance(value, list):
+            rows.extend(value)
+        return [value]
+
+    whole = evaluate(PIXELS, images(1), images(2), 500, 500, ranks=Ranks(gather=gather))
     mixed = random.Random(0).sample(rows, len(rows))
     assert _merge(PIXELS, mixed, len(rows)) == whole.scores
     for wrong in (rows[1:], [*rows, rows[0]], []):

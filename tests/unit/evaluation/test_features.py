@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from gan_dist.config import parts
 from gan_dist.errors import InputError
 from gan_dist.evaluation import EXTRACTORS, METRICS, Extractor, Labelled, check, extractors
 from gan_dist.evaluation.features import quantised, resized
@@ -121,7 +122,42 @@ def test_weights_are_looked_for_in_the_folder_of_the_variable_and_never_fetched(
             check({}, {kind: extractor(kind=kind)}, 1)
         assert str(tmp_path) in str(caught.value)
         (tmp_path / extractor.file).write_bytes(b"")
-        check({}, {kind: extractor(kind=kind)}, 1)
+        with pytest.raises(InputError, match="is damaged"):  # before a training, and not at its first evaluation
+            check({}, {kind: extractor(kind=kind)}, 1)
+
+
+def test_weights_of_another_network_or_of_none_are_refused_before_a_training(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "other.pth")
+    other = {"weights": str(tmp_path / "other.pth")}
+    with pytest.raises(InputError, match="holds the weights of another network than inception"):
+        check({}, {"mine": EXTRACTORS["inception"](kind="inception", **other)}, 1)
+    for kind in ("random", "pixels", "classifier"):
+        with pytest.raises(ValueError, match=f"has no effect on {kind} features"):
+            EXTRACTORS[kind](kind=kind, **other).check(None)
+
+
+def test_features_of_a_user_s_class_are_known_by_the_content_of_its_file_and_weights(tmp_path: Path) -> None:
+    text = """
+from gan_dist.evaluation import Extractor
+class Mine(Extractor):
+    def network(self, device): return lambda pixels: pixels.flatten(1)[:, :64] * FACTOR
+"""
+
+    def identity(folder: str, factor: int, weights: bytes = b"") -> dict[str, Any]:
+        path = tmp_path / folder / "mine.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text.replace("FACTOR", str(factor)))
+        with parts.reading(None):
+            kind, found = parts.find(f"{path}:Mine", Extractor, {}, "--features")
+        path.write_text("")  # what runs is what was loaded
+        path.with_name("weights").write_bytes(weights)
+        made = found(kind=kind, **({"weights": str(path.with_name("weights"))} if weights else {}))
+        return made.build(CPU).identity
+
+    first = identity("a", 1)
+    assert identity("b", 1) == first  # wherever it lies
+    assert identity("a", 3) != first
+    assert identity("a", 1, b"one") != identity("a", 1, b"other")
 
 
 def test_a_score_by_a_random_network_must_say_so_in_its_name() -> None:

@@ -1,6 +1,8 @@
 """Scores of sets equal their formulas and other libraries, at any number of ranks, and the reals are looked at once."""
 
+import dataclasses
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,16 @@ from gan_dist.evaluation import (
     Evaluation,
     Metric,
     Ranks,
+    ScoreError,
     Sets,
     collect,
     evaluate,
     moments,
     pairs,
+    ranks as ranks_module,
     reference,
     scores,
+    sets,
 )
 from gan_dist.evaluation.features import Features, RandomNetwork
 from gan_dist.evaluation.pairs import Wants
@@ -101,7 +106,7 @@ def test_pairs_equal_all_distances_and_kernels_in_float64_on_every_number_of_ran
 
 
 def compared(fake: Tensor, real: Tensor, wants: Wants = EVERYTHING) -> Any:
-    within = [pairs.within(rows.numpy(), wants, Ranks()) for rows in (fake, real)]
+    within = [pairs.within(rows.numpy(), wants, Ranks(), around=real.numpy()) for rows in (fake, real)]
     return *within, pairs.between(fake.numpy(), real.numpy(), *within, wants, Ranks())
 
 
@@ -132,12 +137,29 @@ def test_scores_equal_torch_fidelity_and_prdc_of_the_same_features() -> None:
         scores.precision(both, 5),
         scores.recall(both, 5),
         scores.density(both, 5),
-        scores.coverage(both, of_real, 5),
+        scores.coverage(both, 5),
     )
     assert found == pytest.approx([known[name] for name in ("precision", "recall", "density", "coverage")], abs=1e-12)
 
     known = metric_isc.isc_features_to_metric(fake, splits=10, shuffle=False)
     assert scores.inception_score(fake, 10)[0] == pytest.approx(known["inception_score_mean"], rel=1e-5)
+
+
+def test_copies_and_other_ties_are_counted_as_in_exact_arithmetic_and_in_any_order() -> None:
+    """A generator that copies 30 real images, ten times each: all its distances are ties."""
+    real = 0.4 * normal(1, 300, 64) + 20
+    fake = real[:30].repeat_interleave(10, 0)
+    x, y = real.double(), fake.double()
+    own = (x[:, None] - x[None]).square().sum(2).sort(1).values[:, 5]
+    apart = (y[:, None] - x[None]).square().sum(2)
+    for order in (torch.arange(300), normal(2, 300, 1)[:, 0].argsort()):
+        _, of_real, both = compared(fake[order], real)
+        assert scores.precision(both, 5) == 1
+        assert scores.recall(both, 3) == pytest.approx(0.1)  # as torch-fidelity
+        assert scores.density(both, 5) == pytest.approx(float((apart < own).sum(1).double().mean() / 5))  # as prdc
+        assert scores.coverage(both, 5) == pytest.approx(float((apart.amin(0) < own).double().mean()))
+        assert scores.authenticity(both, of_real) == 0
+        assert scores.nearness(both, of_real) == 0
 
 
 def test_kid_of_equal_distributions_is_0_within_its_error() -> None:
@@ -161,11 +183,11 @@ def test_a_copied_data_set_is_0_percent_authentic_and_a_dropped_half_is_seen_by_
     _, of_real, both = compared(normal(2, 300, 8), real)
     assert scores.authenticity(both, of_real) > 30
     assert 0.8 < scores.nearness(both, of_real) < 1.2
-    whole = scores.coverage(both, of_real, 5)
+    whole = scores.coverage(both, 5)
     halved = normal(2, 300, 8)
     halved[:, 0] = halved[:, 0].abs() + 1
     _, of_real, both = compared(halved, real)
-    assert scores.coverage(both, of_real, 5) < 0.6 * whole
+    assert scores.coverage(both, 5) < 0.6 * whole
 
 
 def images(seed: int, shift: float = 0.0) -> Callable[[range], Tensor]:
@@ -256,6 +278,99 @@ def test_a_failure_on_one_rank_is_an_error_on_all_and_leaves_nothing_behind(tmp_
 
     assert on_ranks(2, of_rank) == ["ScoreError", "ScoreError"]
     assert not list((tmp_path / "evaluation").glob(".generated*"))
+
+
+def test_what_fails_on_one_rank_beside_the_metrics_is_an_error_on_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    between, end = pairs.between, sets.Collector._end
+
+    def oom(*words: Any) -> Any:
+        if words[-2].rank == 1:
+            raise torch.OutOfMemoryError("no memory")
+        return between(*words)
+
+    def full(self: sets.Collector) -> Any:
+        if self._ranks.rank == 0 and ".generated" in str(self._folder):
+            raise OSError(28, "No space left on device")
+        return end(self)
+
+    def of_rank(ranks: Ranks) -> str:
+        with pytest.raises(ScoreError) as caught:
+            scored(tmp_path, ranks, Counted())
+        return str(caught.value)
+
+    places: tuple[tuple[Any, str, Any, str], ...] = (
+        (pairs, "between", oom, "no memory"),
+        (sets.Collector, "_end", full, "No space left"),
+    )
+    for place, name, work, words in places:
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, work)
+            one, other = on_ranks(2, of_rank)
+        assert one == other
+        assert words in one
+    assert [path.name[:10] for path in (tmp_path / "evaluation").iterdir()] == ["reference-"]
+
+
+def test_evaluations_that_share_a_cache_do_not_disturb_each_other(tmp_path: Path) -> None:
+    rows = normal(1, 200, 8).numpy()
+
+    def half_done(collector: sets.Collector) -> None:
+        collector.add(rows[:100])
+        found.append(reference({"a": 1}, tmp_path, lambda other: other.add(rows), 200, Ranks()))
+        collector.add(rows[100:])
+
+    found: list[sets.FeatureSet] = []
+    found.append(reference({"a": 1}, tmp_path, half_done, 200, Ranks()))
+    assert all(np.array_equal(each.rows, rows) for each in found)
+    assert len(list((tmp_path / "evaluation").iterdir())) == 1
+
+
+def test_what_killed_evaluations_left_is_deleted_by_the_next(tmp_path: Path) -> None:
+    folder = tmp_path / "evaluation"
+    for name in (".generated-killed.host.part", ".reference-killed.host.part", ".generated-old", ".generated-new"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "features.npy").touch()
+    for name in (".generated-killed.host.part", ".reference-killed.host.part"):
+        (folder / name / ".lock").touch()
+    for path in (folder / ".generated-old/features.npy", folder / ".generated-old"):
+        os.utime(path, (1, 1))
+    with sets.scratch(tmp_path, Ranks()) as alive, sets.scratch(tmp_path, Ranks()):
+        there = {path.name for path in folder.iterdir()}
+        assert alive.exists()
+        assert len(there) == 3
+        assert ".generated-new" in there  # it may be about to be locked
+    assert [path.name for path in folder.iterdir()] == [".generated-new"]
+
+
+def test_the_limit_is_that_of_its_distances_and_says_that_it_goes_on(tmp_path: Path) -> None:
+    features = Counted().features()
+    found = reference({}, tmp_path, collect(images(2), 200, features, Ranks()), 200, Ranks())
+    fake = reference({"fake": 1}, tmp_path, collect(images(1), 300, features, Ranks()), 300, Ranks())
+    beats: list[int] = []
+    none = pairs.Within(torch.zeros(0, 0), {})
+    both = sets.compare(features, fake, found, Wants(), Ranks(), lambda: None)
+    both = dataclasses.replace(both, fake_pairs=none, beat=lambda: beats.append(1))
+    metric = METRICS["fd"](kind="fd", features="random", few=True, limit=True)
+    rows = torch.from_numpy(fake.rows.copy())
+    sizes = torch.linspace(30, 300, 15).long().tolist()
+    known = [moments.frechet(moments.of(rows[:size]), found.moments) for size in sizes]
+    line = np.polyfit(1 / np.array(sizes), known, 1)
+    assert metric.score(both)["limit"] == pytest.approx(line[1], rel=1e-6)
+    assert len(beats) == 15
+
+
+def test_ranks_that_wait_for_the_first_one_are_heard_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks_module, "_BUSY", 0.0)
+
+    def of_rank(ranks: Ranks) -> int:
+        beats: list[int] = []
+        with ranks.agreed() as own:
+            own.on_main(lambda beat: [beat() for _ in range(5)], lambda: beats.append(1))
+        return len(beats)
+
+    assert on_ranks(3, of_rank) == [5, 5, 5]
 
 
 def test_too_few_images_are_told_with_how_many_are_needed(tmp_path: Path) -> None:

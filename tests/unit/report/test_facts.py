@@ -1,5 +1,6 @@
 """Scores, alarms, verdicts, the choice of charts, and lines of many points."""
 
+import datetime
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from gan_dist import cli, run_status
+from gan_dist.evaluation import METRICS
 from gan_dist.report import charts, drawing, facts, reading, sparks, table, terminal, verdict
 from tests.unit.report.runs import event, make_run, write
 
@@ -38,6 +40,15 @@ def test_an_alarm_stands_until_it_is_clear_or_the_run_went_back_before_it() -> N
     assert facts.alarms([suspect, event(600, "went back", to="images-000000400")]) == []
     assert facts.alarms([suspect, event(500, "resumed")]) == [suspect]
     assert facts.alarms([suspect, event(400, "resumed")]) == []
+    cleared = [suspect, event(600, "clear", signal="a")]
+    assert facts.alarms([*cleared, event(550, "resumed")]) == [suspect]  # the end of the alarm is undone
+    assert facts.alarms([*cleared, event(700, "went back", to="images-000000550")]) == [suspect]
+
+
+def test_the_end_of_one_alarm_leaves_another_one_of_the_same_signal() -> None:
+    fades = [event(place, "suspect", signal="a", trouble=trouble) for place, trouble in ((500, "G"), (600, "D"))]
+    assert facts.alarms([*fades, event(700, "clear", signal="a", trouble="G")]) == [fades[1]]
+    assert facts.alarms([*fades, event(700, "clear", signal="a")]) == []  # of an older version
 
 
 @pytest.mark.parametrize(
@@ -48,10 +59,10 @@ def test_an_alarm_stands_until_it_is_clear_or_the_run_went_back_before_it() -> N
         ([0.2, 0.3, 0.4], "getting worse"),
         ([0.1, 0.9, 0.5], "worse than before"),
         ([0.3], "no trend yet"),
-        ([], "not measured"),
+        ([], "no score"),
     ],
 )
-def test_a_verdict_has_a_figure_or_says_not_measured(tmp_path: Path, values: list[float], word: str) -> None:
+def test_a_verdict_has_a_figure_or_says_what_was_seen_instead(tmp_path: Path, values: list[float], word: str) -> None:
     run = make_run(tmp_path / "run")
     lines: list[dict[str, object]] = [
         {"images": 90_000 * number, "score/kid": value} for number, value in enumerate(values, 1)
@@ -61,6 +72,21 @@ def test_a_verdict_has_a_figure_or_says_not_measured(tmp_path: Path, values: lis
     assert said.word == word
     assert not values or f"{values[-1]:.3g}" in said.text
     assert {each.word for each in verdict.of(reading.read(run))} >= {"suspect"}
+    assert (
+        values
+        or f"alarms stand (score/gap 0.05): look at the grids below; for a score: `gan-dist evaluate {run}" in said.text
+    )
+
+
+def test_averaged_and_live_are_told_apart_and_times_name_their_zone(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    write(run / "metrics.jsonl", [{"images": 64, "collapse/diversity": 0.96, "collapse/diversity_live": 0.98}])
+    write(run / "events.jsonl", [event(64, "saved", checkpoint="images-000000064")])
+    read = reading.read(run)
+    assert verdict.collapse(read).text == "diversity 0.96 averaged, 0.98 live (1: as real images)"
+    assert verdict.learning(read).text.startswith("no alarm stands")
+    zone = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC).astimezone().strftime("%Z")
+    assert f"{zone}  saved at 64 images" in "\n".join(run_status.lines(run_status.read(run)))
 
 
 def test_more_is_better_where_the_score_says_so() -> None:
@@ -71,6 +97,51 @@ def test_more_is_better_where_the_score_says_so() -> None:
         "score/kid",
         "score/precision",
     ]
+
+
+def test_every_built_in_score_is_read_in_the_direction_that_it_declares() -> None:
+    for kind, metric in METRICS.items():
+        for part in [""] if isinstance(metric.better, str) else metric.better:
+            way = metric.better if isinstance(metric.better, str) else metric.better[part]
+            name = f"score/{kind}/{part}".rstrip("/")
+            assert facts.lower_is_better(name) == (way == "lower"), name
+
+
+def test_a_score_of_another_name_is_read_by_its_kind() -> None:
+    figures = [{"images": 64, "score/quality": 3.0, "score/p/recall": 0.5}]
+    known = facts.declared([{"metric": "p/recall", "kind": "prdc"}], {"quality": "inception_score"}, figures[0])
+    assert known == {"quality": "higher", "p/recall": "higher"}
+    score = facts.of(figures[:1], [], kinds={"quality": "inception_score"})["score"]
+    assert score == {"name": "score/p/recall", "value": 0.5, "images": 64, "better": "higher"}
+
+
+@pytest.mark.parametrize("record", [{}, {"better": "higher"}])
+def test_scores_of_gan_dist_evaluate_are_shown_and_the_better_run_comes_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], record: dict[str, object]
+) -> None:
+    name = "mine" if record else "inception_score"
+    for run, value in (("a", 2.0), ("b", 9.0)):
+        directory = make_run(tmp_path / run)
+        write(directory / "metrics.jsonl", [{"images": 6400, "step": 1, "loss/G": 1.0}])
+        line = {"metric": name, "value": value, "error": 0.5, "images": 6400, "by": "gan-dist evaluate"}
+        write(directory / "scores.jsonl", [{**line, "value": 1.0}, {**line, **record}])
+    assert f"score   {name} 9 at 6,400 images" in run_status.lines(run_status.read(tmp_path / "b"))
+    assert cli.main(["runs", str(tmp_path), "--sort", "score"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        str(tmp_path / run) for run in ("b", "a")
+    ]
+    assert cli.main(["watch", str(tmp_path / "b"), "--once"]) == 0
+    assert f"score/{name}" in capsys.readouterr().out
+    read = reading.read(tmp_path / "b")
+    assert f"{name} 9 at 6,400 images (higher is better)" in verdict.learning(read).text
+    assert read.errors[f"score/{name}", 6400] == 0.5
+
+
+def test_a_score_of_another_protocol_is_no_point_of_the_training_s_line() -> None:
+    line = {"metric": "fid", "value": 4.0, "images": 100, "by": "gan-dist evaluate"}
+    lines = facts.with_evaluations([{"images": 100, "score/fid": 9.0}], [line, {**line, "by": "training"}])
+    assert lines == [{"images": 100, "score/fid": 9.0}, {"images": 100, "score/fid/evaluated": 4.0}]
+    assert facts.scores(["score/modes/samples/evaluated"]) == []
 
 
 def test_a_line_of_many_points_keeps_its_extremes() -> None:
@@ -131,3 +202,21 @@ def test_watch_prints_once_and_ends_with_the_run(
     assert cli.main(["watch", str(run), "--once"]) == 0
     assert "no figures yet" in capsys.readouterr().out
     assert cli.main(["watch", str(tmp_path / "samples")]) == 2
+
+
+def test_watch_ends_when_its_run_was_moved_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "status.json").write_text('{"state": "running", "host": "elsewhere"}')
+    looks = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        assert len(looks) < 50, "it still waits"
+        if len(looks) == 1:
+            run.rename(tmp_path / "moved")
+
+    monkeypatch.setattr(terminal.time, "sleep", sleep)
+    assert cli.main(["watch", str(run), "--json"]) == 2
+    assert f"error: {run} is gone" in capsys.readouterr().err

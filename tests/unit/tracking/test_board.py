@@ -11,16 +11,35 @@ import yaml
 
 from gan_dist import cli
 from gan_dist.config import load
+from gan_dist.config.control import Limits
+from gan_dist.control import collapse
+from gan_dist.evaluation import METRICS
+from gan_dist.figures import LOGITS
 from gan_dist.tracking import board
 
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style")  # in wandb-workspaces
 
-FIGURES = (
-    *("loss/G", "loss/D", "score/real", "score/fake", "score/gap", "score/sign_real", "score/fid", "score/kid"),
-    *("score/prdc/recall", "score/modes/covered", "score/modes/kl", "collapse/diversity", "collapse/duplicates"),
-    *("collapse/cells", "grad_norm/G", "penalty/r1", "skipped/G", "speed/images_per_second", "speed/loader_share"),
-    "memory/process_gib",
-)
+RULES = collapse.rules(Limits(), 0, 64, 12.0)
+FIGURES = {
+    *("loss/G", "loss/D", "grad_norm/G", "penalty/r1", "skipped/G", "speed/images_per_second", "speed/loader_share"),
+    *("speed/evaluation_seconds", "memory/process_gib", "collapse/cells_kl", "score/kid/error", "score/fid/limit"),
+    *("score/kid/subsets", "score/modes/kl", "score/modes/kl_above_floor", "score/modes/samples", "score/modes_b/kl"),
+    *("score/modes/classifier_accuracy", "score/kid_random", "score/fd_mine", "score/neighbours-b"),
+    *(f"score/{name}" for name in LOGITS),
+    *(rule.signal for rule in RULES),
+    *(
+        f"score/{kind}/{part}".rstrip("/")
+        for kind, metric in METRICS.items()
+        for part in ([""] if isinstance(metric.better, str) else metric.better)
+    ),
+}
+
+
+def test_every_figure_of_ours_is_in_one_panel() -> None:
+    sections = (board.QUALITY, board.COLLAPSE, board.PLAYERS, board.SPEED, board.EVENTS)
+    panels = [(title, pattern) for section in sections for title, pattern, _ in section]
+    for figure in sorted(FIGURES):
+        assert len([title for title, pattern in panels if re.search(pattern, figure)]) == 1, figure
 
 
 @pytest.mark.slow

@@ -22,9 +22,10 @@ from gan_dist import cli, config as config_module
 from gan_dist.config import Config
 from gan_dist.redaction import redact
 from gan_dist.tracking import Tracker, alerts, media, rebuild, save_grid, weights_and_biases
-from gan_dist.tracking.console import ProgressConsole, duration
+from gan_dist.tracking.console import ProgressConsole
 from gan_dist.tracking.media import Histogram, Image, Scalar, Table
 from gan_dist.tracking.panels import Panel
+from gan_dist.units import duration
 
 KEYS = {
     "run": {"name": "test"},

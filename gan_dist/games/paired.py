@@ -1,0 +1,189 @@
+"""Play paired translation (pix2pix; Isola et al., 2017): an image of one kind into its counterpart of another."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field as Bounds
+from torch import Tensor
+
+from gan_dist import losses, rng
+from gan_dist.config.common import Config
+from gan_dist.config.section import Many, One, Section
+from gan_dist.ema import AverageKeys
+from gan_dist.errors import InputError
+from gan_dist.games.base import Game, GameKeys, expect, initial_weights, make_player
+from gan_dist.games.colours import coloured
+from gan_dist.interfaces import Batch, Field, Phase
+from gan_dist.networks import NETWORKS, Network, Shape
+from gan_dist.optimizers import OPTIMIZERS, Optimizer
+from gan_dist.schedules import ScheduledCount
+
+Weight = Annotated[float, Bounds(ge=0)]
+Features = list[list[Tensor]]
+"""Of each scale, the outputs of a discriminator's layers; the last of them are logits."""
+
+
+class Average(AverageKeys):
+    """The moving average (EMA) of the generator's weights, which translates for grids, scores and `gan-dist apply`."""
+
+    half_life: ScheduledCount = 1_000
+    """Half-life of the average in images."""
+
+
+class Paired(GameKeys):
+    """Turn the field `input` of a sample into its field `target`."""
+
+    l1: Weight = 100.0
+    """Weight of mean |target - output|, images in [-1, 1]; 100 in the paper."""
+    conditional: bool = True
+    """Whether the discriminator sees the input beside the image that it judges, as in the paper."""
+    feature_matching: Weight = 0.0
+    """Weight of the mean distance between the discriminator's features of output and target (pix2pixHD: 10). It needs a
+    discriminator that gives its features: patchgan."""
+
+    parts: ClassVar[Mapping[str, One | Many | type[Section]]] = {
+        "networks.generator": One(Network, NETWORKS, "unet"),
+        "networks.discriminator": One(Network, NETWORKS, "patchgan"),
+        "loss": One(losses.Loss, losses.LOSSES, "nonsaturating"),
+        "optimizers.generator": One(Optimizer, OPTIMIZERS, "adam"),
+        "optimizers.discriminator": One(Optimizer, OPTIMIZERS, "adam"),
+        "average": Average,
+    }
+
+    def check(self, config: Config) -> None:
+        fields = config.data.fields
+        if fields.keys() != {"input", "target"}:
+            named = ", ".join(fields) or "none"
+            raise ValueError(
+                f"game.kind: {self.kind} wants data.fields input and target, and finds {named}; name the members that hold "
+                "them: data.fields: {input: {member: a.png}, target: {member: b.png}}"
+            )
+        if fields["target"].classes:
+            raise ValueError(
+                "data.fields.target is a label map, and game.kind: paired makes images; store its classes as colours, and "
+                "remove classes"
+            )
+        judge: Network = config.networks.discriminator
+        if self.feature_matching and not judge.gives_features:
+            raise ValueError(
+                f"networks.discriminator.kind = {judge.kind} gives no features; set game.feature_matching: 0, or kind: patchgan"
+            )
+
+    def build(self, config: Config) -> Game:
+        return PairedGame(config)
+
+
+class PairedGame(Game):
+    """A generator that turns inputs into targets, against a discriminator that tells pairs of (input, image) apart."""
+
+    judged = "target"
+
+    def __init__(self, config: Config) -> None:
+        keys: Paired = config.game
+        data = config.data
+        self.seed, self.keys, self.loss = config.run.seed, keys, config.loss
+        self.fields = {
+            name: Field(
+                "labels" if field.classes else "image",
+                channels=data.seen(name),
+                size=data.size,
+                classes=field.classes,
+            )
+            for name, field in data.fields.items()
+        }
+        self.palette = data.fields["input"].palette
+        x, y = self.fields["input"].channels, self.fields["target"].channels
+        self._generator_kind: str = config.networks.generator.kind
+        with initial_weights(config.run.seed):
+            generator = config.networks.generator.generator(Shape(data.size, y, inputs=x))
+            seen = x + y if keys.conditional else y
+            discriminator = config.networks.discriminator.discriminator(Shape(data.size, seen))
+        self._takes_draws = bool(getattr(generator, "takes_draws", False))
+        self._gives_features: bool = config.networks.discriminator.gives_features
+        average: Average = config.average
+        self.generator = make_player(
+            "G", generator, config.optimizers.generator, half_life=average.half_life, ramp=average.ramp
+        )
+        self.discriminator = make_player("D", discriminator, config.optimizers.discriminator)
+        self.players = (self.generator, self.discriminator)
+        # the generator first: its images are then the discriminator's fakes, and are made only once
+        self.phases = (Phase(self.generator, self.fool_and_match), Phase(self.discriminator, self.tell_apart))
+        self.multiple = int(getattr(generator, "multiple", 1))
+
+    def fool_and_match(self, batch: Batch) -> Tensor:
+        """-log D(x, G(x)) + l1 * |y - G(x)|, and feature_matching * |features of (x, y) - features of (x, G(x))|."""
+        x, y = batch["input"], batch["target"]
+        fake = self.generator(x, **self._noise(self.seed, "dropout", batch.positions))
+        expect(fake, tuple(y.shape), f"networks.generator ({self._generator_kind})")
+        batch.cache["fake"] = fake.detach()
+        distance = (y - fake).abs().mean()
+        self.metrics.add("distance/l1", distance)
+        judged = self._judge(x, fake)
+        real: Features | None = None
+        if self.keys.feature_matching or self.loss.uses_real:
+            with torch.no_grad():
+                real = self._judge(x, y)
+        adversarial = self._over_scales(self.loss.generator, batch, judged, real if self.loss.uses_real else None)
+        self.metrics.add("distance/adversarial", adversarial)
+        total: Tensor = adversarial + self.keys.l1 * distance
+        if self.keys.feature_matching and real is not None:
+            matching = between_features(judged, real)
+            self.metrics.add("distance/features", matching)
+            total = total + self.keys.feature_matching * matching
+        return total
+
+    def tell_apart(self, batch: Batch) -> Tensor:
+        """-[log D(x, y) + log(1 - D(x, G(x)))] / 2, the mean over patches."""
+        x, y = batch["input"], batch["target"]
+        real, fake = self._judge(x, y), self._judge(x, batch.cache["fake"])
+        self.metrics.add("score/real", real[0][-1])
+        self.metrics.add("score/fake", fake[0][-1])
+        return self._over_scales(self.loss.discriminator, batch, fake, real) / 2
+
+    def _judge(self, x: Tensor, image: Tensor) -> Features:
+        seen = torch.cat([x, image], dim=1) if self.keys.conditional else image
+        if not self._gives_features:
+            return [[self.discriminator(seen)]]
+        features: Features = self.discriminator(seen, features=True)
+        return features
+
+    def _over_scales(self, side: losses.Side, batch: Batch, fake: Features, real: Features | None) -> Tensor:
+        """Return the sum over the scales of one side of the loss, of the logits (Wang et al., pix2pixHD, 2018, eq. 3)."""
+        parts = batch.parts if self.loss.couples else 1
+        total = fake[0][-1].new_zeros(())
+        for number, features in enumerate(fake):
+            total = total + losses.by_part(side, parts, features[-1], None if real is None else real[number][-1])
+        return total
+
+    def _noise(self, seed: int, purpose: str, positions: Tensor) -> dict[str, rng.Draws]:
+        return {"draws": rng.Draws(rng.key(seed, purpose), positions)} if self._takes_draws else {}
+
+    def pictures(self, seed: int, count: int, shown: Batch) -> dict[str, Tensor]:
+        seen = coloured(shown["input"], self.palette) if self.fields["input"].kind == "labels" else shown["input"]
+        return {"input": seen, "output": self.infer(shown), "target": shown["target"]}
+
+    def generated(self, seed: int, numbers: range, shown: Batch) -> Tensor:
+        return self.infer(shown)
+
+    @torch.no_grad()
+    def infer(self, inputs: Batch, way: str = "") -> Tensor:
+        """Return the outputs for `inputs["input"]`: dropout stays on, as in the paper, keyed by the positions."""
+        if way not in ("", "AB"):
+            raise InputError(f"a paired run goes one way, from input to target; remove --way {way}")
+        assert self.generator.average is not None
+        noise = self._noise(self.seed, "dropout of outputs", inputs.positions)
+        output: Tensor = self.generator.average.network(inputs["input"], **noise)
+        return output
+
+
+def between_features(fake: Features, real: Features) -> Tensor:
+    """Return the mean distance of features over scales and layers but the logits, times 4 (pix2pixHD's weights).
+
+    pix2pixHD sums over n + 1 layers with weights 4 / (n + 1).
+    """
+    total = fake[0][-1].new_zeros(())
+    for one, other in zip(fake, real, strict=True):
+        layers = [(a - b.detach()).abs().mean() for a, b in zip(one[:-1], other[:-1], strict=True)]
+        total = total + 4 * torch.stack(layers).mean() / len(fake)
+    return total

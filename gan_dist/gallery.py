@@ -83,6 +83,8 @@ class Gallery:
         if name == "reals":
             shown = self._reals(count)
             return None if shown is None else Picture(shown[game.judged], caption="real images")
+        if name == "samples":
+            return Picture(game.samples(seed, 0, count), caption="decoded from random latents")
         if name == "live":
             # whole micro-batches, and at least as many as the grid has
             micro = min(count, self._config.training.micro_batch)
@@ -93,7 +95,9 @@ class Gallery:
             names = {number: name[:_NAMED] for name, number in labels.names_beside(self._config.data.shards).items()}
             caption = f"a row for each class: {', '.join(names.get(row, str(row)) for row in rows)}"
             return Picture(game.of_classes(seed, rows, _EACH), _EACH, caption)
-        raise ValueError(f"galleries of {type(game).__name__} names {name!r}; there are reals, live and classes")
+        raise ValueError(
+            f"galleries of {type(game).__name__} names {name!r}; there are reals, live, classes and samples"
+        )
 
 
 def spread(count: int, most: int) -> list[int]:

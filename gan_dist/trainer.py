@@ -330,7 +330,8 @@ class Trainer:
         directory = self.run_directory.directory
         self.tracker.status("finished", self.images, "training.images reached", self.checkpointer.newest_name)
         self.tracker.say(f"{directory} {how} at {self.images:,} images. Pictures: {self.run_directory.samples}")
-        more = f"apply {directory} IMAGES --out DIR" if self.game.shows_data else f"generate {directory}"
+        translates = self.game.shows_data and not self.game.reconstructs
+        more = f"apply {directory} IMAGES --out DIR" if translates else f"generate {directory}"
         self.tracker.say(f"More pictures: gan-dist {more}. Dashboard: {self.tracker.dashboard}")
 
     def _go_back(self) -> None:

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     if options.n < 1:
         raise InputError(f"--n {options.n}: give a number above 0")
     game, config, name = load(options.run, options.checkpoint)
-    if game.shows_data:
+    if game.shows_data and not game.reconstructs:
         raise InputError(
             f"{options.run} turns images into images and draws none from latents: use `gan-dist apply {options.run} IMAGES "
             "--out DIR`"

@@ -5,13 +5,14 @@ from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gan_dist.errors import InputError
 from gan_dist.evaluation.base import Metric, State
 from gan_dist.evaluation.features import Extractor, read_weights
+from gan_dist.interfaces import Batch
 
 _BT601 = (65.481, 128.553, 24.966)
 """Of R, G, B in [0, 1], for a luma of 16..235."""
@@ -23,6 +24,8 @@ class Paired(Metric):
     """A mean over images of what `each` says of an image and its target, both rounded to 8 bits."""
 
     better: ClassVar[Literal["lower", "higher"]] = "higher"
+    _game: Any = PrivateAttr(None)
+    """A game whose generated images are others than those that it answers real ones by."""
 
     def each(self, fake: Tensor, real: Tensor) -> Tensor:
         """Return a number for each of the images (N, C, H, W) of 0..255, float64: (N,)."""
@@ -42,11 +45,17 @@ class Paired(Metric):
                 f"evaluate.scores: {self.kind} compares each image with its target, and this game has no targets; choose fid, "
                 "kid or prdc"
             )
-        return self
+        if not game.reconstructs:
+            return self
+        found = self.model_copy()
+        found._game = game
+        return found
 
     def add(self, state: State, fake: Tensor, real: Tensor | None) -> None:
         if real is None:
             return
+        if self._game is not None:
+            fake = self._game.infer(Batch({self._game.judged: real}, torch.arange(len(real))))
         pair = [((images.double() + 1) * 127.5).round().clamp(0, 255) for images in (fake[: len(real)], real)]
         values = self.each(*pair).double()
         sums = {"sum": values.sum(), "count": values.new_tensor(len(values))}

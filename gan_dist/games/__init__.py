@@ -1,6 +1,7 @@
 """Define games: the players, the order of their updates, and their losses. Each game is one file, with its keys."""
 
 from gan_dist.config.common import Config
+from gan_dist.games.autoencoder import Autoencoder, VaeGan
 from gan_dist.games.base import Game, GameKeys
 from gan_dist.games.generation import Generation
 from gan_dist.games.paired import Paired
@@ -9,7 +10,14 @@ from gan_dist.games.unpaired import Unpaired
 
 __all__ = ["GAMES", "Game", "GameKeys", "build"]
 
-GAMES: dict[str, type[GameKeys]] = {"generation": Generation, "plane": Plane, "paired": Paired, "unpaired": Unpaired}
+GAMES: dict[str, type[GameKeys]] = {
+    "generation": Generation,
+    "plane": Plane,
+    "paired": Paired,
+    "unpaired": Unpaired,
+    "autoencoder": Autoencoder,
+    "vae_gan": VaeGan,
+}
 
 
 def build(config: Config) -> Game:

@@ -116,7 +116,7 @@ class Game(abc.ABC):
 
     @property
     def galleries(self) -> tuple[str, ...]:
-        """Name the pictures to draw beside the grid: some of `reals`, `live`, `classes` (gan_dist/gallery.py).
+        """Name the pictures to draw beside the grid: some of `reals`, `live`, `classes`, `samples` (gan_dist/gallery.py).
 
         By default `reals`, unless the grid shows data itself.
         """
@@ -131,6 +131,8 @@ class Game(abc.ABC):
 
     has_targets: ClassVar[bool] = True
     """Whether what `generated` makes of a sample has its target in the same sample, of a game that turns images into images."""
+    reconstructs: ClassVar[bool] = False
+    """Whether `infer` answers an image by the image itself, which scores of pairs then compare, and `generated` draws others."""
 
     def generated(self, seed: int, numbers: range, shown: Batch) -> Tensor:
         """Draw images for a score, one for each number: (len(numbers), C, H, W). `shown` has as many samples of the data set."""

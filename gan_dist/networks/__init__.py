@@ -1,6 +1,7 @@
 """Make generators and discriminators in pure torch, without ranks or files. Each family is one file, with its keys."""
 
 from gan_dist.networks.article import Article
+from gan_dist.networks.autoencoder import Autoencoder
 from gan_dist.networks.base import Network, Shape
 from gan_dist.networks.biggan import Biggan
 from gan_dist.networks.dcgan import Dcgan
@@ -17,6 +18,7 @@ __all__ = ["NETWORKS", "Network", "Shape"]
 NETWORKS: dict[str, type[Network]] = {
     "dcgan": Dcgan,
     "article": Article,
+    "autoencoder": Autoencoder,
     "sngan": Sngan,
     "biggan": Biggan,
     "stylegan2": Stylegan2,

@@ -74,5 +74,9 @@ class Network(Part):
         """Return a network from (N, channels, H, W) images [and (N,) classes] to (N, ...) logits."""
         raise self._lacks("discriminator")
 
+    def encoder(self, shape: Shape) -> nn.Module:
+        """Return a network from (N, channels, H, W) images to means and log-variances of latents, (N, latent) each."""
+        raise self._lacks("encoder")
+
     def _lacks(self, role: str) -> InputError:
         return InputError(f"networks.{role}.kind = {self.kind} has no {role}; choose another kind")

@@ -82,7 +82,7 @@ def _caption(classes: Path) -> str:
     return pictures.caption(classes) or _BESIDE["classes"]
 
 
-_BESIDE = {"live": "the same latents, not averaged", "classes": "a row for each class"}
+_BESIDE = {"live": "the same latents, not averaged", "classes": "a row for each class", "samples": "of random latents"}
 
 
 def _beside(samples: Path) -> list[tuple[str, Path]]:

@@ -58,7 +58,7 @@ SPEED = (
     ("Memory in GiB", r"^memory/", False),
 )
 EVENTS = (("Skipped updates in total", r"^skipped/", False),)
-PICTURES = ("samples/grid", "samples/reals", "samples/live", "samples/classes", "samples/single")
+PICTURES = ("samples/grid", "samples/reals", "samples/live", "samples/classes", "samples/samples", "samples/single")
 FIRST_SCORES = ("score/fid", "score/kid")
 """Whose best value is shown as a number: define_metric keeps the minimum in the summary."""
 

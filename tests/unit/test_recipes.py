@@ -12,6 +12,7 @@ from tests.launching import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 NARROW = {
+    "autoencoder": {"base_channels": 4},
     "dcgan": {"base_channels": 4},
     "sngan": {"base_channels": 4},
     "biggan": {"base_channels": 2},
@@ -33,7 +34,7 @@ def reduced(path: Path) -> config_module.Config:
             keys[f"networks.{role}.{key}"] = value
     if not whole.data.drawn and max(whole.data.size) > 32:
         keys["data.resolution"] = 32
-    group = getattr(whole.networks.discriminator, "minibatch_std", 1)
+    group = getattr(getattr(whole.networks, "discriminator", None), "minibatch_std", 1)
     keys["training.micro_batch"] = micro = math.lcm(group, 4, getattr(whole.game, "pack", 1))
     keys["training.batch"] = 2 * micro
     for name, penalty in getattr(whole, "penalties", ()):

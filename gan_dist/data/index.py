@@ -4,7 +4,6 @@ The index of a shard is a safetensors file that records the shard's size and tim
 All shards together are one table (20 bytes a sample), in a file that all ranks and loader workers of a node map.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -13,7 +12,6 @@ import json
 import os
 import struct
 import sys
-import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,7 +27,7 @@ from safetensors.numpy import save
 from webdataset.tariterators import base_plus_ext
 
 from gan_dist import files
-from gan_dist.data import labels, tar, workers
+from gan_dist.data import labels, tables, tar, workers
 from gan_dist.errors import InputError
 
 VERSION = 3
@@ -81,13 +79,13 @@ class Index:
         if self.table is None:
             return self.__dict__
         if not self.table.exists():  # a cleaner of temporary folders was here
-            _write_table(self.table, self.rows)
+            tables.write(self.table, self.rows)
         return {name: value for name, value in self.__dict__.items() if name != "rows"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self.table is not None:
-            self.__dict__["rows"] = _map_table(self.table)
+            self.__dict__["rows"] = tables.map_rows(self.table)
 
     @property
     def images(self) -> "dict[str, Index]":
@@ -306,10 +304,10 @@ def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
     if rows.nbytes >= _WORTH_A_FILE:
         # named by all that is in it; a rank that comes later maps the file that is there
         about = json.dumps([VERSION, image, digest, [str(Path(shard).absolute()) for shard in shards], stamps])
-        table = _table_folder() / f"index-{hashlib.sha256(about.encode()).hexdigest()[:24]}.npy"
+        table = tables.folder() / f"index-{hashlib.sha256(about.encode()).hexdigest()[:24]}.npy"
         if not table.exists():
-            _write_table(table, rows)
-        rows = _map_table(table)
+            tables.write(table, rows)
+        rows = tables.map_rows(table)
     channels: dict[str, str] = {}
     left_out: Counter[str] = Counter()
     for shard, summary in zip(shards, summaries, strict=True):
@@ -331,35 +329,6 @@ def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
         image=image,
         stamps=tuple((int(stamp["bytes"]), int(stamp["mtime_ns"])) for stamp in stamps),
     )
-
-
-def _table_folder() -> Path:
-    """Return the user's own folder on this node for tables that its ranks map."""
-    folder = Path(tempfile.gettempdir()) / f"gan_dist-{os.getuid()}"
-    with contextlib.suppress(OSError):
-        folder.mkdir(mode=0o700, exist_ok=True)
-    files.make_directory(folder, "the folder for the node's index ($TMPDIR)")
-    if folder.lstat().st_uid != os.getuid():
-        raise InputError(
-            f"{folder} belongs to another user, so no index is put there; set TMPDIR to a folder of your own"
-        )
-    return folder
-
-
-def _write_table(path: Path, rows: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, rows)
-    try:
-        files.write_atomic(path, buffer.getvalue())
-    except OSError as error:
-        raise InputError(
-            f"the node's index {path} ({rows.nbytes >> 20} MiB) cannot be written ({error.strerror}); make room there or set "
-            "TMPDIR to another folder"
-        ) from None
-
-
-def _map_table(path: Path) -> np.ndarray:
-    return np.asarray(np.load(path, mmap_mode="r"))
 
 
 def places(shard: str, cache: Path, image: str) -> tuple[Path, Path]:

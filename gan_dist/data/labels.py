@@ -33,7 +33,7 @@ def of_sample(members: Mapping[str, _T], read: Callable[[_T], bytes]) -> int | N
     return None if ending is None else parse(read(members[ending]), ending)
 
 
-def names_beside(shards: str | list[str]) -> dict[str, int]:
+def names_beside(shards: str | list[str] | dict[str, str | list[str]]) -> dict[str, int]:
     """Return what `gan-dist pack` wrote beside the shards: class names and their numbers. Empty if it is not there."""
     if not isinstance(shards, str):
         return {}

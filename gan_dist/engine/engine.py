@@ -79,7 +79,7 @@ class Engine:
     def __init__(self, config: Config, alone: bool = False) -> None:
         """Join the ranks of this launch, or be an engine of one rank that uses no process group (`alone`).
 
-        Engines set torch's determinism, TF32 and threads for the whole process as their config says: the newest holds.
+        Engines set torch's determinism, TF32 and threads for the whole process: the newest holds.
         """
         self.config = config
         self.accelerator: Accelerator | None = None
@@ -108,9 +108,8 @@ class Engine:
         self._noted = self.metrics
         """Where losses record metrics: for `exact` those of a micro-batch, which are summed as its gradients are."""
         if training.strategy == "exact":
-            strategy = Exact(self._health, self.rank, self.world_size, parts, self.metrics)
-            self._strategy: Strategy = strategy
-            self._noted = strategy.leaf
+            self._strategy: Strategy = (exact := Exact(self._health, self.rank, self.world_size, parts, self.metrics))
+            self._noted = exact.leaf
         elif training.strategy == "ddp":
             kind = Flat if self.shortcuts.sums_by_hand else Ddp
             self._strategy = kind(self.accelerator, self._health, parts // self.world_size)
@@ -269,15 +268,14 @@ class Engine:
     def update(self, images: int = 0) -> None:
         """Move the player whose turn it is by its gradients, unless a loss or a gradient is not finite on any rank.
 
-        `images` is the position of the step, for schedules and the record of skipped updates. The host does not wait for
-        the device, except under ZeRO, where DeepSpeed does.
+        `images` is the position of the step, for schedules. The host waits for the device under ZeRO alone.
         """
         assert self._turn is not None, "update() outside of turn()"
         player = self._turn.phase.player
         scale = self._scales.get(player.name)
         player.schedule(images)
         norm, good = self._strategy.update(player, scale)
-        name = f"grad_norm/{player.name}" if self._turn.phase.loss else f"grad_norm/{player.name}_penalty"
+        name = f"grad_norm/{player.name}{'' if self._turn.phase.loss else '_penalty'}"
         # a skipped one counts nothing: under fp16 some overflows are normal
         counted = good.to(norm.dtype) if self.is_main else torch.zeros_like(norm)
         self.metrics.add(name, torch.where(good, norm, 0.0), weight=counted)
@@ -301,9 +299,8 @@ class Engine:
         return {name: scale.state() for name, scale in self._scales.items()}
 
     def restore_loss_scales(self, states: Mapping[str, list[float]]) -> None:
-        for name, state in states.items():
-            if name in self._scales:
-                self._scales[name].restore(state)
+        for name in states.keys() & self._scales.keys():
+            self._scales[name].restore(states[name])
 
     def skipped(self, wait: bool = False) -> dict[str, Skipped]:
         """Return the skipped updates of each player; on a GPU as of some steps ago, unless it may `wait` for the device."""

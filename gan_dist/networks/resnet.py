@@ -47,7 +47,8 @@ class Block(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.layers(x)
+        output: Tensor = x + self.layers(x)
+        return output
 
 
 class Generator(nn.Module):

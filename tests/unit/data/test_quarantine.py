@@ -182,7 +182,10 @@ def test_the_same_bad_samples_are_as_many_at_any_number_of_ranks(shards: Path, w
 def test_ranks_that_met_different_samples_count_all_and_gather_only_news(shards: Path) -> None:
     config = config_for(shards)
     loader.prepare(config, progress=False)
-    notes = [Note("quarantined", sample, "", f"{sample:06d}", "gone") for sample in (3, 40, 41)]
+    notes = [
+        Note("quarantined", sample, str(shards / f"{shard}.tar"), f"{sample:06d}", "gone")
+        for sample, shard in ((3, 0), (40, 1), (41, 1))
+    ]
     ranks, gathers = quarantines(shards, notes[:2], notes[1:]), list[int]()
     assert together(ranks, gathers) == [3, 3]
     assert {rank.worst() for rank in ranks} == {(2, str(shards / "1.tar"), "000040: gone")}

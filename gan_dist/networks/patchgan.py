@@ -104,4 +104,4 @@ class Patchgan(Network):
 
 def _least(layers: int, scales: int) -> int:
     """Return the least side of images, in pixels, that so many layers at so many scales take."""
-    return 3 * 2 ** (layers + scales - 1) if layers else 2**scales
+    return 3 << (layers + scales - 1) if layers else 1 << scales

@@ -196,7 +196,7 @@ def kept_cost(options: argparse.Namespace) -> None:
     """CPU time that an image costs a training process without workers: decoded each time, and from memory."""
     config, found = settings(options.kept, 0, 1 << 40)
     made = resident.plan(
-        config.with_({"data.resident": "host"}), found, range(BATCH), range(BATCH), torch.device("cpu")
+        config.with_({"data.resident": "host"}), found, [range(BATCH)], range(BATCH), torch.device("cpu")
     )
     assert made is not None
     streams = {}

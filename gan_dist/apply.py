@@ -20,6 +20,8 @@ from gan_dist.interfaces import Batch, one_hot
 
 _LUMA = (0.299, 0.587, 0.114)
 """BT.601's weights of red, green and blue in a grey image."""
+_BITS = 258
+"""TIFF's tag of the bits of each channel."""
 
 
 class Read(NamedTuple):
@@ -36,7 +38,7 @@ class Read(NamedTuple):
 def images_in(source: Path, out: Path) -> dict[Path, Path]:
     """Return the images of a folder, or the one image, each with the file that its output goes to.
 
-    Raises InputError where there is none, and where two outputs would have one name.
+    Raises InputError where there is none, where two outputs would have one name, and where one would replace an image.
     """
     if not source.exists():
         raise InputError(f"no such folder or image: {source}")
@@ -53,6 +55,9 @@ def images_in(source: Path, out: Path) -> dict[Path, Path]:
         if target in outputs:
             raise InputError(f"{outputs[target]} and {path} would both become {target}; rename one of them")
         outputs[target] = path
+    inputs = {path.resolve() for path in images}
+    if own := [target for target in outputs if target.resolve() in inputs]:
+        raise InputError(f"{own[0]} is an image to read, and would be replaced; give --out another folder")
     return {path: target for target, path in outputs.items()}
 
 
@@ -71,7 +76,7 @@ def apply(game: Game, config: Config, content: bytes, name: str, way: str = "") 
     player = game.players[0]
     weight = next(player.network.parameters())
     if labels.classes:
-        seen = one_hot(torch.from_numpy(padded.astype(np.int64))[None], labels.classes)
+        seen = one_hot(torch.from_numpy(padded)[None], labels.classes, weight.dtype)
     else:
         seen = torch.from_numpy(padded).permute(2, 0, 1)[None] * 2 - 1
     position = torch.tensor([rng.key(config.run.seed, f"apply {name}") >> 2], device=weight.device)
@@ -89,19 +94,26 @@ def read(content: bytes, channels: int, labels: DataField) -> Read:
             image.load()
             if image.mode == "F":
                 raise ValueError("has floating-point pixels, which have no agreed range")
-            deep = image.mode.startswith("I") or (content[1:4] == b"PNG" and content[24] == 16)
+            bits = getattr(image, "tag_v2", {}).get(_BITS, (8,))  # of a TIFF: Pillow shows RGB of 16 bits as of 8
+            deep = image.mode.startswith("I") or (content[1:4] == b"PNG" and content[24] == 16) or max(bits) > 8
             clear = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
             grey = image.mode in ("1", "L", "LA")
             kind = ("LA" if grey else "RGBA") if clear else ("L" if grey else "RGB")
             pixels = None if deep else np.asarray(ImageOps.exif_transpose(image).convert(kind))
-    except ValueError:
+    except (ValueError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise anything on damaged files
         raise ValueError(f"cannot be decoded ({type(error).__name__})") from None
     if pixels is None:  # which Pillow would cut to 8 bits
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        try:
+            pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        except cv2.error:  # more pixels than OpenCV decodes
+            pixels = None
         if pixels is None:
             raise ValueError("cannot be decoded")
+        if pixels.dtype not in (np.uint8, np.uint16):
+            raise ValueError(f"has {pixels.dtype} pixels, which have no agreed range; store 8 or 16 bits")
+        deep = pixels.dtype == np.uint16
         if pixels.ndim == 3:
             pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
     whole = (pixels if pixels.ndim == 3 else pixels[..., None]).astype(np.float32) / np.iinfo(pixels.dtype).max

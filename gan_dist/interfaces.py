@@ -9,7 +9,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from gan_dist import rng
 from gan_dist.player import Player
@@ -178,9 +177,10 @@ def join(batches: Sequence[Batch], size: int) -> list[Batch]:
     return joined
 
 
-def one_hot(numbers: Tensor, classes: int) -> Tensor:
-    """Return label maps (N, H, W) int64 as (N, classes, H, W) of 0 and 1, channels last; number `classes` is of no class."""
-    return functional.one_hot(numbers, classes + 1)[..., :classes].contiguous().permute(0, 3, 1, 2)
+def one_hot(numbers: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Return label maps (N, H, W) of integers as (N, classes, H, W) of 0 and 1, channels last; others are of no class."""
+    each = torch.arange(classes, dtype=numbers.dtype, device=numbers.device)
+    return (numbers[..., None] == each).to(dtype).permute(0, 3, 1, 2)  # functional.one_hot makes int64
 
 
 def draw_together(batches: Sequence[Batch]) -> Together:
@@ -202,7 +202,7 @@ def random_batch(fields: Mapping[str, Field], seed: int, positions: Tensor) -> B
             continue
         if field.kind == "labels":
             numbers = (rng.uniform(key, positions, math.prod(field.size)) * field.classes).long()
-            made[name] = one_hot(numbers.view(-1, *field.size), field.classes).double()
+            made[name] = one_hot(numbers.view(-1, *field.size), field.classes, torch.float64)
             continue
         pixels = 2 * rng.uniform(key, positions, field.channels * math.prod(field.size)) - 1
         made[name] = pixels.view(-1, field.channels, *field.size)

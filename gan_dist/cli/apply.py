@@ -50,12 +50,15 @@ def run(options: argparse.Namespace) -> None:
         except (ValueError, OSError) as error:
             problems.append(f"{path} {error}")
             continue
-        except torch.OutOfMemoryError:
-            problems.append(f"{path} is too large for the memory of the GPU")
+        except (RuntimeError, MemoryError) as error:
+            on_gpu = isinstance(error, torch.OutOfMemoryError)
+            if not (on_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)):
+                raise
+            problems.append(f"{path} is too large for {'the memory of the GPU' if on_gpu else 'the free memory'}")
             continue
         files.make_directory(target.parent, "--out")
         files.write_atomic(target, made)
     print(f"{len(found) - len(problems)} images of {name} in {options.out}")
     if problems:
-        more = f", and {len(problems) - 1} more cannot be read" if len(problems) > 1 else ""
+        more = f", and {len(problems) - 1} more failed" if len(problems) > 1 else ""
         raise InputError(f"{problems[0]}{more}; the other images are written")

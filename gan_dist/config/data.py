@@ -47,7 +47,7 @@ class Data(Section):
     the centre and reduced by area."""
     crop: Literal["centre", "random"] = "centre"
     """random: training sees a part of each image, at a place that is drawn again in every epoch and is the same for all fields
-    of a sample. Grids and scores see the whole."""
+    of a sample. Grids and scores see the middle; with data.load_size the whole, cropped to the shape and reduced."""
     load_size: Annotated[int | str, AfterValidator(_load_size)] = 0
     """Size in pixels, as data.resolution, that images are cropped at the centre and resized to before a part of them is cut
     out at random (pix2pix: 286 for 256). 0: parts are cut out of the images as they are stored."""

@@ -21,7 +21,8 @@ class DataField(Section):
     """Colours of the classes as #RRGGBB, in their order: what a grid shows, and what a label map stored in colours holds.
     Default: colours of our own, of maps that hold numbers."""
     unknown: Annotated[int, Field(ge=-1, le=65535)] = -1
-    """Number, in a label map, of pixels that are of no class (255 in many data sets): all their channels are 0. -1: none."""
+    """Number, in a label map, of pixels that are of no class (255 in many data sets): all their channels are 0. With `palette`:
+    in a PNG with a palette, where `palette` does not name the colour of that number. -1: none."""
 
     def label_problem(self) -> str:
         """Return what is wrong with the keys of a label map, or ""."""

@@ -23,7 +23,7 @@ def normalised(name: str, pixels: Tensor, config: Config) -> Tensor:
     """Turn a field (N, H, W, C) uint8 into (N, C, H, W) in [-1, 1], a copy; a label map into 0 and 1."""
     dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
     if labels := checks.label_maps(config).get(name):
-        return one_hot(pixels[..., 0].long(), labels.classes).to(dtype)
+        return one_hot(pixels[..., 0], labels.classes, dtype)
     # (N, H, W, C) seen as (N, C, H, W) is channels_last already
     return pixels.permute(0, 3, 1, 2).to(dtype).div_(127.5).sub_(1)
 

@@ -21,6 +21,10 @@ _LOSSY = ("JPEG", "MPO")
 _NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
 
+class DamagedError(ValueError):
+    """An image that cannot be decoded."""
+
+
 def decode(content: bytes, field: DataField) -> np.ndarray:
     """Return the classes of a label map's pixels, (H, W) uint8; `field.classes` is of no class. Raises ValueError."""
     numbers = _numbers(content, field)
@@ -29,9 +33,11 @@ def decode(content: bytes, field: DataField) -> np.ndarray:
         allowed = field.classes
     else:
         allowed = field.classes - 1
-    if (largest := int(numbers.max())) > allowed:
-        mask = "; a mask of 0 and 255 is an image: leave out classes" if largest == 255 else ""
-        raise ValueError(f"has the label {largest}, and classes = {field.classes} means 0..{field.classes - 1}{mask}")
+    least, largest = int(numbers.min()), int(numbers.max())
+    if least < 0 or largest > allowed:
+        strange = least if least < 0 else largest
+        mask = "; a mask of 0 and 255 is an image: leave out classes" if strange == 255 else ""
+        raise ValueError(f"has the label {strange}, and classes = {field.classes} means 0..{field.classes - 1}{mask}")
     return numbers.astype(np.uint8)
 
 
@@ -40,30 +46,39 @@ def _numbers(content: bytes, field: DataField) -> np.ndarray:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
             kind, mode = image.format, image.mode
-            if kind in _LOSSY:
-                raise ValueError("is a JPEG, which changes the numbers of pixels; store it as PNG")
-            if mode in _NUMBERS and not (mode == "P" and field.palette):
-                return np.asarray(image).astype(np.int64)
-            colours = np.asarray(image.convert("RGB")).astype(np.int64)
-    except ValueError:
-        raise
+            numbers = np.asarray(image).astype(np.int64) if mode in _NUMBERS else None
+            coloured = numbers is None or (mode == "P" and field.palette)
+            colours = np.asarray(image.convert("RGB")).astype(np.int64) if coloured else None
     except Exception as error:  # Pillow's decoders raise anything on damaged files
-        raise ValueError(f"cannot be decoded ({type(error).__name__})") from None
+        raise DamagedError(f"cannot be decoded ({type(error).__name__})") from None
+    if kind in _LOSSY:
+        raise ValueError("is a JPEG, which changes the numbers of pixels; store it as PNG")
+    if colours is None:
+        assert numbers is not None
+        return numbers
     if not field.palette:
         raise ValueError(
             "is stored in colours; give the colours of the classes as palette, or pack it with `gan-dist pack --labels`"
         )
-    return _of_colours(colours, field.palette)
+    if numbers is None or field.unknown < 0:
+        return _of_colours(colours, field.palette)
+    return _of_colours(colours, field.palette, numbers == field.unknown, field.unknown)
 
 
-def _of_colours(colours: np.ndarray, palette: Sequence[str]) -> np.ndarray:
-    """Return the numbers of the classes that colours (H, W, 3) stand for."""
+def _of_colours(
+    colours: np.ndarray, palette: Sequence[str], free: np.ndarray | None = None, unknown: int = -1
+) -> np.ndarray:
+    """Return the numbers of the classes that colours (H, W, 3) stand for. Other colours are `unknown` where `free` (H, W)."""
     codes = colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
     known = np.array([int(name[1:], 16) for name in palette])
     order = np.argsort(known)
     places = np.searchsorted(known[order], codes).clip(max=len(known) - 1)
     numbers: np.ndarray = order[places]
-    if (strange := known[numbers] != codes).any():
+    strange = known[numbers] != codes
+    if free is not None:
+        numbers[strange & free] = unknown
+        strange &= ~free
+    if strange.any():
         raise ValueError(f"has the colour #{int(codes[strange][0]):06x}, which palette does not name")
     return numbers
 
@@ -71,7 +86,8 @@ def _of_colours(colours: np.ndarray, palette: Sequence[str]) -> np.ndarray:
 def check(shards: Sequence[str], fields: Mapping[str, DataField], cache: Path) -> None:
     """Decode every label map once, and remember beside the shard that all are in range.
 
-    Raises InputError, naming a sample, where one is not.
+    Raises InputError, naming a sample, where one is not. What cannot be decoded is left to the run, whose
+    data.max_bad_fraction says how much of it may be.
     """
     for name, field in fields.items():
         if not field.classes:
@@ -98,6 +114,8 @@ def _problem(index: Index, field: DataField) -> str:
         try:
             with open(index.shards[0], "rb") as file:
                 decode(os.pread(file.fileno(), int(index.size[sample]), int(index.offset[sample])), field)
+        except DamagedError:
+            return ""
         except ValueError as error:
             return f"{index.key(sample)} {error}"
         return ""

@@ -13,7 +13,7 @@ import os
 import platform
 import secrets
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -45,32 +45,47 @@ class Plan:
 
     where: str
     """host or device."""
-    samples: range
-    """Those that its ranks read."""
+    samples: tuple[range, ...]
+    """Those that its ranks read: ascending, each after a gap."""
     shapes: dict[str, tuple[int, int, int]]
     """Height, width and channels of each image field."""
     spare: float
     """Part of free memory that may be taken."""
 
     @property
+    def count(self) -> int:
+        """Return the number of samples."""
+        return sum(map(len, self.samples))
+
+    def places(self, samples: np.ndarray) -> np.ndarray:
+        """Return where samples (N,) stand among those that are kept: (N,) int64."""
+        if len(self.samples) == 1:
+            return samples - self.samples[0].start
+        starts = np.array([each.start for each in self.samples])
+        before = np.cumsum([0, *map(len, self.samples[:-1])])
+        part = np.searchsorted(starts, samples, side="right") - 1
+        found: np.ndarray = samples - starts[part] + before[part]
+        return found
+
+    @property
     def bytes(self) -> int:
         """Return the memory it takes."""
-        return len(self.samples) * (8 + sum(math.prod(shape) for shape in self.shapes.values()))
+        return self.count * (8 + sum(math.prod(shape) for shape in self.shapes.values()))
 
     @property
     def words(self) -> str:
         """Say in a line what is kept, and how much that is."""
         place = "the memory of the device" if self.where == "device" else "this machine's memory"
         return (
-            f"data.resident: {self.where}: {len(self.samples):,} decoded samples, {units.size(self.bytes)}, are kept in "
+            f"data.resident: {self.where}: {self.count:,} decoded samples, {units.size(self.bytes)}, are kept in "
             f"{place} after their first use"
         )
 
 
 def plan(
-    config: Config, index: Index, slots: range, own: range, device: torch.device, left: float = math.inf
+    config: Config, index: Index, slots: Sequence[range], own: range, device: torch.device, left: float = math.inf
 ) -> Plan | None:
-    """Return what a machine keeps whose ranks serve some neighbouring `slots`, of which this rank has its `own`.
+    """Return what a machine keeps whose ranks serve these `slots`, of which this rank has its `own`.
 
     None where it does not fit. `left` are the bytes that limits leave to this process. Raises InputError where the config
     names a place that is too small.
@@ -79,7 +94,7 @@ def plan(
     spare = _SPARE_AUTO if wanted == "auto" else _SPARE
     made = Plan(
         "device" if wanted == "device" or (wanted == "auto" and on_gpu) else "host",
-        read_by(config, len(index), slots),
+        _joined([read_by(config, len(index), each) for each in slots]),
         _shapes(config, index),
         spare,
     )
@@ -96,7 +111,7 @@ def plan(
         raise InputError(_too_large(wanted, made, spare * room, "this machine's memory"))
     if made.where == "device" and on_gpu:
         total = torch.cuda.mem_get_info(device)[1]
-        part = dataclasses.replace(made, samples=read_by(config, len(index), own))
+        part = dataclasses.replace(made, samples=(read_by(config, len(index), own),))
         if part.bytes > spare * total:
             if wanted == "auto":
                 return dataclasses.replace(made, where="host")
@@ -109,9 +124,20 @@ def read_by(config: Config, total: int, slots: range) -> range:
     return order.read_by(slots, total, config.training.batch, config.data.streams)
 
 
+def _joined(ranges: Sequence[range]) -> tuple[range, ...]:
+    """Return what is in some ranges, as few ascending ranges. Ranks of a machine need not be neighbours."""
+    found: list[range] = []
+    for each in sorted(ranges, key=lambda each: each.start):
+        if found and each.start <= found[-1].stop:
+            found[-1] = range(found[-1].start, max(found[-1].stop, each.stop))
+        else:
+            found.append(each)
+    return tuple(found)
+
+
 def _too_large(wanted: str, made: Plan, most: float, what: str) -> str:
     return (
-        f"data.resident = {wanted}: {len(made.samples):,} decoded samples are {units.size(made.bytes)}, and at most "
+        f"data.resident = {wanted}: {made.count:,} decoded samples are {units.size(made.bytes)}, and at most "
         f"{units.size(most)} of {what} may be taken; set data.resident: auto, or pack smaller images"
     )
 
@@ -134,8 +160,8 @@ def shared(config: Config, index: Index, ranks: Ranks, left: float) -> "Cache | 
     if config.data.drawn or config.data.resident == "no":
         return None
     machine, slots = _machine(), ranks.slots
-    mine = [each for where, each in ranks.gather((machine, (slots.start, slots.stop))) if where == machine]
-    together = range(min(start for start, _ in mine), max(stop for _, stop in mine))
+    told_slots = ranks.gather((machine, (slots.start, slots.stop)))
+    together = [range(*each) for where, each in told_slots if where == machine]
 
     def make() -> Cache | None:
         made = plan(config, index, together, slots, ranks.device, left)
@@ -156,7 +182,7 @@ def shared(config: Config, index: Index, ranks: Ranks, left: float) -> "Cache | 
 def absence(config: Config, index: Index, slots: range) -> str:
     """Say in a line that nothing is kept, though the config asks for it."""
     samples = read_by(config, len(index), slots)
-    needed = Plan("host", samples, _shapes(config, index), 0).bytes
+    needed = Plan("host", (samples,), _shapes(config, index), 0).bytes
     return (
         f"data.resident: {config.data.resident}: nothing is kept, as {len(samples):,} decoded samples, {units.size(needed)}, "
         "do not fit into half of the free memory"
@@ -175,6 +201,13 @@ def _machine() -> str:
         return platform.node()
 
 
+def _opened(path: str, name: str) -> int:
+    """Open another process's memory. Raises OSError where `path` is not what it calls `name`, as in another container."""
+    if os.readlink(path) != name:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return os.open(path, os.O_RDWR)
+
+
 class Cache:
     """Decoded samples, each at its number: pixels of every image field, and which sample they are of.
 
@@ -188,12 +221,10 @@ class Cache:
         self.labels: np.ndarray | None = None
         """The classes of what is kept, once all is."""
         self._selected: dict[str, Tensor] = {}
-        self._first = made.samples.start
+        self._first = made.samples[0].start
         """The sample that is first in `_selected`."""
-        if path:  # in another container it may lead elsewhere
-            if os.readlink(path) != name:
-                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-            descriptor = os.open(path, os.O_RDWR)
+        if path:
+            descriptor = _opened(path, name)
         else:
             descriptor = os.memfd_create(f"gan_dist-{secrets.token_hex(8)}")
             os.truncate(descriptor, self._layout()[1])
@@ -206,7 +237,7 @@ class Cache:
 
     def _layout(self) -> tuple[list[int], int]:
         """Return where the numbers and each field begin, and the size of it all."""
-        count, places, end = len(self.plan.samples), [0], 0
+        count, places, end = self.plan.count, [0], 0
         for size in (8, *(math.prod(shape) for shape in self.plan.shapes.values())):
             end = -(-(end + count * size) // _PAGE) * _PAGE
             places.append(end)
@@ -214,7 +245,7 @@ class Cache:
 
     def _map(self, descriptor: int) -> None:
         places, size = self._layout()
-        memory, count = mmap.mmap(descriptor, size), len(self.plan.samples)
+        memory, count = mmap.mmap(descriptor, size), self.plan.count
         self._numbers = np.frombuffer(memory, np.int64, count, places[0])
         """For each sample 0, or 1 + the sample whose pixels are kept at its place."""
         self._rows = {
@@ -223,12 +254,16 @@ class Cache:
         }
 
     def __getstate__(self) -> dict[str, object]:
-        return {"plan": self.plan, "path": self.path}
+        return {"plan": self.plan, "path": self.path, "name": self.name}
 
     def __setstate__(self, state: Mapping[str, object]) -> None:
-        """Share the memory in a worker, which ends before the process that holds it open."""
+        """Share the memory in a worker, which ends before the process that holds it open. One that cannot keeps nothing."""
         self.__dict__.update(state)
-        descriptor = os.open(self.path, os.O_RDWR)
+        try:
+            descriptor = _opened(self.path, self.name)
+        except OSError:
+            self._rows = {}
+            return
         try:
             self._map(descriptor)
         finally:
@@ -239,7 +274,10 @@ class Cache:
 
         `read(places)` decodes some places of `out`. Returns the numbers of the samples that were read, and what happened.
         """
-        at = samples - self.plan.samples.start
+        if not self._rows:
+            found, _, notes = read(np.arange(len(samples)))
+            return found, notes
+        at = self.plan.places(samples)
         used = self._numbers[at] - 1
         kept = used >= 0
         for name, rows in self._rows.items():
@@ -262,18 +300,19 @@ class Cache:
 
     def looks_every(self, batch: int) -> int:
         """Return after how many steps of a batch it is worth to ask whether it is full."""
-        return max(1, len(self.plan.samples) // batch // _LOOKS)
+        return max(1, self.plan.count // batch // _LOOKS)
 
     def settle(self, index: Index, config: Config, slots: range, device: torch.device) -> str:
         """Bring what these slots read to where batches are selected from; all samples are kept.
 
         Returns in words where that is; "" where it was done before.
         """
-        own, begin = read_by(config, len(index), slots), self.plan.samples.start
+        own = read_by(config, len(index), slots)
+        begin = int(self.plan.places(np.array([own.start]))[0])
         if self._selected:
             assert own.start == self._first, "a cache settles for one rank's slots"
             return ""
-        part = slice(own.start - begin, own.stop - begin)
+        part = slice(begin, begin + len(own))
         if config.data.labels:
             self.labels = index.label[self._numbers[part] - 1].astype(np.int64)
         self._first = own.start

@@ -1,6 +1,6 @@
 """Make PatchGAN (Isola et al., 2017): a discriminator that judges overlapping patches of an image, each by a logit of its own."""
 
-import math
+import itertools
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -79,16 +79,29 @@ class Patchgan(Network):
     gives_features: ClassVar[bool] = True
 
     def check(self, config: Config) -> None:
-        halvings = max(1, self.layers) + self.scales - 1
-        least = 3 * 2**halvings if self.layers else 2 ** (self.scales - 1)
-        if min(config.data.size) < least:
-            fitting = max(1, int(math.log2(max(min(config.data.size), 6) / 3)) - self.scales + 1)
+        side, least = min(config.data.size), _least(self.layers, self.scales)
+        if side < least:
+            pairs = itertools.product(range(self.layers + 1), range(1, self.scales + 1))
+            fitting = [pair for pair in pairs if _least(*pair) <= side]
+            if not fitting:
+                raise ValueError(
+                    f"networks.*.kind = patchgan needs images of {_least(0, 1)} pixels, and data.resolution = "
+                    f"{units.pixels(config.data.size)}; set data.resolution: {_least(self.layers, self.scales)}"
+                )
+            # the same scales where patches stay larger than a pixel, else as many layers as there can be
+            layers, scales = max(fitting, key=lambda pair: (pair[0] > 0 and pair[1] == self.scales, pair))
+            advice = f"layers: {layers}" + (f" and scales: {scales}" if scales != self.scales else "")
             raise ValueError(
                 f"networks.*.kind = patchgan with layers: {self.layers} and scales: {self.scales} needs images of {least} "
-                f"pixels, and data.resolution = {units.pixels(config.data.size)}; set layers: {fitting}, or scales: 1"
+                f"pixels, and data.resolution = {units.pixels(config.data.size)}; set {advice}"
             )
 
     def discriminator(self, shape: Shape) -> nn.Module:
         if shape.classes:
             raise InputError("networks.discriminator.kind = patchgan knows no classes; set data.labels: false")
         return Discriminator(shape.channels, self.base_channels, self.layers, self.scales, self.normalisation)
+
+
+def _least(layers: int, scales: int) -> int:
+    """Return the least side of images, in pixels, that so many layers at so many scales take."""
+    return 3 << (layers + scales - 1) if layers else 1 << scales

@@ -92,11 +92,16 @@ class Unet(Network):
     def levels_of(self, size: tuple[int, int]) -> int:
         """Return the halvings for images of a size. Raises ValueError where there are none, or not so many."""
         most = _halvings(size)
-        if not most or self.levels > most:
+        if not most:
+            even = units.pixels((max(2, size[0] // 2 * 2), max(2, size[1] // 2 * 2)))
             raise ValueError(
-                f"networks.generator.kind = unet with {self.levels or 'any'} levels needs sides that are multiples of "
-                f"{2 ** (self.levels or 1)}, and data.resolution = {units.pixels(size)}; change data.resolution, or set levels: "
-                f"{most or 0}"
+                f"networks.generator.kind = unet needs sides that are multiples of 2, and data.resolution = "
+                f"{units.pixels(size)}; set data.resolution: {even}"
+            )
+        if self.levels > most:
+            raise ValueError(
+                f"networks.generator.kind = unet with {self.levels} levels needs sides that are multiples of "
+                f"{2**self.levels}, and data.resolution = {units.pixels(size)}; change data.resolution, or set levels: {most}"
             )
         return self.levels or min(8, most)
 

@@ -26,7 +26,7 @@ def test_batches_come_without_a_wait_and_are_those_of_a_cpu(tmp_path: Path, kept
     index, slots, gpu, cpu = loader.open_index(config), range(16), torch.device("cuda", 0), torch.device("cpu")
     plain = config.with_({"data.resident": "no", "data.workers": 0})
     expected = list(loader.micro_batches(index, plain, 0, slots, cpu))
-    made = resident.plan(config, index, slots, slots, gpu) if kept != "no" else None
+    made = resident.plan(config, index, [slots], slots, gpu) if kept != "no" else None
     cache = resident.Cache(made) if made is not None else None
     said: list[str] = []
     batches, steps = loader.micro_batches(index, config, 0, slots, gpu, cache=cache, say=said.append), []

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -11,12 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from gan_dist import config as config_module, games
+from gan_dist import cli, config as config_module, games
 from gan_dist.config import Config
-from gan_dist.data import loader
+from gan_dist.config.data_field import DataField
+from gan_dist.data import label_maps, loader
+from gan_dist.data.decode import Note
 from gan_dist.errors import InputError
 from gan_dist.interfaces import Batch
 from tests import making
+from tests.launching import REPOSITORY
 
 CLASSES = 5
 GOOD = "{input: {member: map.png, classes: 5}, target: {member: photo.png}}"
@@ -138,6 +142,51 @@ def test_colours_and_palettes_and_unknown_pixels_are_read(tmp_path: Path) -> Non
     fewer = GOOD.replace("classes: 5", "classes: 4, unknown: 4")
     without = batches(load(tmp_path / "numbers", data__fields=fewer))
     assert all(torch.equal(a["input"][:, :4], b["input"]) for a, b in zip(plain, without, strict=True))
+
+
+def test_unknown_pixels_of_a_png_with_a_palette_have_a_colour_of_no_class() -> None:
+    numbers = np.array([[0, 1], [2, 3]], np.uint8)
+    image = Image.fromarray(numbers, "P")
+    image.putpalette([1, 1, 1, 2, 2, 2, 3, 3, 3, 0, 0, 0])
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    field = DataField(member="", classes=3, unknown=3, palette=["#030303", "#020202", "#010101"])
+    assert label_maps.decode(buffer.getvalue(), field).tolist() == [[2, 1], [0, 3]]
+    with pytest.raises(ValueError, match="has the colour #000000"):
+        label_maps.decode(buffer.getvalue(), field.model_copy(update={"unknown": 9}))
+
+
+def test_a_negative_label_is_out_of_range() -> None:
+    content = making.encode(np.array([[0, -1], [1, 2]], np.int32), "TIFF")
+    with pytest.raises(ValueError, match="has the label -1, and classes = 3"):
+        label_maps.decode(content, DataField(member="", classes=3))
+
+
+def test_a_label_map_that_cannot_be_decoded_is_one_bad_sample(tmp_path: Path) -> None:
+    config = load(write(tmp_path, _damaged), data__max_bad_fraction=0.5, data__crop="random")
+    loader.prepare(config, progress=False)
+    notes: list[Note] = []
+    steps = loader.micro_batches(loader.open_index(config), config, 0, range(8), torch.device("cpu"), note=notes.append)
+    assert all(agree(micro) for step in steps for micro in step)
+    assert {(note.kind, note.key) for note in notes} == {("quarantined", "0007")}
+
+
+def test_camvid_is_packed_as_its_config_says(tmp_path: Path) -> None:
+    path = REPOSITORY / "configs/camvid.yaml"
+    (command,) = re.findall(r"#   gan-dist (pack .*)", path.read_text())
+    for key in range(4):
+        for folder, pixels in (("labels", numbers(key, 288)), ("photos", making.picture(key, 288, 3))):
+            (tmp_path / "camvid" / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "camvid" / folder / f"{key}.png")
+    words = [str(tmp_path / word) if word.rstrip("/").endswith("camvid") else word for word in command.split()]
+    assert cli.main(words) in (0, None)
+    config = config_module.load([str(path), "--data.shards", str(tmp_path / "data/camvid")])
+    loader.prepare(config, progress=False)
+    assert len(loader.open_index(config, games.build(config).fields)) == 4
+
+
+def _damaged(members: Members) -> Members:
+    return [(name, content[:60] + b"\0" * 20 if name == "0007.map.png" else content) for name, content in members]
 
 
 def _without(members: Members) -> Members:

@@ -1,6 +1,7 @@
 """Samples that are kept in memory are the samples of the run: the cache changes nothing but who decodes."""
 
 import os
+import pickle
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,7 @@ def load(shards: Path, **keys: object) -> Config:
 
 
 def cache_of(config: Config, index: Index, slots: range = range(16)) -> Cache:
-    made = resident.plan(config, index, slots, slots, CPU)
+    made = resident.plan(config, index, [slots], slots, CPU)
     assert made is not None
     return Cache(made)
 
@@ -117,7 +118,7 @@ def test_ranks_share_it_and_a_start_in_mid_epoch_begins_with_an_empty_one(shards
 def test_each_rank_keeps_its_streams_alone(shards: Path) -> None:
     config = load(shards, data__resident="device", data__streams=4)
     index, slots = loader.open_index(config), range(8, 16)
-    assert cache_of(config, index, slots).plan.samples == range(20, 40)
+    assert cache_of(config, index, slots).plan.samples == (range(20, 40),)
     both = cache_of(config, index)
     expected = whole(config.with_({"data.resident": "no"}), None, slots=slots)
     for part in (range(8), slots):
@@ -126,6 +127,32 @@ def test_each_rank_keeps_its_streams_alone(shards: Path) -> None:
     mine._numbers[:], mine._rows["image"][:] = both._numbers, both._rows["image"]
     assert whole(config, mine, slots=slots) == expected
     assert len(mine._selected["image"]) == 20
+
+
+def test_ranks_that_are_no_neighbours_fill_what_they_read(shards: Path) -> None:
+    config = load(shards, data__resident="host", data__streams=4)
+    index, slots = loader.open_index(config), [range(8, 12), range(4)]
+    made = resident.plan(config, index, slots, slots[1], CPU)
+    assert made is not None
+    assert made.samples == (range(10), range(20, 30))
+    cache, plain = Cache(made), config.with_({"data.resident": "no"})
+    ranks = [
+        play(config, each, slots=part)
+        for each, part in zip((cache, Cache(made, cache.path, cache.name)), slots, strict=True)
+    ]
+    seen = list(zip(*ranks, strict=True))
+    assert cache.is_full
+    for number, part in enumerate(slots):
+        assert [each for step in seen for each in step[number]] == whole(plain, None, slots=part)
+
+
+def test_a_worker_that_cannot_share_it_decodes(shards: Path) -> None:
+    config = load(shards, data__resident="host")
+    cache = cache_of(config, loader.open_index(config))
+    cache.name = "/memfd:another (deleted)"
+    cache.read = pickle.loads(pickle.dumps(cache)).read
+    assert whole(config, cache) == whole(config.with_({"data.resident": "no"}), None)
+    assert not cache.is_full
 
 
 def test_what_could_not_be_read_for_a_while_is_read_again(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +204,7 @@ def test_what_fits_is_kept(
 ) -> None:
     config = load(shards, data__resident=wanted)
     room(monkeypatch, available)
-    made = resident.plan(config, loader.open_index(config), range(16), range(16), CPU)
+    made = resident.plan(config, loader.open_index(config), [range(16)], range(16), CPU)
     assert (made.where if made else "") == where
     assert made is None or made.bytes == TOTAL * (8 + 16 * 16)
     said: list[str] = []
@@ -192,7 +219,7 @@ def test_too_much_for_the_memory_is_one_line(shards: Path, monkeypatch: pytest.M
     room(monkeypatch, 8 << 10)
     for left in (float("inf"), 4 << 10):
         with pytest.raises(InputError) as caught:
-            resident.plan(config, loader.open_index(config), range(16), range(16), CPU, left)
+            resident.plan(config, loader.open_index(config), [range(16)], range(16), CPU, left)
         assert str(caught.value) == (
             f"data.resident = host: 40 decoded samples are 10 KiB, and at most {min(left, 8 << 10) * 0.9 / 1024:.0f} KiB of "
             "this machine's memory may be taken; set data.resident: auto, or pack smaller images"
@@ -223,7 +250,7 @@ def test_ranks_of_a_machine_get_one_memory(shards: Path, monkeypatch: pytest.Mon
     second = resident.shared(config, index, rank(1), float("inf"))
     assert first is not None
     assert second is not None
-    assert (first.name, first.plan.samples) == (second.name, range(40))
+    assert (first.name, first.plan.samples) == (second.name, (range(40),))
     none = config.with_({"data.resident": "no"})
     assert resident.shared(none, index, rank(0), float("inf")) is None
 

@@ -1,5 +1,7 @@
 """The networks of pix2pix have the parameters of the original code, and dropout that positions decide about."""
 
+import types
+
 import pytest
 import torch
 from torch import nn
@@ -88,5 +90,29 @@ def test_a_u_net_says_which_sizes_it_takes() -> None:
     assert unet.Unet(kind="unet").levels_of((512, 512)) == 8
     with pytest.raises(ValueError, match=r"multiples of 2, and data\.resolution = 31"):
         unet.Unet(kind="unet").levels_of((31, 31))
+    with pytest.raises(ValueError, match=r"multiples of 2, .*; set data\.resolution: 32$"):
+        unet.Unet(kind="unet").levels_of((33, 33))
     with pytest.raises(ValueError, match="multiples of 32"):
         unet.Unet(kind="unet", levels=5).levels_of((48, 48))
+
+
+@pytest.mark.parametrize(
+    ("side", "layers", "scales", "advice"),
+    [
+        (4, 3, 1, "layers: 0"),
+        (16, 3, 1, "layers: 2"),
+        (16, 3, 3, "layers: 2 and scales: 1"),
+        (32, 3, 3, "layers: 1"),
+        (4, 1, 4, "layers: 0 and scales: 2"),
+    ],
+)
+def test_a_patchgan_advises_what_its_images_allow(side: int, layers: int, scales: int, advice: str) -> None:
+    data = types.SimpleNamespace(data=types.SimpleNamespace(size=(side, side), resolution=side))
+    family = patchgan.Patchgan(kind="patchgan", layers=layers, scales=scales, base_channels=2)
+    with pytest.raises(ValueError, match=f"; set {advice}$"):
+        family.check(data)
+    chosen = {name: int(number) for name, number in (each.split(": ") for each in advice.split(" and "))}
+    fitting = family.model_copy(update=chosen)
+    fitting.check(data)
+    features = fitting.discriminator(Shape((side, side), 3))(torch.zeros(1, 3, side, side), features=True)
+    assert all(each[-1].numel() for each in features)

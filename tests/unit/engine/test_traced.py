@@ -119,7 +119,7 @@ def test_what_cannot_be_compiled_is_played_and_one_line_says_why(
 def test_compiled_exact_r1_differs_by_rounding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*BASES, "--networks.discriminator.normalisation", "none"]
     compiled = play(read(tmp_path, True, *words), 1)
-    assert not capsys.readouterr().err
+    assert "training.compile" not in capsys.readouterr().err  # torch may warn of a CUDA without a GPU
     plain = play(read(tmp_path, False, *words), 1)
     for name in plain:
         if "/exp_avg/" in name:

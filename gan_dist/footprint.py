@@ -7,9 +7,13 @@ measures the figures.
 import dataclasses
 from collections.abc import Sequence
 
-_WORD = 4  # bytes of an fp32 number
 BUCKETS = 5_000_000
 """Elements that ZeRO sends at once, about DDP's 25 MB; DeepSpeed's own default takes 2 GB of buffer for each network."""
+
+
+def word(precision: str) -> int:
+    """Return the bytes of a weight under a `training.precision`."""
+    return 8 if precision == "fp64" else 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,45 +43,49 @@ class Memory:
 
 
 def memory(
-    strategy: str, sizes: Sequence[int], world_size: int, averaged: bool, rank: int = 0, moments: int = 2
+    strategy: str, sizes: Sequence[int], world_size: int, averaged: bool, rank: int = 0, moments: int = 2, word: int = 4
 ) -> Memory:
     """Return the bytes of a player whose weights have so many elements each, in order.
 
     `averaged` says whether it has a moving average, `moments` how many tensors of a weight's shape its optimizer keeps
     (`player.kept.tensors`; Adam keeps two). Under ZeRO-1 and 2 a rank keeps the whole gradient of every weight that
-    overlaps its partition, until the update.
+    overlaps its partition, until the update. `word`: bytes of a weight.
     """
     weights = sum(sizes)
-    whole = _WORD * weights
+    whole = word * weights
     part = whole / world_size
     zero = strategy.startswith("zero")
     return Memory(
         weights=part if strategy == "zero3" else whole,
         masters=part if zero else 0.0,
-        gradients=_touched(sizes, world_size, rank) if strategy in ("zero1", "zero2") else part if zero else whole,
+        gradients=word * _touched(sizes, world_size, rank)
+        if strategy in ("zero1", "zero2")
+        else part
+        if zero
+        else whole,
         moments=moments * (part if zero else whole),
         average=(part if zero else whole) if averaged else 0.0,
-        buffers=_WORD * min(BUCKETS, weights) if strategy == "zero3" else 0.0,
+        buffers=word * min(BUCKETS, weights) if strategy == "zero3" else 0.0,
     )
 
 
-def _touched(sizes: Sequence[int], world_size: int, rank: int) -> float:
-    """Return the bytes of the weights that overlap a rank's partition."""
+def _touched(sizes: Sequence[int], world_size: int, rank: int) -> int:
+    """Return the elements of the weights that overlap a rank's partition."""
     total, start, touched = sum(sizes), 0, 0
     for size in sizes:
         if start < total * (rank + 1) / world_size and start + size > total * rank / world_size:
             touched += size
         start += size
-    return float(_WORD * touched)
+    return touched
 
 
-def transient(strategy: str, weights: int, parts: int, gathers: bool) -> float:
+def transient(strategy: str, weights: int, parts: int, gathers: bool, word: int = 4) -> float:
     """Return the bytes that an update takes for a while on top: `parts` micro-batches a rank; `gathers`: an exact penalty.
 
     `exact` keeps a partial sum for each level of its tree, and sends a copy of all of them. ZeRO-3 with a penalty that
     differentiates twice holds weights and gradients whole, and a copy of the gradients when it hands them over.
     """
-    whole = _WORD * weights
+    whole = word * weights
     if strategy == "exact":
         return whole * (parts.bit_length() + 1)
     if strategy == "zero3" and gathers:
@@ -98,14 +106,14 @@ class Uses:
     updates: float
 
 
-def traffic(strategy: str, weights: int, world_size: int, used: Uses) -> float:
+def traffic(strategy: str, weights: int, world_size: int, used: Uses, word: int = 4) -> float:
     """Return the bytes that a rank sends for a player of so many weights in a step, over rings.
 
     With ZeRO-3 at most: where a prefetched weight is still there for its next use, DeepSpeed does not gather it again.
     """
     if world_size == 1:
         return 0.0
-    once = _WORD * weights * (world_size - 1) / world_size  # a reduce-scatter, or an all-gather
+    once = word * weights * (world_size - 1) / world_size  # a reduce-scatter, or an all-gather
     if strategy in ("ddp", "exact"):
         return once * 2 * used.updates
     if strategy == "zero1":

@@ -62,8 +62,11 @@ class Metrics:
             self._add(names, sums)
 
     @torch.no_grad()
-    def take(self) -> tuple[dict[str, float], Tensor]:
-        """Return the sums of what waits, and drop it: {name: count}, and the sums in that order, (names,) float64."""
+    def take(self) -> tuple[dict[str, float | None], Tensor]:
+        """Return the sums of what waits, and drop it: {name: count}, and the sums in that order, (names,) float64.
+
+        The count is None where the sum is itself the count of another.
+        """
         sums: dict[str, Tensor] = {}
         flat = []
         twice = False
@@ -76,12 +79,12 @@ class Metrics:
         counts, self.counts = self.counts, before
         if twice:
             flat = [torch.stack(list(sums.values()))]
-        return {name: counts[name] for name in sums}, torch.cat(flat) if flat else self._zeros(0)
+        return {name: counts.get(name) for name in sums}, torch.cat(flat) if flat else self._zeros(0)
 
     @torch.no_grad()
-    def give(self, counts: dict[str, float], sums: Tensor) -> None:
+    def give(self, counts: dict[str, float | None], sums: Tensor) -> None:
         """Take in what `take` handed out, of any floating type."""
-        self._count(counts.items())
+        self._count((name, count) for name, count in counts.items() if count is not None)
         self._add(list(counts), sums)
 
     def _gathered(self) -> Iterator[tuple[list[str], Tensor]]:

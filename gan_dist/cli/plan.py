@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +52,8 @@ def run(options: argparse.Namespace) -> None:
     if options.node_gpus < 1:
         raise InputError(f"--node-gpus {options.node_gpus}: a node has at least one")
     for name in ("host", "fixed", "image", "memory"):
-        if (value := getattr(options, name)) is not None and value < 0:
-            raise InputError(f"--{name} {value:g} is negative")
+        if (value := getattr(options, name)) is not None and not (math.isfinite(value) and value >= 0):
+            raise InputError(f"--{name} {value:g}: give a number that is not negative")
 
     from gan_dist import config as config_module
     from gan_dist.planning import report
@@ -104,7 +105,7 @@ def _steps(text: str | None) -> list[tuple[int, float]]:
             raise InputError(
                 f"--step {text}: give milliseconds, and the processes after @, as in 41.5@1,24@2"
             ) from None
-    if any(processes < 1 or seconds <= 0 for processes, seconds in steps):
+    if any(processes < 1 or not (math.isfinite(seconds) and seconds > 0) for processes, seconds in steps):
         raise InputError(f"--step {text}: a step takes more than 0 ms, and has at least one process")
     return steps
 
@@ -117,6 +118,6 @@ def _link(name: str, text: str | None) -> tuple[float, float] | None:
         alpha, beta = (float(word) for word in text.split(","))
     except ValueError:
         raise InputError(f"{name} {text}: give microseconds and GB/s, as in 30,350") from None
-    if alpha < 0 or beta <= 0:
+    if not (math.isfinite(alpha) and math.isfinite(beta)) or alpha < 0 or beta <= 0:
         raise InputError(f"{name} {text}: microseconds are not negative, and GB/s are above 0")
     return alpha * 1e-6, beta * 1e9

@@ -69,7 +69,8 @@ class Training(Section):
     under ddp what is faster here, measured at the first start, as convolutions in groups may like it less; else true."""
     graphs: Annotated[Literal["auto", "off"], FREE] = "off"
     """Experimental, and not run on a GPU yet. auto: record each phase of a step as one CUDA graph, which is then launched as one;
-    on a GPU, with strategy: ddp or exact. What cannot be recorded runs as without, and the run says why. The bits are the same."""
+    on a GPU, with strategy: ddp or exact. What cannot be recorded runs as without, and the run says why. The bits
+    are those without, but under ddp at more than 2 ranks, where the sum has another order."""
     compile: Annotated[bool, FREE] = False
     """Experimental, and not run on a GPU yet. Compile losses and penalties together with their gradients by torch.compile; not
     with strategy: exact or ZeRO. What cannot be compiled runs as without, and the run says why. It changes rounding."""

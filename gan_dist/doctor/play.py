@@ -77,7 +77,8 @@ def play(config: Config, engine: Engine, game: games.Game) -> Played:
                     torch.cuda.synchronize()
             peaks[name] = max(peaks.get(name, 0), peak.bytes)
 
-        play_step(engine, game, batches, step * size, size, around=measured)
+        with engine.shortcuts.aside() if last else contextlib.nullcontext():
+            play_step(engine, game, batches, step * size, size, around=measured)
     return Played(times, peaks, uses)
 
 

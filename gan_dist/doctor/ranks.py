@@ -143,7 +143,10 @@ def _step(config: Config, engine: Engine) -> tuple[float, list[Finding]]:
     engine.place(game)
     weights = {
         player.name: _Weights(
-            [weight.numel() for weight in player.weights], len(player.kept.tensors), player.average is not None
+            [weight.numel() for weight in player.weights],
+            len(player.kept.tensors),
+            player.average is not None,
+            footprint.word(training.precision),
         )
         for player in game.players
     }
@@ -180,9 +183,11 @@ class _Weights:
     moments: int
     """Tensors that its optimizer keeps of each weight."""
     averaged: bool
+    word: int = 4
+    """Bytes of a number."""
 
     def memory(self, strategy: str, world_size: int, rank: int = 0) -> footprint.Memory:
-        return footprint.memory(strategy, self.sizes, world_size, self.averaged, rank, self.moments)
+        return footprint.memory(strategy, self.sizes, world_size, self.averaged, rank, self.moments, self.word)
 
 
 def _memory(config: Config, engine: Engine, weights: dict[str, _Weights], peaks: dict[str, int]) -> Finding:
@@ -224,7 +229,8 @@ def fits(text: str, phase: str, peak: int, room: int, advice: str) -> Finding:
 def _traffic(config: Config, engine: Engine, weights: dict[str, _Weights], uses: dict[str, footprint.Uses]) -> Finding:
     strategy, count = config.training.strategy, engine.world_size
     total = sum(
-        footprint.traffic(strategy, sum(of_player.sizes), count, uses[name]) for name, of_player in weights.items()
+        footprint.traffic(strategy, sum(of_player.sizes), count, uses[name], of_player.word)
+        for name, of_player in weights.items()
     )
     others = {
         other: sum(of_player.memory(other, count).total for of_player in weights.values())

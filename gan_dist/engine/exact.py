@@ -71,7 +71,8 @@ class Exact:
         *statistics, sums, fault = total[len(self._weights) :]
         self._fault = fault[0]
         # every rank has the same sums now, and one of them counts them: any other sum of theirs would round
-        counts = {name: count * self.parts * (self._rank == 0) for name, count in self._counts.items()}
+        times = self.parts if self._rank == 0 else 0
+        counts = {name: None if count is None else count * times for name, count in self._counts.items()}
         self._metrics.give(counts, sums if self._rank == 0 else torch.zeros_like(sums))
         means = iter(statistics)
         for each, count in self._gathered:

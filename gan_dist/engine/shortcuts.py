@@ -1,7 +1,8 @@
 """Ways to play the same phases with less work of the host: CUDA graphs (graphs.py), compiled terms (traced.py)."""
 
+import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
 Term = Callable[[Batch], Tensor]
 
 
+def without_graphs(config: Config, is_gpu: bool) -> str:
+    """Return what has no CUDA graphs, the strategy or the device; "" where they are to be had."""
+    if config.training.strategy.startswith("zero"):
+        return f"training.strategy: {config.training.strategy}"
+    return "" if is_gpu else "a CPU"
+
+
 class Turn(Protocol):
     """What a term says to the engine beside its value."""
 
@@ -36,12 +44,14 @@ class Shortcuts:
         training = config.training
         self._device, self._compile = device, training.compile
         self._dtype = torch.float64 if training.precision == "fp64" else torch.float32
-        zero = training.strategy.startswith("zero")
-        self._recorder = graphs.recorder_for(device) if training.graphs == "auto" and not zero else None
-        self._why_not = ""
-        if training.graphs == "auto" and self._recorder is None:
-            place = f"training.strategy: {training.strategy}" if zero else "a CPU"
-            self._why_not = f"training.graphs: the steps run without CUDA graphs, which {place} does not have"
+        self._recorder, self._why_not = None, ""
+        if training.graphs == "auto":
+            recorder = graphs.recorder_for(device)
+            place = without_graphs(config, recorder is not None)
+            if place:
+                self._why_not = f"training.graphs: the steps run without CUDA graphs, which {place} does not have"
+            else:
+                self._recorder = recorder
         self.graphs: graphs.Graphs | None = None
         self.traced: Traced | None = None
 
@@ -74,6 +84,16 @@ class Shortcuts:
             self.graphs = graphs.Graphs(self._recorder, self._device, self._dtype, metrics, gather, forget, say)
             for player in game.players:
                 self.graphs.prepare(player)
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Play all as it is written, in the block: what is recorded or compiled does not show its uses and its memory."""
+        held = self.graphs, self.traced
+        self.graphs = self.traced = None
+        try:
+            yield
+        finally:
+            self.graphs, self.traced = held
 
     def hold(self, batch: Sequence[Batch]) -> Sequence[Batch]:
         """Return the samples of a step as `play` needs them."""

@@ -241,8 +241,9 @@ class Traced:
             yield
         finally:
             game.images, game.metrics = images, metrics
-            with torch.no_grad():
-                torch._foreach_copy_(self._buffers, before)
+            if before:  # torch refuses an empty list
+                with torch.no_grad():
+                    torch._foreach_copy_(self._buffers, before)
             for layer, flag in zip(self._gathering, flags, strict=True):
                 layer._gathered = flag
             for norm, group in zip(self._norms, groups, strict=True):

@@ -114,7 +114,7 @@ class PairedGame(Game):
     def fool_and_match(self, batch: Batch) -> Tensor:
         """-log D(x, G(x)) + l1 * |y - G(x)|, and feature_matching * |features of (x, y) - features of (x, G(x))|."""
         x, y = batch["input"], batch["target"]
-        fake = self.generator(x, **self._noise(self.seed, "dropout", batch.positions))
+        fake = self.generator(x, **self._noise(batch, "dropout"))
         expect(fake, tuple(y.shape), f"networks.generator ({self._generator_kind})")
         batch.cache["fake"] = fake.detach()
         distance = (y - fake).abs().mean()
@@ -156,8 +156,8 @@ class PairedGame(Game):
             total = total + losses.by_part(side, parts, features[-1], None if real is None else real[number][-1])
         return total
 
-    def _noise(self, seed: int, purpose: str, positions: Tensor) -> dict[str, rng.Draws]:
-        return {"draws": rng.Draws(rng.key(seed, purpose), positions)} if self._takes_draws else {}
+    def _noise(self, batch: Batch, purpose: str) -> dict[str, rng.Draws]:
+        return {"draws": batch.draws(rng.key(self.seed, purpose))} if self._takes_draws else {}
 
     def pictures(self, seed: int, count: int, shown: Batch) -> dict[str, Tensor]:
         seen = coloured(shown["input"], self.palette) if self.fields["input"].kind == "labels" else shown["input"]
@@ -172,7 +172,7 @@ class PairedGame(Game):
         if way not in ("", "AB"):
             raise InputError(f"a paired run goes one way, from input to target; remove --way {way}")
         assert self.generator.average is not None
-        noise = self._noise(self.seed, "dropout of outputs", inputs.positions)
+        noise = self._noise(inputs, "dropout of outputs")
         output: Tensor = self.generator.average.network(inputs["input"], **noise)
         return output
 

@@ -196,7 +196,7 @@ def step(config: Config) -> Step:
     """
     one, players, by_phase, pixels = _played(config, 1)
     two, *_ = _played(config, 2)
-    gradients = 4.0 * max(player.weights for player in players.values())
+    gradients = float(footprint.word(config.training.precision) * max(player.weights for player in players.values()))
     each = two.plus(one, -1)
     each.peak = max(0.0, one.peak - gradients)
     once = one.plus(each, -1)

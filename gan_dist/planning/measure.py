@@ -65,6 +65,7 @@ def _alone(config: Config, size: int) -> Config:
     training = config.training
     changes = {
         "training.batch": size * training.micro_batch,
+        "training.graphs": "off" if training.strategy.startswith("zero") else training.graphs,
         "training.strategy": "exact" if training.strategy == "exact" else "ddp",
         "training.micro_batches_per_pass": training.micro_batches_per_pass
         if training.micro_batches_per_pass == "auto"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from gan_dist import footprint, rank_counts
 from gan_dist.config import Config
 from gan_dist.doctor import ranks
+from gan_dist.engine import shortcuts
 from gan_dist.planning.cards import GRAPHS, Card
 from gan_dist.planning.count import Counts, Step
 from gan_dist.planning.model import Links, Point, Work, fit_with_host
@@ -111,19 +112,23 @@ class Plan:
             return parts
         asked = training.micro_batches_per_pass
         joined = self.joined or (0 if asked == "auto" else asked)
-        if not joined:
-            left = GOOD * self.room - self._memory(processes, parts, parts) + self.counted.each_pass.peak
-            joined = max(1, int(left / max(self.counted.each_pass.peak, 1.0)))
-        return math.ceil(parts / min(parts, joined))
+        return math.ceil(parts / min(parts, joined or self._fitting(processes, parts)))
+
+    def _fitting(self, processes: int, parts: int) -> int:
+        """Return how many of `parts` micro-batches may pass together."""
+        left = GOOD * self.room - self._memory(processes, parts, parts) + self.counted.each_pass.peak
+        return min(parts, max(1, int(left / max(self.counted.each_pass.peak, 1.0))))
 
     def _memory(self, processes: int, parts: int, passes: int) -> float:
         """Return what a process holds at most: docs/many-ranks.md has the formulas; activations are those of one pass."""
-        strategy, total = self.config.training.strategy, 0.0
+        strategy, total, word = self.config.training.strategy, 0.0, footprint.word(self.config.training.precision)
         for player in self.counted.players.values():
-            total += footprint.memory(strategy, player.sizes, processes, player.averaged, 0, player.moments).total
-            total += footprint.transient(strategy, player.weights, parts, False)
+            total += footprint.memory(strategy, player.sizes, processes, player.averaged, 0, player.moments, word).total
+            total += footprint.transient(strategy, player.weights, parts, False, word)
         images = parts * self.config.training.micro_batch
-        return total + self.counted.each_pass.peak * math.ceil(parts / passes) + 8.0 * images * self.counted.pixels
+        return (
+            total + self.counted.each_pass.peak * math.ceil(parts / passes) + 2.0 * word * images * self.counted.pixels
+        )
 
     def _sent(self, processes: int, passes: int) -> tuple[float, float]:
         """Return the bytes that a process sends in a step, and the number of collectives."""
@@ -131,7 +136,9 @@ class Plan:
         for player in self.counted.players.values():
             once = player.uses
             used = footprint.Uses(once.backwards * passes, once.passes * passes, once.looks * passes, once.updates)
-            sent += footprint.traffic(strategy, player.weights, processes, used)
+            sent += footprint.traffic(
+                strategy, player.weights, processes, used, footprint.word(self.config.training.precision)
+            )
             collectives += {
                 "ddp": 2 * used.updates,  # gradients, and statistics with the finite check
                 "exact": 2 * used.updates,  # all-to-all and all-gather, statistics among them
@@ -153,11 +160,15 @@ class Plan:
                 return "training.tf32: true or training.precision: bf16 (another run) shortens each image's work"
             return ""
         costs = max(("host", "fixed", "links"), key=lambda term: terms[term])
-        if costs == "host" and getattr(training, "graphs", "") == "off":
+        if costs == "host" and training.graphs == "off" and not _without_graphs(self.config, self.card):
             words.append("training.graphs: auto")
         if costs != "links" and row.passes > 1:
             strategy = "training.strategy: ddp and " if training.strategy == "exact" else ""
-            words.append(f"{strategy}training.micro_batches_per_pass: {row.passes} (one pass instead of {row.passes})")
+            parts = row.images // training.micro_batch
+            joined = self._fitting(row.processes, parts)
+            if (passes := math.ceil(parts / joined)) < row.passes:
+                fewer = "one pass" if passes == 1 else f"{passes} passes"
+                words.append(f"{strategy}training.micro_batches_per_pass: {joined} ({fewer} instead of {row.passes})")
         if costs == "links" and training.strategy.startswith("zero"):
             words.append("training.strategy: ddp, if it fits")
         if row.efficiency < GOOD:
@@ -197,20 +208,25 @@ def _terms(row: Row) -> dict[str, float]:
 
 def predicted(config: Config, counted: Step, card: Card) -> Work:
     """Return the work that a card's figures give for what was counted."""
-    launch = 0.0 if captures(config) else card.launch
+    captured = captures(config, card)
+    launch = 0.0 if captured else card.launch
     once, each = counted.once, counted.each_pass
     return Work(
         fixed=_device(once, config, card) + once.kernels * card.gap,
         fixed_pass=each.kernels * card.gap,
         image=_device(each, config, card) / config.training.micro_batch,
-        host=once.kernels * launch + (GRAPHS if captures(config) else 0.0),
+        host=once.kernels * launch + (GRAPHS if captured else 0.0),
         host_pass=each.kernels * launch,
     )
 
 
-def captures(config: Config) -> bool:
+def captures(config: Config, card: Card) -> bool:
     """Say whether the step is started as CUDA graphs."""
-    return bool(getattr(config.training, "graphs", "off") != "off")
+    return config.training.graphs == "auto" and not _without_graphs(config, card)
+
+
+def _without_graphs(config: Config, card: Card) -> str:
+    return shortcuts.without_graphs(config, card.name != "cpu" and config.training.device != "cpu")
 
 
 def _device(counts: Counts, config: Config, card: Card) -> float:

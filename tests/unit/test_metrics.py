@@ -107,3 +107,13 @@ def test_what_a_leaf_takes_is_given_whole() -> None:
         root.give(counts, sums.float())
     assert read(root) == {"a": 3.0, "b": 3.5}
     assert leaf.take()[0] == {}
+
+
+def test_a_leaf_s_counts_on_the_device_are_given_too() -> None:
+    leaf, root = Metrics(CPU), Metrics(CPU)
+    for value, counts in ((3.0, 1.0), (5.0, 0.0), (8.0, 1.0)):
+        leaf.add("norm", torch.tensor(value), weight=torch.tensor(counts))
+        leaf.add("x", torch.tensor(value))
+        root.give(*leaf.take())
+    assert root.totals()[0] == ["norm", "x"]
+    assert root.totals()[1].tolist() == [[11.0, 2.0], [16.0, 3.0]]

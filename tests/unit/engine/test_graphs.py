@@ -13,6 +13,7 @@ from torch import Tensor
 from gan_dist import games, schedules, trial
 from gan_dist.checkpoint import tensors
 from gan_dist.config import Config, load
+from gan_dist.doctor import play as doctor_play
 from gan_dist.engine import Engine, graphs, update
 from gan_dist.games.base import Game
 from gan_dist.optimizers import Adam
@@ -103,6 +104,21 @@ def play(
 
 def at(kept: dict[str, Tensor], name: str) -> Tensor:
     return kept[name]
+
+
+def test_the_doctor_sees_uses_of_players_whose_phases_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for words in ([], ["--training.graphs", "off"]):
+        monkeypatch.setattr(graphs, "recorder_for", lambda device: TapeRecorder())
+        config = read(tmp_path, "ddp", *words)
+        engine, game = Engine(config, alone=True), games.build(config)
+        engine.wrap(game)
+        found.append(doctor_play.play(config, engine, game).uses)
+        assert (engine.shortcuts.graphs is None) or engine.shortcuts.graphs.recorded
+    assert found[0] == found[1]
+    assert all(uses.passes for uses in found[0].values())
 
 
 def differing(one: list[dict[str, Tensor]], other: list[dict[str, Tensor]]) -> list[str]:

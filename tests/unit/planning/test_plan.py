@@ -9,7 +9,7 @@ import pytest
 from gan_dist import cli, config as config_module, footprint
 from gan_dist.config import Config
 from gan_dist.planning import plan as plan_module
-from gan_dist.planning.cards import CARDS
+from gan_dist.planning.cards import CARDS, GRAPHS
 from gan_dist.planning.count import Counts, Step, Weights
 from gan_dist.planning.model import Link, Links, Work
 from gan_dist.planning.plan import Plan, given, predicted
@@ -107,6 +107,31 @@ def test_a_card_s_figures_give_the_work() -> None:
     assert predicted(tf32, plan.counted, CARDS["h100"]).image == pytest.approx(1e9 / 3e12 + 1e12 / 200e12)
 
 
+def test_graphs_are_foretold_and_advised_only_where_a_training_has_them() -> None:
+    plan = make(Work(0.0, 0.001, host=0.02))
+    for strategy, device, has in (("ddp", "auto", True), ("zero2", "auto", False), ("ddp", "cpu", False)):
+        keys: dict[str, object] = {"training__strategy": strategy, "training__device": device}
+        work = predicted(load(training__graphs="auto", **keys), plan.counted, CARDS["h100"])
+        assert (work.started(1) == GRAPHS) is has
+        advice = make(Work(0.0, 0.001, host=0.02), **keys).row(8).advice
+        assert ("training.graphs: auto" in advice) is has
+
+
+def test_advised_passes_are_micro_batches_that_fit() -> None:
+    work = Work(0.0, 0.001, host_pass=0.02)
+    row = make(work, training__micro_batches_per_pass=8).row(2)
+    assert "training.micro_batches_per_pass: 32 (one pass instead of 4)" in row.advice
+    held = row.memory - 8 * 1e6
+    tight = make(work, room=(held + 16.5e6) / plan_module.GOOD, training__micro_batches_per_pass=8).row(2)
+    assert "training.micro_batches_per_pass: 16 (2 passes instead of 4)" in tight.advice
+
+
+def test_numbers_of_fp64_are_twice_as_large() -> None:
+    single, double = (make(Work(0.0, 0.001), training__precision=name).row(8) for name in ("fp32", "fp64"))
+    assert double.sent == 2 * single.sent
+    assert double.memory - 1e6 * 8 / double.passes == 2 * (single.memory - 1e6 * 8 / single.passes)
+
+
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     def call(*words: str, **keys: object) -> tuple[int, str, str]:
@@ -156,7 +181,10 @@ def test_a_step_is_measured_on_this_device(command: Callable[..., tuple[int, str
         (["--link", "30"], "give microseconds and GB/s"),
         (["--card", "rtx"], "there are figures for h100, a100, v100"),
         (["--node-gpus", "0"], "a node has at least one"),
-        (["--fixed", "-1"], "is negative"),
+        (["--fixed", "-1"], "give a number that is not negative"),
+        (["--memory", "nan"], "give a number that is not negative"),
+        (["--step", "nan"], "more than 0 ms"),
+        (["--link", "30,inf"], "microseconds are not negative"),
     ],
 )
 def test_wrong_words_are_one_line(command: Callable[..., tuple[int, str, str]], words: list[str], says: str) -> None:

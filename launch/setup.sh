@@ -139,7 +139,8 @@ fi
 
 say "installing gan_dist[$wanted] as pinned in constraints.txt (new: about 7 GB and some minutes)"
 # -I and PIP_USER: packages that PYTHONPATH or the user's own folder bring along must not count as installed
-while sleep 30; do say "installing: $venv has $(du -sh "$venv" 2>/dev/null | cut -f1) so far"; done &
+# neither it nor its sleep may hold the lock or a caller's pipe when the set-up has ended
+while sleep 30 >/dev/null 2>&1; do say "installing: $venv has $(du -sh "$venv" 2>/dev/null | cut -f1) so far"; done 9>&- &
 beats=$!
 trap 'kill "$beats" 2>/dev/null || true' EXIT
 PIP_USER=0 "$venv/bin/python" -I -m pip install -qq --disable-pip-version-check --no-input \

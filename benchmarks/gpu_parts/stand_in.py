@@ -38,6 +38,13 @@ class _Generic:
         return item
 
 
+def _else(name: str) -> Any:
+    """Stand in for all else of the module: functions decorate, and types annotate."""
+    if name.startswith("_"):
+        raise AttributeError(name)
+    return _decorator if name.islower() else _Generic
+
+
 def install() -> bool:
     """Put a stand-in in the place of pydantic where it is missing; returns whether it did."""
     if importlib.util.find_spec("pydantic") is not None:
@@ -45,8 +52,7 @@ def install() -> bool:
     module = types.ModuleType("pydantic")
     module.__dict__.update(
         BaseModel=_Section, ConfigDict=dict, Field=_default, PrivateAttr=_default, ValidationError=ValueError,
-        ValidationInfo=object, field_validator=_decorator, model_validator=_decorator, create_model=_decorator,
-        AfterValidator=_Generic, BeforeValidator=_Generic, SerializeAsAny=_Generic,
+        __getattr__=_else,
     )  # fmt: skip
     sys.modules["pydantic"] = module
     return True

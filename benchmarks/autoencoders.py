@@ -1,8 +1,9 @@
 """Show an autoencoder and a GAN of the same data side by side: the picture of docs/autoencoders.md.
 
-    python benchmarks/autoencoders.py OUT.png --vae RUN --vae-gan RUN --gan RUN
+    python benchmarks/autoencoders.py OUT.png --vae RUN [--vae-gan RUN] --gan RUN
 
 Rows from above: real images, reconstructions of the VAE and of VAE-GAN, then samples of the VAE, of VAE-GAN and of the GAN.
+Without --vae-gan its rows are left out.
 """
 
 import argparse
@@ -24,18 +25,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     for name in ("vae", "vae-gan", "gan"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
+        parser.add_argument(f"--{name}", type=Path, required=name != "vae-gan")
     parser.add_argument("--shards", default="", help="default: those of the VAE's run")
     parser.add_argument("--columns", type=int, default=16)
     options = parser.parse_args()
     count = options.columns
     torch.set_num_threads(1)
-    (vae, config, _), (vae_gan, *_), (gan, *_) = (
-        generate.load(run) for run in (options.vae, options.vae_gan, options.gan)
-    )
+    named = (options.vae, options.vae_gan, options.gan)
+    loaded = [generate.load(run) for run in named if run is not None]
+    games, config = [game for game, *_ in loaded], loaded[0][1]
     shown = real_images(config.with_({"data.shards": options.shards}) if options.shards else config, count)
-    rows = [shown["image"], vae.infer(shown), vae_gan.infer(shown)]
-    rows += [game.samples(0, 0, count) for game in (vae, vae_gan, gan)]
+    rows = [shown["image"], *(game.infer(shown) for game in games[:-1])]
+    rows += [game.samples(0, 0, count) for game in games]
     save_grid(torch.cat([row.cpu().float() for row in rows]), options.out, count)
 
 

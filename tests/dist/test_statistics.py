@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan_dist import config as config_module, interfaces
+from gan_dist import config as config_module, interfaces, trial
 from gan_dist.checkpoint import tensors
 from gan_dist.config import Config
 from gan_dist.doctor import numerics
 from gan_dist.engine import Engine
 from gan_dist.errors import AgreedError
-from gan_dist.interfaces import Batch, Phase
+from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.metrics import Metrics
 from gan_dist.networks.statistics import BatchNorm, RunningMean, SpectralConv2d, SpectralEmbedding, SpectralLinear
 from gan_dist.player import Player
@@ -53,6 +53,8 @@ class Toy:
     """A game with every kind of statistics, one of them outside of its network, and two kinds of optimizers."""
 
     metrics: Metrics
+    pools = ()
+    modules = ()
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -104,10 +106,15 @@ def load(strategy: str, passes: int, precision: str = "fp32") -> Config:
     return config_module.load(["tests/data/digits.yaml", *making.flags(keys)])
 
 
+def images_of(config: Config, step: int, slots: range) -> list[Batch]:
+    """Random micro-batches in float64."""
+    return trial.random_batches(config, {"image": Field("image", config.data.channels, config.data.size)}, step, slots)
+
+
 def play(engine: Engine, game: Toy, config: Config, first: int, last: int) -> None:
     dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
     for step in range(first, last):
-        micros = numerics.images_of(config, step, engine.slots)
+        micros = images_of(config, step, engine.slots)
         for micro in micros:
             micro.fields["image"] = micro["image"].to(dtype)
         for phase in game.phases:
@@ -213,7 +220,7 @@ def test_an_update_that_breaks_off_leaves_nothing_and_the_next_computes_as_if_it
         play(engine, game, config, 0, 1)
         if spoil:
             for phase, breaks in ((game.phases[0], 2), (game.phases[0], 3), (game.phases[1], 1)):
-                micros = numerics.images_of(config, 9, engine.slots)
+                micros = images_of(config, 9, engine.slots)
                 for micro in micros:
                     micro.fields["image"] = micro["image"].float()
                 with contextlib.suppress(torch.OutOfMemoryError), engine.turn(phase):

@@ -25,6 +25,7 @@ def scored(folder: str, shards: str, scratch: str) -> list[dict[str, Any]]:
         "features": None,
         "weights": None,
         "resize": None,
+        "classifier": None,
         "n": 0,
         "reals": 0,
     }

@@ -36,7 +36,8 @@ class Pool:
         self._coin, self._place = (rng.key(seed, f"pool {name}: {what}") for what in ("coin", "place"))
         self._names = tuple(f"pool {name}: {what}" for what in ("slot", "place", "kept"))
         self._slots = range(0)
-        self._images = torch.empty(0)
+        self.images = torch.empty(0)
+        """Those of this rank's slots: (slots, size, C, H, W), changed in place."""
 
     @property
     def bytes(self) -> int:
@@ -46,7 +47,7 @@ class Pool:
     def place(self, slots: range, device: torch.device, dtype: torch.dtype) -> None:
         """Make room for the images of some neighbouring slots."""
         self._slots = slots
-        self._images = torch.zeros((len(slots), *self.shape[1:]), device=device, dtype=dtype)
+        self.images = torch.zeros((len(slots), *self.shape[1:]), device=device, dtype=dtype)
 
     @torch.no_grad()
     def exchange(self, batch: Batch, images: Tensor) -> Tensor:
@@ -58,9 +59,10 @@ class Pool:
         slot = (positions % self.batch - self._slots.start) % len(self._slots)
         step = positions // self.batch
         full = step >= self.size
-        old = full & (rng.uniform(self._coin, positions, 1)[:, 0] < 0.5)
-        place = torch.where(full, rng.integers(self._place, positions, self.size), step.clamp(max=self.size - 1))
-        before = self._images[slot, place]
+        old = full & (batch.draw(rng.uniform, self._coin, 1)[:, 0] < 0.5)
+        drawn = (batch.draw(rng.uniform, self._place, 1)[:, 0] * self.size).long()
+        place = torch.where(full, drawn, step).clamp(max=self.size - 1)
+        before = self.images[slot, place]
         images = images.detach().to(before.dtype)
         # what is not finite would be shown for a long time
         keep = (old | ~full) & images.isfinite().flatten(1).all(1)
@@ -74,9 +76,9 @@ class Pool:
         for batch in batches:
             if self._names[0] in batch.cache:
                 slot, place, kept = (batch.cache[name] for name in self._names)
-                self._images[slot, place] = kept
+                self.images[slot, place] = kept
 
     def held(self) -> Run:
         """Return what this rank holds."""
         first = self._slots.start * math.prod(self.shape[1:])
-        return Run(self.shape, first, self._images.view(-1))
+        return Run(self.shape, first, self.images.view(-1))

@@ -3,6 +3,7 @@
 It knows no engine, phase or rank, and plays in double precision unless it is asked for less.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,16 +14,39 @@ from torch.nn.functional import softplus
 
 from gan_dist import games, rng, trial
 from gan_dist.config import Config
-from gan_dist.doctor.numerics import State, States, enliven
+from gan_dist.doctor.numerics import State, States, enliven, gather
 from gan_dist.ema import decay
+from gan_dist.engine import Engine
 from gan_dist.engine.precision import Lowered
 from gan_dist.games import generation
+from gan_dist.games.base import Game
 from gan_dist.interfaces import Batch
 from gan_dist.networks.statistics import BatchNorm
 
 
 def batch_norms(network: torch.nn.Module) -> list[BatchNorm]:
     return [module for module in network.modules() if isinstance(module, BatchNorm)]
+
+
+def gradients(game: Game, batches: Sequence[Batch]) -> list[Tensor]:
+    """Those of every phase's loss, the mean over batches, by the weights of its player."""
+    found = []
+    for phase in game.phases:
+        for player in game.players:
+            player.network.requires_grad_(player is phase.player).zero_grad()
+        for batch in batches:
+            assert phase.loss is not None
+            (phase.loss(batch) / len(batches)).backward()
+        found += [weight.grad.clone() for weight in phase.player.weights if weight.grad is not None]
+    return found
+
+
+def digest(engine: Engine, game: Game) -> str:
+    """A hash of all that the players hold."""
+    state = hashlib.sha256()
+    for name, tensor in sorted(gather(engine, game).items()):
+        state.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return state.hexdigest()
 
 
 def by_hand(

@@ -137,12 +137,12 @@ def _from_host(bench: Bench) -> None:
     if bench.on_gpu:
         pinned = pixels.pin_memory()
         variants["pinned"] = lambda: target.copy_(pinned, non_blocking=True)
-        variants["pinned anew"] = lambda: target.copy_(pixels.pin_memory(), non_blocking=True)
+        variants["pinned again"] = lambda: target.copy_(pixels.pin_memory(), non_blocking=True)
         registered = pixels.clone()
         with contextlib.suppress(Exception):
             if int(torch.cuda.cudart().cudaHostRegister(registered.data_ptr(), registered.nbytes, 0)) == 0:
                 variants["registered"] = lambda: target.copy_(registered, non_blocking=True)
     for name, found in bench.alternate(variants).items():
-        predicted = {"pinned": (20.0, 60.0), "pinned anew": (200.0, 400.0)}.get(name)
+        predicted = {"pinned": (20.0, 60.0), "pinned again": (200.0, 400.0)}.get(name)
         note = f"host waits {1e3 * found.host:.0f} us"
         bench.line(f"copy of {1e-6 * pixels.nbytes:.1f} MB, {name}", 1e3 * found.ms, "us", predicted, note=note)

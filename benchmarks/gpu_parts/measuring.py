@@ -57,17 +57,9 @@ class Bench:
         """Seconds until the part is stopped."""
         return self._ends - time.monotonic()
 
-    def line(
-        self,
-        name: str,
-        measured: float | str,
-        unit: str = "",
-        predicted: float | tuple[float, float] | None = None,
-        floor: float | None = None,
-        note: str = "",
-    ) -> None:
-        """Record one measurement; `floor` in the same unit, `predicted` a number or a range."""
-        record(self.out, self.part, name, measured, unit, predicted, floor, note)
+    def line(self, *values: Any, **named: Any) -> None:
+        """Record one measurement of this part (`record`)."""
+        record(self.out, self.part, *values, **named)
 
     def sync(self) -> None:
         if self.on_gpu:
@@ -174,7 +166,10 @@ def record(
     floor: float | None = None,
     note: str = "",
 ) -> None:
-    """Append a line to the results, whole at once: a part may be killed at any moment."""
+    """Append a line to the results, whole at once: a part may be killed at any moment.
+
+    `floor` is in the same unit as `measured`, and `predicted` a number or a range.
+    """
     middle = math.sqrt(math.prod(predicted)) if isinstance(predicted, tuple) else predicted
     ratio = measured / middle if middle and not isinstance(measured, str) else None
     values = {"part": part, "name": name, "measured": measured, "unit": unit, "predicted": predicted, "ratio": ratio}

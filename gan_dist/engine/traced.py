@@ -23,6 +23,7 @@ from gan_dist.interfaces import Batch, Draw, Phase, Together
 from gan_dist.metrics import Metrics
 from gan_dist.networks.statistics import BatchNorm, Gathering
 from gan_dist.player import Player
+from gan_dist.pool import Pool
 from gan_dist.schedules import FrozenError, Moving, number
 
 BACKEND = "inductor"
@@ -38,6 +39,7 @@ class Played(Protocol):
 
     players: tuple[Player, ...]
     metrics: Metrics
+    pools: Sequence[Pool]
     images: int
 
     @property
@@ -117,7 +119,7 @@ class Traced:
         buffers = [buffer for each in layers for buffer in each.buffers(recurse=False)]
         self._buffers = [buffer for buffer in dict.fromkeys(buffers) if buffer.numel()]
         weights = [weight for player in game.players for weight in player.weights]
-        self._state = [*dict.fromkeys(weights), *self._buffers]
+        self._state = [*dict.fromkeys(weights), *self._buffers, *(pool.images for pool in game.pools if pool.size)]
 
     def compute(
         self, phase: Phase, term: tuple[int, Term], batch: Batch, weight: float, scale: Tensor | None, turn: Reports
@@ -141,11 +143,11 @@ class Traced:
                 value = number(function, self._game.images)
                 place.copy_(value) if isinstance(value, Tensor) else place.fill_(value)
             with torch.no_grad():
-                inputs += [batch.draw(*key) for key in compiled.draws] + compiled.places
+                inputs += [batch.draw(*draw) for draw in compiled.draws] + compiled.places
                 results = iter(compiled.call(*(inputs[place] for place in compiled.used)))
         except Exception as error:  # whatever a part of the user's does, or a compiler lacks
             if isinstance(self._game.images, Moving):
-                raise  # a recording, which is tried without the compiler no more
+                raise  # this is a recording of graphs.py, which then goes on without graphs
             self.why_not = f"the turn of {phase.player.name} {said(error, 'cannot be compiled')}"
             self._say(f"training.compile: the steps run uncompiled from here on, as {self.why_not}")
             return play(batch), None

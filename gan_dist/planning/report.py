@@ -26,8 +26,10 @@ _HEAD: tuple[str, ...] = (
     "images/s",
     "hours",
     "efficiency",
+    "memory",
+    "sent",
+    "limit",
 )
-_HEAD += ("memory", "sent", "limit")
 _Pair = tuple[float, float] | None
 
 

@@ -47,7 +47,7 @@ class ImageSet:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return the facts by which these images are told from all others: whoever asks for them, by whatever path."""
+        """Return the facts that name these images, without the path by which they were asked for."""
         return {name: fact for name, fact in self.facts.items() if name != "where"}
 
     def draw(self, numbers: range, device: torch.device) -> Tensor:

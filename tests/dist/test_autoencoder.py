@@ -1,6 +1,5 @@
 """Both autoencoders by the real commands: the same bits at 1 and 2 ranks and after a resume; samples and scores of a run."""
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -8,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from gan_dist import cli, config as config_module, games, trial
-from gan_dist.doctor import numerics
 from gan_dist.engine import Engine
 from gan_dist.step import play_step
-from tests import making
+from tests import making, reference
 from tests.launching import REPOSITORY, digests, lines, run_ranks, train
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
@@ -56,10 +54,7 @@ def played() -> list[str]:
         for step in range(3):
             micros = trial.random_batches(config, game.fields, step, engine.slots)
             play_step(engine, game, trial.on_device(config, engine, micros), 16 * step, 16)
-        state = hashlib.sha256()
-        for name, tensor in sorted(numerics.gather(engine, game).items()):
-            state.update(name.encode() + tensor.cpu().numpy().tobytes())
-        found.append(state.hexdigest())
+        found.append(reference.digest(engine, game))
     return found
 
 

@@ -12,7 +12,7 @@ from gan_dist.config import Config
 from gan_dist.engine import Engine
 from gan_dist.games.paired import PairedGame, between_features
 from gan_dist.interfaces import Batch
-from tests import making
+from tests import making, reference
 from tests.launching import REPOSITORY
 
 KEYS: dict[str, object] = {
@@ -50,19 +50,8 @@ def build(**keys: object) -> tuple[Config, PairedGame, list[Batch]]:
 def test_passes_of_several_micro_batches_have_the_same_losses_and_gradients(keys: dict[str, object]) -> None:
     _, game, batches = build(**keys)
 
-    def gradients(joined: list[Batch]) -> list[torch.Tensor]:
-        found = []
-        for phase in game.phases:
-            for player in game.players:
-                player.network.requires_grad_(player is phase.player).zero_grad()
-            for batch in joined:
-                assert phase.loss is not None
-                (phase.loss(batch) / len(joined)).backward()
-            found += [weight.grad.clone() for weight in phase.player.weights if weight.grad is not None]
-        return found
-
-    alone = gradients([Batch(dict(each.fields), each.positions) for each in batches])
-    together = gradients(interfaces.join(batches, 4))
+    alone = reference.gradients(game, [Batch(dict(each.fields), each.positions) for each in batches])
+    together = reference.gradients(game, interfaces.join(batches, 4))
     assert len(alone) == len(together) == sum(len(player.weights) for player in game.players)
     assert max(float((a - b).abs().max()) for a, b in zip(alone, together, strict=True)) < 1e-12
 

@@ -15,7 +15,7 @@ from gan_dist.errors import InputError
 from gan_dist.evaluation.paired import Psnr
 from gan_dist.games.unpaired import UnpairedGame
 from gan_dist.interfaces import Batch
-from tests import making
+from tests import making, reference
 
 KEYS: dict[str, object] = {
     "data.shards": "{A: nowhere/A, B: nowhere/B}",
@@ -63,19 +63,8 @@ def test_passes_of_several_micro_batches_have_the_same_losses_and_gradients(
         play(config, game, engine, number)
     micros = batches(config, game, engine, 3)
 
-    def gradients(joined: list[Batch]) -> list[torch.Tensor]:
-        found = []
-        for phase in game.phases:
-            for player in game.players:
-                player.network.requires_grad_(player is phase.player).zero_grad()
-            for batch in joined:
-                assert phase.loss is not None
-                (phase.loss(batch) / len(joined)).backward()
-            found += [weight.grad.clone() for weight in phase.player.weights if weight.grad is not None]
-        return found
-
-    alone = gradients([Batch(dict(each.fields), each.positions) for each in micros])
-    together = gradients(interfaces.join(micros, 4))
+    alone = reference.gradients(game, [Batch(dict(each.fields), each.positions) for each in micros])
+    together = reference.gradients(game, interfaces.join(micros, 4))
     assert len(alone) == len(together) == sum(len(player.weights) for player in game.players)
     assert max(float((a - b).abs().max()) for a, b in zip(alone, together, strict=True)) < 1e-12
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from gan_dist import units
 
 QUALITY = 95
-"""Of JPEG files that must be written anew."""
+"""Of JPEG files that must be encoded again."""
 DIM = 64
 """Of 255: the brightest pixel of a picture that fills its range is brighter."""
 _ORIENTATION = 0x0112  # the EXIF tag

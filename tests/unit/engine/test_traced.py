@@ -1,5 +1,6 @@
 """Losses and penalties that are compiled together with their gradients compute what plain ones do."""
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -44,6 +45,17 @@ PAIRED = {
     "training.micro_batches_per_pass": 1,
     "training.device": "cpu",
 }
+
+UNPAIRED = {
+    **PAIRED,
+    "networks.generator.base_channels": 2,
+    "networks.generator.blocks": 1,
+    "data.shards": "{A: nowhere/A, B: nowhere/B}",
+    "data.channels": 1,
+    "training.images": 64,
+    "game.pool": 2,
+}
+del UNPAIRED["networks.generator.levels"]
 
 
 def read(tmp_path: Path, compile: bool, *words: str) -> Config:
@@ -92,6 +104,23 @@ def test_a_paired_game_without_buffers_is_compiled_and_its_dropout_is_an_input(
     assert len(seen) == 2
     large = [node for graph in seen for node in graph.graph.nodes for each in node.args if _is_large(each)]
     assert not large, "the products of 64-bit integers that random numbers are made of"
+    assert not [name for name in states[1] if not torch.equal(states[0][name], states[1][name])]
+
+
+def test_pools_of_earlier_images_are_inputs_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    seen = []
+    # a compiler may take what is no input for a constant: here it is one
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: seen.append(graph) or copy.deepcopy(graph))
+    (tmp_path / "run.yaml").write_text("game: {kind: unpaired}\n")
+    states = []
+    for compiles in ("true", "false"):
+        words = {**UNPAIRED, "training.compile": compiles}
+        states.append(play(load([str(tmp_path / "run.yaml"), *making.flags(words)]), 5))
+    assert not capsys.readouterr().err
+    assert len(seen) == 2
     assert not [name for name in states[1] if not torch.equal(states[0][name], states[1][name])]
 
 

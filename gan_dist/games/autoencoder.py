@@ -14,14 +14,13 @@ from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Positive, Section
 from gan_dist.ema import AverageKeys
 from gan_dist.errors import InputError
-from gan_dist.games.base import Game, GameKeys, expect, initial_weights, make_player
+from gan_dist.games.base import GROUP, Game, GameKeys, expect, in_groups, initial_weights, make_player
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape
 from gan_dist.networks.autoencoder import Vae, drawn
 from gan_dist.optimizers import OPTIMIZERS, Optimizer
 from gan_dist.player import Player
 
-_GROUP = 32  # samples drawn together, always: rounding in a network may depend on the batch it sees
 Deviation = Annotated[float, Bounds(gt=0)]
 
 
@@ -177,16 +176,16 @@ class _Encoding(Game):
     @torch.no_grad()
     def samples(self, seed: int, first: int, count: int, label: int | None = None) -> Tensor:
         """Decode draws of the prior."""
-        decoder = self.averaged()[1]
+        return self._decoded(self.averaged()[1], seed, first, count)
+
+    def _decoded(self, decoder: nn.Module, seed: int, first: int, count: int, size: int = GROUP) -> Tensor:
         weight = next(decoder.parameters())
-        groups = range(first // _GROUP, (first + count - 1) // _GROUP + 1)
-        images = []
-        for group in groups:
-            numbers = torch.arange(group * _GROUP, (group + 1) * _GROUP, device=weight.device)
-            latents = rng.normal(rng.key(seed, "sample"), numbers, self.latent)
-            images.append(decoder(latents.to(weight.dtype), None))
-        start = first - groups.start * _GROUP
-        return torch.cat(images)[start : start + count]
+
+        def draw(numbers: Tensor) -> Tensor:
+            images: Tensor = decoder(rng.normal(rng.key(seed, "sample"), numbers, self.latent).to(weight.dtype), None)
+            return images
+
+        return in_groups(draw, first, count, weight.device, size)
 
 
 class VaeGame(_Encoding):
@@ -310,17 +309,8 @@ class VaeGanGame(_Encoding):
         """Draw whole micro-batches by the decoder as it trains now."""
         if not self._whole:  # zero3 would gather weights, which all ranks must do together
             return None
-        network = self.decoder.network
-        weight = next(network.parameters())
         size = min(self._micro_batch, count)
-        images = []
-        for first in range(0, count - size + 1, size):
-            numbers = torch.arange(first, first + size, device=weight.device)
-            latents = rng.normal(rng.key(seed, "sample"), numbers, self.latent)
-            images.append(
-                network.forward(latents.to(weight.dtype), None)
-            )  # not called: a compiled one would compile again
-        return torch.cat(images)
+        return self._decoded(self.decoder.network, seed, 0, count // size * size, size)
 
 
 def divergence_of(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -184,6 +184,23 @@ def initial_weights(seed: int) -> Iterator[None]:
         yield
 
 
+GROUP = 32
+"""Samples drawn together, always: rounding in a network may depend on the batch it sees."""
+
+
+def in_groups(
+    draw: Callable[[Tensor], Tensor], first: int, count: int, device: torch.device, size: int = GROUP
+) -> Tensor:
+    """Return samples number `first` to `first + count - 1` of those that `draw` makes of (size,) numbers: (count, C, H, W).
+
+    A sample is always drawn with the same others, so it is the same whatever is asked for beside it.
+    """
+    groups = range(first // size, (first + count - 1) // size + 1)
+    samples = [draw(torch.arange(group * size, (group + 1) * size, device=device)) for group in groups]
+    start = first - groups.start * size
+    return torch.cat(samples)[start : start + count]
+
+
 def expect(made: Tensor, shape: tuple[int, ...], what: str) -> None:
     """Raise InputError, naming what made it, unless a tensor begins with these sizes. Costs no synchronisation."""
     if not isinstance(made, Tensor) or tuple(made.shape[: len(shape)]) != shape:

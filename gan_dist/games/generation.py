@@ -15,7 +15,7 @@ from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Positive, Section
 from gan_dist.ema import AverageKeys
 from gan_dist.errors import InputError
-from gan_dist.games.base import Game, GameKeys, buffers_of, expect, initial_weights, make_player
+from gan_dist.games.base import GROUP, Game, GameKeys, buffers_of, expect, in_groups, initial_weights, make_player
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape
 from gan_dist.networks.statistics import batch_norms, statistics_of
@@ -24,7 +24,6 @@ from gan_dist.penalties import PENALTIES, Penalty
 from gan_dist.player import Player
 
 _FURTHER = 40  # bits of a position: beyond them is the number of a further image of the same position
-_GROUP = 32  # samples drawn together, always: rounding in a network may depend on the batch it sees
 
 
 class Generation(GameKeys):
@@ -339,7 +338,7 @@ class GenerationGame(Game):
         numbers = torch.arange(each, device=weight.device).repeat(len(classes))
         latents = self._draw(rng.key(seed, "sample"), numbers).to(weight.dtype)
         return torch.cat(
-            [network(*group) for group in zip(*(torch.split(each, _GROUP) for each in (latents, labels)), strict=True)]
+            [network(*group) for group in zip(*(torch.split(each, GROUP) for each in (latents, labels)), strict=True)]
         )
 
     @torch.no_grad()
@@ -347,13 +346,12 @@ class GenerationGame(Game):
         assert self.generator.average is not None
         network = self.generator.average.network
         weight = next(network.parameters())
-        groups = range(first // _GROUP, (first + count - 1) // _GROUP + 1)
-        images = []
-        for group in groups:
-            numbers = torch.arange(group * _GROUP, (group + 1) * _GROUP, device=weight.device)
-            images.append(network(*self._asked(seed, numbers, weight.dtype, label)))
-        start = first - groups.start * _GROUP
-        return torch.cat(images)[start : start + count]
+
+        def draw(numbers: Tensor) -> Tensor:
+            images: Tensor = network(*self._asked(seed, numbers, weight.dtype, label))
+            return images
+
+        return in_groups(draw, first, count, weight.device)
 
     @torch.no_grad()
     def live(self, seed: int, count: int) -> Tensor | None:
@@ -363,15 +361,15 @@ class GenerationGame(Game):
         if not self._whole:  # zero3 would gather weights, which all ranks must do together
             return None
         size = min(self._micro_batch, count)
-        images = []
-        for first in range(0, count - size + 1, size):
-            numbers = torch.arange(first, first + size, device=weight.device)
+
+        def draw(numbers: Tensor) -> Tensor:
             more: dict[str, Any] = {}
             if self._takes_draws:
                 more["draws"] = rng.Draws(rng.key(seed, "draws of sample"), numbers)
-            # not called: a compiled network would be compiled again for this
-            images.append(network.forward(*self._asked(seed, numbers, weight.dtype), **more))
-        return torch.cat(images)
+            images: Tensor = network(*self._asked(seed, numbers, weight.dtype), **more)
+            return images
+
+        return in_groups(draw, 0, count // size * size, weight.device, size)
 
     def _asked(self, seed: int, numbers: Tensor, dtype: torch.dtype, label: int | None = None) -> tuple[Any, Any]:
         """Return latents and labels of the samples of these numbers."""

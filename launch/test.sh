@@ -8,9 +8,9 @@
 #   ./launch/test.sh tests/unit/test_config.py -k unknown_key
 #   ./launch/test.sh -m exhaustive           full products of engines, passes and penalties: hours
 #
-# Quick leaves out what is marked slow, fault, deepspeed or slurm, and tests/slurm. Four long files of tests/dist run only when
-# named, as by `./launch/test.sh tests/dist`: after a change of engine/ or checkpoint/. Tests marked exhaustive run only when
-# `-m` names that mark.
+# Quick leaves out what is marked slow, fault, deepspeed or slurm, and tests/slurm. Tests marked exhaustive run only when
+# `-m` names that mark. Four long files of tests/dist run only when named, as by `./launch/test.sh tests/dist`: after a
+# change of engine/ or checkpoint/.
 #
 #   GAN_DIST_REQUIRE=shared,gpu    fail, rather than skip, the tests that need these
 #   PYTHON, GAN_DIST_VENV: see launch/setup.sh

@@ -21,6 +21,7 @@ from webdataset.shardlists import expand_urls
 
 from gan_dist import files
 from gan_dist.data import tar
+from gan_dist.data.names import is_remote, redact
 from gan_dist.errors import InputError
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -28,37 +29,6 @@ _ENDINGS = (".tar",)
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
 _PATIENCE = 30.0  # seconds for a server to say what it holds
 _ASKED_AT_ONCE = 16
-_PLAIN = re.compile(r"-{1,2}[A-Za-z-]{1,20}|\.{0,2}/\S*|\w+://\S*|\S+\.tar")
-"""Words of a command that are shown: options without a value, paths and URLs."""
-
-
-def redact(name: str) -> str:
-    """Return a shard's name without what may be a secret: a URL's query, fragment and user, and words of a command.
-
-    Every message, log and record shows shards by this.
-    """
-    if name.startswith("pipe:"):
-        first, *words = name.removeprefix("pipe:").split() or [""]
-        return "pipe:" + re.sub(
-            r"\*\*\*( \*\*\*)+",
-            "***",
-            " ".join([first if re.fullmatch(r"[\w./-]+", first) else "***", *map(_word, words)]),
-        )
-    return _url(name)
-
-
-def _word(word: str) -> str:
-    word = word.strip("'\"")
-    return _url(word) if _PLAIN.fullmatch(word) else "***"
-
-
-def _url(name: str) -> str:
-    scheme, mark, rest = name.partition("://")
-    if not mark:
-        return name
-    rest = re.split(r"[?#]", rest, maxsplit=1)[0]
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def expand(shards: str | Sequence[str] | Mapping[str, str | Sequence[str]], allow_pipe: bool = False) -> list[str]:
@@ -126,11 +96,6 @@ def _globbed(name: str) -> list[str]:
     if not (found := sorted(glob.glob(name))):
         raise InputError(f"data.shards: no file matches {name}; fix data.shards")
     return found
-
-
-def is_remote(name: str) -> bool:
-    """Say whether a shard is a URL or a command, and not a file here."""
-    return "://" in name or name.startswith("pipe:")
 
 
 def probe(shard: str) -> None:

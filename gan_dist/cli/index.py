@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 HELP = "build or check the index of shards, and print what they hold"
-EXAMPLES = "gan-dist index data/photos\n  gan-dist index 'data/train-{000000..000099}.tar'"
+EXAMPLES = "gan-dist index data/photos\n  gan-dist index 'data/train-{000000..000099}.tar'\n  gan-dist index 's3://bucket/train-{000000..000099}.tar'"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +14,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shards", nargs="+", metavar="SHARDS", help="folder, .tar file, brace pattern or URL")
     parser.add_argument("--image", default="auto", help="extension of the image, where samples have several")
     parser.add_argument("--allow-pipe", action="store_true", help="run the shell commands among SHARDS (pipe:COMMAND)")
+    parser.add_argument("--copy", action="store_true", help="copy remote shards whole (a training: data.remote: copy)")
     parser.add_argument("--cache", default="", help="folder for what cannot lie beside the shards")
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
@@ -24,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
     from gan_dist.data import index, shards
 
     cache = Path(options.cache) if options.cache else default_cache()
-    local = [str(path) for path in shards.fetch(shards.expand(options.shards, options.allow_pipe), cache)]
+    local = shards.fetch(shards.expand(options.shards, options.allow_pipe), cache, options.copy)
     index.build(local, cache, options.image, progress=not options.json)
     loaded = index.load(local, cache, options.image)
     labels = {str(label): count for label, count in sorted(Counter(loaded.label.tolist()).items()) if label >= 0}

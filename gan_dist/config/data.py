@@ -35,6 +35,11 @@ class Data(Section):
     allow_pipe: Annotated[bool, FREE] = False
     """Run the shell commands in data.shards (pipe:COMMAND). For the command line alone: a config of another person must not
     run commands unasked."""
+    remote: Annotated[Literal["ranges", "copy"], FREE] = "ranges"
+    """How shards on servers are read. ranges: what a batch needs, when it needs it. copy: each shard is copied whole into
+    data.cache before the training, as servers that read no ranges need."""
+    patience: Annotated[float, Field(ge=0), FREE] = 300.0
+    """Seconds for which a training waits for a server that does not answer; then it saves and stops with exit code 75."""
     source: Annotated[str, FREE] = ""
     """What to pack into data.shards when nothing is there yet: a SOURCE of `gan-dist pack`, for example `digits`."""
     image: str = "auto"
@@ -140,6 +145,11 @@ class Data(Section):
         if self.classes and not self.labels:
             raise ValueError(
                 f"data.classes = {self.classes} has no effect without data.labels: true; set it or remove data.classes"
+            )
+        if self.patience >= config.control.hang_seconds:
+            raise ValueError(
+                f"data.patience = {self.patience:g} is not less than control.hang_seconds = {config.control.hang_seconds:g}, after "
+                "which the other processes take one that waits for data for dead; make data.patience smaller"
             )
         if config.training.batch % self.streams:
             raise ValueError(f"data.streams = {self.streams} does not divide training.batch = {config.training.batch}")

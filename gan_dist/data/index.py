@@ -1,45 +1,39 @@
 """Know where every sample lies: tar shards are scanned once, and the result is kept beside them.
 
 The index of a shard is a safetensors file that records the shard's size and time, and is made again when they change.
-All shards together are one table (20 bytes a sample), in a file that all ranks and loader workers of a node map.
+That of remote shards is in the cache (remote_index.py). All shards together are one table (20 bytes a sample), in a file
+that all ranks and loader workers of a node map.
 """
 
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import os
-import struct
 import sys
-import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from rich.progress import Progress
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
-from webdataset.tariterators import base_plus_ext
 
 from gan_dist import files
-from gan_dist.data import labels, tables, tar, workers
+from gan_dist.data import parts, remote_index, tables, workers
+from gan_dist.data.names import is_remote, redact
+from gan_dist.data.parts import VERSION
+from gan_dist.data.scan import IMAGE_ENDINGS, scan
+from gan_dist.data.stores import Facts
 from gan_dist.errors import InputError
 
-VERSION = 3
-IMAGE_ENDINGS = ("jpg", "jpeg", "jfif", "jpe", "png", "webp", "bmp", "ppm", "pgm", "tif", "tiff")
-_CHANNELS = {"1": 1, "L": 1, "I": 1, "I;16": 1, "I;16B": 1, "RGB": 3, "YCbCr": 3, "P": 3}
-_HEADER = 1 << 15  # enough of an image to know its size, but for long metadata
+__all__ = ["IMAGE_ENDINGS", "VERSION", "Index", "build", "load", "nothing", "places", "scan", "stamp"]
+
 _ROW = np.dtype([("offset", "i8"), ("size", "u4"), ("label", "i4"), ("width", "u2"), ("height", "u2")])
 _COLUMNS = _ROW.names or ()
 _WORTH_A_FILE = 1 << 20  # bytes of a table: a process may as well have a copy of less
 _WORTH_A_POOL = 256 << 20  # bytes: less is scanned sooner than processes start
-
-Image.MAX_IMAGE_PIXELS = None  # only headers are read here
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,9 +63,14 @@ class Index:
     image: str
     """What the index was made with, to find its files again."""
     stamps: tuple[tuple[int, int], ...]
-    """Bytes and time of change (ns) of each shard when it was indexed: a file that has others is another file."""
+    """Bytes and time of change (ns) of each shard when it was indexed: a file that has others is another file. A remote one's
+    second number stands for its ETag or date."""
     fields: "dict[str, Index]" = dataclasses.field(default_factory=dict)
     """The image fields of each sample by name, the same samples in each; this index is the first one's."""
+    addresses: tuple[str, ...] = ()
+    """Of each shard where its bytes are read: "" for a file, else its address, which may hold a secret. () for files alone."""
+    facts: tuple[Facts, ...] = ()
+    """What each of these was when it was indexed."""
     apart: bool = False
     """Whether the fields are sets without pairs, each with samples of its own."""
 
@@ -140,7 +139,14 @@ class Index:
 
     def keys(self, shard: int) -> list[str]:
         """Return the WebDataset keys of a shard's samples."""
+        if self.addresses and self.addresses[shard]:
+            return remote_index.keys(self.addresses, shard, self.cache, self.image)
         return _keys(self.shards[shard], self.cache, self.image)
+
+    @property
+    def is_remote(self) -> bool:
+        """Say whether bytes of some shard come from a server."""
+        return any(self.addresses)
 
 
 def nothing() -> Index:
@@ -156,112 +162,18 @@ def _keys(shard: str, cache: Path, image: str) -> list[str]:
     part = _read(shard, cache, image, ("keys",))
     if part is None:
         raise InputError(f"data.shards: {shard} changed since the run began; put the old file back or start a new run")
-    return bytes(part[0]["keys"]).decode(errors="surrogateescape").split("\0")[:-1]
+    return parts.split(part[0]["keys"])
 
 
-def _choose_image(path: Path, key: str, members: Mapping[str, Any], wanted: str) -> str | None:
-    if wanted != "auto":
-        return wanted if wanted in members else None
-    images = [ending for ending in members if ending.rsplit(".", 1)[-1] in IMAGE_ENDINGS]
-    if len(images) > 1:
-        raise InputError(
-            f"data.shards: {path}: sample {key} has {len(images)} images ({', '.join(images)}), as its key ends at the first "
-            "dot of the name; choose one with data.image or name several in data.fields, or, if each is a sample of its own, "
-            f"make shards with `gan-dist pack {path} FOLDER`"
-        )
-    return images[0] if images else None
+def build(shards: Sequence[str], cache: Path, image: str = "auto", progress: bool = True, renew: bool = True) -> None:
+    """Make the index of every shard that has none or an old one, several at a time.
 
-
-def _image_header(file: BinaryIO, member: tar.Member) -> tuple[int, int, int]:
-    """Return width, height and channels (4: transparency or CMYK) of the image in `file`."""
-    for length in (min(member.size, _HEADER), member.size):
-        try:
-            with Image.open(io.BytesIO(_bytes(file, member, length))) as image:
-                clear = "transparency" in image.info
-                return image.width, image.height, 4 if clear else _CHANNELS.get(image.mode, 4)
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error) as error:
-            problem = error
-    raise ValueError("empty" if member.size == 0 else f"not an image ({type(problem).__name__})")
-
-
-def _bytes(file: BinaryIO, member: tar.Member, most: int | None = None) -> bytes:
-    file.seek(member.offset)
-    return file.read(member.size if most is None else min(most, member.size))
-
-
-def _open(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise InputError(f"data.shards: {path} cannot be read ({error.strerror})") from None
-
-
-def scan(shard: str, image: str = "auto") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read a shard's headers: (arrays, summary). The image of a sample is its member `image`.
-
-    Samples without that member are left out and counted. Raises InputError where the tar file is damaged or ambiguous.
+    `renew`: also of remote shards that changed since they were indexed; otherwise InputError names one.
     """
-    path = Path(shard)
-    rows: list[tuple[int, int, int, int, int]] = []
-    channels: dict[str, str] = {}
-    bad: list[str] = []
-    content, old_content, key_content = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-    names: list[str] = []
-    with _open(path) as file:
-        try:
-            found, left_out = tar.members(path)
-            samples = tar.samples(path, found)
-        except tar.DamagedError as error:
-            raise InputError(f"data.shards: {path} {error}; copy or pack it again") from None
-        except InputError as error:
-            raise InputError(f"data.shards: {error}") from None
-        unused = Counter(why for _, why in left_out)
-        unused.update("no ending" for member in found if base_plus_ext(member.name)[0] is None)
-        for key, members in samples.items():
-            ending = _choose_image(path, key, members, image)
-            if ending is None:
-                unused.update(members.keys())
-                continue
-            member = members[ending]
-            try:
-                width, height, kind = _image_header(file, member)
-                channels.setdefault(str(kind), key)
-            except ValueError as error:
-                width = height = 0
-                bad.append(f"{shard}: {key}.{ending}: {error}")
-            label = labels.of_sample(members, functools.partial(_bytes, file))
-            label = -1 if label is None else label
-            rows.append((member.offset, member.size, label, min(width, 65535), min(height, 65535)))
-            names.append(key)
-            checksum = zlib.crc32(_bytes(file, member, _HEADER))
-            fact = f"{key}\0{member.size}\0{label}"
-            content.update(f"{fact}\0{checksum:08x}\n".encode(errors="surrogateescape"))
-            old_content.update(f"{fact}\n".encode(errors="surrogateescape"))
-            key_content.update(f"{key}\0".encode(errors="surrogateescape"))
-    columns = np.array(rows, dtype=np.int64).reshape(-1, 5)
-    arrays: dict[str, np.ndarray] = {
-        "offset": columns[:, 0].copy(),
-        "size": columns[:, 1].astype(np.uint32),
-        "label": columns[:, 2].astype(np.int32),
-        "width": columns[:, 3].astype(np.uint16),
-        "height": columns[:, 4].astype(np.uint16),
-        "keys": np.frombuffer(
-            "".join(f"{name}\0" for name in names).encode(errors="surrogateescape"), dtype=np.uint8
-        ),  # names in a tar file may be in any encoding
-    }
-    return arrays, {
-        "channels": channels,
-        "bad": bad,
-        "digest": content.hexdigest(),
-        "old_digest": old_content.hexdigest(),
-        "keys": key_content.hexdigest(),
-        "left_out": dict(unused),
-    }
-
-
-def build(shards: Sequence[str], cache: Path, image: str = "auto", progress: bool = True) -> None:
-    """Make the index of every shard that has none or an old one, several processes at a time."""
-    stale = [shard for shard in shards if _read(shard, cache, image) is None]
+    if far := [shard for shard in shards if is_remote(shard)]:
+        remote_index.build(far, cache, image, progress, renew)
+    near = [shard for shard in shards if not is_remote(shard)]
+    stale = [shard for shard in near if _read(shard, cache, image) is None]
     if not stale:
         return
     work = functools.partial(_build_one, cache=cache, image=image)
@@ -282,40 +194,41 @@ def build(shards: Sequence[str], cache: Path, image: str = "auto", progress: boo
 
 
 def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
-    """Return the index of `shards`, which `build` has made."""
-    parts, stamps = [], []
-    for shard in shards:
-        stamps.append(stamp(shard))  # before the reading: a change during it is noticed
-        part = _read(shard, cache, image)
-        if part is None:
-            raise InputError(f"data.shards: {shard} changed while its index was made; start again")
-        parts.append(part)
-    summaries = [summary for _, summary in parts]
-    counts = [len(arrays["offset"]) for arrays, _ in parts]
-    rows = np.empty(sum(counts), _ROW)
-    for name in _COLUMNS:
-        rows[name] = np.concatenate([arrays[name] for arrays, _ in parts]) if parts else []
-    del parts
+    """Return the index of `shards`, which `build` has made. It asks no server."""
+    far = [shard for shard in shards if is_remote(shard)]
+    next_far = iter(remote_index.load(far, cache, image) if far else ())
+    found = [next(next_far) if is_remote(shard) else _near(shard, cache, image) for shard in shards]
+    summaries = [part.summary for part in found]
+    counts = [part.count for part in found]
     digest, old_digest = (
         hashlib.sha256("".join(summary[name] for summary in summaries).encode()).hexdigest()
         for name in ("digest", "old_digest")
     )
-    table = None
-    if rows.nbytes >= _WORTH_A_FILE:
+    stamps = tuple(part.stamp for part in found)
+    table, total = None, sum(counts)
+    if total * _ROW.itemsize >= _WORTH_A_FILE:
         # named by all that is in it; a rank that comes later maps the file that is there
-        about = json.dumps([VERSION, image, digest, [str(Path(shard).absolute()) for shard in shards], stamps])
+        places = [parts.identity(shard) if is_remote(shard) else str(Path(shard).absolute()) for shard in shards]
+        about = json.dumps([VERSION, image, digest, places, stamps])
         table = tables.folder() / f"index-{hashlib.sha256(about.encode()).hexdigest()[:24]}.npy"
-        if not table.exists():
-            tables.write(table, rows)
+    if table is not None and table.exists():
         rows = tables.map_rows(table)
+    else:
+        rows = np.empty(total, _ROW)
+        for name in _COLUMNS:
+            rows[name] = np.concatenate([part.column(name) for part in found]) if found else []
+        if table is not None:
+            tables.write(table, rows)
+            rows = tables.map_rows(table)
+    shown = tuple(redact(shard) if is_remote(shard) else shard for shard in shards)
     channels: dict[str, str] = {}
     left_out: Counter[str] = Counter()
-    for shard, summary in zip(shards, summaries, strict=True):
+    for shard, summary in zip(shown, summaries, strict=True):
         left_out.update(summary["left_out"])
         for kind, key in summary["channels"].items():
             channels.setdefault(kind, f"{shard}: {key}")
     return Index(
-        shards=tuple(shards),
+        shards=shown,
         first=np.cumsum([0, *counts]),
         rows=rows,
         table=table,
@@ -327,8 +240,20 @@ def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
         key_digests=tuple(summary["keys"] for summary in summaries),
         cache=cache,
         image=image,
-        stamps=tuple((int(stamp["bytes"]), int(stamp["mtime_ns"])) for stamp in stamps),
+        stamps=stamps,
+        addresses=tuple(shard if is_remote(shard) else "" for shard in shards) if far else (),
+        facts=tuple(part.facts for part in found) if far else (),
     )
+
+
+def _near(shard: str, cache: Path, image: str) -> parts.Part:
+    before = stamp(shard)  # before the reading: a change during it is noticed
+    part = _read(shard, cache, image)
+    if part is None:
+        raise InputError(f"data.shards: {shard} changed while its index was made; start again")
+    arrays, summary = part
+    facts = Facts(int(before["bytes"]), "", "")
+    return parts.Part(len(arrays["offset"]), summary, (facts.size, int(before["mtime_ns"])), facts, arrays.__getitem__)
 
 
 def places(shard: str, cache: Path, image: str) -> tuple[Path, Path]:
@@ -351,21 +276,14 @@ def _read(
     shard: str, cache: Path, image: str, columns: Sequence[str] = _COLUMNS
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
     recent = stamp(shard)
-    for place in places(shard, cache, image):
-        try:
-            with safe_open(place, framework="numpy") as file:
-                recorded = file.metadata()
-                if {name: recorded.get(name) for name in recent} == recent:
-                    return {name: file.get_tensor(name) for name in columns}, json.loads(recorded["summary"])
-        except (OSError, SafetensorError, KeyError, ValueError, AttributeError):
-            continue  # absent, unreadable or torn: it is made again
-    return None
+    found = (parts.read(place, recent, columns) for place in places(shard, cache, image))
+    return next((part for part in found if part is not None), None)
 
 
 def _build_one(shard: str, cache: Path, image: str) -> None:
     before = stamp(shard)  # before the scan: a change during it makes the index stale
     arrays, summary = scan(shard, image)
-    content = save(arrays, metadata={**before, "summary": json.dumps(summary)})
+    content = parts.content(before, arrays, summary)
     beside, cached = places(shard, cache, image)
     try:
         files.write_atomic(beside, content)

@@ -63,10 +63,10 @@ def prepare(config: Config, progress: bool = True) -> None:
             )
     cache = config.cache
     for set_name, named in data.sets.items():
-        local = [str(path) for path in shards.fetch(shards.expand(named, data.allow_pipe), cache)]
+        local = shards.fetch(shards.expand(named, data.allow_pipe), cache, data.remote == "copy")
         members = data.members(set_name)
         for member in members.values():
-            index_module.build(local, cache, member, progress)
+            index_module.build(local, cache, member, progress, renew=False)
         fields = {name: field for name, field in data.fields.items() if name in members}
         label_maps.check(local, fields, cache)
 
@@ -83,7 +83,7 @@ def open_index(config: Config, wanted: Mapping[str, Field] | None = None) -> Ind
     cache = config.cache
     fields: dict[str, Index] = {}
     for set_name, named in config.data.sets.items():
-        local = [str(shards.local(shard, cache)) for shard in shards.expand(named, config.data.allow_pipe)]
+        local = shards.places(shards.expand(named, config.data.allow_pipe), cache, config.data.remote == "copy")
         members = config.data.members(set_name)
         fields |= {name: index_module.load(local, cache, member) for name, member in members.items()}
     first = next(iter(fields.values()))

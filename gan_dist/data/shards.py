@@ -1,4 +1,4 @@
-"""Turn the names in `data.shards` into tar files on this machine, and into words that hold no secret."""
+"""Turn the names in `data.shards` into shards: files on this machine, whole copies of remote ones, or addresses."""
 
 import concurrent.futures
 import glob
@@ -20,14 +20,16 @@ from webdataset.gopen import gopen
 from webdataset.shardlists import expand_urls
 
 from gan_dist import files
-from gan_dist.data import tar
+from gan_dist.data import parts, stores, tar
 from gan_dist.data.names import is_remote, redact
+from gan_dist.data.stores import StoreError
 from gan_dist.errors import InputError
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _ENDINGS = (".tar",)
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
 _PATIENCE = 30.0  # seconds for a server to say what it holds
+_BEGIN = stores.Patience(20.0)
 _ASKED_AT_ONCE = 16
 
 
@@ -55,6 +57,8 @@ def expand(shards: str | Sequence[str] | Mapping[str, str | Sequence[str]], allo
 
 
 def _expand_one(name: str) -> list[str]:
+    if name.startswith("file://"):
+        name = urllib.request.url2pathname(urllib.parse.urlparse(name).path)
     if is_remote(name):
         return list(expand_urls(name))
     if Path(name).is_dir():
@@ -101,8 +105,16 @@ def _globbed(name: str) -> list[str]:
 def probe(shard: str) -> None:
     """Read the beginning of a shard. Raises OSError or ValueError where that cannot be done, or it is no tar file."""
     try:
-        with gopen(shard, "rb") if is_remote(shard) else Path(shard).open("rb") as source:
-            block = source.read(512)
+        if not is_remote(shard):
+            with Path(shard).open("rb") as source:
+                block = source.read(512)
+        elif shard.startswith("pipe:"):
+            with gopen(shard, "rb") as source:
+                block = source.read(512)
+        else:
+            (block,) = stores.STORE.read(shard, [(0, 512)], patience=_BEGIN)
+    except StoreError as error:
+        raise OSError(str(error)) from None
     except (OSError, ValueError) as error:
         raise OSError(_reason(error)) from None
     if kind := tar.compression(block):
@@ -117,39 +129,53 @@ def local(shard: str, cache: Path) -> Path:
         return Path(shard)
     name = "" if shard.startswith("pipe:") else re.sub(r"[^\w.-]", "_", Path(redact(shard)).name)[-60:]
     name = f"-{name.removesuffix('.tar')}" if name else ""
-    return cache / "shards" / f"{hashlib.sha256(shard.encode()).hexdigest()[:24]}{name}.tar"
+    known = hashlib.sha256(parts.identity(shard).encode()).hexdigest()[:24]
+    return cache / "shards" / f"{known}{name}.tar"
 
 
-def fetch(shards: Sequence[str], cache: Path) -> list[Path]:
-    """Return every shard's file on this machine, with a whole copy in `cache` of what is remote.
+def is_copied(shard: str, copy: bool) -> bool:
+    """Say whether a shard is read from a whole copy: the output of a command always, what is on a server where asked."""
+    return is_remote(shard) and (copy or shard.startswith("pipe:"))
+
+
+def places(shards: Sequence[str], cache: Path, copy: bool = False) -> list[str]:
+    """Return where each shard is read: a file here, or its address. `copy`: from whole copies of what is remote."""
+    return [str(local(shard, cache)) if is_copied(shard, copy) else shard for shard in shards]
+
+
+def fetch(shards: Sequence[str], cache: Path, copy: bool = False) -> list[str]:
+    """Copy what is to be read from whole copies into `cache`, and return where each shard is read.
 
     A copy whose source says that it changed (size, ETag, time) is made again. A source that cannot be asked leaves the copy
     as it is, and so does a command. Raises InputError, and keeps nothing, where a copy is no whole tar file.
     """
+    wanted = [shard for shard in shards if is_copied(shard, copy)]
     with concurrent.futures.ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
-        states = list(pool.map(_state, shards))
-    for shard, state in zip(shards, states, strict=True):
-        if is_remote(shard) and not _is_current(local(shard, cache), state):
+        states = list(pool.map(_state, wanted))
+    for shard, state in zip(wanted, states, strict=True):
+        if not _is_current(local(shard, cache), state):
             _copy(shard, local(shard, cache), state)
-    return [local(shard, cache) for shard in shards]
+    return places(shards, cache, copy)
 
 
 def _state(shard: str) -> dict[str, Any] | None:
     """Return what the source says of a shard, to be compared with what it said before; None where it cannot be asked."""
-    scheme = shard.partition("://")[0]
-    try:
-        if scheme == "file":
-            state = Path(urllib.request.url2pathname(urllib.parse.urlparse(shard).path)).stat()
-            return {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
-        if scheme not in ("http", "https"):
-            return None
-        # GET, as a signed URL is refused for HEAD; the content is not read
-        with urllib.request.urlopen(shard, timeout=_PATIENCE) as answer:
-            names = {"bytes": "Content-Length", "etag": "ETag", "modified": "Last-Modified"}
-            told = {name: answer.headers[header] for name, header in names.items() if answer.headers[header]}
-            return told or None
-    except (OSError, ValueError, http.client.HTTPException):
+    if shard.startswith("pipe:"):
         return None
+    if shard.startswith(("http:", "https:")):  # of a server without ranges, too
+        try:
+            # GET, as a signed URL is refused for HEAD; the content is not read
+            with urllib.request.urlopen(shard, timeout=_PATIENCE) as answer:
+                names = {"bytes": "Content-Length", "etag": "ETag", "modified": "Last-Modified"}
+                told = {name: answer.headers[header] for name, header in names.items() if answer.headers[header]}
+                return told or None
+        except (OSError, ValueError, http.client.HTTPException):
+            return None
+    try:
+        facts = stores.STORE.facts(shard, stores.ONCE)
+    except StoreError:
+        return None
+    return {"bytes": facts.size, "etag": facts.etag, "modified": facts.modified}
 
 
 def _is_current(copy: Path, state: dict[str, Any] | None) -> bool:
@@ -168,10 +194,13 @@ def _copy(shard: str, copy: Path, state: dict[str, Any] | None) -> None:
     files.make_directory(copy.parent, "the cache for remote shards (data.cache)")
     part = copy.with_suffix(f".{uuid.uuid4().hex}.part")
     try:
-        with gopen(shard, "rb") as source, part.open("wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-            file.flush()
-            os.fsync(file.fileno())
+        if shard.startswith("pipe:"):
+            with gopen(shard, "rb") as source, part.open("wb") as file:
+                shutil.copyfileobj(source, file, 1 << 20)
+                file.flush()
+                os.fsync(file.fileno())
+        else:
+            stores.STORE.fetch(shard, part, patience=_BEGIN, ranges=False)
         size = part.stat().st_size
         if size == 0:
             raise InputError(f"data.shards: {redact(shard)} gave no data; check the address and its permissions")
@@ -186,6 +215,8 @@ def _copy(shard: str, copy: Path, state: dict[str, Any] | None) -> None:
         raise InputError(f"data.shards: {redact(shard)} {error}; copy or pack it again there") from None
     except InputError as error:
         raise InputError(str(error).replace(str(part), redact(shard))) from None
+    except StoreError as error:
+        raise InputError(f"data.shards: {error}; it cannot be fetched") from None
     except (OSError, ValueError) as error:
         raise InputError(f"data.shards: {redact(shard)} cannot be fetched: {_reason(error)}") from None
     finally:
@@ -196,6 +227,5 @@ def _reason(error: Exception) -> str:
     """Return why a source failed, without the words of the command, which may hold a token."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if code := re.search(r"exit (-?\d+)", str(error)):
-        return f"its command ended with exit code {code[1]}"
-    return "no program for this kind of address" if "no gopen handler" in str(error) else type(error).__name__
+    code = re.search(r"exit (-?\d+)", str(error))
+    return f"its command ended with exit code {code[1]}" if code else type(error).__name__

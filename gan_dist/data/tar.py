@@ -1,11 +1,12 @@
 """List the members of a tar file with the bytes that hold each, or refuse the file: one reader for index and pack."""
 
 import functools
+import os
 import posixpath
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol, cast
 
 from webdataset.tariterators import base_plus_ext
 
@@ -27,6 +28,14 @@ class Member(NamedTuple):
     """Byte at which its own entry begins."""
 
 
+class File(Protocol):
+    """What is read of a file, here or elsewhere."""
+
+    def seek(self, offset: int, whence: int = ..., /) -> int: ...
+    def tell(self) -> int: ...
+    def read(self, count: int = ..., /) -> bytes: ...
+
+
 class DamagedError(Exception):
     """A tar file that is not whole; the message says where it stops."""
 
@@ -40,19 +49,26 @@ class _Entry(NamedTuple):
     target: str
 
 
-def members(path: Path) -> tuple[list[Member], list[tuple[str, str]]]:
+def members(
+    path: Path | str, file: File | None = None, see: Callable[[Member], None] = lambda member: None
+) -> tuple[list[Member], list[tuple[str, str]]]:
     """Return the files in a tar file in order, and what is left out: (name, why).
 
-    Raises DamagedError for a file that is not a whole tar file, and InputError for one that is compressed, that stores
+    `file` has its bytes where `path` is only its name. `see` is told of each file, links left out, as the reading comes by
+    it. Raises DamagedError for a file that is not a whole tar file, and InputError for one that is compressed, that stores
     members sparsely, or in which a name comes twice.
     """
+    if file is None:
+        with Path(path).open("rb") as opened:
+            return members(path, opened, see)
     entries: list[_Entry] = []
-    length = path.stat().st_size
-    with path.open("rb") as file:
-        if kind := compression(file.read(6)):
-            raise InputError(compressed(str(path), kind))
+    length = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if kind := compression(file.read(6)):
+        raise InputError(compressed(str(path), kind))
+    file.seek(0)
     try:
-        with tarfile.open(path, mode="r:") as archive:
+        with tarfile.open(fileobj=cast(BinaryIO, file), mode="r:") as archive:
             for info in archive:
                 archive.members = []  # type: ignore[attr-defined]  # or tarfile keeps every member it has seen
                 if info.issparse():  # its size is that of the unpacked file, and a map lies before its bytes
@@ -64,15 +80,16 @@ def members(path: Path) -> tuple[list[Member], list[tuple[str, str]]]:
                     raise DamagedError(f"is truncated inside {info.name}")
                 if not info.isdir():
                     entries.append(_entry(info))
+                    if info.isfile():
+                        see(entries[-1].member)
             end = archive.offset
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DamagedError(f"cannot be read as a tar file: {error}") from None
     # tarfile ends at a damaged header as it does at the end: only zeros up to the end of the file prove it
-    with path.open("rb") as file:
-        file.seek(end)
-        rest = iter(functools.partial(file.read, 1 << 20), b"")
-        if length < max(2 * _BLOCK, end + _BLOCK) or any(block.strip(b"\0") for block in rest):
-            raise DamagedError(f"is truncated or damaged after {len(entries)} files (no end-of-archive marker)")
+    file.seek(end)
+    rest = iter(functools.partial(file.read, 1 << 20), b"")
+    if length < max(2 * _BLOCK, end + _BLOCK) or any(block.strip(b"\0") for block in rest):
+        raise DamagedError(f"is truncated or damaged after {len(entries)} files (no end-of-archive marker)")
     return _resolve(path, entries)
 
 
@@ -91,7 +108,7 @@ def _entry(info: tarfile.TarInfo) -> _Entry:
     return _Entry(member, "device", "")
 
 
-def _resolve(path: Path, entries: Sequence[_Entry]) -> tuple[list[Member], list[tuple[str, str]]]:
+def _resolve(path: Path | str, entries: Sequence[_Entry]) -> tuple[list[Member], list[tuple[str, str]]]:
     by_name: dict[str, _Entry] = {}
     for entry in entries:
         before = by_name.setdefault(posixpath.normpath(entry.member.name), entry)
@@ -125,7 +142,7 @@ def _follow(entry: _Entry, by_name: dict[str, _Entry]) -> Member | None:
     return None
 
 
-def samples(path: Path, found: Sequence[Member]) -> dict[str, dict[str, Member]]:
+def samples(path: Path | str, found: Sequence[Member]) -> dict[str, dict[str, Member]]:
     """Return WebDataset key -> {ending in lower case: member}, in order of each sample's first member.
 
     Members of a sample need not be neighbours; names without an ending are left out. Raises InputError where two members

@@ -275,10 +275,10 @@ def _of_shards(name: str, fake: ImageSet, ranks: Ranks) -> ImageSet:
 
     def prepare() -> None:
         if ranks.writes:
-            index_module.build(list(map(str, shards.fetch(shards.expand(name), cache))), cache, progress=False)
+            index_module.build(shards.fetch(shards.expand(name), cache), cache, progress=False)
 
     ranks.together(prepare)
-    index = index_module.load([str(shards.local(shard, cache)) for shard in shards.expand(name)], cache)
+    index = index_module.load(shards.places(shards.expand(name), cache), cache)
     if not len(index):
         raise InputError(f"--against {name}: there is no image in these shards; see `gan-dist index`")
     scale = np.minimum(index.height / fake.size[0], index.width / fake.size[1])

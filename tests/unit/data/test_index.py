@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 from webdataset import WebDataset
 
-from gan_dist.data import index as index_module
+from gan_dist.data import index as index_module, scan as scan_module
 from gan_dist.data.index import Index
 from gan_dist.errors import InputError
 from tests import making
@@ -304,7 +304,7 @@ def test_a_header_behind_long_metadata_is_read(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x010E] = "x" * 60_000
     image = making.encode(making.picture(0, (40, 48), 3), "JPEG", exif=exif)
-    assert image.index(b"x" * 1000) < index_module._HEADER < image.rindex(b"x" * 1000)
+    assert image.index(b"x" * 1000) < scan_module._HEADER < image.rindex(b"x" * 1000)
     index = indexed(making.write_tar(tmp_path / "0.tar", [("a.jpg", image)]))
     assert (index.width[0], index.height[0]) == (48, 40)
 

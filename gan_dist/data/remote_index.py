@@ -1,0 +1,238 @@
+"""Index remote shards without copying them, into one file for the whole set in the cache.
+
+Each shard's part is kept when it is done, so that a stopped indexing goes on. A part is taken from an index file beside the
+shard (KEY.tar.index) where there is one of the same size.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load as load_tensors, save
+
+from gan_dist import files
+from gan_dist.data import parts, stores, workers
+from gan_dist.data.names import redact
+from gan_dist.data.scan import scan
+from gan_dist.data.stores import ChangedError, Facts, Patience, RefusedError, StoreError
+from gan_dist.errors import InputError
+
+_COLUMNS = ("offset", "size", "label", "width", "height")
+_ALL = (*_COLUMNS, "keys")
+_ASKED = 2000  # shards that a training's start asks for changes at most; the others are asked as they are read
+_AT_ONCE = 32
+_SHARDS_AT_ONCE = 8
+_WORTH_A_POOL = 256 << 20  # bytes
+_LINES_EVERY = 30.0  # seconds
+_BEGIN = Patience(20.0)
+"""For how long a start waits for a server that has problems."""
+T = TypeVar("T")
+
+
+def build(urls: Sequence[str], cache: Path, image: str, progress: bool, renew: bool) -> None:
+    """Make the set's index file where there is none that holds. Raises InputError, one line, for what cannot be had."""
+    place = _place(urls, cache, image)
+    known = _facts(place)
+    asked = urls if renew or known is None or len(urls) <= _ASKED else urls[:: -(-len(urls) // _ASKED)]
+    said = progress and (known is None or renew)
+    try:
+        now = dict(_side_by_side(asked, _asked, "asking for shards", said, ThreadPoolExecutor(_AT_ONCE)))
+    except StoreError as error:
+        raise InputError(explained(error)) from None
+    if known is not None:
+        before = dict(zip(urls, known, strict=True))
+        changed = [url for url in asked if now[url].differs(before[url])]
+        if not changed:
+            return
+        if not renew:
+            more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise InputError(
+                f"data.shards: {redact(changed[0])}{more} changed since it was indexed "
+                f"({stores.differences(before[changed[0]], now[changed[0]])}); put it back, or index again by `gan-dist index`"
+            )
+    files.make_directory(place.parent, "the index cache (data.cache)")
+    stale = [url for url in urls if parts.read(_part_place(url, cache, image), _stamp(now[url]), ()) is None]
+    size = sum(now[url].size for url in stale)
+    pool: Executor
+    if size < _WORTH_A_POOL:
+        pool = ThreadPoolExecutor(_SHARDS_AT_ONCE)
+    else:
+        count = min(len(stale), max(_SHARDS_AT_ONCE, len(os.sched_getaffinity(0))))
+        pool = ProcessPoolExecutor(count, workers.context("forkserver"), initializer=workers.end_with_parent)
+    work = functools.partial(_index_one, cache=cache, image=image)
+    try:
+        for _ in _side_by_side([(url, now[url]) for url in stale], work, "indexing shards", progress, pool):
+            pass
+    except StoreError as error:
+        raise InputError(explained(error)) from None
+    _join(urls, now, cache, image, place)
+
+
+def explained(error: StoreError) -> str:
+    """Return the line for a store's error at a start, with what to do."""
+    if isinstance(error, RefusedError) and error.why == "ranges":
+        return f"data.shards: {error}; set data.remote: copy (`gan-dist index`: --copy) to copy its shards whole"
+    if isinstance(error, ChangedError):
+        return f"data.shards: {error}; start again when nobody writes it"
+    return f"data.shards: {error}"
+
+
+def _asked(url: str) -> tuple[str, Facts]:
+    return url, stores.STORE.facts(url, _BEGIN)
+
+
+def _side_by_side(
+    items: Sequence[Any], work: Callable[[Any], T], what: str, progress: bool, pool: Executor
+) -> Iterator[T]:
+    """Yield the results of `work` as they come, and show how far it is. The first error ends it."""
+    begun = said = time.monotonic()
+    tty = sys.stderr.isatty()
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not (progress and tty)) as bar:
+        task = bar.add_task(what, total=len(items))
+        try:
+            for done, future in enumerate(as_completed([pool.submit(work, item) for item in items]), 1):
+                yield future.result()
+                bar.advance(task)
+                now = time.monotonic()
+                if progress and not tty and now - said >= _LINES_EVERY:
+                    said, left = now, (now - begun) / done * (len(items) - done)
+                    words = f"{what}: {done:,} of {len(items):,}, about {left / 60:.0f} minutes left"
+                    print(words, file=sys.stderr, flush=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _index_one(item: tuple[str, Facts], cache: Path, image: str) -> None:
+    url, facts = item
+    found = _beside(url, facts, image) or scan(url, image, facts)
+    files.write_atomic(_part_place(url, cache, image), parts.content(_stamp(facts), *found))
+
+
+def _beside(url: str, facts: Facts, image: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """Return the index that lies beside a shard where it is of this shard: by its size, and by two of its samples."""
+    base, mark, query = url.partition("?")
+    if mark and parts.identity(url) == base:  # the signature of one address does not fit another
+        return None
+    place = base + (".index" if image == "auto" else f".{image}.index") + mark + query
+    try:
+        content = stores.STORE.whole(place, stores.ONCE)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        if header["version"] != str(parts.VERSION) or header["bytes"] != str(facts.size):
+            return None
+        arrays = load_tensors(content)
+        summary = json.loads(header["summary"])
+        keys, offsets = parts.split(arrays["keys"]), arrays["offset"].tolist()
+        if not {*_ALL} <= arrays.keys() or len(keys) != len(offsets):
+            return None
+        ends = sorted({0, len(keys) - 1}) if keys else []
+        blocks = stores.STORE.read(url, [(offsets[end] - 512, offsets[end]) for end in ends], facts, _BEGIN)
+        if any(block[257:262] != b"ustar" for block in blocks):
+            return None
+        name = redact(url)
+        summary["bad"] = [f"{name}: {bad.split(': ', 1)[-1]}" for bad in summary["bad"]]
+        return {column: arrays[column] for column in _ALL}, summary
+    except (StoreError, SafetensorError, ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def _join(urls: Sequence[str], facts: dict[str, Facts], cache: Path, image: str, place: Path) -> None:
+    """Write the set's file from the parts of its shards."""
+    found = []
+    for url in urls:
+        part = parts.read(_part_place(url, cache, image), _stamp(facts[url]), _ALL)
+        if part is None:
+            raise InputError(f"the index of {redact(url)} in {place.parent} is gone already; start again")
+        found.append(part)
+    tensors = {name: np.concatenate([arrays[name] for arrays, _ in found]) for name in _ALL}
+    for name, column in (("first", "offset"), ("first_key", "keys")):
+        tensors[name] = np.cumsum([0, *(len(arrays[column]) for arrays, _ in found)])
+    about = {
+        "version": str(parts.VERSION),
+        "facts": json.dumps([facts[url] for url in urls]),
+        "summaries": json.dumps([summary for _, summary in found]),
+    }
+    try:
+        files.write_atomic(place, save(tensors, metadata=about))
+    except OSError as error:
+        raise InputError(f"the index cache (data.cache) {place.parent} cannot be written ({error.strerror})") from None
+
+
+def load(urls: Sequence[str], cache: Path, image: str) -> list[parts.Part]:
+    """Return the index that `build` has made."""
+    place = _place(urls, cache, image)
+    try:
+        with safe_open(place, framework="numpy") as file:
+            about = file.metadata()
+            facts = [Facts(*each) for each in json.loads(about["facts"])]
+            summaries, first = json.loads(about["summaries"]), file.get_tensor("first").tolist()
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            f"data.shards: there is no index of {redact(urls[0])} in {place.parent} ({type(error).__name__}); "
+            "make it by `gan-dist index`, and let all machines share data.cache or run it on each"
+        ) from None
+
+    @functools.cache
+    def column(name: str) -> np.ndarray:
+        with safe_open(place, framework="numpy") as file:
+            found: np.ndarray = file.get_tensor(name)
+        return found
+
+    def part(shard: int) -> parts.Part:
+        begin, end, about = first[shard], first[shard + 1], facts[shard]
+        mark = hashlib.sha256(f"{about.etag or about.modified}".encode()).digest()
+        stamp = about.size, int.from_bytes(mark[:6], "little")
+        return parts.Part(end - begin, summaries[shard], stamp, about, lambda name: column(name)[begin:end])
+
+    return [part(shard) for shard in range(len(urls))]
+
+
+def keys(addresses: Sequence[str], shard: int, cache: Path, image: str) -> list[str]:
+    """Return the keys of one of the shards at these addresses; "" stands for one that is a file."""
+    urls = tuple(address for address in addresses if address)
+    return _keys(_place(urls, cache, image), sum(1 for address in addresses[:shard] if address))
+
+
+@functools.lru_cache(maxsize=8)
+def _keys(place: Path, shard: int) -> list[str]:
+    try:
+        with safe_open(place, framework="numpy") as file:
+            begin, end = file.get_slice("first_key")[shard : shard + 2].tolist()
+            return parts.split(file.get_slice("keys")[begin:end])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        raise InputError(f"data.shards: the index {place} is gone; make it again by `gan-dist index`") from None
+
+
+def _facts(place: Path) -> list[Facts] | None:
+    try:
+        with safe_open(place, framework="numpy") as file:
+            about = file.metadata()
+        return [Facts(*each) for each in json.loads(about["facts"])] if about["version"] == str(parts.VERSION) else None
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        return None
+
+
+def _stamp(facts: Facts) -> dict[str, str]:
+    return {"version": str(parts.VERSION), "bytes": str(facts.size), "etag": facts.etag, "modified": facts.modified}
+
+
+def _place(urls: Sequence[str], cache: Path, image: str) -> Path:
+    text = json.dumps([parts.VERSION, image, [parts.identity(url) for url in urls]])
+    return cache / "index" / f"set-{hashlib.sha256(text.encode()).hexdigest()[:24]}.index"
+
+
+def _part_place(url: str, cache: Path, image: str) -> Path:
+    name = "" if image == "auto" else f".{image}"
+    text = parts.identity(url)
+    return cache / "index" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}{name}.index"

@@ -1,5 +1,6 @@
 """Run the training loop, and decide when to step, report, draw, save and stop."""
 
+import contextlib
 import gc
 import os
 import uuid
@@ -20,13 +21,14 @@ from gan_dist.data import loader, resident
 from gan_dist.data.decode import Note
 from gan_dist.data.quarantine import Quarantine
 from gan_dist.doctor import autotune
-from gan_dist.engine import AgreedError, Engine, lost_contact, memory
+from gan_dist.engine import AgreedError, Engine, Gate, lost_contact, memory
 from gan_dist.errors import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED, RunError
 from gan_dist.evaluation import ScoreError
 from gan_dist.interfaces import Batch, Phase
 from gan_dist.reporting import Reporter
 from gan_dist.run_directory import Run, open_run
 from gan_dist.step import play_step
+from gan_dist.supply import Supply
 from gan_dist.tracking import Tracker
 
 _PUT_OFF = 16
@@ -61,6 +63,7 @@ class Trainer:
         self.checkpointer = Checkpointer(config, engine, self.game, run)
         self.agreement = engine.agreement(2)
         self.requests = Requests(run.directory if engine.is_main else None, deadline, stop.is_date(config.run.deadline))
+        self.supply = Supply(config, self.index, self.requests, Gate(engine.world_size))
         self.quarantine = Quarantine(self.index)
         self.images = 0
         self._owed = False  # a checkpoint that is due
@@ -170,15 +173,17 @@ class Trainer:
         self.reporter.begin(self.images)
         slots, device = self.engine.slots, self.engine.device
         say = self.tracker.say
+        waiting = self.supply.waiting(self.watchdog, self.tracker, lambda: self.images)
         batches = loader.micro_batches(
-            self.index, self.config, self.images, slots, device, self._quarantined, self.cache, say
+            self.index, self.config, self.images, slots, device, self._quarantined, self.cache, say, waiting
         )
-        for batch in self.reporter.pace.waiting(batches):
-            self.advance(batch)
-            if reason := self._agreed_reason(batch):
-                return reason
-            self.watchdog.beat("waiting for data", self.images)
-        return Reason.NONE
+        with contextlib.closing(self.supply.of(batches)) as supplied:
+            for batch in self.reporter.pace.waiting(supplied):
+                self.advance(batch)
+                if reason := self._agreed_reason(batch):
+                    return reason
+                self.watchdog.beat("waiting for data", self.images)
+        return self.supply.reason
 
     def advance(self, batch: list[Batch]) -> None:
         """Play one step, and do what is due after it."""
@@ -311,12 +316,13 @@ class Trainer:
                 f"data.shards: more than {self.config.data.max_bad_fraction:g} of the samples are unusable "
                 f"(data.max_bad_fraction), {worst[0]} of them in {worst[1]}: {worst[2]}; fix or remove that shard, then rerun the same command"
             )
+        lacking = self.supply.lacking(reason, self.engine.gather)
         if not reason:
             if self.engine.is_main:
                 self.tracker.event("finished", self.images)
             self._finish("finished")
             return EXIT_FINISHED
-        why = stop.WORDS[reason]
+        why = stop.WORDS[reason] + lacking
         if self.engine.is_main:
             self.tracker.event("stopped", self.images, reason=why)
         self.tracker.status("stopped", self.images, why, self.checkpointer.newest_name)

@@ -30,8 +30,10 @@ class Reason(enum.IntEnum):
     DEADLINE = 6
     DATE = 7
     COLLAPSE = 8
-    BAD_STEPS = 9
-    BAD_DATA = 10
+    NO_DATA = 9
+    BAD_STEPS = 10
+    BAD_DATA = 11
+    CHANGED_DATA = 12
 
 
 WORDS = {
@@ -43,8 +45,10 @@ WORDS = {
     Reason.DEADLINE: "the deadline",
     Reason.DATE: "run.deadline, which has passed",
     Reason.COLLAPSE: "a suspected collapse (control.collapse: stop)",
+    Reason.NO_DATA: "a server of data.shards that does not answer (data.patience)",
     Reason.BAD_STEPS: "too many skipped steps in a row",
     Reason.BAD_DATA: "too much bad data",
+    Reason.CHANGED_DATA: "a shard that changed",
 }
 _SIGNALS = {
     signal.SIGTERM: Reason.SIGNAL_TERM,

@@ -4,15 +4,17 @@ import dataclasses
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import cv2
 import numpy as np
 
 from gan_dist.config.data_field import DataField
-from gan_dist.data import label_maps
+from gan_dist.data import label_maps, stores
 from gan_dist.data.geometry import Geometry
 from gan_dist.data.index import Index
+from gan_dist.data.reading import Direct, Piece, Reader
+from gan_dist.data.stores import Patience
 from gan_dist.errors import InputError
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # a quarantined image is told once, by us
@@ -73,9 +75,17 @@ class Decoder:
     """Reads samples of an index as images of one size. Keeps the shards it reads open."""
 
     def __init__(
-        self, index: Index, size: tuple[int, int] | Geometry, channels: int, labels: DataField | None = None
+        self,
+        index: Index,
+        size: tuple[int, int] | Geometry,
+        channels: int,
+        labels: DataField | None = None,
+        patience: Patience = stores.USUAL,
     ) -> None:
-        """`labels` says what the numbers of a label map mean; its one channel are then the classes of the pixels."""
+        """`labels` says what the numbers of a label map mean; its one channel are then the classes of the pixels.
+
+        `patience` is for remote shards. What then cannot be read raises StoreError from all methods that read.
+        """
         self.index = index
         self.geometry = size if isinstance(size, Geometry) else Geometry(size)
         self.height, self.width = self.geometry.size
@@ -83,13 +93,29 @@ class Decoder:
         self._files: OrderedDict[int, _OpenFile] = OrderedDict()
         self._lost: dict[int, tuple[float, str]] = {}
         self._slow: list[tuple[int, float]] = []
+        self.reader: Reader | None = Direct(index.addresses, index.facts, patience) if index.is_remote else None
+        """By which it reads remote shards."""
+        self.held: dict[int, bytes] = {}
+        """Bytes of remote samples that were read already."""
 
     def close(self) -> None:
         """Close the shards; a decoder that nobody holds any more does so by itself."""
         self._files.clear()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_files": OrderedDict()}  # descriptors belong to one process
+        return {**self.__dict__, "_files": OrderedDict(), "held": {}}  # descriptors belong to one process
+
+    def is_far(self, sample: int) -> bool:
+        """Say whether the image of a sample has to be fetched from a server."""
+        return bool(self.index.addresses) and bool(self.index.width[sample]) and bool(self._address(sample))
+
+    def _address(self, sample: int) -> str:
+        return self.index.addresses[self.index.shard_of(sample)]
+
+    def piece(self, sample: int) -> Piece:
+        """Return where the bytes of a sample's image lie."""
+        index = self.index
+        return Piece(index.shard_of(sample), int(index.offset[sample]), int(index.size[sample]))
 
     def read(self, samples: np.ndarray) -> np.ndarray:
         """Return sample numbers (N,) as images (N, H, W, C) uint8.
@@ -160,6 +186,9 @@ class Decoder:
         return np.asarray(image)
 
     def _bytes(self, sample: int) -> bytes:
+        if self.reader is not None and self.is_far(sample):
+            held = self.held.get(sample)
+            return self.reader.read_many([self.piece(sample)])[0] if held is None else held
         index = self.index
         shard = index.shard_of(sample)
         size = int(index.size[sample])
@@ -211,6 +240,24 @@ def how(data: bytes, channels: int, size: tuple[int, int], least: tuple[int, int
     return _REDUCED[channels, scale]
 
 
+def together(decoders: Mapping[str, Decoder], samples: Iterable[int]) -> dict[str, dict[int, bytes]]:
+    """Read samples of all fields of a set at once: field -> sample -> bytes of the image. Raises StoreError."""
+    found: dict[str, dict[int, bytes]] = {field: {} for field in decoders}
+    wanted = [
+        (field, sample)
+        for sample in dict.fromkeys(int(sample) for sample in samples)
+        for field, decoder in decoders.items()
+        if decoder.is_far(sample)
+    ]
+    if wanted:
+        reader = next(iter(decoders.values())).reader  # fields of a set lie in the same shards
+        assert reader is not None
+        data = reader.read_many([decoders[field].piece(sample) for field, sample in wanted])
+        for (field, sample), each in zip(wanted, data, strict=True):
+            found[field][sample] = each
+    return found
+
+
 def read_or_substitute(
     decoders: Mapping[str, Decoder],
     samples: np.ndarray,
@@ -228,6 +275,11 @@ def read_or_substitute(
     """
     notes: list[Note] = []
     used, passing = samples.copy(), np.zeros(len(samples), bool)
+    chosen = (samples if only is None else samples[only]).tolist()
+    before = {name: decoder.held for name, decoder in decoders.items()}
+    missing = [sample for sample in chosen if any(sample not in held for held in before.values())]
+    for name, found in together(decoders, missing).items():
+        decoders[name].held = {**before[name], **found}
     for place in range(len(samples)) if only is None else only.tolist():
         candidate = sample = int(samples[place])
         where = None if places is None else places[place]
@@ -248,6 +300,7 @@ def read_or_substitute(
                 f"{first.reason}"
             )
         used[place] = candidate
-    for decoder in decoders.values():
+    for name, decoder in decoders.items():
+        decoder.held = before[name]
         notes += decoder.slow()
     return used, passing, notes

@@ -7,7 +7,7 @@ import hashlib
 import math
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from gan_dist.config import Config
 from gan_dist.data import (
     batches,
     checks,
+    fetching,
     geometry,
     index as index_module,
     label_maps,
@@ -27,15 +28,22 @@ from gan_dist.data import (
     shards,
     workers,
 )
-from gan_dist.data.decode import SUBSTITUTES, Decoder, Note, UnusableError, read_or_substitute
+from gan_dist.data.decode import Note, read_or_substitute
+from gan_dist.data.fetching import Item, Waiting
 from gan_dist.data.index import Index
+from gan_dist.data.picked import decoders, load, shown
+from gan_dist.data.stores import StoreError
 from gan_dist.data.transfer import SLACK, Sender, Turns
 from gan_dist.errors import InputError
 from gan_dist.interfaces import Batch, Field
 
+__all__ = ["ahead", "load", "micro_batches", "open_index", "prepare", "shown"]
+
 _PREFETCH = 2  # groups a worker keeps ready
 _GROUP = 256  # images of a group at most: what crosses from a worker at a time
 _GROUP_BYTES = 8 << 20  # of a group at most, where a micro-batch is not larger: /dev/shm of a container has 64 MiB
+
+_WAITING = Waiting()
 
 
 def prepare(config: Config, progress: bool = True) -> None:
@@ -96,7 +104,7 @@ def open_index(config: Config, wanted: Mapping[str, Field] | None = None) -> Ind
     return index
 
 
-class _Groups(Dataset[list[dict[str, Any]]]):
+class _Groups(Dataset[list[Item]]):
     """Item k: micro-batches number k * size, ... of this rank, counted from position `start` of the run.
 
     Worker processes write pixels into `rings`, shared memory made once for each image field, at row number % rows, and
@@ -108,7 +116,7 @@ class _Groups(Dataset[list[dict[str, Any]]]):
         self, index: Index, config: Config, start: int, slots: range, cache: resident.Cache | None = None
     ) -> None:
         data, training = config.data, config.training
-        self.decoders = _decoders(index, config)
+        self.decoders = decoders(index, config, fetching.AT_ONCE)
         self.cache, self.crops = cache, data.crop == "random"
         self.seed, self.streams = config.run.seed, data.streams
         self.batch, self.micro_batch = training.batch, training.micro_batch
@@ -126,6 +134,9 @@ class _Groups(Dataset[list[dict[str, Any]]]):
         self.sets = {name: tuple(data.members(name)) for name in data.sets}
         """The fields of each set."""
         self.mirrored = {name: torch.empty(shape, dtype=torch.bool) for name in self.sets if data.flip}
+        of_sets = {name: {field: self.decoders[field] for field in fields} for name, fields in self.sets.items()}
+        far = index.is_remote and cache is None
+        self.ahead = fetching.Ahead(of_sets, self._samples, len(self)) if far else None
         if data.workers:
             for ring in self.buffers:
                 ring.share_memory_()  # type: ignore[no-untyped-call]
@@ -137,8 +148,23 @@ class _Groups(Dataset[list[dict[str, Any]]]):
     def __len__(self) -> int:
         return -(-self.total // self.size)
 
-    def __getitem__(self, group: int) -> list[dict[str, Any]]:
-        return [self._micro_batch(number) for number in self.numbers(group)]
+    def __getitem__(self, group: int) -> list[Item]:
+        problem = None if self.ahead is None else self.ahead.hold(group)
+        return [problem or self.make(number) for number in self.numbers(group)]
+
+    def _samples(self, name: str, group: int) -> np.ndarray:
+        """Return the samples of a set that a group reads."""
+        return np.concatenate([self._of(name, *self._slots(number)) for number in self.numbers(group)])
+
+    def _of(self, name: str, images: int, slots: np.ndarray) -> np.ndarray:
+        """Return the samples of a set at some slots of the batch that begins at `images`."""
+        total = len(self.decoders[self.sets[name][0]].index)
+        return order.samples(self.seed, total, self.batch, self.streams, images, slots, name)
+
+    def _slots(self, number: int) -> tuple[int, np.ndarray]:
+        """Return the position of a micro-batch's batch, and its slots there."""
+        first = self.firsts[number % len(self.firsts)]
+        return self.position(number) - first, np.arange(first, first + self.micro_batch)
 
     def numbers(self, group: int) -> range:
         """Return the micro-batches of a group."""
@@ -149,16 +175,16 @@ class _Groups(Dataset[list[dict[str, Any]]]):
         step, place = divmod(number, len(self.firsts))
         return self.start + step * self.batch + self.firsts[place]
 
-    def _micro_batch(self, number: int) -> dict[str, Any]:
-        place, row = number % len(self.firsts), number % self.rows
-        slots = np.arange(self.firsts[place], self.firsts[place] + self.micro_batch)
-        images = self.position(number) - self.firsts[place]
+    def make(self, number: int) -> Item:
+        """Write a micro-batch into its row of the rings."""
         notes: list[Note] = []
         try:
             for name in self.sets:
-                notes += self._read(name, images, slots, row)
+                notes += self._read(name, *self._slots(number), number % self.rows)
         except InputError as error:  # raised again in the training process, where it is one line
             return {"error": str(error)}
+        except StoreError as error:
+            return fetching.outcome(error)
         return {"notes": notes}
 
     def _read(self, name: str, images: int, slots: np.ndarray, row: int) -> list[Note]:
@@ -166,7 +192,7 @@ class _Groups(Dataset[list[dict[str, Any]]]):
         fields = self.sets[name]
         decoders = {field: self.decoders[field] for field in fields}
         index = decoders[fields[0]].index
-        samples = order.samples(self.seed, len(index), self.batch, self.streams, images, slots, name)
+        samples = self._of(name, images, slots)
         substitute = functools.partial(order.substitute, self.seed, len(index))
         out = {field: self.rings[field][row].numpy() for field in fields}
         places = geometry.places(self.seed, images + int(slots[0]), self.micro_batch, name) if self.crops else None
@@ -180,14 +206,6 @@ class _Groups(Dataset[list[dict[str, Any]]]):
         if name in self.mirrored:
             self.mirrored[name][row] = torch.from_numpy(batches.mirrored(self.seed, images + slots, name))
         return notes
-
-
-def _decoders(index: Index, config: Config) -> dict[str, Decoder]:
-    found, labels = geometry.geometry(config), checks.label_maps(config)
-    return {
-        name: Decoder(field, found, checks.channels(config, name), labels.get(name))
-        for name, field in index.images.items()
-    }
 
 
 def _group(config: Config) -> int:
@@ -228,13 +246,15 @@ def micro_batches(
     note: Callable[[Note], None] = lambda note: None,
     cache: resident.Cache | None = None,
     say: Callable[[str], None] = lambda text: None,
+    waiting: Waiting = _WAITING,
 ) -> Iterator[list[Batch]]:
     """Yield this rank's share of every step from position `start` on: a list of micro-batches a step.
 
     A batch has every image field of the index, and "class" with data.labels. `slots` are the places of the global batch
     that this rank serves. `note` is told of samples that others stand in for, and of slow shards. Samples are decoded
     once where there is a `cache` for them, and `say` is told what is kept where. The workers end with the iterator, or when
-    the cache is full. Where the game draws its own samples, batches have positions only.
+    the cache is full. Where the game draws its own samples, batches have positions only. Raises OutageError where a server
+    does not answer for as long as `waiting` says.
     """
     if config.data.drawn:
         yield from _positions(config, start, slots, device)
@@ -244,12 +264,12 @@ def micro_batches(
         if cache is None:
             if config.data.resident != "no":
                 say(resident.absence(config, index, slots))
-            yield from _decoded(index, config, start, slots, sender, note)
+            yield from _decoded(index, config, start, slots, sender, note, waiting)
             return
         if not cache.is_full:
             say(cache.plan.words)
             every = cache.looks_every(config.training.batch)
-            with contextlib.closing(_decoded(index, config, start, slots, sender, note, cache)) as decoded:
+            with contextlib.closing(_decoded(index, config, start, slots, sender, note, waiting, cache)) as decoded:
                 for number, step in enumerate(decoded, 1):
                     yield step
                     start += config.training.batch
@@ -271,6 +291,7 @@ def _decoded(
     slots: range,
     sender: Sender,
     note: Callable[[Note], None],
+    waiting: Waiting,
     cache: resident.Cache | None = None,
 ) -> Generator[list[Batch], None, None]:
     count = config.data.workers
@@ -299,9 +320,13 @@ def _decoded(
     for number in range(len(dataset)):
         turns.await_next()
         items = next(groups)
+        micros = dataset.numbers(number)
+        items = [
+            fetching.patiently(item, functools.partial(dataset.make, micro), waiting)
+            for micro, item in zip(micros, items, strict=True)
+        ]
         if errors := [item["error"] for item in items if "error" in item]:
             raise InputError(errors[0])
-        micros = dataset.numbers(number)
         rows = slice(micros.start % dataset.rows, micros.start % dataset.rows + len(micros))
         # the whole group in one copy for each field, from where the workers wrote it
         pixels = {name: sender.send(ring[rows]) for name, ring in dataset.rings.items()}
@@ -336,55 +361,3 @@ def _positions(config: Config, start: int, slots: range, device: torch.device) -
 
 def _as_it_is(item: Any) -> Any:
     return item
-
-
-def shown(index: Index, config: Config, count: int, device: torch.device) -> Batch:
-    """Return the first `count` samples that can be read, in the index's order and as they are stored, for picture grids.
-
-    Positions are the samples' numbers. Fewer where the data set has fewer.
-    """
-    decoders = _decoders(index, config)
-    decoded: list[tuple[int, dict[str, np.ndarray]]] = []
-    for sample in range(len(index)):
-        if len(decoded) == count:
-            break
-        with contextlib.suppress(UnusableError):
-            decoded.append((sample, _one(decoders, sample)))
-    return _batch(decoded, index, config, device)
-
-
-def load(index: Index, config: Config, samples: Sequence[int], device: torch.device) -> Batch:
-    """Return these samples as they are stored; one that cannot be read is replaced by another, always the same.
-
-    Positions are the samples' numbers.
-    """
-    decoders = _decoders(index, config)
-    decoded: list[tuple[int, dict[str, np.ndarray]]] = []
-    for wanted in samples:
-        sample = int(wanted)
-        for attempt in range(SUBSTITUTES):
-            try:
-                decoded.append((sample, _one(decoders, sample)))
-                break
-            except UnusableError:
-                sample = order.substitute(config.run.seed, len(index), int(wanted), attempt)
-    return _batch(decoded, index, config, device)
-
-
-def _one(decoders: Mapping[str, Decoder], sample: int) -> dict[str, np.ndarray]:
-    """Return all images of a sample; of sets without pairs each one's of this number, counted on from the first again."""
-    return {name: decoder.decode(sample % len(decoder.index)) for name, decoder in decoders.items()}
-
-
-def _batch(found: list[tuple[int, dict[str, np.ndarray]]], index: Index, config: Config, device: torch.device) -> Batch:
-    """Return the decoded images of samples as a batch."""
-    if not found:
-        raise InputError(f"data.shards: no sample of {index.shards[0]}, ... can be read; see `gan-dist index`")
-    samples, sender = [sample for sample, _ in found], Sender(device)
-    fields = {
-        name: batches.normalised(name, sender.send_values(np.stack([images[name] for _, images in found])), config)
-        for name in found[0][1]
-    }
-    if config.data.labels:
-        fields["class"] = sender.send_values(index.label[samples].astype(np.int64))
-    return Batch(fields, sender.send_values(np.array(samples)))

@@ -141,6 +141,41 @@ class Agreement:
         self._pending = None
 
 
+class Gate:
+    """Let all ranks enter a step, or none: each says one number for the step that comes next, 0 for "I am ready".
+
+    A number is sent a step ahead, so that it has arrived when it is asked for.
+    """
+
+    def __init__(self, world_size: int) -> None:
+        self.is_alone = world_size == 1
+        self._own, self._all = torch.zeros(1, dtype=torch.int64), torch.zeros(world_size, dtype=torch.int64)
+        self._group = torch.distributed.new_group(backend="gloo") if world_size > 1 else None
+        self._pending: Any = None
+        self._sent = False
+
+    def say(self, number: int) -> None:
+        """Send this rank's number for the next step, in the background."""
+        self._own[0] = number
+        self._sent = True
+        if self._group is None:
+            self._all.copy_(self._own)
+        else:
+            self._pending = torch.distributed.all_gather_into_tensor(
+                self._all,
+                self._own,
+                group=self._group,  # type: ignore[arg-type]
+                async_op=True,
+            )
+
+    def hear(self) -> int:
+        """Wait for all ranks, and return the greatest number; 0 where nothing was said."""
+        if self._pending is not None:
+            self._pending.wait()
+        self._pending, sent, self._sent = None, self._sent, False
+        return int(self._all.max()) if sent else 0
+
+
 def lost_contact(error: BaseException) -> bool:
     """Return whether an error may be the consequence of another rank's end."""
     if isinstance(error, torch.distributed.DistError):

@@ -42,6 +42,7 @@ LEVELS = {
     "games": 3,
     "trainer": 4,
     "step": 4,
+    "supply": 4,
     "trial": 4,
     "reporting": 4,
     "alarms": 4,

@@ -120,7 +120,7 @@ class Odd:
     """A server of bytes by path, with ranges. `change(path, count, answer)` may replace an answer; count begins at 1."""
 
     def __init__(self, objects: dict[str, bytes]) -> None:
-        self.objects, self.etags = dict(objects), {path: '"1"' for path in objects}
+        self.objects, self.etags = dict(objects), dict.fromkeys(objects, '"1"')
         self.change: Callable[[str, int, Answer], Answer] = lambda path, count, answer: answer
         self.counts: dict[str, int] = {}
         self.headers: list[dict[str, str]] = []

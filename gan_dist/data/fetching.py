@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -48,29 +48,37 @@ def outcome(error: StoreError) -> Item:
     return {"changed" if isinstance(error, ChangedError) else "outage": str(error)}
 
 
-def patiently(item: Item, again: Callable[[], Item], waiting: Waiting) -> Item:
-    """Try a micro-batch `again` until its bytes are there. Raises OutageError where `waiting` ends, or a shard changed."""
-    begun, pause, reported = time.monotonic(), _FIRST_PAUSE, False
-    while True:
-        if "changed" in item:
-            raise OutageError(item["changed"], changed=True)
-        if "outage" not in item:
-            if reported:
-                waiting.report("data back", f"after {time.monotonic() - begun:.0f} s")
-            return item
-        if not reported:
-            waiting.report("data unreachable", item["outage"])
-            reported = True
-        end = min(begun + waiting.seconds, time.monotonic() + pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
-        while time.monotonic() < end:
-            waiting.beat()
-            if waiting.stopped():
-                raise OutageError(item["outage"])
-            time.sleep(_TICK)
-        if time.monotonic() >= begun + waiting.seconds:
-            raise OutageError(item["outage"])
-        item = again()
+def patiently(items: Sequence[Item], again: Callable[[int], Item], waiting: Waiting) -> list[Item]:
+    """Try micro-batches `again`, by their place, until the bytes of all are there.
+
+    Raises OutageError where `waiting` ends, or a shard changed.
+    """
+    found, begun = list(items), 0.0
+    for place in range(len(found)):
+        pause = _FIRST_PAUSE
+        while "changed" in found[place] or "outage" in found[place]:
+            if "changed" in found[place]:
+                raise OutageError(found[place]["changed"], changed=True)
+            reason = found[place]["outage"]
+            if not begun:
+                begun = time.monotonic()
+                waiting.report("data unreachable", reason)
+            _pause(min(begun + waiting.seconds, time.monotonic() + pause), reason, waiting)
+            if time.monotonic() >= begun + waiting.seconds:
+                raise OutageError(reason)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            found[place] = again(place)
+    if begun:
+        waiting.report("data back", f"after {time.monotonic() - begun:.0f} s")
+    return found
+
+
+def _pause(end: float, reason: str, waiting: Waiting) -> None:
+    while time.monotonic() < end:
+        waiting.beat()
+        if waiting.stopped():
+            raise OutageError(reason)
+        time.sleep(_TICK)
 
 
 class Ahead:

@@ -321,10 +321,7 @@ def _decoded(
         turns.await_next()
         items = next(groups)
         micros = dataset.numbers(number)
-        items = [
-            fetching.patiently(item, functools.partial(dataset.make, micro), waiting)
-            for micro, item in zip(micros, items, strict=True)
-        ]
+        items = fetching.patiently(items, lambda place, micros=micros: dataset.make(micros[place]), waiting)  # type: ignore[misc]
         if errors := [item["error"] for item in items if "error" in item]:
             raise InputError(errors[0])
         rows = slice(micros.start % dataset.rows, micros.start % dataset.rows + len(micros))

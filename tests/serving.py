@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -133,7 +134,7 @@ class Odd:
                 pass
 
             def do_GET(self) -> None:
-                path = self.path.partition("?")[0]
+                path = urllib.parse.unquote(self.path.partition("?")[0])
                 outer.counts[path] = outer.counts.get(path, 0) + 1
                 outer.headers.append(dict(self.headers))
                 answer = outer.answer(path, self.headers.get("Range"))

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from gan_dist.data import credentials
 from gan_dist.data.names import redact
+from gan_dist.errors import InputError
 
 Span = tuple[int, int]
 """First byte, and the byte after the last one."""
@@ -35,7 +36,7 @@ class Facts(NamedTuple):
         return bool(self.modified and other.modified and self.modified != other.modified)
 
 
-class StoreError(Exception):
+class StoreError(InputError):
     """An object cannot be had; the message names it without secrets and says why."""
 
 
@@ -73,7 +74,13 @@ class Object(Protocol):
         """Write all bytes to a file, in one request. Raises StoreError, and OSError for the file."""
 
 
-_NATIVE = ("s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss", "http", "https")
+_BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss")
+_NATIVE = (*_BUCKETS, "http", "https")
+
+
+def is_in_bucket(url: str) -> bool:
+    """Say whether an address is of a store that lists what it holds."""
+    return url.partition("://")[0] in _BUCKETS
 
 
 def object_at(url: str, opened: Callable[[str, bool], Any], long: bool = False) -> Object:
@@ -136,7 +143,19 @@ class _Stored:
             found = obstore.get(self._store, self._path, **({} if span is None else {"options": {"range": span}}))
             return found.bytes().to_bytes(), self._facts(found.meta)
         except Exception as error:  # obstore's errors, and some of Python's own
-            raise _named(self._url, error) from None
+            problem = _named(self._url, error)
+        if isinstance(problem, RefusedError) and problem.why == "ranges" and self._is_empty():
+            problem = RefusedError(f"{redact(self._url)}: it is empty", "other")
+        raise problem
+
+    def _is_empty(self) -> bool:
+        """Say whether there are no bytes to read a range of."""
+        import obstore
+
+        try:
+            return int(obstore.get(self._store, self._path).meta["size"]) == 0
+        except Exception:
+            return False
 
     def copy(self, file: BinaryIO, progress: Callable[[int], None]) -> Facts:
         import obstore
@@ -165,6 +184,18 @@ class _Stored:
         return Facts(int(meta["size"]), _strong(meta["e_tag"]), _date(meta["last_modified"]))
 
 
+def listed(folder: str, opened: Callable[[str, bool], Any]) -> list[str]:
+    """Return the addresses of all objects of a bucket whose names begin as the address of a folder does. Raises StoreError."""
+    import obstore
+
+    base, path = _split(folder)
+    try:
+        found = [meta["path"] for page in obstore.list(opened(base, False), prefix=path or None) for meta in page]
+    except Exception as error:
+        raise error if isinstance(error, StoreError) else _named(folder, error) from None
+    return [f"{base}/{each}" for each in found]
+
+
 def _strong(etag: str | None) -> str:
     return (etag or "").removeprefix("W/")
 
@@ -185,6 +216,8 @@ def explain(name: str, kind: str, code: int, text: str) -> StoreError:
     if kind in ("FileNotFoundError", "NotFoundError") or code in (404, 410):
         what = "no such bucket" if "NoSuchBucket" in text else "there is no such object"
         return RefusedError(f"{name}: {what} ({code or 404})", "missing")
+    if credentials.are_missing(text):
+        return RefusedError(f"{name}: {credentials.missing(name)}", "denied")
     if kind in ("PermissionDeniedError", "UnauthenticatedError", "PermissionError") or code in (401, 403):
         return RefusedError(f"{name}: {credentials.denied(name, code or 403, text)}", "denied")
     if kind == "NotSupportedError" or "Range request not supported" in text:

@@ -70,23 +70,38 @@ def _section(variable: str, name: str, section: str) -> dict[str, str]:
         return {}
 
 
+_WHERE = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws (AWS_PROFILE), or the machine's role; for a public bucket set "
+    "AWS_SKIP_SIGNATURE=true",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS or `gcloud auth application-default login`",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+}
+
+
+def _where(name: str) -> str:
+    scheme = name.partition("://")[0]
+    return _WHERE.get({"s3a": "s3", "gcs": "gs"}.get(scheme, scheme), _WHERE["az"])
+
+
+def are_missing(text: str) -> bool:
+    """Say whether a request failed before it was made, as no credentials were found: the last place is the machine itself."""
+    return any(word in text for word in ("169.254.169.254", "metadata.google", "MissingAccount", "CredentialNotFound"))
+
+
+def missing(name: str) -> str:
+    """Return that there are no credentials, and where they are looked for."""
+    return f"no credentials were found; give them by {_where(name)}"
+
+
 def denied(name: str, code: int, text: str) -> str:
     """Return why access was refused, and what to do."""
-    scheme = name.partition("://")[0]
-    if scheme in ("http", "https"):
+    if name.partition("://")[0] in ("http", "https"):
         if re.search("expired", text, re.IGNORECASE):
             return f"the signed address has expired ({code}); sign it again"
         return f"the server refuses access ({code}); a signed address may have expired, or needs another key"
     if re.search("ExpiredToken|TokenRefreshRequired|token.{0,20}expired", text):
         return f"the credentials have expired ({code}); renew them"
-    where = {
-        "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws (AWS_PROFILE), or the machine's role; for a public "
-        "bucket set AWS_SKIP_SIGNATURE=true",
-        "gs": "GOOGLE_APPLICATION_CREDENTIALS or `gcloud auth application-default login`",
-        "az": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
-    }
-    advice = where.get({"s3a": "s3", "gcs": "gs"}.get(scheme, scheme), where["az"])
-    return f"access is refused ({code}); check the credentials: {advice}"
+    return f"access is refused ({code}); check the credentials: {_where(name)}"
 
 
 def refused(kind: str, code: int, text: str) -> str:

@@ -15,6 +15,7 @@ from gan_dist import files
 from gan_dist.config.data_field import DataField
 from gan_dist.data import index as index_module
 from gan_dist.data.index import Index
+from gan_dist.data.names import is_remote
 from gan_dist.errors import InputError
 
 _LOSSY = ("JPEG", "MPO")
@@ -87,13 +88,15 @@ def check(shards: Sequence[str], fields: Mapping[str, DataField], cache: Path) -
     """Decode every label map once, and remember beside the shard that all are in range.
 
     Raises InputError, naming a sample, where one is not. What cannot be decoded is left to the run, whose
-    data.max_bad_fraction says how much of it may be.
+    data.max_bad_fraction says how much of it may be, and so are shards on servers, of which nothing is read twice.
     """
     for name, field in fields.items():
         if not field.classes:
             continue
         known = hashlib.sha256(json.dumps(field.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:8]
         for shard in shards:
+            if is_remote(shard):
+                continue
             beside, cached = index_module.places(shard, cache, f"{field.member}.labels-{known}")
             stamp = json.dumps(index_module.stamp(shard))
             if any(_text(path) == stamp for path in (beside, cached)):

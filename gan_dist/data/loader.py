@@ -181,10 +181,10 @@ class _Groups(Dataset[list[Item]]):
         try:
             for name in self.sets:
                 notes += self._read(name, *self._slots(number), number % self.rows)
-        except InputError as error:  # raised again in the training process, where it is one line
-            return {"error": str(error)}
         except StoreError as error:
             return fetching.outcome(error)
+        except InputError as error:  # raised again in the training process, where it is one line
+            return {"error": str(error)}
         return {"notes": notes}
 
     def _read(self, name: str, images: int, slots: np.ndarray, row: int) -> list[Note]:

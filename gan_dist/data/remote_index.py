@@ -123,8 +123,6 @@ def _index_one(item: tuple[str, Facts], cache: Path, image: str) -> None:
 def _beside(url: str, facts: Facts, image: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
     """Return the index that lies beside a shard where it is of this shard: by its size, and by two of its samples."""
     base, mark, query = url.partition("?")
-    if mark and parts.identity(url) == base:  # the signature of one address does not fit another
-        return None
     place = base + (".index" if image == "auto" else f".{image}.index") + mark + query
     try:
         content = stores.STORE.whole(place, stores.ONCE)

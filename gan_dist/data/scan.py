@@ -16,7 +16,7 @@ from webdataset.tariterators import base_plus_ext
 from gan_dist.data import labels, tar
 from gan_dist.data.names import redact
 from gan_dist.data.remote_file import RemoteFile
-from gan_dist.data.stores import Facts
+from gan_dist.data.stores import Facts, StoreError
 from gan_dist.errors import InputError
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "jfif", "jpe", "png", "webp", "bmp", "ppm", "pgm", "tif", "tiff")
@@ -125,6 +125,8 @@ def _scan(name: str, file: tar.File, image: str, ahead: bool = False) -> tuple[d
         samples = tar.samples(name, found)
     except tar.DamagedError as error:
         raise InputError(f"data.shards: {name} {error}; copy or pack it again") from None
+    except StoreError:
+        raise
     except InputError as error:
         raise InputError(f"data.shards: {error}") from None
     rows: list[tuple[int, int, int, int, int]] = []

@@ -20,7 +20,7 @@ from webdataset.gopen import gopen
 from webdataset.shardlists import expand_urls
 
 from gan_dist import files
-from gan_dist.data import parts, stores, tar
+from gan_dist.data import backends, parts, stores, tar
 from gan_dist.data.names import is_remote, redact
 from gan_dist.data.stores import StoreError
 from gan_dist.errors import InputError
@@ -60,7 +60,7 @@ def _expand_one(name: str) -> list[str]:
     if name.startswith("file://"):
         name = urllib.request.url2pathname(urllib.parse.urlparse(name).path)
     if is_remote(name):
-        return list(expand_urls(name))
+        return [shard for each in expand_urls(name) for shard in _listed(each)]
     if Path(name).is_dir():
         shards = sorted(
             str(path) for path in Path(name).rglob("*.tar") if not tar.is_hidden(str(path.relative_to(name)))
@@ -92,6 +92,21 @@ def _expand_one(name: str) -> list[str]:
                 f"`gan-dist pack SOURCE {Path(shard).parent if shard.endswith(_ENDINGS) else shard}`"
             )
     return shards
+
+
+def _listed(name: str) -> list[str]:
+    """Return what a folder or a pattern of a bucket holds; other addresses stand for themselves."""
+    path = name.partition("?")[0] if name.startswith(("http:", "https:")) else name
+    if name.startswith("pipe:") or not (path.endswith("/") or re.search(r"[*?]", path)):
+        return [name]
+    if not backends.is_in_bucket(name):
+        raise InputError(
+            f"data.shards: {redact(name)} is a folder or a pattern, and only buckets list what they hold (s3, gs, az); name "
+            "the shards: train-{000000..000099}.tar"
+        )
+    if not (found := stores.found(name)):
+        raise InputError(f"data.shards: no .tar file in {redact(name)}; fix data.shards, or copy your shards there")
+    return found
 
 
 def _globbed(name: str) -> list[str]:
@@ -213,10 +228,10 @@ def _copy(shard: str, copy: Path, state: dict[str, Any] | None) -> None:
         files.write_json(_about(copy), {"shard": redact(shard), "copy_bytes": size, "state": state})
     except tar.DamagedError as error:
         raise InputError(f"data.shards: {redact(shard)} {error}; copy or pack it again there") from None
-    except InputError as error:
-        raise InputError(str(error).replace(str(part), redact(shard))) from None
     except StoreError as error:
         raise InputError(f"data.shards: {error}; it cannot be fetched") from None
+    except InputError as error:
+        raise InputError(str(error).replace(str(part), redact(shard))) from None
     except (OSError, ValueError) as error:
         raise InputError(f"data.shards: {redact(shard)} cannot be fetched: {_reason(error)}") from None
     finally:

@@ -4,9 +4,11 @@ s3, gs, az and http(s) go through obstore (Rust's object_store), other schemes t
 places of each cloud and stay in the libraries; no message holds one, nor the query of an address.
 """
 
+import fnmatch
 import functools
 import os
 import random
+import re
 import threading
 import time
 import uuid
@@ -41,6 +43,7 @@ __all__ = [
     "StoreError",
     "UnreachableError",
     "differences",
+    "found",
     "merged",
     "of",
 ]
@@ -168,6 +171,19 @@ class Store:
         finally:
             part.unlink(missing_ok=True)
         return facts
+
+
+def found(pattern: str) -> list[str]:
+    """Return the addresses that a folder of a bucket (s3://bucket/photos/) or a pattern (s3://bucket/train-*.tar) stands for.
+
+    A folder stands for its .tar files, at any depth; `*` for no slash. Raises StoreError.
+    """
+    folder = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0] + "/"
+    names = sorted(backends.listed(folder, _own().opened))
+    if pattern == folder:
+        return [name for name in names if name.endswith(".tar")]
+    depth = pattern.count("/")
+    return [name for name in names if name.count("/") == depth and fnmatch.fnmatchcase(name, pattern)]
 
 
 STORE = Store()

@@ -1,5 +1,6 @@
-"""Secrets in text that a run records: recognised by what stands around them, replaced by a mark."""
+"""Secrets in text that a run records: recognised by value or by what stands around them, replaced by a mark."""
 
+import os
 import re
 from typing import Any
 
@@ -29,12 +30,38 @@ _KNOWN = re.compile(
 )
 
 
+_SECRET_VARIABLE = re.compile(
+    r"(?i)(?:^|_)(?:\w*key|key_id|\w*token|\w*secret|passw(?:or)?d|pwd|sas|signature|credentials?)$"
+)
+_SHORTEST = 12  # letters of a value that is looked for: shorter ones are words as well
+_remembered: set[str] = set()
+
+
+def remember(*values: str) -> None:
+    """Replace these secrets from now on wherever they stand in a text, such as in an error of somebody else's library."""
+    _remembered.update(value for value in values if len(value) >= _SHORTEST)
+
+
+def _values() -> list[str]:
+    """Return the secrets of this process by value, the longest first."""
+    found = {
+        value
+        for name, value in os.environ.items()
+        if len(value) >= _SHORTEST and not value.startswith(("/", "~")) and _SECRET_VARIABLE.search(name)
+    }
+    return sorted(found | _remembered, key=len, reverse=True)
+
+
 def redact(text: str) -> str:
     """Return `text` with the values of secrets replaced by ***.
+
+    Values of variables whose names say secret, and those of signed addresses, are replaced wherever they stand.
 
     Recognised: KEY=value and "token": "value" by the end of the name, `--password value`, the query string of an
     address (a signed address is a password), the password of user:password@host, Bearer and Basic credentials, and keys of well-known services.
     """
+    for value in _values():
+        text = text.replace(value, MARK)
     text = _QUERY.sub(rf"\g<before>{MARK}", text)
     text = _USER.sub(rf"\g<before>{MARK}", text)
     text = _BEARER.sub(rf"\g<before>{MARK}", text)

@@ -1,6 +1,6 @@
 """Give a training its batches, and end it between two steps, on all ranks, where one of them cannot have its data."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Protocol
 
 from gan_dist.config import Config
@@ -13,6 +13,7 @@ from gan_dist.interfaces import Batch
 from gan_dist.tracking import Tracker
 
 Batches = Iterator[list[Batch]]
+Supplied = Generator[list[Batch], None, None]
 
 
 class Gate(Protocol):
@@ -58,12 +59,12 @@ class Supply:
             raise AgreedError(f"data.shards: {problem}; put it back and rerun the same command, or start a new run")
         return f": {problem}"
 
-    def of(self, batches: Batches) -> Batches:
+    def of(self, batches: Batches) -> Supplied:
         """Yield batches until they end, or a rank cannot have its own."""
         self.reason = Reason.NONE
         return self._alone(batches) if self._gate is None else self._together(batches, self._gate)
 
-    def _alone(self, batches: Batches) -> Batches:
+    def _alone(self, batches: Batches) -> Supplied:
         while True:
             try:
                 batch = next(batches, None)
@@ -75,7 +76,7 @@ class Supply:
                 return
             yield batch
 
-    def _together(self, batches: Batches, gate: Gate) -> Batches:
+    def _together(self, batches: Batches, gate: Gate) -> Supplied:
         """Take each batch a step ahead and say so, so that nobody waits for the others' word."""
         own = self._alone(batches)
         batch = next(own, None)

@@ -1,8 +1,11 @@
 """Real servers on 127.0.0.1 for tests: nginx, moto's S3, and one that misbehaves on request."""
 
 import contextlib
+import fcntl
+import functools
 import http.server
 import importlib.util
+import os
 import shutil
 import socket
 import subprocess
@@ -12,7 +15,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+_PLACES = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 MOTO = importlib.util.find_spec("moto") is not None and importlib.util.find_spec("flask") is not None
 _CONFIG = """
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log; {user}
@@ -34,6 +37,24 @@ http {{
 """
 
 
+@functools.cache
+def find_nginx() -> str | None:
+    """The program, which is installed where GAN_DIST_REQUIRE asks for it and that can be done."""
+    found = shutil.which("nginx", path=_PLACES)
+    wanted = "nginx" in os.environ.get("GAN_DIST_REQUIRE", "").split(",")
+    if found is not None or not wanted or not shutil.which("apt-get") or os.geteuid() != 0:
+        return found
+    with open("/tmp/gan_dist-nginx-install.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker of the tests may be at it
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "timeout": 300}
+        # its package would start it
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+        subprocess.run(["apt-get", "update", "-q"], env=environment, **quiet)  # type: ignore[call-overload]
+        words = ["apt-get", "install", "-y", "-q", "--no-install-recommends", "nginx-light"]
+        subprocess.run(words, env=environment, **quiet)  # type: ignore[call-overload]
+        return shutil.which("nginx", path=_PLACES)
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as probe:
@@ -45,9 +66,8 @@ class Nginx:
     """nginx that serves a folder: `url` as it is, and under /denied/, /busy/, /broken/, /whole/, /slow/, /signed/."""
 
     def __init__(self, root: Path, folder: Path, rate: str = "1m") -> None:
-        import os
-
-        assert NGINX, "no nginx here"
+        self._program = find_nginx()
+        assert self._program, "no nginx here"
         folder.mkdir(parents=True, exist_ok=True)
         self.port, self.folder = free_port(), folder
         self.url = f"http://127.0.0.1:{self.port}"
@@ -59,7 +79,7 @@ class Nginx:
 
     def start(self) -> None:
         """Start, and wait until it answers."""
-        words = [str(NGINX), "-p", str(self.folder), "-c", str(self.folder / "nginx.conf")]
+        words = [str(self._program), "-p", str(self.folder), "-c", str(self.folder / "nginx.conf")]
         self._process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         await_port(self.port)
 

@@ -111,7 +111,7 @@ def connect(base: str, long: bool) -> Any:
     """Return obstore's store of a bucket or server. It tries nothing again: stores.py does, and can be stopped."""
     from obstore import store  # only where something is remote
 
-    options: dict[str, Any] = {
+    options: Any = {
         "connect_timeout": timedelta(seconds=_CONNECT),
         "read_timeout": timedelta(seconds=_STALL),
         "timeout": timedelta(days=7) if long else timedelta(seconds=_WHOLE),
@@ -140,7 +140,7 @@ class _Stored:
         import obstore
 
         try:
-            found = obstore.get(self._store, self._path, **({} if span is None else {"options": {"range": span}}))
+            found = obstore.get(self._store, self._path, options=None if span is None else {"range": span})
             return found.bytes().to_bytes(), self._facts(found.meta)
         except Exception as error:  # obstore's errors, and some of Python's own
             problem = _named(self._url, error)

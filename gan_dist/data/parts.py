@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,14 +11,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from gan_dist.data.names import SIGNED
 from gan_dist.data.stores import Facts
 
 VERSION = 3
-_SIGNED = re.compile(
-    r"(?i)x-(amz|goog|ms|oss|cos)-.*|.*signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid|.*token"
-    r"|sig|se|st|sp|spr|sr|sv|srt|ss|ske?|skoid|sktid|skt|sks|skv"
-)
-"""Words of a query that sign an address, and do not say which object it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +35,7 @@ def identity(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https"):
         return url
-    query = [(name, value) for name, value in urllib.parse.parse_qsl(parts.query) if not _SIGNED.fullmatch(name)]
+    query = [(name, value) for name, value in urllib.parse.parse_qsl(parts.query) if not SIGNED.fullmatch(name)]
     host = parts.netloc.rpartition("@")[2]
     return urllib.parse.urlunsplit((parts.scheme, host, parts.path, urllib.parse.urlencode(query), ""))
 

@@ -88,9 +88,9 @@ class _Heads:
     def _begun(self, member: tar.Member) -> _Begun:
         beginning = self._bytes(member, _HEADER)
         checksum, problem = zlib.crc32(beginning), "empty"
-        for content in (lambda: beginning, lambda: self._bytes(member)) if member.size else ():
+        for most in (_HEADER, None) if member.size else ():
             try:
-                with Image.open(io.BytesIO(content())) as image:
+                with Image.open(io.BytesIO(beginning if most else self._bytes(member))) as image:
                     kind = 4 if "transparency" in image.info else _CHANNELS.get(image.mode, 4)
                     size = min(image.width, 65535), min(image.height, 65535)
                     return _Begun(*size, str(kind), "", checksum)

@@ -19,9 +19,9 @@ from typing import Any
 from webdataset.gopen import gopen
 from webdataset.shardlists import expand_urls
 
-from gan_dist import files
+from gan_dist import files, redaction
 from gan_dist.data import backends, parts, stores, tar
-from gan_dist.data.names import is_remote, redact
+from gan_dist.data.names import is_remote, redact, secrets
 from gan_dist.data.stores import StoreError
 from gan_dist.errors import InputError
 
@@ -31,6 +31,7 @@ _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
 _PATIENCE = 30.0  # seconds for a server to say what it holds
 _BEGIN = stores.Patience(20.0)
 _ASKED_AT_ONCE = 16
+_REMEMBERED = 1000  # addresses whose signatures are looked for in all that is recorded; the same key signs most of them
 
 
 def expand(shards: str | Sequence[str] | Mapping[str, str | Sequence[str]], allow_pipe: bool = False) -> list[str]:
@@ -43,6 +44,7 @@ def expand(shards: str | Sequence[str] | Mapping[str, str | Sequence[str]], allo
         return [shard for each in shards.values() for shard in expand(each, allow_pipe)]
     names = [shards] if isinstance(shards, str) else list(shards)
     found = [shard for name in names for shard in _expand_one(name)]
+    redaction.remember(*(secret for shard in found[:_REMEMBERED] for secret in secrets(shard)))
     if not found:
         raise InputError("data.shards names nothing; give a folder, a brace pattern or a list of .tar files")
     # after the expansion: a pattern may make a command of what did not look like one

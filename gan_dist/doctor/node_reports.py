@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from gan_dist import config as config_module, files, units
 from gan_dist.config import Config
 from gan_dist.data import shards
+from gan_dist.data.names import redact
 from gan_dist.doctor.nodes import NodeReport
 from gan_dist.errors import InputError
 from gan_dist.run_directory import is_foreign
@@ -94,7 +95,7 @@ def data_problem(config: Config, number: int = 0) -> str:
         try:
             shards.probe(shard)
         except (OSError, ValueError) as error:
-            return f"data.shards: {shards.redact(shard)} cannot be read: {error}"
+            return f"data.shards: {redact(shard)} cannot be read: {error}"
     return ""
 
 

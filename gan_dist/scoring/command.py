@@ -18,6 +18,7 @@ from gan_dist.config import Config, default_cache
 from gan_dist.data import checks, index as index_module, loader, order, shards
 from gan_dist.data.geometry import geometry
 from gan_dist.data.index import Index
+from gan_dist.data.names import is_remote
 from gan_dist.errors import InputError
 from gan_dist.evaluation import (
     EXTRACTORS,
@@ -266,7 +267,7 @@ def _are_shards(name: str) -> bool:
     path = Path(name)
     if path.is_dir():
         return any(path.rglob("*.tar"))
-    return name.endswith(".tar") or (not path.exists() and ("{" in name or "*" in name or shards.is_remote(name)))
+    return name.endswith(".tar") or (not path.exists() and ("{" in name or "*" in name or is_remote(name)))
 
 
 def _of_shards(name: str, fake: ImageSet, ranks: Ranks) -> ImageSet:

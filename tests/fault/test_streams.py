@@ -25,7 +25,7 @@ def www(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def nginx(www: Path, tmp_path: Path, need: Callable[[str, bool, str], None]) -> Iterator[serving.Nginx]:
-    need("nginx", serving.NGINX is not None, "no nginx here")
+    need("nginx", serving.find_nginx() is not None, "no nginx here (apt-get install nginx-light)")
     with serving.nginx(www, tmp_path / "nginx") as server:
         yield server
 

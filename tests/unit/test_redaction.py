@@ -3,6 +3,7 @@
 import pytest
 
 from gan_dist import provenance
+from gan_dist.data import shards
 from gan_dist.redaction import redact, redact_all
 
 
@@ -61,3 +62,14 @@ def test_texts_at_any_depth_are_redacted() -> None:
     assert redact_all(tree) == {"data": {"shards": ["https://a/b?***", 3]}, "seed": 0, "none": None}
     assert redact_all("train-????.tar") == "train-????.tar"
     assert redact(redact("https://host/x?y=z WANDB_API_KEY=1")) == redact("https://host/x?y=z WANDB_API_KEY=1")
+
+
+def test_secrets_are_found_by_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/home/me/key.json")
+    assert (
+        redact("signing failed: wJalrXUtnFEMI/K7MDENG, /home/me/key.json") == "signing failed: ***, /home/me/key.json"
+    )
+    shards.expand("https://me:pass%21word%21word@host/0.tar?Policy=eyJTdGF0ZW1lbnQiOl9f&x=1")
+    for secret in ("pass%21word%21word", "pass!word!word", "eyJTdGF0ZW1lbnQiOl9f"):
+        assert redact(f"<{secret}>") == "<***>"

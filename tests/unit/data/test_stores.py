@@ -37,7 +37,7 @@ def odd() -> Iterator[serving.Odd]:
 
 @pytest.fixture
 def nginx(tmp_path: Path, need: Callable[[str, bool, str], None]) -> Iterator[serving.Nginx]:
-    need("nginx", serving.NGINX is not None, "no nginx here")
+    need("nginx", serving.find_nginx() is not None, "no nginx here (apt-get install nginx-light)")
     making.data_set(tmp_path / "www", 60, size=32, channels=3, classes=3)
     with serving.nginx(tmp_path / "www", tmp_path / "nginx") as server:
         yield server

@@ -41,7 +41,7 @@ class Supply:
     def waiting(self, watchdog: Watchdog, tracker: Tracker, images: Callable[[], int]) -> Waiting:
         """Return what is done while a server does not answer: beat, report once, and look for a request to stop."""
         return Waiting(
-            self._config.data.patience,
+            self._config.data.patience or self._config.control.hang_seconds / 2,
             lambda: bool(self._requests.reason),
             lambda: watchdog.beat("waiting for data", images()),
             lambda event, reason: tracker.event(event, images(), reason=reason),

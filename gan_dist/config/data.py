@@ -38,8 +38,9 @@ class Data(Section):
     remote: Annotated[Literal["ranges", "copy"], FREE] = "ranges"
     """How shards on servers are read. ranges: what a batch needs, when it needs it. copy: each shard is copied whole into
     data.cache before the training, as servers that read no ranges need."""
-    patience: Annotated[float, Field(ge=0), FREE] = 300.0
-    """Seconds for which a training waits for a server that does not answer; then it saves and stops with exit code 75."""
+    patience: Annotated[float, Field(ge=0), FREE] = 0.0
+    """Seconds for which a training waits for a server that does not answer; then it saves and stops with exit code 75. 0: half of
+    control.hang_seconds."""
     source: Annotated[str, FREE] = ""
     """What to pack into data.shards when nothing is there yet: a SOURCE of `gan-dist pack`, for example `digits`."""
     image: str = "auto"

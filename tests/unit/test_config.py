@@ -34,6 +34,8 @@ OTHERS: dict[str, Any] = {
     "data.crop": "random",
     "data.load_size": 40,
     "data.channels": 3,
+    "data.remote": "copy",
+    "data.patience": 100.0,
     "data.labels": True,
     "data.classes": 7,
     "data.streams": 4,
@@ -305,6 +307,10 @@ def test_a_wrong_value_is_named_with_its_place(path: Path, key: str, value: str,
     ("words", "said"),
     [
         ({"training.batch": 10}, "training.micro_batch = 4 does not divide training.batch = 10; for example 2 does"),
+        (
+            {"data.patience": 600},
+            "data.patience = 600 is not less than control.hang_seconds = 600, after which the other processes take one that",
+        ),
         ({"data.streams": 3}, "data.streams = 3 does not divide training.batch = 16"),
         (
             {"data.resolution": 48},
@@ -455,6 +461,8 @@ def test_the_keys_that_a_running_run_may_change_are_these(full: Path) -> None:
         "run.fresh",
         "data.shards",
         "data.allow_pipe",
+        "data.remote",
+        "data.patience",
         "data.source",
         "data.workers",
         "data.resident",

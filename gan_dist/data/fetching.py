@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -16,6 +16,7 @@ AT_ONCE = Patience(3.0, refusals=True)
 """For how long a worker tries again. Then the training process does, which hears of signals: `patiently`."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds between two of its tries
 _TICK = 0.1
+LOOK = 2.0  # seconds after which a process that waits for its workers looks whether it is to stop
 
 Item = dict[str, Any]
 """What became of a micro-batch: "notes", or an "error", an "outage", or a shard that "changed"."""
@@ -79,6 +80,23 @@ def _pause(end: float, reason: str, waiting: Waiting) -> None:
         if waiting.stopped():
             raise OutageError(reason)
         time.sleep(_TICK)
+
+
+def awaited(groups: Iterator[list[Item]], waiting: Waiting) -> Iterator[list[Item]]:
+    """Yield what workers make. A loader with the timeout LOOK is asked again, so that a slow server delays no stop."""
+    while True:
+        try:
+            group = next(groups, None)
+        except RuntimeError as error:
+            if "timed out after" not in str(error):
+                raise
+            waiting.beat()
+            if waiting.stopped():
+                raise OutageError("stopped while it waited for data") from None
+            continue
+        if group is None:
+            return
+        yield group
 
 
 class Ahead:

@@ -308,11 +308,12 @@ def _decoded(
             sampler=range(len(dataset)),
             num_workers=count,
             prefetch_factor=_PREFETCH if count else None,
+            timeout=fetching.LOOK if count and dataset.ahead is not None else 0,
             collate_fn=_as_it_is,
             multiprocessing_context=context,
             worker_init_fn=workers.end_with_parent,
         )
-        groups = iter(loader)
+        groups = fetching.awaited(iter(loader), waiting)
     for ring in dataset.buffers:
         sender.pin(ring)
     turns, each_step = Turns(sender.mark, _slack(config)), len(dataset.firsts)

@@ -64,7 +64,7 @@ def begun(run: Started) -> None:
 def test_a_server_that_is_gone_stops_the_run_saved(
     nginx: serving.Nginx, whole: Path, tmp_path: Path, processes: int, after: int
 ) -> None:
-    wanted = keys(address(nginx), tmp_path / "run", data__workers=2 - processes)
+    wanted = keys(address(nginx), tmp_path / "run")
     with running(start(wanted, processes, fault=SLOW)) as run:
         begun(run)
         nginx.stop()

@@ -12,6 +12,7 @@ from gan_dist.checkpoint import Store
 from gan_dist.config import Config
 from gan_dist.control import collapse, remedies
 from gan_dist.control.collapse import Change, Judge
+from gan_dist.data.stores import StoreError
 from gan_dist.engine import Engine
 from gan_dist.games import Game
 from gan_dist.interfaces import Batch
@@ -149,7 +150,7 @@ class Alarms:
             with torch.random.fork_rng(devices), torch.no_grad():
                 return work()
         except Exception as error:  # days of training are worth more than a signal
-            self._broken = True
+            self._broken = not isinstance(error, StoreError)  # a server may answer the next time
             _log.error("signals of pictures:", exc_info=error)
             self._tracker.event("signals failed", self._tracker.images, reason=f"{type(error).__name__}: {error}")
             return {}

@@ -18,6 +18,7 @@ from gan_dist.control.pace import Pace
 from gan_dist.data import checks, loader, order
 from gan_dist.data.geometry import geometry
 from gan_dist.data.index import Index
+from gan_dist.data.stores import StoreError
 from gan_dist.engine import Engine
 from gan_dist.errors import InputError
 from gan_dist.evaluation import Evaluation, Ranks, ScoreError, Sets, evaluate
@@ -127,7 +128,8 @@ class Reporter:
         try:
             return draw()
         except Exception as error:  # a game or a score may be a user's
-            self._broken.add(name)
+            if not isinstance(error, StoreError):  # a server may answer the next time
+                self._broken.add(name)
             _log.error("%s:", name, exc_info=error)
             self._tracker.event("picture failed", images, picture=name, reason=f"{type(error).__name__}: {error}")
             return None

@@ -15,6 +15,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", default="auto", help="extension of the image, where samples have several")
     parser.add_argument("--allow-pipe", action="store_true", help="run the shell commands among SHARDS (pipe:COMMAND)")
     parser.add_argument("--copy", action="store_true", help="copy remote shards whole (a training: data.remote: copy)")
+    parser.add_argument("--upload", action="store_true", help="put each index beside its shard in the bucket")
     parser.add_argument("--cache", default="", help="folder for what cannot lie beside the shards")
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
@@ -22,11 +23,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Build what is missing of the index, and print its facts."""
     from gan_dist.config import default_cache
-    from gan_dist.data import index, shards
+    from gan_dist.data import index, remote_index, shards
 
     cache = Path(options.cache) if options.cache else default_cache()
     local = shards.fetch(shards.expand(options.shards, options.allow_pipe), cache, options.copy)
     index.build(local, cache, options.image, progress=not options.json)
+    if options.upload:
+        remote_index.upload(local, cache, options.image, progress=not options.json)
     loaded = index.load(local, cache, options.image)
     labels = {str(label): count for label, count in sorted(Counter(loaded.label.tolist()).items()) if label >= 0}
     facts = {

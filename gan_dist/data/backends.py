@@ -184,6 +184,17 @@ class _Stored:
         return Facts(int(meta["size"]), _strong(meta["e_tag"]), _date(meta["last_modified"]))
 
 
+def put(url: str, content: bytes, opened: Callable[[str, bool], Any]) -> None:
+    """Write an object of a bucket. Raises StoreError."""
+    import obstore
+
+    base, path = _split(url)
+    try:
+        obstore.put(opened(base, False), path, content)
+    except Exception as error:
+        raise error if isinstance(error, StoreError) else _named(url, error) from None
+
+
 def listed(folder: str, opened: Callable[[str, bool], Any]) -> list[str]:
     """Return the addresses of all objects of a bucket whose names begin as the address of a folder does. Raises StoreError."""
     import obstore

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load as load_tensors, save
 
 from gan_dist import files
-from gan_dist.data import parts, stores, workers
+from gan_dist.data import backends, parts, stores, workers
 from gan_dist.data.names import redact
 from gan_dist.data.scan import scan
 from gan_dist.data.stores import ChangedError, Facts, Patience, RefusedError, StoreError
@@ -79,6 +79,25 @@ def build(urls: Sequence[str], cache: Path, image: str, progress: bool, renew: b
     _join(urls, now, cache, image, place)
 
 
+def upload(urls: Sequence[str], cache: Path, image: str, progress: bool) -> None:
+    """Put the index of each shard of a bucket beside it, so that other machines need not look into the shards.
+
+    Raises InputError, one line, where that cannot be done.
+    """
+    if outside := [url for url in urls if not backends.is_in_bucket(url)]:
+        raise InputError(f"{redact(outside[0])} is in no bucket, where an index could be put (s3, gs, az)")
+    work = functools.partial(_upload_one, cache=cache, image=image)
+    try:
+        for _ in _side_by_side(urls, work, "uploading indexes", progress, ThreadPoolExecutor(_AT_ONCE)):
+            pass
+    except StoreError as error:
+        raise InputError(f"the index cannot be put beside its shards: {error}") from None
+
+
+def _upload_one(url: str, cache: Path, image: str) -> None:
+    stores.STORE.put(_beside_place(url, image), _part_place(url, cache, image).read_bytes(), _BEGIN)
+
+
 def explained(error: StoreError) -> str:
     """Return the line for a store's error at a start, with what to do."""
     if isinstance(error, RefusedError) and error.why == "ranges":
@@ -122,12 +141,12 @@ def _index_one(item: tuple[str, Facts], cache: Path, image: str) -> None:
 
 def _beside(url: str, facts: Facts, image: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
     """Return the index that lies beside a shard where it is of this shard: by its size, and by two of its samples."""
-    base, mark, query = url.partition("?")
-    place = base + (".index" if image == "auto" else f".{image}.index") + mark + query
     try:
-        content = stores.STORE.whole(place, stores.ONCE)
+        content = stores.STORE.whole(_beside_place(url, image), stores.ONCE)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
         if header["version"] != str(parts.VERSION) or header["bytes"] != str(facts.size):
+            return None
+        if header.get("etag") and facts.etag and header["etag"] != facts.etag:  # of one that was here before
             return None
         arrays = load_tensors(content)
         summary = json.loads(header["summary"])
@@ -143,6 +162,11 @@ def _beside(url: str, facts: Facts, image: str) -> tuple[dict[str, np.ndarray], 
         return {column: arrays[column] for column in _ALL}, summary
     except (StoreError, SafetensorError, ValueError, KeyError, TypeError, IndexError):
         return None
+
+
+def _beside_place(url: str, image: str) -> str:
+    base, mark, query = url.partition("?")
+    return base + (".index" if image == "auto" else f".{image}.index") + mark + query
 
 
 def _join(urls: Sequence[str], facts: dict[str, Facts], cache: Path, image: str, place: Path) -> None:

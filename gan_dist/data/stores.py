@@ -131,6 +131,10 @@ class Store:
         """Return all bytes of a small object."""
         return _patiently(url, patience, lambda: _object(url).get(None))[0]
 
+    def put(self, url: str, content: bytes, patience: Patience = USUAL) -> None:
+        """Write a small object of a bucket."""
+        _patiently(url, patience, lambda: backends.put(url, content, _own().opened))
+
     def fetch(
         self,
         url: str,

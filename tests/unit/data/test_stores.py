@@ -229,6 +229,10 @@ def test_s3_with_keys_of_the_environment_or_a_profile(
             monkeypatch.setenv(name.upper(), value)
         index.build(urls, tmp_path / "far")
         assert index.load(urls, tmp_path / "far").digest == local.digest
+        assert cli.main(["index", *urls, "--cache", str(tmp_path / "far"), "--upload"]) == 0
+        with monkeypatch.context() as patch:
+            patch.setattr(remote_index, "scan", lambda *_: pytest.fail("the index beside the shard is not taken"))
+            assert cli.main(["index", "s3://photos/x/", "--cache", str(tmp_path / "other")]) == 0
         assert shards.expand("s3://photos/x/") == urls
         assert shards.expand("s3://photos/x/*.tar") == urls
         for url, words in (("s3://nowhere/0.tar", "no such bucket"), ("s3://photos/9.tar", "there is no such object")):

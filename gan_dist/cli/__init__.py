@@ -31,6 +31,7 @@ from gan_dist.cli import (
     status,
     track,
     train,
+    walk,
     watch,
 )
 from gan_dist.errors import EXIT_FAILED, EXIT_FINISHED, EXIT_INPUT, InputError
@@ -42,6 +43,7 @@ COMMANDS: dict[str, ModuleType] = {
     "watch": watch,
     "report": report,
     "generate": generate,
+    "walk": walk,
     "apply": apply,
     "evaluate": evaluate,
     "checkpoints": checkpoints,

@@ -48,6 +48,8 @@ LEVELS = {
     "scoring": 4,
     "gallery": 4,
     "generate": 4,
+    "walk": 4,
+    "video": 4,
     "apply": 4,
     "doctor": 4,
     "planning": 4,

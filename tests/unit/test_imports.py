@@ -49,6 +49,7 @@ LEVELS = {
     "gallery": 4,
     "generate": 4,
     "walk": 4,
+    "film": 4,
     "video": 4,
     "apply": 4,
     "doctor": 4,

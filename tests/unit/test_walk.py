@@ -23,7 +23,6 @@ DIGITS = "tests/data/digits.yaml"
 LABELS = {"data__labels": True, "data__classes": 3}
 STYLEGAN2 = {
     "data__flip": False,
-    "training__precision": "fp32",
     "networks__discriminator__minibatch_std": 4,
     "networks__discriminator__channel_base": 64,
     "networks__generator__channel_base": 64,

@@ -263,6 +263,8 @@ def type_name(kind: Any) -> str:
         return "|".join(type_name(part) for part in typing.get_args(kind))
     if typing.get_origin(kind) is typing.Annotated:
         return type_name(typing.get_args(kind)[0])
+    if typing.get_origin(kind) is tuple:
+        return f"[{type_name(typing.get_args(kind)[0])}, ...]"
     return str(kind)
 
 

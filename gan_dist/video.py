@@ -107,7 +107,12 @@ def _write_folder(frames: Iterable[np.ndarray], folder: Path) -> None:
     for number, frame in enumerate(frames):
         buffer = io.BytesIO()
         Image.fromarray(grid.squeezed(frame)).save(buffer, "PNG")
-        (folder / f"{number:06d}.png").write_bytes(buffer.getvalue())
+        path = folder / f"{number:06d}.png"
+        try:
+            path.write_bytes(buffer.getvalue())
+        except OSError:
+            path.unlink()  # a part of a frame
+            raise
 
 
 def _enlarged(frame: np.ndarray) -> np.ndarray:
@@ -158,7 +163,7 @@ def _encode(
                 file.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
             file.mux(stream.encode())
     except av.FFmpegError as error:
-        raise InputError(f"{path} cannot be written: {error}") from None
+        raise OSError(error.errno, error.strerror) from None
 
 
 def _library() -> Any:

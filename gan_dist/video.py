@@ -5,7 +5,7 @@ import io
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ VIDEOS = {
     ".mp4": ("mp4", "libx264", {"crf": "18"}, {"movflags": "faststart"}),
 }
 """Endings that the package av writes: container, codec, options of the codec and of the container."""
+_WEBP: tuple[dict[str, Any], ...] = ({"lossless": True, "quality": 50}, {"quality": 80})
 _READABLE = 192  # pixels: narrower frames are enlarged
 _MOST = 2 << 30  # bytes of the frames that Pillow holds at once
 _FASTEST_GIF = 50  # frames a second: browsers slow what is faster down to 10
@@ -142,9 +143,15 @@ def _animated(frames: Iterator[np.ndarray], kind: str, fps: float, count: int) -
     unit = 10 if kind == "GIF" else 1  # milliseconds
     ends = [round(number * 1000 / fps / unit) * unit for number in range(len(pictures) + 1)]
     durations = [max(unit, after - before) for before, after in itertools.pairwise(ends)]
+    more: dict[str, Any] = {}
+    if kind == "WEBP":  # enlarged pixels are smaller without loss, photos by far with it
+        more = min(_WEBP, key=lambda options: len(_encoded(pictures[:1], kind, options)))
+    return _encoded(pictures, kind, {"duration": durations, "loop": 0, **more})
+
+
+def _encoded(pictures: Sequence[Image.Image], kind: str, options: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    more: dict[str, Any] = {"quality": 90} if kind == "WEBP" else {}
-    pictures[0].save(buffer, kind, save_all=True, append_images=pictures[1:], duration=durations, loop=0, **more)
+    pictures[0].save(buffer, kind, save_all=True, append_images=pictures[1:], **options)
     return buffer.getvalue()
 
 

@@ -155,11 +155,13 @@ def slerp(start: Tensor, end: Tensor, part: Tensor) -> Tensor:
 
 def _to_normal(uniform: Tensor) -> Tensor:
     """Return standard normal numbers for uniform ones in [-1, 1], by their quantiles."""
-    return torch.special.ndtri(((uniform + 1) / 2).clamp(1e-12, 1 - 1e-12))
+    normal: Tensor = torch.special.ndtri(((uniform + 1) / 2).clamp(1e-12, 1 - 1e-12))
+    return normal
 
 
 def _to_uniform(normal: Tensor) -> Tensor:
-    return 2 * torch.special.ndtr(normal) - 1
+    uniform: Tensor = 2 * torch.special.ndtr(normal) - 1
+    return uniform
 
 
 @contextlib.contextmanager

@@ -78,6 +78,6 @@ def compare(old: Side, new: Side) -> list[Difference]:
         if key in PLACES:
             continue
         decides = key in old.mathematics or key in new.mathematics
-        sides = (side.mathematics.get(key, side.keys.get(key)) for side in (old, new))
-        found.append(Difference(key, *sides, decides))
+        before, after = (side.mathematics.get(key, side.keys.get(key)) for side in (old, new))
+        found.append(Difference(key, before, after, decides))
     return found

@@ -103,7 +103,8 @@ class Generator(nn.Module):
         if draws is not None:
             drawn = draws.normals({f"noise {number}": (1, *size) for number, size in enumerate(self.noise_sizes)})
             noises = [noise.to(ws.dtype) for noise in drawn]
-        image, x = None, self.constant.expand(len(ws), -1, -1, -1)
+        image: Tensor | None = None
+        x = self.constant.expand(len(ws), -1, -1, -1)
         begin, end = 0, 1
         for block in self.blocks:
             # the style of a block's image is also that of the next block's first convolution

@@ -55,7 +55,6 @@ def run(options: argparse.Namespace) -> None:
     rows, columns = _grid(options.grid)
     samples = _samples(options, rows * columns)
     _check(options)
-    video.check(options.out, options.fps, options.replace)
     game, config, name = load(options.run, options.checkpoint, live=options.live)
     if game.makes_points:
         raise InputError(
@@ -79,6 +78,7 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("a walk needs two samples or more, or two classes; give --steps 6, or --classes 0,1")
     if count < points:
         raise InputError(f"--frames {count} are fewer than the {points} points of the walk; give more")
+    video.check(options.out, options.fps, options.replace)
     frames = walk.frames(space, routes, count, columns, options.truncation)
     video.write(frames, options.out, options.fps, count)
     print(f"{count} frames of {name} through {points} points in {options.out}")

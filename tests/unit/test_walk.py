@@ -227,3 +227,25 @@ def test_wrong_words_are_said_before_anything_is_drawn(
     assert says in said
     assert len(said.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "there.webp"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        (
+            "configs/edges_digits.yaml",
+            "turns images into images, and has no latents to walk between: use `gan-dist apply",
+        ),
+        ("configs/gaussians.yaml", "draws points and no images"),
+    ],
+)
+def test_a_run_without_images_of_latents_says_what_to_do(
+    recipe: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = games.build(config_module.load([recipe]))
+    monkeypatch.setattr(generate, "load", lambda *words, **keys: (made, None, "images-1"))
+    assert cli.main(["walk", "run", str(tmp_path / "new/a.webp")]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert len(said.splitlines()) == 1
+    assert not list(tmp_path.iterdir())

@@ -112,16 +112,16 @@ def _of_game(game: str, keys: type[Part]) -> Iterator[tuple[str, Described, str]
         "SCHEDULE": One(schedules.Schedule, schedules.SCHEDULES, ""),
     }
     for place, what in places.items():
-        if not isinstance(what, One | Many):
+        if isinstance(what, type):
             yield from ((key, described, "") for key, described in _fields(what, f"{place}."))
             continue
         free = place.split(".")[0] in _FREE_PLACES
         kinds = {kind: part for kind, part in what.kinds.items() if _takes(part, what.base, place)}
-        several = isinstance(what, Many)
-        default = "the name" if isinstance(what, Many) else what.default or None
-        yield f"{place}{'.NAME' if several else ''}.kind", _choice(kinds, default, free), ""
+        within = "" if isinstance(what, One) else ".NAME" if isinstance(what, Many) else ".0"  # of a list
+        default = "the name" if isinstance(what, Many) else getattr(what, "default", None) or None
+        yield f"{place}{within}.kind", _choice(kinds, default, free), ""
         for kind, part in kinds.items():
-            prefix = f"{place}.{kind}." if several else f"{place}."
+            prefix = f"{place}.{kind}." if isinstance(what, Many) else f"{place}{within}."
             yield from ((key, described, kind) for key, described in _fields(part, prefix, free))
 
 

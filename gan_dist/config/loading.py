@@ -255,6 +255,8 @@ def type_name(kind: Any) -> str:
     """Return a key's type as help prints it."""
     if isinstance(kind, type):
         return "SCHEDULE" if issubclass(kind, BaseModel) else kind.__name__
+    if typing.get_origin(kind) is tuple and ... in typing.get_args(kind):
+        return f"[{type_name(typing.get_args(kind)[0])}, ...]"
     if typing.get_origin(kind) is Literal:
         return "{" + ",".join(str(choice) for choice in typing.get_args(kind)) + "}"
     if typing.get_origin(kind) is dict:
@@ -263,8 +265,6 @@ def type_name(kind: Any) -> str:
         return "|".join(type_name(part) for part in typing.get_args(kind))
     if typing.get_origin(kind) is typing.Annotated:
         return type_name(typing.get_args(kind)[0])
-    if typing.get_origin(kind) is tuple:
-        return f"[{type_name(typing.get_args(kind)[0])}, ...]"
     return str(kind)
 
 

@@ -1,3 +1,3 @@
 """Train GANs on many GPUs and machines, from tar shards, without babysitting."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

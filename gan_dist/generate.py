@@ -41,8 +41,12 @@ def locate(run: Path, checkpoint: str = "") -> tuple[Path, str]:
     return run, newest
 
 
-def load(run: Path, checkpoint: str = "", device: torch.device | None = None) -> tuple[Game, Config, str]:
+def load(
+    run: Path, checkpoint: str = "", device: torch.device | None = None, live: bool = False
+) -> tuple[Game, Config, str]:
     """Return the game of a run with the averaged networks of a checkpoint, its config, and the checkpoint's name.
+
+    `live`: where averaged weights belong are those that were trained.
 
     A training that runs meanwhile deletes old checkpoints: where it deletes the one being read, the newest is read instead.
     """
@@ -52,7 +56,7 @@ def load(run: Path, checkpoint: str = "", device: torch.device | None = None) ->
         with naming(config):
             game = games.build(config)
         try:
-            _fill(game, config, directory / "checkpoints" / name, device)
+            _fill(game, config, directory / "checkpoints" / name, device, "weights" if live else "average")
         except format.DamagedError as error:
             if (directory / "checkpoints" / name / format.MANIFEST).exists():
                 raise InputError(f"the checkpoint is damaged: {error}; choose another one with --checkpoint") from None
@@ -61,13 +65,13 @@ def load(run: Path, checkpoint: str = "", device: torch.device | None = None) ->
     raise InputError(f"{run}: checkpoint {name} was deleted while it was read; choose one that is kept")
 
 
-def _fill(game: Game, config: Config, checkpoint: Path, device: torch.device | None) -> None:
+def _fill(game: Game, config: Config, checkpoint: Path, device: torch.device | None, kind: str) -> None:
     manifest = format.read_manifest(checkpoint)
     dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
     for player in game.players:
         player.place(device or torch.device("cuda" if torch.cuda.is_available() else "cpu"), dtype)
         if player.average is not None:
-            prefix = f"{player.name}/average/"
+            prefix = f"{player.name}/{kind}/"
             saved = format.read_tensors(checkpoint, manifest, prefix)
             player.average.network.load_state_dict({key.removeprefix(prefix): saved[key] for key in saved})
 

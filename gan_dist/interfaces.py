@@ -8,10 +8,12 @@ from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gan_dist import rng
 from gan_dist.player import Player
+
+_FURTHER = 40  # bits of a position: beyond them is the number of a further image of the same position
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +113,21 @@ class Batch:
 
 
 @dataclasses.dataclass(frozen=True)
+class LatentSpace:
+    """What a game draws its samples from, and what turns it into images."""
+
+    network: nn.Module
+    """(N, latent) [and (N,) classes, else None] -> (N, C, H, W) in [-1, 1]: the averaged one, in evaluation mode."""
+    draw: Callable[[int, Tensor], Tensor]
+    """Key and (N,) numbers of samples -> latents (N, latent). Those of a seed's samples have rng.key(seed, "sample")."""
+    classes: int = 0
+    uniform: bool = False
+    """Whether each number of a latent is uniform in [-1, 1]; else it is standard normal."""
+    encoder: nn.Module | None = None
+    """(N, C, H, W) images -> means and log-variances of their latents, (N, latent) each."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Phase:
     """One update: of which player, every how many steps, by which loss of some samples (a scalar, their mean).
 
@@ -175,6 +192,16 @@ def join(batches: Sequence[Batch], size: int) -> list[Batch]:
         positions = torch.cat([batch.positions for batch in group])
         joined.append(Batch(fields, positions, parts=len(group)))
     return joined
+
+
+def repeated(batch: Batch, count: int) -> Batch:
+    """Return a batch without images with `count` positions and classes for each sample, side by side; `count` 1: itself."""
+    if count == 1:
+        return batch
+    further = torch.arange(count, device=batch.positions.device) << _FURTHER
+    positions = (batch.positions[:, None] + further).flatten()
+    fields = {name: tensor.repeat_interleave(count) for name, tensor in batch.fields.items() if tensor.ndim == 1}
+    return Batch(fields, positions, batch.parts)
 
 
 def one_hot(numbers: Tensor, classes: int, dtype: torch.dtype) -> Tensor:

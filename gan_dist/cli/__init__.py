@@ -18,11 +18,14 @@ from gan_dist.cli import (
     apply,
     board,
     checkpoints,
+    config,
     digit_classifier,
     doctor,
     evaluate,
+    film,
     generate,
     index,
+    keys,
     pack,
     plan,
     report,
@@ -31,6 +34,7 @@ from gan_dist.cli import (
     status,
     track,
     train,
+    walk,
     watch,
 )
 from gan_dist.errors import EXIT_FAILED, EXIT_FINISHED, EXIT_INPUT, InputError
@@ -42,19 +46,24 @@ COMMANDS: dict[str, ModuleType] = {
     "watch": watch,
     "report": report,
     "generate": generate,
+    "walk": walk,
+    "film": film,
     "apply": apply,
     "evaluate": evaluate,
     "checkpoints": checkpoints,
     "pack": pack,
     "index": index,
     "digit-classifier": digit_classifier,
+    "keys": keys,
+    "config": config,
     "doctor": doctor,
     "plan": plan,
     "slurm": slurm,
     "track": track,
     "board": board,
 }
-"""Each module has HELP, EXAMPLES, `arguments(parser)`, which adds the command's arguments, and `run(options)`."""
+"""Each module has HELP, EXAMPLES, `arguments(parser)`, which adds the command's arguments, and `run(options)`, which may
+return an exit code."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if words[:1] == ["train"]:
             train.train(words[1:])  # a config's keys are its arguments: the config loader parses them
-        _run(words)
+        code = _run(words)
         sys.stdout.flush()
     except InputError as error:
         if os.environ.get("GAN_DIST_TRACEBACK"):
@@ -82,14 +91,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: standard output cannot be written: {error.strerror}", file=sys.stderr)
         _close_stdout()
         return EXIT_FAILED
+    else:
+        return code
     return EXIT_FINISHED
 
 
-def _run(words: list[str]) -> None:
+def _run(words: list[str]) -> int:
     parser = _parser()
     if not words:
         parser.print_help()
-        return
+        return EXIT_FINISHED
     if not words[0].startswith("-") and words[0] not in COMMANDS:
         close = difflib.get_close_matches(words[0], COMMANDS, n=1)
         near = f"did you mean {close[0]}? " if close else ""
@@ -98,7 +109,8 @@ def _run(words: list[str]) -> None:
     if keys and not getattr(options, "takes_keys", False):
         raise InputError(f"unknown argument {keys[0]}; see `gan-dist {words[0]} --help`")
     options.keys = keys
-    COMMANDS[words[0]].run(options)
+    code: int | None = COMMANDS[words[0]].run(options)
+    return code or EXIT_FINISHED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
             f"{options.run} turns images into images and draws none from latents: use `gan-dist apply {options.run} IMAGES "
             "--out DIR`"
         )
-    label = None if options.label is None else _class(options.label, config, options.run)
+    label = None if options.label is None else class_of(options.label, config, options.run)
     folder = f"seed-{options.seed}" + ("" if label is None else f"-class-{label}")
     out: Path = options.out or run_directory.locate(options.run) / "generated" / folder
     for path in _earlier(out, options.replace):
@@ -77,11 +77,11 @@ def run(options: argparse.Namespace) -> None:
     print(f"{options.n} images of {name} in {out}; look at {out / _GRID}")
 
 
-def _class(wanted: str, config: "Config", run: Path) -> int:
+def class_of(wanted: str, config: "Config", run: Path, option: str = "--class") -> int:
     """Return the class of a number or a name. Raises InputError where the run has no such class."""
     classes = config.data.classes
     if not classes:
-        raise InputError(f"--class {wanted}: {run} has no such class; it was trained without labels")
+        raise InputError(f"{option} {wanted}: {run} has no such class; it was trained without labels")
     from gan_dist.data import labels
 
     names = labels.names_beside(config.data.shards)
@@ -91,7 +91,7 @@ def _class(wanted: str, config: "Config", run: Path) -> int:
         return int(wanted)
     close = difflib.get_close_matches(wanted, names, n=3)
     near = f"; near: {', '.join(close)}" if close else ""
-    raise InputError(f"--class {wanted}: {run} has no such class; its classes are 0..{classes - 1}{near}")
+    raise InputError(f"{option} {wanted}: {run} has no such class; its classes are 0..{classes - 1}{near}")
 
 
 def _earlier(out: Path, replace: bool) -> Iterable[Path]:

@@ -39,7 +39,7 @@ def compose(tree: dict[str, Any]) -> type[Config]:
     kind, keys = parts.find(str(game.get("kind") or "generation"), _base_of_games(), games(), "game.kind")
     game["kind"] = kind
     built: dict[str, Any] = {"game": _field(_with_kind(keys, "generation"))}
-    for top, below in _by_top({**_common_places(), **keys.parts}).items():  # type: ignore[attr-defined]
+    for top, below in _by_top({**common_places(), **keys.parts}).items():  # type: ignore[attr-defined]
         place = _section_of(tree, top, below) if isinstance(below, dict) else _place(tree, top, below)
         built[top] = _field(place, Config.model_fields[top].description if top in Config.model_fields else None)
     return create_model("ComposedConfig", __base__=Config, __cls_kwargs__=_NO_SOURCE, **built)
@@ -68,7 +68,7 @@ def _base_of_games() -> type[Part]:
     return base
 
 
-def _common_places() -> dict[str, Place]:
+def common_places() -> dict[str, Place]:
     """Return the places for parts in the sections that every run has. Looked up by name, like the games."""
     scores, panels = (importlib.import_module(f"gan_dist.{name}") for name in ("evaluation", "tracking.panels"))
     scores_text, panels_text = (f"{what} by name, with the keys of each." for what in ("Scores", "Panels"))
@@ -85,7 +85,7 @@ def _common_places() -> dict[str, Place]:
 def kinds(composed: type[Config]) -> dict[str, list[str]]:
     """Return the built-in kinds of every place of a composition, and of schedules."""
     keys: Any = composed.model_fields["game"].annotation
-    places = {**keys.parts, **_common_places()}
+    places = {**keys.parts, **common_places()}
     schedules = importlib.import_module("gan_dist.schedules").SCHEDULES
     return {
         "game": list(games()),

@@ -21,7 +21,7 @@ from gan_dist.config.tree import fields
 from gan_dist.errors import InputError
 from gan_dist.redaction import redact_all
 
-_PATHS = ("run.directory", "data.source", "data.cache", "data.shards")
+PATHS = ("run.directory", "data.source", "data.cache", "data.shards")
 """Keys in which ~ and $VARIABLES are expanded."""
 
 
@@ -169,7 +169,7 @@ def _is_text(kind: Any) -> bool:
 def _expand(config: Config) -> Config:
     """~ and $VARIABLES in paths. Raises InputError for a variable that is not set."""
     changes: dict[str, Any] = {}
-    flat = {key: value for key, value in config.flat().items() if key in _PATHS}
+    flat = {key: value for key, value in config.flat().items() if key in PATHS}
     for key, value in flat.items():
         if (expanded := _expanded_all(key, value)) != value:
             changes[key] = expanded
@@ -240,27 +240,31 @@ def _help(composed: type[Config], width: int) -> Iterator[str]:
         if top != last:
             last = top
             yield f"\n{top}: {composed.model_fields[top].description or ''}"
-        yield f"  --{key} {_type_name(field.annotation)}"
-        default = "required" if field.is_required() else f"default: {_shown(field.default)}"
+        yield f"  --{key} {type_name(field.annotation)}"
+        default = "required" if field.is_required() else f"default: {shown(field.default)}"
         text = f"{' '.join((field.description or '').split())} [{default}]"
         yield from textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value as help prints it."""
     return '""' if value == "" else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _type_name(kind: Any) -> str:
+def type_name(kind: Any) -> str:
+    """Return a key's type as help prints it."""
     if isinstance(kind, type):
         return "SCHEDULE" if issubclass(kind, BaseModel) else kind.__name__
+    if typing.get_origin(kind) is tuple and ... in typing.get_args(kind):
+        return f"[{type_name(typing.get_args(kind)[0])}, ...]"
     if typing.get_origin(kind) is Literal:
         return "{" + ",".join(str(choice) for choice in typing.get_args(kind)) + "}"
     if typing.get_origin(kind) is dict:
         return "{NAME: {KEY: VALUE}}"
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return "|".join(_type_name(part) for part in typing.get_args(kind))
+        return "|".join(type_name(part) for part in typing.get_args(kind))
     if typing.get_origin(kind) is typing.Annotated:
-        return _type_name(typing.get_args(kind)[0])
+        return type_name(typing.get_args(kind)[0])
     return str(kind)
 
 

@@ -15,7 +15,7 @@ from gan_dist.config.section import Many, One, Positive, Section
 from gan_dist.ema import AverageKeys
 from gan_dist.errors import InputError
 from gan_dist.games.base import GROUP, Game, GameKeys, expect, in_groups, initial_weights, make_player
-from gan_dist.interfaces import Batch, Field, Phase
+from gan_dist.interfaces import Batch, Field, LatentSpace, Phase
 from gan_dist.networks import NETWORKS, Network, Shape
 from gan_dist.networks.autoencoder import Vae, drawn
 from gan_dist.optimizers import OPTIMIZERS, Optimizer
@@ -177,6 +177,10 @@ class _Encoding(Game):
     def samples(self, seed: int, first: int, count: int, label: int | None = None) -> Tensor:
         """Decode draws of the prior."""
         return self._decoded(self.averaged()[1], seed, first, count)
+
+    def latent_space(self) -> LatentSpace:
+        encoder, decoder = self.averaged()
+        return LatentSpace(decoder, lambda key, numbers: rng.normal(key, numbers, self.latent), encoder=encoder)
 
     def _decoded(self, decoder: nn.Module, seed: int, first: int, count: int, size: int = GROUP) -> Tensor:
         weight = next(decoder.parameters())

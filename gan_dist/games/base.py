@@ -14,7 +14,7 @@ from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Part, Section
 from gan_dist.ema import RAMP
 from gan_dist.errors import InputError
-from gan_dist.interfaces import Batch, Field, Phase
+from gan_dist.interfaces import Batch, Field, LatentSpace, Phase
 from gan_dist.metrics import Metrics
 from gan_dist.networks.statistics import Statistics
 from gan_dist.optimizers import Optimizer
@@ -90,6 +90,10 @@ class Game(abc.ABC):
         that draws nothing from latents.
         """
         raise InputError(f"{type(self).__name__} turns images into images and draws none from latents")
+
+    def latent_space(self) -> LatentSpace:
+        """Return what its samples are drawn from, for walks. Raises InputError for a game that draws nothing from latents."""
+        raise InputError(f"{type(self).__name__} draws nothing from latents, so there is nothing to walk between")
 
     def live(self, seed: int, count: int) -> Tensor | None:
         """Draw about `count` of the same samples from the generator as it trains now: (N, C, H, W). It leaves no trace.

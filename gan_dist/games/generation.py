@@ -16,14 +16,12 @@ from gan_dist.config.section import Many, One, Positive, Section
 from gan_dist.ema import AverageKeys
 from gan_dist.errors import InputError
 from gan_dist.games.base import GROUP, Game, GameKeys, buffers_of, expect, in_groups, initial_weights, make_player
-from gan_dist.interfaces import Batch, Field, Phase
+from gan_dist.interfaces import Batch, Field, LatentSpace, Phase, repeated
 from gan_dist.networks import NETWORKS, Network, Shape
 from gan_dist.networks.statistics import batch_norms, statistics_of
 from gan_dist.optimizers import OPTIMIZERS, Optimizer
 from gan_dist.penalties import PENALTIES, Penalty
 from gan_dist.player import Player
-
-_FURTHER = 40  # bits of a position: beyond them is the number of a further image of the same position
 
 
 class Generation(GameKeys):
@@ -353,6 +351,11 @@ class GenerationGame(Game):
 
         return in_groups(draw, first, count, weight.device)
 
+    def latent_space(self) -> LatentSpace:
+        assert self.generator.average is not None
+        uniform = self.keys.latent_distribution == "uniform"
+        return LatentSpace(self.generator.average.network, self._draw, self.classes, uniform)
+
     @torch.no_grad()
     def live(self, seed: int, count: int) -> Tensor | None:
         """Draw whole micro-batches, as the discriminator sees them: layers that look across samples do it by these."""
@@ -386,13 +389,3 @@ def build_networks(config: Config) -> tuple[nn.Module, nn.Module]:
     judged = dataclasses.replace(shape, channels=shape.channels * pack, points=shape.points * pack)
     with initial_weights(config.run.seed):
         return config.networks.generator.generator(shape), config.networks.discriminator.discriminator(judged)
-
-
-def repeated(batch: Batch, count: int) -> Batch:
-    """Return a batch without images with `count` positions and classes for each sample, side by side; `count` 1: itself."""
-    if count == 1:
-        return batch
-    further = torch.arange(count, device=batch.positions.device) << _FURTHER
-    positions = (batch.positions[:, None] + further).flatten()
-    fields = {name: tensor.repeat_interleave(count) for name, tensor in batch.fields.items() if tensor.ndim == 1}
-    return Batch(fields, positions, batch.parts)

@@ -92,22 +92,28 @@ class Generator(nn.Module):
         self, latents: Tensor, labels: Tensor | None = None, draws: Draws | None = None, styles: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Return the images; with `styles` also the ws (N, style_count, style) that they were made from."""
-        ws = self._styles(latents, labels, draws)
+        ws = self.styles(latents, labels, draws)
+        image = self.from_styles(ws, draws)
+        return (image, ws) if styles else image
+
+    def from_styles(self, ws: Tensor, draws: Draws | None = None) -> Tensor:
+        """Return images (N, C, H, W) of a style for each layer (N, style_count, style)."""
         of_layers = list(ws.unbind(1))
         noises: list[Tensor | None] = [None] * len(self.noise_sizes)
         if draws is not None:
             drawn = draws.normals({f"noise {number}": (1, *size) for number, size in enumerate(self.noise_sizes)})
             noises = [noise.to(ws.dtype) for noise in drawn]
-        image, x = None, self.constant.expand(len(ws), -1, -1, -1)
+        image: Tensor | None = None
+        x = self.constant.expand(len(ws), -1, -1, -1)
         begin, end = 0, 1
         for block in self.blocks:
             # the style of a block's image is also that of the next block's first convolution
             x, image = block(x, image, of_layers[begin : end + 1], noises[begin:end])
             begin, end = end, end + 2
         assert image is not None
-        return (image, ws) if styles else image
+        return image
 
-    def _styles(self, latents: Tensor, labels: Tensor | None, draws: Draws | None) -> Tensor:
+    def styles(self, latents: Tensor, labels: Tensor | None = None, draws: Draws | None = None) -> Tensor:
         """Return a style for each layer: (N, style_count, style)."""
         w = self.w_avg(self.mapping(latents, labels))
         if draws is not None and self.mixing is not None:

@@ -13,7 +13,7 @@ from typing import Any
 from gan_dist import config as config_module, files
 from gan_dist.config import Config
 from gan_dist.errors import InputError
-from gan_dist.tracking import media
+from gan_dist.tracking import news
 from gan_dist.tracking.weights_and_biases import WeightsAndBiases, leet, mode_of
 
 _PATIENCE = 24 * 3600.0  # seconds
@@ -53,7 +53,7 @@ def _write(
     directory: Path, folder: Path, config: Config, run_id: str, lines: list[dict[str, Any]], patience: float
 ) -> str:
     """Let W&B write the run into a folder; return where it is seen."""
-    pictures = _pictures(directory)
+    pictures = news.pictures(directory)
     # W&B takes no position below the last one; of one position the figures come first
     entries = [(line["images"], 0, line) for line in lines] + [(found[0], 1, found) for found in pictures]
     problems: list[str] = []
@@ -73,18 +73,6 @@ def _write(
     if problems or not places:
         raise InputError(problems[0].partition(";")[0] if problems else "W&B is disabled (WANDB_MODE)")
     return places[0]
-
-
-def _pictures(directory: Path) -> list[tuple[int, str, Path]]:
-    """Return position, name and path of everything to look at; real images come with the first grid."""
-    samples = directory / "samples"
-    grids = [
-        (images, "samples/grid" if name == "." else f"samples/{name}", path)
-        for images, name, path in media.listed(samples)
-    ]
-    reals = samples / "reals.png"
-    first = [(min(images for images, _, _ in grids), "samples/reals", reals)] if grids and reals.exists() else []
-    return first + grids + list(media.listed(directory / "media"))
 
 
 @contextlib.contextmanager

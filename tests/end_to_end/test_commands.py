@@ -261,6 +261,35 @@ def test_generate_draws_a_class_from_a_chosen_checkpoint(run: Path, shards: Path
     assert not (tmp_path / "x").exists()
 
 
+def test_a_walk_passes_through_generate_s_images_of_named_classes(
+    run: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(command: str, *words: object) -> int:
+        return cli.main([command, str(run), *(str(word) for word in words)])
+
+    (shards / "classes.json").write_text('{"cat": 1, "dog": 0}')
+    options = ("--seed", 3, "--checkpoint", "images-000000032")
+    frames = tmp_path / "frames"
+    assert call("walk", frames, "--steps", 1, "--classes", "cat,0", "--frames", 4, *options) == 0
+    for frame, label in ((0, "cat"), (2, "0")):
+        assert call("generate", "--n", 1, "--class", label, "--out", tmp_path / label, *options) == 0
+        image = np.asarray(Image.open(tmp_path / label / "000000.png")).astype(int)
+        scale = Image.open(frames / "000000.png").width // image.shape[1]
+        shown = np.asarray(Image.open(frames / f"{frame:06d}.png")).astype(int)[::scale, ::scale]
+        assert np.abs(shown - image).max() <= 1
+    assert call("walk", tmp_path / "live.webp", "--frames", 8, "--live") == 0
+    assert call("walk", tmp_path / "own.webp", "--frames", 8) == 0
+    assert (tmp_path / "live.webp").read_bytes() != (tmp_path / "own.webp").read_bytes()
+    assert call("film", tmp_path / "film.webp", "--gallery", "classes") == 0
+    assert "2 grids, up to 64 images" in capsys.readouterr().out
+    assert call("walk", tmp_path / "x.webp", "--classes", "cats") == 2
+    assert call("walk", tmp_path / "own.webp", "--frames", 8) == 2
+    wrong, again = capsys.readouterr().err.splitlines()
+    assert "--classes cats" in wrong
+    assert "near: cat" in wrong
+    assert "add --replace" in again
+
+
 def test_generate_takes_the_next_newest_where_training_deletes_what_it_reads(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,14 +1,17 @@
 """Compare reading from a web server on this machine with reading the same shards as files, in alternation.
 
-    python benchmarks/streams.py --images 4096 --size 128 --rounds 5
+    python benchmarks/streams.py --images 2048 --size 256 --rounds 5
+    python benchmarks/streams.py --images 1024 --size 256 --rounds 3 --latency 20 --bandwidth 10
 
-It needs nginx. The server takes part of the same cores, and nothing is cached but by the kernel.
+It needs nginx. The server takes part of the same cores, and nothing is cached but by the kernel. With --bandwidth a server in
+Python answers after a latency (ms), so many MB/s for all connections together: how much of that are bytes of images is printed.
 """
 
 import argparse
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -43,6 +46,31 @@ def config_of(shards: str, folder: Path, size: int, workers: int) -> Config:
     return config_module.load(["tests/data/digits.yaml", *making.flags(keys)])
 
 
+def limited(folder: Path, options: argparse.Namespace) -> None:
+    """Print how much of a bandwidth images are read at."""
+    objects = {f"/{path.name}": path.read_bytes() for path in (folder / "www").glob("*.tar")}
+    stored, line = sum(map(len, objects.values())) / options.samples, threading.Lock()
+
+    free = 0.0  # when the line has sent all that is under way
+
+    def delayed(path: str, count: int, answer: serving.Answer) -> serving.Answer:
+        nonlocal free
+        time.sleep(options.latency / 1000)
+        with line:
+            free = max(free, time.monotonic()) + len(answer[2]) / (options.bandwidth * 1e6)
+            sent = free
+        time.sleep(max(0.0, sent - time.monotonic()))
+        return answer
+
+    with serving.Odd(objects) as server:
+        config = config_of(f"{server.url}/{{0..3}}.tar", folder, options.size, options.workers)
+        loader.prepare(config, progress=False)
+        server.change = delayed
+        parts = sorted(rate(config, options.images) * stored / (options.bandwidth * 1e6) for _ in range(options.rounds))
+    print(f"{options.samples:,} images, {stored:,.0f} bytes each, {options.latency:g} ms, {options.bandwidth:g} MB/s")
+    print(f"bytes of images over the bandwidth: {statistics.median(parts):.2f} ({parts[0]:.2f}..{parts[-1]:.2f})")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=4096, help="images of a measurement")
@@ -50,6 +78,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="pixels; training takes half of them")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--latency", type=float, default=0, help="ms before an answer")
+    parser.add_argument("--bandwidth", type=float, default=0, help="MB/s; 0: nginx, as fast as it is")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -60,6 +90,9 @@ def main() -> None:
                 for number in each
             )
             making.write_tar(folder / f"www/{shard}.tar", members)
+        if options.bandwidth:
+            limited(folder, options)
+            return
         with serving.nginx(folder / "www", folder / "nginx") as server:
             configs = {
                 "files": config_of(str(folder / "www"), folder, options.size, options.workers),

@@ -48,7 +48,7 @@ __all__ = [
     "of",
 ]
 
-_GAP = 64 << 10  # bytes that are fetched for nothing sooner than a request more is made
+_GAP = 16 << 10  # bytes that are fetched for nothing sooner than a request more is made
 _LARGEST = 8 << 20  # bytes of one request
 _AT_ONCE = 32  # requests of this process
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 15.0  # seconds between two tries

@@ -136,7 +136,14 @@ def _side_by_side(
 def _index_one(item: tuple[str, Facts], cache: Path, image: str) -> None:
     url, facts = item
     found = _beside(url, facts, image) or scan(url, image, facts)
-    files.write_atomic(_part_place(url, cache, image), parts.content(_stamp(facts), *found))
+    _write(_part_place(url, cache, image), parts.content(_stamp(facts), *found))
+
+
+def _write(place: Path, content: bytes) -> None:
+    try:
+        files.write_atomic(place, content)
+    except OSError as error:
+        raise InputError(f"the index cache (data.cache) {place.parent} cannot be written ({error.strerror})") from None
 
 
 def _beside(url: str, facts: Facts, image: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
@@ -185,10 +192,7 @@ def _join(urls: Sequence[str], facts: dict[str, Facts], cache: Path, image: str,
         "facts": json.dumps([facts[url] for url in urls]),
         "summaries": json.dumps([summary for _, summary in found]),
     }
-    try:
-        files.write_atomic(place, save(tensors, metadata=about))
-    except OSError as error:
-        raise InputError(f"the index cache (data.cache) {place.parent} cannot be written ({error.strerror})") from None
+    _write(place, save(tensors, metadata=about))
 
 
 def load(urls: Sequence[str], cache: Path, image: str) -> list[parts.Part]:

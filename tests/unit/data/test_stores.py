@@ -68,7 +68,7 @@ def test_close_spans_share_a_request_and_large_ones_have_several() -> None:
 
 
 def test_spans_are_those_of_the_object(odd: serving.Odd) -> None:
-    spans = [(5, 15), (99_990, 100_000), (0, 0), (10, 12), (40_000, 90_000)]
+    spans = [(5, 15), (99_990, 100_000), (0, 0), (10, 12), (10_000, 90_000)]
     assert pickle.loads(pickle.dumps(STORE)).read(f"{odd.url}/0.tar", spans) == [CONTENT[a:b] for a, b in spans]
     assert odd.counts["/0.tar"] == 1
     far = [(0, 10), (99_000, 99_010)]

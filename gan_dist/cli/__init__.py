@@ -25,6 +25,7 @@ from gan_dist.cli import (
     film,
     generate,
     index,
+    init,
     keys,
     pack,
     plan,
@@ -40,6 +41,7 @@ from gan_dist.cli import (
 from gan_dist.errors import EXIT_FAILED, EXIT_FINISHED, EXIT_INPUT, InputError
 
 COMMANDS: dict[str, ModuleType] = {
+    "init": init,
     "train": train,
     "status": status,
     "runs": runs,

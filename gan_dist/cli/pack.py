@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--resolution",
-        type=_resolution,
+        type=resolution,
         metavar="N|WxH",
         help="centre-crop and resize: 64 to a square, 96x64 to width x height",
     )
@@ -74,7 +74,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
-def _resolution(text: str) -> int | str:
+def resolution(text: str) -> int | str:
     """Read a size as data.resolution does: squares as a number."""
     try:
         size = units.image_size(text)

@@ -54,6 +54,7 @@ LEVELS = {
     "apply": 4,
     "doctor": 4,
     "planning": 4,
+    "recipes": 4,
     "checkpointing": 4,
     "provenance": 4,
     "slurm_jobs": 4,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from gan_dist.errors import InputError
 
-_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "traina", "trainb", "testa", "testb"}
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "traina", "trainb", "testa", "testb"}
 _DENSE = 10  # numbers up to so many times their count are class numbers; others, dates say, are names
 
 
@@ -44,7 +44,7 @@ def of_folders(images: Sequence[str]) -> Labels:
             f"{len(strays):,} of {len(images):,} images lie in no class folder and have no label, first {strays[0]}; move "
             "them, or take no labels: --classes none"
         )
-    if {folder.lower() for folder in folders} <= _SPLITS:
+    if {folder.lower() for folder in folders} <= SPLITS:
         notes.append(
             f"the classes {', '.join(classes)} are named as the parts of a data set; if they are no classes, pack one "
             "of the folders, or take no labels: --classes none"

@@ -20,7 +20,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", required=True, metavar="SOURCE", help="folder, zip, tar, or any other SOURCE of `gan-dist pack`"
     )
-    parser.add_argument("--resolution", type=resolution, metavar="N|WxH", help="pixels to train at (default: by the images)")
+    parser.add_argument(
+        "--resolution", type=resolution, metavar="N|WxH", help="pixels to train at (default: by the images)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:

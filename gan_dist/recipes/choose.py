@@ -159,7 +159,10 @@ def _labels(images: Images) -> tuple[bool, str]:
         return False, f"the folders {', '.join(classes)} are parts of a data set, and no classes"
     least = min(classes, key=lambda name: classes[name])
     if classes[least] < _LEAST_CLASS:
-        return False, f"{named}, but {least} has {units.count(classes[least], 'image')}; true trains on them all the same"
+        return (
+            False,
+            f"{named}, but {least} has {units.count(classes[least], 'image')}; true trains on them all the same",
+        )
     return True, f"{named}: {_some(list(classes))}; false draws images of any class"
 
 

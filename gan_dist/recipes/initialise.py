@@ -25,7 +25,9 @@ class Made:
 def place(name: str) -> Path:
     """Return the file of a NAME: configs/NAME.yaml, or the path that is given. Raises InputError where it is there."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else Path("configs") / f"{name}.yaml"
-    if not re.fullmatch(r"[\w][\w.-]*", path.stem) or (path.parent == Path("configs") and "/" in name.strip("/") and not name.endswith((".yaml", ".yml"))):
+    if not re.fullmatch(r"[\w][\w.-]*", path.stem) or (
+        path.parent == Path("configs") and "/" in name.strip("/") and not name.endswith((".yaml", ".yml"))
+    ):
         raise InputError(f"{name} is no name of a config: give letters, digits, - and _, or a path that ends in .yaml")
     if path.exists() or path.is_symlink():
         raise InputError(f"{path} exists, and nothing is overwritten; give another name, or remove it")

@@ -105,9 +105,7 @@ def _gamma(size: tuple[int, int]) -> tuple[float, str]:
     side = math.sqrt(size[0] * size[1])
     nearest = min(_R3GAN, key=lambda known: abs(math.log(known / side)))
     whose = {32: "CIFAR-10's", 64: "FFHQ's", 128: "our guess between 64 and 256", 256: "FFHQ's"}[nearest]
-    why = (
-        f"for {nearest} pixels, {whose}. Diverges, or the discriminator wins: 2 or 4 times as much; blur: a half or a quarter"
-    )
+    why = f"for {nearest} pixels, {whose}. Diverges, or the discriminator wins: 2 or 4 times as much; blur: a half or a quarter"
     return _R3GAN[nearest], why
 
 
@@ -121,7 +119,9 @@ def _r3gan(choice: Choice) -> list[Line]:
         Line("  discriminator: {kind: r3gan, widths: 768}"),
         Line("game:"),
         Line("  latent: 64"),
-        Line("  batches: separate", "each player has images of its own, as in the paper: two steps where it counts one"),
+        Line(
+            "  batches: separate", "each player has images of its own, as in the paper: two steps where it counts one"
+        ),
         Line("loss: relativistic"),
         *_penalties(gamma, fade, why),
         Line("augment:"),
@@ -215,7 +215,10 @@ def _small_network(choice: Choice) -> list[Line]:
         why = "the discriminator would soon know so few images by heart"
         augment = [
             Line("augment:"),
-            Line(f"  diffaugment: {{{colour}cutout: false}}" if not few else f"  diffaugment: {{{colour.rstrip(', ')}}}", why),
+            Line(
+                f"  diffaugment: {{{colour}cutout: false}}" if not few else f"  diffaugment: {{{colour.rstrip(', ')}}}",
+                why,
+            ),
         ]
     return [
         *networks,

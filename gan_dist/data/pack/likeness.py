@@ -1,23 +1,24 @@
 """Find images that show nearly the same: one picture saved twice, in another size or quality.
 
-Each image becomes 9x9 colours, of which only 128 signs of differences (dHash, Krawetz 2013, along rows and columns) and the
-mean colours of 4x4 fields are kept. What is compared are neighbours in sorted tables of the signs, each table beginning with other
+Each image becomes 9x9 colours, of which 128 signs of differences (dHash, Krawetz 2013, along rows and columns), the brightness of
+8x8 fields and the colours of 2x2 are kept. What is compared are neighbours in sorted tables of the signs, each table beginning with other
 signs (Manku et al., "Detecting near-duplicates for web crawling", 2007), so that the work grows as the number of images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 SIDE = 9
-BYTES = 64
-"""Of a signature: 16 of signs, and 48 of colours."""
+BYTES = 16 + 64 + 12
+"""Of a signature: signs, brightness of 8x8 fields, colours of 2x2."""
 MOST_SIGNS = 10
 """Of 128 that may differ between near-duplicates."""
-MOST_COLOUR = 10
-"""Of 255, by which a field's mean colour may differ."""
+MOST_COLOUR = 16
+"""Of 255, by which a field's brightness or colour may differ."""
 _SIGNS = 16  # bytes
 _STEP = 2  # bytes by which the tables are turned
 _WINDOW = 16  # neighbours in a table
@@ -45,18 +46,39 @@ def thumbnail(image: Image.Image) -> bytes:
 
 
 def signatures(thumbnails: Sequence[bytes]) -> np.ndarray:
-    """Return a signature for each thumbnail, (N, 64) uint8."""
+    """Return a signature for each thumbnail, (N, BYTES) uint8."""
     pixels = np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, SIDE, SIDE, 3)
     grey = (pixels.astype(np.uint32) @ _GREY).astype(np.int32)
     along = grey[:, :8, 1:] > grey[:, :8, :-1]
     down = grey[:, 1:, :8] > grey[:, :-1, :8]
-    signs = np.packbits(np.stack([along, down], 1).reshape(len(pixels), -1), axis=1)
-    fields = pixels[:, :8, :8].reshape(-1, 4, 2, 4, 2, 3).astype(np.uint16).sum((2, 4)) // 4
-    return np.concatenate([signs, fields.astype(np.uint8).reshape(len(pixels), -1)], axis=1)
+    signs = np.packbits(np.stack([along, down], 1).reshape(len(pixels), 8 * _SIGNS), axis=1)
+    colours = pixels[:, :8, :8].reshape(-1, 2, 4, 2, 4, 3).mean((2, 4)).reshape(len(pixels), 12)
+    fields = (grey[:, :8, :8] >> 8).reshape(len(pixels), 64)
+    return np.concatenate([signs, fields.astype(np.uint8), colours.astype(np.uint8)], axis=1)
+
+
+def save(path: Path, thumbnails: Mapping[int, bytes]) -> None:
+    """Write the signatures of images by their places in the source, of one shard."""
+    places = np.array(list(thumbnails), "<i8").reshape(-1, 1).view(np.uint8)
+    np.save(path, np.concatenate([places.reshape(-1, 8), signatures(list(thumbnails.values()))], axis=1))
+
+
+def load(paths: Iterable[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places, ascending, and the signatures of all images whose shards have such files."""
+    found = [np.load(path) for path in paths if path.exists()]
+    rows = np.concatenate(found) if found else np.empty((0, 8 + BYTES), np.uint8)
+    places = np.ascontiguousarray(rows[:, :8]).view("<i8")[:, 0]
+    order = np.argsort(places)
+    return places[order], rows[order, 8:]
+
+
+def count(paths: Iterable[Path]) -> int:
+    """Return how many images have a signature in these files."""
+    return sum(len(np.load(path, mmap_mode="r")) for path in paths if path.exists())
 
 
 def near(signed: np.ndarray) -> list[Likeness]:
-    """Return the near-duplicates among images with these signatures (N, 64), by number; each names the first of its kind.
+    """Return the near-duplicates among images with these signatures (N, BYTES), by number; each names the first of its kind.
 
     An image that is named by others is never one of them itself: leave them out, and one of each kind is left.
     """

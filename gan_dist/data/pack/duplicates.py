@@ -12,6 +12,7 @@ from gan_dist.data.pack.items import Item
 from gan_dist.data.pack.likeness import Likeness
 from gan_dist.data.pack.progress import Bar
 from gan_dist.data.pack.report import NEAR_DUPLICATES
+from gan_dist.errors import InputError
 
 
 def before_packing(
@@ -54,5 +55,9 @@ def write_list(destination: Path, found: Sequence[Likeness], items: Sequence[Ite
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(("image", "like", "signs"))
     rows.writerows((items[each.image].name, items[each.like].name, each.signs) for each in found)
-    # names may be no UTF-8
-    files.write_atomic(destination / NEAR_DUPLICATES, text.getvalue().encode(errors="surrogateescape"))
+    try:  # names may be no UTF-8
+        files.write_atomic(destination / NEAR_DUPLICATES, text.getvalue().encode(errors="surrogateescape"))
+    except OSError as error:
+        raise InputError(
+            f"{destination} cannot be written ({error.strerror}); make room there and start again, whole shards are kept"
+        ) from None

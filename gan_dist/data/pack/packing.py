@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gan_dist import files, units
-from gan_dist.data.pack import duplicates, pairs, write
+from gan_dist.data.pack import duplicates, pairs, preview, write
 from gan_dist.data.pack.convert import QUALITY, about_dim, is_grey
 from gan_dist.data.pack.items import Item, Source
 from gan_dist.data.pack.progress import Bar
@@ -193,6 +193,8 @@ def _pack(
         duplicates.write_list(destination, twice, found.items)
     if found.classes:
         files.write_json(destination / _CLASSES, found.classes)
+    with contextlib.suppress(OSError):  # a picture ends no packing
+        preview.write(destination, list(jobs), found.classes)
     done_plan = {"state": "done", "plan": plan, "report": dataclasses.asdict(report), "shards": shards}
     files.write_json(destination / REPORT, done_plan)
     for leftover in destination.glob(".shard-*"):

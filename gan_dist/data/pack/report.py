@@ -49,9 +49,10 @@ class PackReport:
             lines += [f"  {reason}" for reason in self._unknown_endings()]
             lines += [f"  {name}: {reason}" for name, reason in self.skipped[:10]]
         if self.near_duplicates:
-            which = f"{units.count(self.near_duplicates, 'image')} that show nearly what another shows"
-            ending = "were left out" if self.dropped else "are among them; --drop-duplicates leaves them out"
-            lines.append(f"{which} {ending} ({NEAR_DUPLICATES} has the pairs)")
+            ending = "left out" if self.dropped else "among them; --drop-duplicates leaves them out"
+            lines.append(
+                f"{units.count(self.near_duplicates, 'near-duplicate')} {ending} ({NEAR_DUPLICATES} lists them)"
+            )
         lines += [f"note: {note}" for note in self.notes]
         if self.resumed:
             lines.append(f"{units.count(self.resumed, 'shard')} of these from an earlier call")

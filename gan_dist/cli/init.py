@@ -21,6 +21,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--data", required=True, metavar="SOURCE", help="folder, zip, tar, or any other SOURCE of `gan-dist pack`"
     )
     parser.add_argument(
+        "--game",
+        choices=("generation", "paired", "unpaired"),
+        default="",
+        help="generation draws new images; paired and unpaired turn images of one folder into those of another (default: by "
+        "the names of the folders: trainA and trainB, A and B, input and target)",
+    )
+    parser.add_argument(
         "--resolution", type=resolution, metavar="N|WxH", help="pixels to train at (default: by the images)"
     )
 
@@ -31,5 +38,5 @@ def run(options: argparse.Namespace) -> None:
 
     path: Path = initialise.place(options.name)
     size = None if options.resolution is None else units.image_size(options.resolution)
-    made = initialise.make(path, options.data, size)
+    made = initialise.make(path, options.data, size, options.game)
     print("\n".join([*made.lines, f"wrote {made.path}; next:", *(f"  {command}" for command in made.commands)]))

@@ -63,12 +63,7 @@ class Choice:
 
 def choose(images: Images, machine: Machine, resolution: tuple[int, int] | None = None) -> Choice:
     """Return what to train on images of one set. Raises InputError where nothing can be trained on them."""
-    if len(images.pictures) < 2:
-        first = f": {images.broken[0][0]}: {images.broken[0][1]}" if images.broken else ""
-        raise InputError(
-            f"{images.source}: {units.count(len(images.pictures), 'image')} can be read{first}; 2 are the least to train "
-            f"on, and {FEW} the least that give pictures"
-        )
+    refuse_unreadable(images)
     size, why_size = _size(images, machine, resolution)
     kind, why = _kind(images, machine, size)
     channels, why_channels = _channels(images)
@@ -93,6 +88,16 @@ def choose(images: Images, machine: Machine, resolution: tuple[int, int] | None 
     )
 
 
+def refuse_unreadable(images: Images) -> None:
+    """Raise InputError where there are not two images that can be read."""
+    if len(images.pictures) < 2:
+        first = f": {images.broken[0][0]}: {images.broken[0][1]}" if images.broken else ""
+        raise InputError(
+            f"{images.source}: {units.count(len(images.pictures), 'image')} can be read{first}; 2 are the least to train "
+            f"on, and {FEW} the least that give pictures"
+        )
+
+
 def _kind(images: Images, machine: Machine, size: tuple[int, int]) -> tuple[Kind, str]:
     count = f"{images.images:,} images"
     if not machine.gpus:
@@ -113,27 +118,33 @@ def _kind(images: Images, machine: Machine, size: tuple[int, int]) -> tuple[Kind
 
 
 def _size(images: Images, machine: Machine, asked: tuple[int, int] | None) -> tuple[tuple[int, int], str]:
-    least = images.shorter(0.05)
     if asked is not None:
         smaller = sum(picture.size[0] < asked[0] or picture.size[1] < asked[1] for picture in images.pictures)
         enlarged = f"; {smaller:,} of {len(images.pictures):,} images are smaller, and are enlarged" if smaller else ""
         return asked, f"as asked{enlarged}"
-    sides = _SIDES_GPU if machine.gpus else _SIDES_CPU
-    side = max((each for each in sides if each <= least), default=min(sides))
-    if least < side:
-        side = max(8, 1 << (least.bit_length() - 1)) if least >= 8 else 8
-    wide = images.aspect
-    long = round(_START * max(wide, 1 / wide)) / _START
+    return fitting_size([images], _SIDES_GPU if machine.gpus else _SIDES_CPU)
+
+
+def fitting_size(sets: Sequence[Images], sides: Sequence[int]) -> tuple[tuple[int, int], str]:
+    """Return height and width for images, with a shorter side among `sides` or less, and why.
+
+    Nine of ten images of one shape that is no square keep it, nearly: networks double both sides from some 4 pixels.
+    """
+    least = min(images.shorter(0.05) for images in sets)
+    side = max((each for each in sides if each <= least), default=0) or max(8, 1 << (least.bit_length() - 1))
     reason = f"19 of 20 images have {least} pixels or more on their shorter side"
     if side < least:
         reason += f"; {units.pixels((2 * side, 2 * side))} take 4 times as long"
-    stretched = long if wide > 1 else 1 / long
-    if long == 1 or images.of_aspect(wide) < 0.9:
+    wide = sets[0].aspect
+    start = round(_START * max(wide, 1 / wide))
+    if start == _START or any(images.of_aspect(wide) < 0.9 for images in sets):
         kept = min(wide, 1 / wide)
         crop = f"; the middle square is cut out, {kept:.0%} of a usual image" if kept < 0.95 else ""
         return (side, side), reason + crop
-    size = (side, int(side * long)) if wide > 1 else (int(side * long), side)
-    cut = 1 - min(wide / stretched, stretched / wide)
+    longer = side * start // _START
+    size = (side, longer) if wide > 1 else (longer, side)
+    shape = size[1] / size[0]
+    cut = 1 - min(wide / shape, shape / wide)
     crop = f", of which {cut:.0%} is cut off" if cut > 0.005 else ""
     return size, f"{reason}; 9 of 10 are {wide:.2f} times as wide as high{crop}"
 

@@ -33,7 +33,7 @@ class Line:
         return [*(f"{indent}# {part}" for part in textwrap.wrap(self.why, _WIDTH - len(indent) - 2)), self.text]
 
 
-def of_generation(choice: Choice, name: str, shards: str, source: str, header: Sequence[str]) -> str:
+def of_generation(choice: Choice, shards: str, source: str, header: Sequence[str]) -> str:
     """Return the YAML of a generation game; `source` "": the shards are there."""
     body = {
         "r3gan": _r3gan,
@@ -45,9 +45,15 @@ def of_generation(choice: Choice, name: str, shards: str, source: str, header: S
     ends = [
         Line(f"checkpoint: {{every: {number(max(1, every // 20))}}}"),
         Line(f"track: {{every: {number(max(1, every // 100))}}}"),
-        Line(f"sample: {{every: {number(max(1, every // 20))}, count: 64}}"),
+        Line(f"sample: {{every: {number(max(1, every // 20))}, count: {_samples(choice)}}}"),
     ]
     return join(header, [*data(choice, shards, source), *body, *ends])
+
+
+def _samples(choice: Choice) -> int:
+    """Return how many images a grid has: eight of each column, and classes in columns of their own."""
+    classes = len(choice.images.classes) if choice.labels else 0
+    return 8 * classes * max(1, round(8 / classes)) if 0 < classes <= 20 else 64
 
 
 def join(header: Sequence[str], lines: Sequence[Line]) -> str:

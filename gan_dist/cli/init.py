@@ -30,13 +30,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resolution", type=resolution, metavar="N|WxH", help="pixels to train at (default: by the images)"
     )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="also play a few steps and say how long training takes; for GPUs this is predicted (seconds to minutes)",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Write the config, and print what was found and what to type next."""
-    from gan_dist.recipes import initialise
+    from gan_dist.recipes import expect, initialise, look
 
     path: Path = initialise.place(options.name)
     size = None if options.resolution is None else units.image_size(options.resolution)
     made = initialise.make(path, options.data, size, options.game)
-    print("\n".join([*made.lines, f"wrote {made.path}; next:", *(f"  {command}" for command in made.commands)]))
+    print("\n".join(made.lines), flush=True)
+    if options.measure:
+        print(expect.line(made.config, look.machine()), flush=True)
+    print("\n".join([f"wrote {made.path}; next:", *(f"  {command}" for command in made.commands)]))

@@ -1,6 +1,5 @@
 """Say what a config is to take on this machine: measured on a CPU, predicted for GPUs."""
 
-
 from gan_dist import rank_counts, units
 from gan_dist.config import Config
 from gan_dist.errors import InputError

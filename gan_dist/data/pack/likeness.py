@@ -22,7 +22,7 @@ MOST_COLOUR = 16
 _SIGNS = 16  # bytes
 _STEP = 2  # bytes by which the tables are turned
 _WINDOW = 16  # neighbours in a table
-_GREY = np.array([77, 150, 29], np.uint32)  # of 256: ITU-R 601's weights
+_GREY = np.array([77, 150, 29], np.float32)  # of 256: ITU-R 601's weights; sums of pixels are exact
 
 
 class Likeness(NamedTuple):
@@ -48,13 +48,15 @@ def thumbnail(image: Image.Image) -> bytes:
 def signatures(thumbnails: Sequence[bytes]) -> np.ndarray:
     """Return a signature for each thumbnail, (N, BYTES) uint8."""
     pixels = np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, SIDE, SIDE, 3)
-    grey = (pixels.astype(np.uint32) @ _GREY).astype(np.int32)
+    grey = (pixels.reshape(-1, 3).astype(np.float32) @ _GREY).astype(np.int32).reshape(-1, SIDE, SIDE)
     along = grey[:, :8, 1:] > grey[:, :8, :-1]
     down = grey[:, 1:, :8] > grey[:, :-1, :8]
     signs = np.packbits(np.stack([along, down], 1).reshape(len(pixels), 8 * _SIGNS), axis=1)
-    colours = pixels[:, :8, :8].reshape(-1, 2, 4, 2, 4, 3).mean((2, 4)).reshape(len(pixels), 12)
+    colours = pixels[:, :8, :8].reshape(-1, 2, 4, 2, 4, 3).sum((2, 4), dtype=np.uint16)
     fields = (grey[:, :8, :8] >> 8).reshape(len(pixels), 64)
-    return np.concatenate([signs, fields.astype(np.uint8), colours.astype(np.uint8)], axis=1)
+    return np.concatenate(
+        [signs, fields.astype(np.uint8), (colours // 16).astype(np.uint8).reshape(len(pixels), 12)], axis=1
+    )
 
 
 def save(path: Path, thumbnails: Mapping[int, bytes]) -> None:
@@ -110,8 +112,8 @@ def _candidates(signed: np.ndarray) -> np.ndarray:
     colours = signed[:, _SIGNS:].astype(np.int16)
     found = [np.empty((0, 2), np.int64)]
     for turned in range(0, _SIGNS, _STEP):
-        keys = np.roll(signed[:, :_SIGNS], -turned, axis=1)
-        order = np.lexsort(keys.T[::-1])
+        keys = np.ascontiguousarray(np.roll(signed[:, :_SIGNS], -turned, axis=1)).view(">u8").astype(np.uint64)
+        order = np.lexsort((keys[:, 1], keys[:, 0]))
         for apart in range(1, min(_WINDOW, len(order) - 1) + 1):
             one, other = order[:-apart], order[apart:]
             close = np.bitwise_count(words[one] ^ words[other]).sum(1) <= MOST_SIGNS

@@ -270,9 +270,9 @@ def _visible(destination: Path) -> list[str]:
 
 def _refuse_another(destination: Path, before: dict[str, Any], plan: dict[str, Any], ours: set[str]) -> None:
     changed = [
-        "other images" if key == "listing" else f"{key} {_short(before.get(key))} there, {_short(plan[key])} now"
-        for key in plan
-        if before.get(key) != plan[key]
+        "other images" if key == "listing" else f"{key} {_short(before.get(key))} there, {_short(plan.get(key))} now"
+        for key in {**plan, **before}
+        if before.get(key) != plan.get(key)
     ]
     if changed:
         raise InputError(

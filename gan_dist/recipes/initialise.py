@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from gan_dist import config as config_module, files, units
+from gan_dist import config as config_module, files, rank_counts, units
 from gan_dist.config import Config
 from gan_dist.errors import InputError
 from gan_dist.recipes import choose, look, pairs, text
@@ -61,7 +61,7 @@ def _generation(path: Path, source: str, resolution: tuple[int, int] | None, mac
         )
     shards = source if packed else _shards(path, source)
     found = [*found_lines(images), *notes(images), machine_line(choice.machine)]
-    commands = [train(path), f"gan-dist generate {shlex.quote(f'runs/{path.stem}')} --n 100"]
+    commands = [start(path, choice), f"gan-dist generate {shlex.quote(f'runs/{path.stem}')} --n 100"]
     content = text.of_generation(
         choice, shards, "" if packed else source, header(path, source, choice.why, found, commands)
     )
@@ -102,6 +102,15 @@ def _translation(
     count = max(images.images for images in sets)
     content = pairs.text_of(pair, shards, size, why, channels, count, bool(machine.gpus), top)
     return Made(path, write(path, content), found, commands)
+
+
+def start(path: Path, choice: choose.Choice) -> str:
+    """Return the command that trains on all GPUs that can share the batch."""
+    counts = rank_counts.fitting(choice.batch // choice.micro_batch, "ddp")
+    processes = max((count for count in counts if count <= len(choice.machine.gpus)), default=1)
+    if processes == 1:
+        return train(path)
+    return f"torchrun --standalone --nproc-per-node {processes} -m gan_dist.train {shlex.quote(str(path))}"
 
 
 def train(path: Path) -> str:

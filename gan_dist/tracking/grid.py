@@ -95,7 +95,7 @@ def _beside(pixels: np.ndarray, names: Sequence[str], pitch: int) -> np.ndarray:
 
 def _fitting(name: str, width: int) -> str:
     """Return as much of a name as a width has room for, in letters that the font has."""
-    name = "".join(letter if " " <= letter <= "~" else "?" for letter in name)
+    name = "".join(letter if letter.isprintable() and letter < "\u0100" else "?" for letter in name)
     while name and _font().getlength(name) > width:
         name = name[:-1]
     return name

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -101,12 +100,12 @@ def _sheet(samples: dict[int, list[list[bytes]]], classes: dict[str, int]) -> Im
 
 def _plain(name: str) -> str:
     """Return a name in letters that the font has."""
-    return re.sub(r"[^\x20-\x7e]", "?", name)[:_LETTERS]
+    return "".join(letter if letter.isprintable() and letter < "\u0100" else "?" for letter in name)[:_LETTERS]
 
 
 def _opened(content: bytes) -> Image.Image | None:
     with contextlib.suppress(OSError, SyntaxError, ValueError):
-        image = Image.open(io.BytesIO(content))
+        image: Image.Image = Image.open(io.BytesIO(content))
         image.load()
         if image.mode == "RGBA":
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

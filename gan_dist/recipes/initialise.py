@@ -1,5 +1,6 @@
 """Make a config for a source of images: look, choose, write, and say what to do next."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -145,14 +146,19 @@ def write(path: Path, content: str) -> Config:
     """Write the config, unless it does not load, and return it. Raises InputError where the file is there."""
     if path.parent != Path("."):
         files.make_directory(path.parent, "the folder for the config")
+    part = files.temporary(path)
     try:
-        with path.open("x") as file:
-            file.write(content)
+        part.write_text(content)
+        with contextlib.suppress(PermissionError, NotImplementedError):  # a file system without links
+            os.link(part, path)  # unlike a rename it replaces nothing
+        if not path.exists():
+            part.replace(path)
     except FileExistsError:
         raise InputError(f"{path} exists, and nothing is overwritten; give another name, or remove it") from None
     except OSError as error:
-        path.unlink(missing_ok=True)
         raise InputError(f"{path} cannot be written ({error.strerror}); make room, or give another path") from None
+    finally:
+        part.unlink(missing_ok=True)
     try:
         return config_module.load([str(path)])
     except BaseException:

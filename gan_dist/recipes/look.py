@@ -157,7 +157,7 @@ def _look(content: bytes | np.ndarray) -> Picture:
             raise ValueError("floating-point pixels have no agreed range")
         channels = 1 if image.mode in ("1", "L", "LA", "I") or image.mode.startswith("I;") else 3
         if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-            channels = 4 if image.convert("RGBA").getextrema()[3][0] < 255 else channels
+            channels = 4 if np.asarray(image.convert("RGBA"))[..., 3].min() < 255 else channels
         if image.mode.startswith("I"):
             pixels = np.asarray(image).astype(np.float64)
             image = Image.fromarray((pixels / 257).clip(0, 255).astype(np.uint8))

@@ -57,6 +57,13 @@ def test_what_differs_to_the_eye_is_no_duplicate(change: object) -> None:
     assert found([image, Image.fromarray(np.ascontiguousarray(change(np.asarray(image))))]) == []  # type: ignore[operator]
 
 
+def test_the_same_lines_in_other_colours_are_no_duplicate() -> None:
+    pixels = np.asarray(photo(3)).astype(int) // 3 + 80
+    other = pixels + (60, -35, 22)  # as bright
+    assert found([Image.fromarray(each.astype(np.uint8)) for each in (pixels, other)]) == []
+    assert found([Image.fromarray(each.astype(np.uint8)) for each in (pixels, pixels + 3)]) == [(1, 0)]
+
+
 def test_many_alike_are_all_of_the_first_however_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(likeness, "_WINDOW", 2)
     black = [Image.fromarray(np.full((20, 20, 3), level % 3, np.uint8)) for level in range(50)]

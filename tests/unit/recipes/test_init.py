@@ -13,7 +13,7 @@ from gan_dist import cli, config as config_module, games, step, trial
 from gan_dist.config import Config
 from gan_dist.data import loader
 from gan_dist.engine import Engine
-from gan_dist.recipes import choose, initialise, look
+from gan_dist.recipes import choose, expect, initialise, look
 from gan_dist.recipes.look import Images, Machine, Picture
 from tests import making
 from tests.launching import REPOSITORY
@@ -230,3 +230,10 @@ def test_images_of_every_kind_are_looked_at() -> None:
     assert not found.broken
     assert sorted(picture.size for picture in found.pictures) == [(30, 50)] * 4 + [(50, 30)]
     assert found.channels == 3
+
+
+def test_what_to_expect_is_predicted_for_gpus_and_measured_on_a_cpu() -> None:
+    config = config_module.load([str(REPOSITORY / "tests/data/digits.yaml"), *making.flags(making.tiny("x", "y"))])
+    many = Machine(16, 128 << 30, [("NVIDIA H100 80GB HBM3", 80 << 30)] * 3)
+    assert expect.line(config, many).startswith("predicted for h100 x 2, not measured: ")  # 4 micro-batches
+    assert "images/s by one process" in expect.line(config, CPU)

@@ -59,7 +59,7 @@ def test_what_differs_to_the_eye_is_no_duplicate(change: object) -> None:
 
 def test_the_same_lines_in_other_colours_are_no_duplicate() -> None:
     pixels = np.asarray(photo(3)).astype(int) // 3 + 80
-    other = pixels + (60, -35, 22)  # as bright
+    other = pixels + np.array([60, -35, 22])  # as bright
     assert found([Image.fromarray(each.astype(np.uint8)) for each in (pixels, other)]) == []
     assert found([Image.fromarray(each.astype(np.uint8)) for each in (pixels, pixels + 3)]) == [(1, 0)]
 

@@ -259,6 +259,8 @@ def type_name(kind: Any) -> str:
         return f"[{type_name(typing.get_args(kind)[0])}, ...]"
     if typing.get_origin(kind) is Literal:
         return "{" + ",".join(str(choice) for choice in typing.get_args(kind)) + "}"
+    if typing.get_origin(kind) is tuple:
+        return "[{kind: KIND, KEY: VALUE}, ...]"
     if typing.get_origin(kind) is dict:
         return "{NAME: {KEY: VALUE}}"
     if typing.get_origin(kind) in (typing.Union, types.UnionType):

@@ -19,6 +19,7 @@ from gan_dist.config import Config
 from gan_dist.data import (
     batches,
     checks,
+    degrade,
     geometry,
     index as index_module,
     label_maps,
@@ -119,9 +120,10 @@ class _Groups(Dataset[list[dict[str, Any]]]):
         self.rows = _ring_rows(config)
         shape = (self.rows, self.micro_batch)
         self.rings = {
-            name: torch.empty((*shape, *data.size, decoder.channels), dtype=torch.uint8)
-            for name, decoder in self.decoders.items()
+            name: torch.empty((*shape, *data.size_of(name), checks.channels(config, name)), dtype=torch.uint8)
+            for name in data.images
         }
+        self.degrade = degrade.pipeline(config)
         self.labels = torch.empty(shape, dtype=torch.int64) if data.labels else None
         self.sets = {name: tuple(data.members(name)) for name in data.sets}
         """The fields of each set."""
@@ -149,6 +151,11 @@ class _Groups(Dataset[list[dict[str, Any]]]):
         step, place = divmod(number, len(self.firsts))
         return self.start + step * self.batch + self.firsts[place]
 
+    def by_field(self, of_sets: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return what is the same for all fields of a set, by field."""
+        made = () if self.degrade is None else ("input",)
+        return {field: each for name, each in of_sets.items() for field in (*self.sets[name], *made)}
+
     def _micro_batch(self, number: int) -> dict[str, Any]:
         place, row = number % len(self.firsts), number % self.rows
         slots = np.arange(self.firsts[place], self.firsts[place] + self.micro_batch)
@@ -175,6 +182,9 @@ class _Groups(Dataset[list[dict[str, Any]]]):
             samples, notes = self.cache.read(samples, out, lambda missing: read(only=missing))
         else:
             samples, _, notes = read()
+        if self.degrade is not None:
+            for slot, clean, made in zip(slots, out["target"], self.rings["input"][row].numpy(), strict=True):
+                made[:] = self.degrade(clean, images + int(slot))
         if self.labels is not None:
             self.labels[row] = torch.from_numpy(index.label[samples].astype(np.int64))
         if name in self.mirrored:
@@ -183,9 +193,9 @@ class _Groups(Dataset[list[dict[str, Any]]]):
 
 
 def _decoders(index: Index, config: Config) -> dict[str, Decoder]:
-    found, labels = geometry.geometry(config), checks.label_maps(config)
+    labels = checks.label_maps(config)
     return {
-        name: Decoder(field, found, checks.channels(config, name), labels.get(name))
+        name: Decoder(field, geometry.geometry(config, name), checks.channels(config, name), labels.get(name))
         for name, field in index.images.items()
     }
 
@@ -197,7 +207,7 @@ def _group(config: Config) -> int:
 
 
 def _sample_bytes(config: Config) -> int:
-    return math.prod(config.data.size) * sum(checks.channels(config, name) for name in config.data.images)
+    return sum(math.prod(config.data.size_of(name)) * checks.channels(config, name) for name in config.data.images)
 
 
 def _ring_rows(config: Config) -> int:
@@ -316,7 +326,7 @@ def _decoded(
             step += batches.micro_batches(
                 {name: each[part].flatten(0, 1) for name, each in pixels.items()},
                 None if labels is None else labels[part].flatten(),
-                {field: each[part].flatten() for name, each in flips.items() for field in dataset.sets[name]},
+                dataset.by_field({name: each[part].flatten() for name, each in flips.items()}),
                 dataset.position(micros[done]),
                 config,
             )
@@ -381,6 +391,9 @@ def _batch(found: list[tuple[int, dict[str, np.ndarray]]], index: Index, config:
     if not found:
         raise InputError(f"data.shards: no sample of {index.shards[0]}, ... can be read; see `gan-dist index`")
     samples, sender = [sample for sample, _ in found], Sender(device)
+    if (made := degrade.pipeline(config)) is not None:
+        for sample, images in found:
+            images["input"] = made(images["target"], sample, "shown")
     fields = {
         name: batches.normalised(name, sender.send_values(np.stack([images[name] for _, images in found])), config)
         for name in found[0][1]

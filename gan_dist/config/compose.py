@@ -140,7 +140,9 @@ def _steps(tree: dict[str, Any], key: str, place: Steps, prefix: str) -> tuple[A
     for number, entry in enumerate(entries):
         where = f"{prefix}{key}.{number}"
         if not isinstance(entry, dict) or not entry.get("kind"):
-            raise InputError(f"{where} must be a step with its kind, {{kind: {next(iter(place.kinds))}}}, not {entry!r}")
+            raise InputError(
+                f"{where} must be a step with its kind, {{kind: {next(iter(place.kinds))}}}, not {entry!r}"
+            )
         entry["kind"], part = parts.find(str(entry["kind"]), place.base, place.kinds, f"{where}.kind")
         found.append(part)
     tree[key] = entries

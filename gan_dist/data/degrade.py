@@ -88,7 +88,7 @@ class Degradation(Part):
 class Blur(Degradation):
     """Convolve with a Gaussian, mirrored at the edges."""
 
-    sigma: Range = [0.2, 3.0]
+    sigma: Range = Field([0.2, 3.0])
     """Its deviation in pixels."""
     anisotropic: bool = False
     """Draw a second deviation, and the angle between the two axes."""
@@ -104,7 +104,7 @@ class Blur(Degradation):
 class Motion(Degradation):
     """Convolve with a straight line of a drawn angle: the camera moved."""
 
-    length: Range = [5.0, 15.0]
+    length: Range = Field([5.0, 15.0])
     """Its length in pixels."""
 
     def degrade(self, image: np.ndarray, draws: Draws, size: tuple[int, int]) -> np.ndarray:
@@ -137,15 +137,17 @@ class Downscale(Degradation):
 class Resize(Degradation):
     """Resize by a drawn factor and filter (Real-ESRGAN; Wang et al., 2021). A later downscale, or the end, goes to its size."""
 
-    scale: Range = [0.5, 1.5]
+    scale: Range = Field([0.5, 1.5])
     """The factor, from 0.05."""
-    filters: list[Filter] = ["area", "bilinear", "bicubic"]
+    filters: list[Filter] = Field(["area", "bilinear", "bicubic"])
     """Drawn from."""
 
     def check(self, config: Config) -> None:
         super().check(config)
         if min(self.scale if isinstance(self.scale, list) else [self.scale]) < 0.05 or not self.filters:
-            raise ValueError(f"data.degrade: resize has scale {self.scale} and {len(self.filters)} filters; give 0.05 or more")
+            raise ValueError(
+                f"data.degrade: resize has scale {self.scale} and {len(self.filters)} filters; give 0.05 or more"
+            )
 
     def degrade(self, image: np.ndarray, draws: Draws, size: tuple[int, int]) -> np.ndarray:
         scale = draws.within("scale", self.scale)
@@ -175,12 +177,14 @@ class Noise(Degradation):
 class Jpeg(Degradation):
     """Encode as JPEG, and decode."""
 
-    quality: Range = [30.0, 95.0]
+    quality: Range = Field([30.0, 95.0])
     """Of 1..100."""
 
     def channels_of(self, channels: int) -> int:
         if channels not in (1, 3):
-            raise ValueError(f"data.degrade: jpeg takes 1 or 3 channels, not {channels}; remove it, or move it before a mask")
+            raise ValueError(
+                f"data.degrade: jpeg takes 1 or 3 channels, not {channels}; remove it, or move it before a mask"
+            )
         return channels
 
     def degrade(self, image: np.ndarray, draws: Draws, size: tuple[int, int]) -> np.ndarray:
@@ -191,7 +195,7 @@ class Jpeg(Degradation):
         good, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
         assert good
         decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB if image.shape[2] == 3 else cv2.IMREAD_GRAYSCALE)
-        return decoded.reshape(image.shape).astype(np.float64)
+        return np.asarray(decoded).reshape(image.shape).astype(np.float64)
 
 
 class Grey(Degradation):
@@ -215,9 +219,9 @@ class Mask(Degradation):
     It is the last step. With 1 and 3 channels before it, images of `gan-dist apply` are those with transparency.
     """
 
-    boxes: Range = [1.0, 4.0]
+    boxes: Range = Field([1.0, 4.0])
     """How many."""
-    size: Range = [0.1, 0.4]
+    size: Range = Field([0.1, 0.4])
     """Their sides, as a part of the image's."""
     pixels: Range = 0.0
     """Part of all pixels that are lost beside."""
@@ -228,7 +232,9 @@ class Mask(Degradation):
 
     def channels_of(self, channels: int) -> int:
         if channels not in (1, 3):
-            raise ValueError(f"data.degrade: mask takes 1 or 3 channels, not {channels}; change data.channels, or remove it")
+            raise ValueError(
+                f"data.degrade: mask takes 1 or 3 channels, not {channels}; change data.channels, or remove it"
+            )
         return channels + 1
 
     def degrade(self, image: np.ndarray, draws: Draws, size: tuple[int, int]) -> np.ndarray:

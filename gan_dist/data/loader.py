@@ -126,7 +126,8 @@ class _Groups(Dataset[list[dict[str, Any]]]):
         self.degrade = degrade.pipeline(config)
         self.labels = torch.empty(shape, dtype=torch.int64) if data.labels else None
         self.sets = {name: tuple(data.members(name)) for name in data.sets}
-        """The fields of each set."""
+        """The fields of each set that are read."""
+        self.alike = {name: (*read, *(("input",) if self.degrade else ())) for name, read in self.sets.items()}
         self.mirrored = {name: torch.empty(shape, dtype=torch.bool) for name in self.sets if data.flip}
         if data.workers:
             for ring in self.buffers:
@@ -150,11 +151,6 @@ class _Groups(Dataset[list[dict[str, Any]]]):
         """Return the position in the run of a micro-batch's first image."""
         step, place = divmod(number, len(self.firsts))
         return self.start + step * self.batch + self.firsts[place]
-
-    def by_field(self, of_sets: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return what is the same for all fields of a set, by field."""
-        made = () if self.degrade is None else ("input",)
-        return {field: each for name, each in of_sets.items() for field in (*self.sets[name], *made)}
 
     def _micro_batch(self, number: int) -> dict[str, Any]:
         place, row = number % len(self.firsts), number % self.rows
@@ -326,7 +322,7 @@ def _decoded(
             step += batches.micro_batches(
                 {name: each[part].flatten(0, 1) for name, each in pixels.items()},
                 None if labels is None else labels[part].flatten(),
-                dataset.by_field({name: each[part].flatten() for name, each in flips.items()}),
+                {field: each[part].flatten() for name, each in flips.items() for field in dataset.alike[name]},
                 dataset.position(micros[done]),
                 config,
             )

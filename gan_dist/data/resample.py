@@ -13,7 +13,8 @@ def _cubic(x: np.ndarray) -> np.ndarray:
     x = np.abs(x)
     near: np.ndarray = (1.5 * x - 2.5) * x * x + 1
     far: np.ndarray = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return np.where(x <= 1, near, np.where(x <= 2, far, 0))
+    found: np.ndarray = np.where(x <= 1, near, np.where(x <= 2, far, 0))
+    return found
 
 
 def _triangle(x: np.ndarray) -> np.ndarray:

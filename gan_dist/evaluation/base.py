@@ -67,6 +67,9 @@ class Metric(Part):
         """
         raise NotImplementedError(f"{type(self).__name__} has no add(state, fake, real)")
 
+    def add_inputs(self, state: State, inputs: Tensor, real: Tensor | None) -> None:
+        """Take in what the generated images were made of, at their size, of a game that restores images."""
+
     def merge(self, states: Sequence[State]) -> State:
         """Return the state of all parts together; they come in the order of the samples, on the CPU.
 

@@ -69,6 +69,7 @@ def evaluate(
     reals: int = 0,
     *,
     ranks: Ranks = Ranks(),  # noqa: B008  # it is frozen
+    inputs: Callable[[range], Tensor | None] = lambda numbers: None,
     features: Callable[[Tensor], Tensor] | None = None,
     sets: Sets | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
@@ -77,7 +78,7 @@ def evaluate(
 
     Part p of the samples is drawn and accumulated by rank p % ranks, 32 samples at a time; rank 0 merges the parts in the
     order of the samples. So every rank count gives the same bits, if `fake`, `real` and `features` give the same for the
-    same numbers. Number n of `real` should be the n-th of the data set in a shuffled order: shards may be sorted by class.
+    same numbers. `inputs` are what the generated images were made of, at their size. Number n of `real` should be the n-th of the data set in a shuffled order: shards may be sorted by class.
     `features` turns images into (N, F) for metrics that accumulate features; `sets` has extractors and the features of the
     real images for metrics of sets. `progress` is told how many samples of how many are done on this rank; what it raises
     ends the evaluation. Raises InputError for a metric that cannot be computed of what is there, and ScoreError on every rank
@@ -102,7 +103,11 @@ def evaluate(
         nonlocal done
         images = fake(numbers)
         if of_parts:
-            _add(of_parts, accumulated, images, _reals(real, numbers, reals), features)
+            beside = _reals(real, numbers, reals)
+            _add(of_parts, accumulated, images, beside, features)
+            if (given := inputs(numbers)) is not None:
+                for name, metric in of_parts.items():
+                    metric.add_inputs(accumulated[name], given, beside)
         done += len(numbers)
         progress(done, total)
         return images

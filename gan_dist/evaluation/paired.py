@@ -32,7 +32,7 @@ class Paired(Metric):
         raise NotImplementedError
 
     def parts(self) -> Collection[str]:
-        return ("",)
+        return ("", "input")
 
     def for_game(self, game: Any) -> Metric:
         if not game.shows_data:
@@ -56,14 +56,29 @@ class Paired(Metric):
             return
         if self._game is not None:
             fake = self._game.infer(Batch({self._game.judged: real}, torch.arange(len(real))))
-        pair = [((images.double() + 1) * 127.5).round().clamp(0, 255) for images in (fake[: len(real)], real)]
-        values = self.each(*pair).double()
-        sums = {"sum": values.sum(), "count": values.new_tensor(len(values))}
-        for name, value in sums.items():
-            state[name] = state[name] + value if name in state else value
+        self._sum(state, "", fake, real)
 
-    def value(self, state: State) -> float:
-        return float(state["sum"] / state["count"])
+    def add_inputs(self, state: State, inputs: Tensor, real: Tensor | None) -> None:
+        if real is not None:
+            self._sum(state, "input ", inputs, real)
+
+    def _sum(self, state: State, name: str, fake: Tensor, real: Tensor) -> None:
+        pair = [eight_bits(images) for images in (fake[: len(real)], real)]
+        values = self.each(*pair).double()
+        for key, value in (("sum", values.sum()), ("count", values.new_tensor(len(values)))):
+            state[name + key] = state[name + key] + value if name + key in state else value
+
+    def value(self, state: State) -> dict[str, float] | float:
+        """Return the score; of a game that restores images also that of their inputs, `input`."""
+        found = float(state["sum"] / state["count"])
+        if "input sum" not in state:
+            return found
+        return {"": found, "input": float(state["input sum"] / state["input count"])}
+
+
+def eight_bits(images: Tensor) -> Tensor:
+    """Return images in [-1, 1] as whole numbers of 0..255, float64."""
+    return ((images.double() + 1) * 127.5).round().clamp(0, 255)
 
 
 class _Grey(Paired):

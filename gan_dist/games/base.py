@@ -144,6 +144,10 @@ class Game(abc.ABC):
         """Draw images for a score, one for each number: (len(numbers), C, H, W). `shown` has as many samples of the data set."""
         return self.samples(seed, numbers.start, len(numbers))
 
+    def baseline(self, shown: Batch) -> Tensor | None:
+        """Return the inputs as images like the outputs, which scores show beside them; None where that means nothing."""
+        return None
+
     def infer(self, inputs: Batch, way: str = "") -> Tensor:
         """Return the averaged network's answer to given images: (N, C, H, W) in [-1, 1].
 

@@ -6,17 +6,18 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field as Bounds
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from gan_dist import losses
 from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Section, Steps
-from gan_dist.data.degrade import DEGRADE
+from gan_dist.data.degrade import DEGRADE, Mask
 from gan_dist.ema import AverageKeys
 from gan_dist.errors import InputError
 from gan_dist.games.base import Game, GameKeys, expect, initial_weights, make_player
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape
-from gan_dist.networks.msrresnet import as_channels, enlarged
+from gan_dist.networks.msrresnet import as_channels
 from gan_dist.optimizers import OPTIMIZERS, Optimizer
 from gan_dist.schedules import ScheduledCount
 
@@ -63,7 +64,9 @@ class Restoration(GameKeys):
         if maps := [name for name, field in data.fields.items() if field.classes]:
             raise ValueError(f"data.fields.{maps[0]} is a label map, which game.kind: {self.kind} does not restore")
         if data.scale_of("target") != 1:
-            raise ValueError("data.fields.target is what data.resolution is the size of; remove its scale, and give input one")
+            raise ValueError(
+                "data.fields.target is what data.resolution is the size of; remove its scale, and give input one"
+            )
         if not self.pixel and not self.adversarial:
             raise ValueError("game.pixel and game.adversarial are both 0, so nothing is learnt; set one of them")
 
@@ -84,7 +87,8 @@ class RestorationGame(Game):
             name: Field("image", channels=data.seen(name), size=data.size_of(name)) for name in ("input", "target")
         }
         self.scale = data.scale_of("input")
-        self._masked = bool(data.degradations) and data.degradations[-1].kind == "mask"
+        self._fill = next((step.fill / 127.5 - 1 for step in data.degradations if isinstance(step, Mask)), None)
+        """What stands where a mask says that something is lost; None: there is no mask."""
         x, y = self.fields["input"].channels, self.fields["target"].channels
         self._generator_kind: str = config.networks.generator.kind
         average: Average = config.average
@@ -145,7 +149,12 @@ class RestorationGame(Game):
 
     def baseline(self, shown: Batch) -> Tensor:
         """Return the inputs at the size and with the channels of the targets, enlarged by cubic interpolation."""
-        return enlarged(as_channels(shown["input"], self.fields["target"].channels), self.scale, "bicubic").clamp(-1, 1)
+        images = as_channels(shown["input"], self.fields["target"].channels)
+        if self.scale == 1:
+            return images
+        # antialias: torch then has the kernel of papers (Keys, a = -1/2), else one of a = -3/4
+        size = [side * self.scale for side in images.shape[2:]]
+        return interpolate(images, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
 
     def generated(self, seed: int, numbers: range, shown: Batch) -> Tensor:
         return self.infer(shown)
@@ -156,5 +165,9 @@ class RestorationGame(Game):
         if way:
             raise InputError(f"a restoration goes one way, from degraded to clean; remove --way {way}")
         assert self.generator.average is not None
-        output: Tensor = self.generator.average.network(inputs["input"])
+        seen = inputs["input"]
+        if self._fill is not None:  # transparent pixels of somebody's image hold anything
+            there = seen[:, -1:] > 0
+            seen = torch.cat([seen[:, :-1].where(there, self._fill), 2 * there.to(seen.dtype) - 1], dim=1)
+        output: Tensor = self.generator.average.network(seen)
         return output

@@ -1,8 +1,5 @@
 """Make MSRResNet, the SRResNet of SRGAN (Ledig et al., 2017) without BatchNorm, as EDSR (Lim et al., 2017) and BasicSR have it."""
 
-from typing import Literal
-
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, leaky_relu, pixel_shuffle, relu
 
@@ -57,9 +54,11 @@ def as_channels(images: Tensor, channels: int) -> Tensor:
     return images.mean(1, keepdim=True).expand(-1, channels, -1, -1)
 
 
-def enlarged(images: Tensor, scale: int, mode: Literal["bilinear", "bicubic"] = "bilinear") -> Tensor:
-    """Return images (N, C, H, W) enlarged by interpolation: (N, C, scale * H, scale * W)."""
-    return images if scale == 1 else interpolate(images, scale_factor=float(scale), mode=mode, align_corners=False)
+def enlarged(images: Tensor, scale: int) -> Tensor:
+    """Return images (N, C, H, W) enlarged by linear interpolation: (N, C, scale * H, scale * W)."""
+    return (
+        images if scale == 1 else interpolate(images, scale_factor=float(scale), mode="bilinear", align_corners=False)
+    )
 
 
 class Msrresnet(Network):

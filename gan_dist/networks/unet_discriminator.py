@@ -22,7 +22,8 @@ class Discriminator(nn.Module):
             SpectralConv2d(widths[level], widths[level + 1], 4, 2, 1, bias=False) for level in range(_HALVINGS)
         )
         self.up = nn.ModuleList(
-            SpectralConv2d(widths[level + 1], widths[level], 3, 1, 1, bias=False) for level in reversed(range(_HALVINGS))
+            SpectralConv2d(widths[level + 1], widths[level], 3, 1, 1, bias=False)
+            for level in reversed(range(_HALVINGS))
         )
         self.high = nn.ModuleList(SpectralConv2d(base, base, 3, 1, 1, bias=False) for _ in range(2))
         self.last = nn.Conv2d(base, 1, 3, 1, 1)

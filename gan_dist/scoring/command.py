@@ -45,6 +45,7 @@ from gan_dist.scoring.record import lines_of
 from gan_dist.tracking import media, records
 
 Images = Callable[[range], Tensor]
+Inputs = Callable[[range], Tensor | None]
 
 _USUAL = 10_000
 """Generated images of a run, where nobody says how many."""
@@ -154,8 +155,8 @@ def _of_run(task: Task) -> Iterator[Scored]:
             "by": "gan-dist evaluate",
         }
         progress.begin(f"{name}, generated images", *task.pairs(own, sets, count))
-        fake, paired = drawn(game, config, options.seed, index, real, ranks.device)
-        found = evaluated(task, own, fake, paired, real, count, sets)
+        fake, paired, inputs = drawn(game, config, options.seed, index, real, ranks.device)
+        found = evaluated(task, own, fake, paired, real, count, sets, inputs)
         lines = lines_of(found, own, sets, real, ranks.device, about)
         scored = Scored(f"{run} {name}", lines, [*notes(sets), *real.notes()], [])
         if ranks.is_main:
@@ -212,18 +213,26 @@ def _reals_of_run(task: Task, config: Config, game: Game) -> tuple[Index, ImageS
 
 def drawn(
     game: Game, config: Config, seed: int, index: Index, real: ImageSet, device: torch.device
-) -> tuple[Images, Images]:
-    """Return what draws a game's images by number, and their real counterparts for scores of single images."""
+) -> tuple[Images, Images, Inputs]:
+    """Return what draws a game's images by number, their real counterparts, and their inputs, for scores of single images."""
     if not game.shows_data:
         none = Batch({}, torch.arange(0))
-        return lambda numbers: game.generated(seed, numbers, none), lambda numbers: real.draw(numbers, device)
+        return (
+            lambda numbers: game.generated(seed, numbers, none),
+            lambda numbers: real.draw(numbers, device),
+            lambda numbers: None,
+        )
 
     @functools.lru_cache(maxsize=1)  # a game that turns images into images is scored against them at once
     def shown(numbers: range) -> Batch:
         chosen = order.permute(rng.key(config.run.seed, "evaluate"), len(index), np.array(numbers) % len(index))
         return loader.load(index, config, chosen.tolist(), device)
 
-    return lambda numbers: game.generated(seed, numbers, shown(numbers)), lambda numbers: shown(numbers)[game.judged]
+    return (
+        lambda numbers: game.generated(seed, numbers, shown(numbers)),
+        lambda numbers: shown(numbers)[game.judged],
+        lambda numbers: game.baseline(shown(numbers)),
+    )
 
 
 def _of_images(task: Task) -> Scored:
@@ -304,6 +313,7 @@ def evaluated(
     real: ImageSet,
     count: int,
     sets: Sets | None,
+    inputs: Inputs = lambda numbers: None,
 ) -> Evaluation:
     """Return what an evaluation found. Raises InputError on all ranks where it failed."""
     problem, found = "", None
@@ -315,6 +325,7 @@ def evaluated(
             count,
             real.count,
             ranks=task.ranks,
+            inputs=inputs,
             sets=sets,
             progress=task.progress,
         )

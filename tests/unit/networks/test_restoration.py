@@ -76,7 +76,7 @@ def test_discriminators_take_any_shape(kind: str, shape: tuple[int, ...], channe
 def test_what_a_network_does_not_do_is_one_line() -> None:
     with pytest.raises(InputError, match="enlarges by 1, 2 or 4, not by 3"):
         generator("rrdb", 3)
-    with pytest.raises(InputError, match="multiples of 4, and data.resolution = 30; set data.resolution: 28"):
+    with pytest.raises(InputError, match=r"multiples of 4, and data.resolution = 30; set data.resolution: 28"):
         NETWORKS["rrdb"](kind="rrdb").generator(Shape((30, 30), 3, inputs=3, scale=2))
     with pytest.raises(InputError, match="needs images of 8 pixels"):
         NETWORKS["vgg_discriminator"](kind="vgg_discriminator").discriminator(Shape((7, 9), 3))

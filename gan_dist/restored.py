@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gan_dist import apply, units
+from gan_dist import apply, degrade, units
 from gan_dist.config import Config
 from gan_dist.config.data_field import DataField
-from gan_dist.data import degrade
 from gan_dist.data.pack import pairs, sources
 from gan_dist.data.pack.items import Item
 from gan_dist.errors import InputError

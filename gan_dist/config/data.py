@@ -105,7 +105,7 @@ class Data(Section):
 
     @property
     def degradations(self) -> tuple[Any, ...]:
-        """Steps that make the field `input` of the image, of a game with a place for them (data/degrade.py); none elsewhere."""
+        """Steps that make the field `input` of the image, of a game with a place for them (degrade/); none elsewhere."""
         found: tuple[Any, ...] = getattr(self, "degrade", ())
         return found
 

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from gan_dist import degrade
 from gan_dist.config import Config
 from gan_dist.data import (
     batches,
     checks,
-    degrade,
     geometry,
     index as index_module,
     label_maps,

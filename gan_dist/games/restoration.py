@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from gan_dist import losses
 from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Section, Steps
-from gan_dist.data.degrade import DEGRADE, Mask
+from gan_dist.degrade import DEGRADE, Mask
 from gan_dist.ema import AverageKeys
 from gan_dist.errors import InputError
 from gan_dist.games.base import Game, GameKeys, expect, initial_weights, make_player

@@ -67,7 +67,7 @@ def test_a_run_goes_on_at_2_ranks_with_the_same_degraded_inputs_to_the_same_bits
     assert done.returncode == 0, done.stderr
     shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run/checkpoints" / name)
-    done = train({**keys(shards, tmp_path / "run"), "data.workers": 1}, 2, config=CONFIG)
+    done = train(keys(shards, tmp_path / "run"), 2, config=CONFIG)
     assert done.returncode == 0, done.stderr
     assert digests(tmp_path / "run")[name] == digests(run)[name]
     first, second = (lines(each / "metrics.jsonl")[-1] for each in (run, tmp_path / "run"))

@@ -14,8 +14,8 @@ from PIL import Image
 from gan_dist import cli, config as config_module, games
 from gan_dist.config import Config
 from gan_dist.data import loader
-from gan_dist.data.degrade import Pipeline
-from gan_dist.data.resample import resample
+from gan_dist.degrade import Pipeline
+from gan_dist.degrade.resample import resample
 from gan_dist.errors import InputError
 from gan_dist.interfaces import Batch
 from tests import making
@@ -276,7 +276,7 @@ def test_old_runs_with_fields_keep_their_fingerprints(tmp_path: Path) -> None:
 
 def test_a_user_s_step_is_a_class_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "my_step.py").write_text(
-        "from gan_dist.data.degrade import Degradation\n\n\nclass Invert(Degradation):\n    by: float = 255\n\n"
+        "from gan_dist.degrade import Degradation\n\n\nclass Invert(Degradation):\n    by: float = 255\n\n"
         "    def degrade(self, image, draws, size):\n        return self.by - image\n"
     )
     config = load(tmp_path, data__degrade="[{kind: my_step.py, by: 200}]")

@@ -1,8 +1,7 @@
-"""Make a degraded image of a clean one, by steps that a config names. What is random is a function of the position."""
+"""Define the steps that make a degraded image of a clean one. A new step is one class, the user's own included."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import cv2
 import numpy as np
@@ -12,7 +11,7 @@ from pydantic import AfterValidator, Field
 from gan_dist import rng
 from gan_dist.config import Config
 from gan_dist.config.section import Part, Positive, Steps
-from gan_dist.data.resample import Filter, resample
+from gan_dist.degrade.resample import Filter, resample
 
 _LUMA = (0.299, 0.587, 0.114)
 """BT.601's weights of red, green and blue in a grey image."""
@@ -276,41 +275,6 @@ def rounded(image: np.ndarray) -> np.ndarray:
     """Return numbers as 8 bits."""
     made: np.ndarray = image.round().clip(0, 255).astype(np.uint8)
     return made
-
-
-class Pipeline:
-    """The steps of a run. They depend on seed and position alone: every number of ranks, and every resume, sees the same."""
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self.steps: Sequence[Degradation] = config.data.degradations
-        self._keys = {
-            purpose: [rng.key(config.run.seed, f"degrade, {purpose}", number) for number in range(len(self.steps))]
-            for purpose in ("training", "shown")
-        }
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Pipeline, (self._config,)  # a user's step is of a class that another process must load first
-
-    def __call__(
-        self, clean: np.ndarray, position: int, purpose: Literal["training", "shown"] = "training"
-    ) -> np.ndarray:
-        """Return what is made of an image (H, W, C) uint8 at a position; `shown` has draws of its own, by sample number."""
-        image = clean.astype(np.float64)
-        size = (clean.shape[0], clean.shape[1])
-        for key, step in zip(self._keys[purpose], self.steps, strict=True):
-            draws = Draws(key, position)
-            size = (size[0] // step.shrinks, size[1] // step.shrinks)
-            if step.probability == 1 or float(draws.uniform("probability")[0]) < step.probability:
-                image = step.degrade(image, draws, size).clip(0, 255)
-        if image.shape[:2] != size:
-            image = resample(image, size)
-        return rounded(image)
-
-
-def pipeline(config: Config) -> Pipeline | None:
-    """Return the steps of a config; None where both images of a sample are stored."""
-    return Pipeline(config) if config.data.degradations else None
 
 
 def _gaussian(one: float, other: float, angle: float) -> np.ndarray:

@@ -1,11 +1,11 @@
 """Define the steps that make a degraded image of a clean one. A new step is one class, the user's own included."""
 
 import dataclasses
+import math
 from typing import Annotated, ClassVar
 
 import cv2
 import numpy as np
-import torch
 from pydantic import AfterValidator, Field
 
 from gan_dist import rng
@@ -38,14 +38,11 @@ class Draws:
 
     def uniform(self, name: str, count: int = 1) -> np.ndarray:
         """Return numbers in (0, 1): (count,) float64."""
-        found: np.ndarray = rng.uniform(rng.key(self.key, name), torch.tensor([self.position]), count)[0].numpy()
-        return found
+        return rng.uniform_numpy(rng.key(self.key, name), self.position, count)
 
     def normal(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """Return standard normal numbers, float32."""
-        numbers = rng.normal(rng.key(self.key, name), torch.tensor([self.position]), int(np.prod(shape)))
-        found: np.ndarray = numbers[0].numpy().reshape(shape)
-        return found
+        return rng.normal_numpy(rng.key(self.key, name), self.position, math.prod(shape)).reshape(shape)
 
     def within(self, name: str, bounds: float | list[float]) -> float:
         """Return a number of a range."""

@@ -44,7 +44,9 @@ def main() -> None:
     command("psnr", folder / "run", folder / "test", "--border", 0, "--out", folder / "out")
     clean, noisy = read(folder / "test"), read(folder / "out/input")
     median = max(psnr([cv2.medianBlur(image, size) for image in noisy], clean) for size in (3, 5))
-    print(f"noisy {psnr(noisy, clean):.2f}, median filter {median:.2f}, run {psnr(read(folder / 'out/output'), clean):.2f} dB")
+    print(
+        f"noisy {psnr(noisy, clean):.2f}, median filter {median:.2f}, run {psnr(read(folder / 'out/output'), clean):.2f} dB"
+    )
 
 
 if __name__ == "__main__":

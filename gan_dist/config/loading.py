@@ -42,6 +42,8 @@ def load(arguments: Sequence[str], program: str = "train.py") -> Config:
         )
     for key, text in options.items():
         _put(tree, key, _parse_value(key, text), path)
+        for below in [name for name in places if name.startswith(f"{key}.")]:  # what stands there no longer counts
+            del places[below]
         places[key], texts[key] = f"--{key}", text
     if wants_help:
         try:

@@ -51,8 +51,8 @@ class Geometry:
 def geometry(config: Config, name: str = "") -> Geometry:
     """Return what a config's keys say of a field; by default of one as large as data.resolution."""
     data = config.data
-    unit = max(data.scale_of(each) for each in data.images) // data.scale_of(name)
-    return Geometry(data.size_of(name), data.loaded, data.crop == "random", unit)
+    largest = max((field.scale for field in data.fields.values()), default=1)
+    return Geometry(data.size_of(name), data.loaded, data.crop == "random", max(1, largest // data.scale_of(name)))
 
 
 def places(seed: int, position: int, count: int, name: str = "") -> np.ndarray:

@@ -9,6 +9,7 @@ from gan_dist import rng
 from gan_dist.config import Config
 from gan_dist.degrade.resample import resample
 from gan_dist.degrade.steps import Degradation, Draws, rounded
+from gan_dist.errors import InputError
 
 
 class Pipeline:
@@ -35,10 +36,23 @@ class Pipeline:
             draws = Draws(key, position)
             size = (size[0] // step.shrinks, size[1] // step.shrinks)
             if step.probability == 1 or float(draws.uniform("probability")[0]) < step.probability:
-                image = step.degrade(image, draws, size).clip(0, 255)
+                image = self._done(step, image, draws, size)
         if image.shape[:2] != size:
             image = resample(image, size)
         return rounded(image)
+
+    def _done(self, step: Degradation, image: np.ndarray, draws: Draws, size: tuple[int, int]) -> np.ndarray:
+        """Return what a step makes. Raises InputError, naming it, where it fails or gives other channels than it says."""
+        try:
+            made = step.degrade(image, draws, size).clip(0, 255)
+            if made.ndim == 3 and made.shape[2] == step.channels_of(image.shape[2]):
+                return made
+            said = (
+                f"it gives an array of {made.shape}, and (height, width, {step.channels_of(image.shape[2])}) is needed"
+            )
+        except Exception as error:  # a user's step may raise anything
+            said = f"{type(error).__name__}: {error}"
+        raise InputError(f"data.degrade: {step.kind.rpartition('/')[2]} fails at position {draws.position}: {said}")
 
 
 def pipeline(config: Config) -> Pipeline | None:

@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import cv2
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import BeforeValidator, Field
 
 from gan_dist import rng
 from gan_dist.config import Config
@@ -17,15 +17,16 @@ _LUMA = (0.299, 0.587, 0.114)
 """BT.601's weights of red, green and blue in a grey image."""
 
 
-def _range(value: float | list[float]) -> float | list[float]:
-    if isinstance(value, list) and (len(value) != 2 or value[0] > value[1]):
-        raise ValueError(f"{value} is no range; write a number, or [least, most]")
-    if min(value if isinstance(value, list) else [value]) < 0:
-        raise ValueError(f"{value} is below 0")
+def _range(value: Any) -> Any:
+    numbers = value if isinstance(value, list) and len(value) == 2 else [value, value]
+    if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in numbers):
+        raise ValueError(f"{value!r} is no range; write a number, or [least, most]")
+    if numbers[0] < 0 or numbers[0] > numbers[1]:
+        raise ValueError(f"{value!r} is no range; write a number from 0, or [least, most] in this order")
     return value
 
 
-Range = Annotated[float | list[float], AfterValidator(_range)]
+Range = Annotated[float | list[float], BeforeValidator(_range)]
 """A number from 0, or [least, most], between which one is drawn for each sample."""
 
 

@@ -209,8 +209,9 @@ def test_stored_pairs_are_cut_out_at_the_same_place(tmp_path: Path) -> None:
         ({"data__resolution": 31}, "data.resolution = 31 is no multiple of 2, by which input is smaller"),
         ({"data__degrade": "[{kind: blurr}]"}, "data.degrade.0.kind = blurr: there is no such kind; did you mean blur"),
         ({"data__degrade": "[{sigma: 3}]"}, "data.degrade.0 must be a step with its kind"),
-        ({"data__degrade": "[{kind: blur, sigma: [3, 1]}]"}, r"\[3.0, 1.0\] is no range"),
-        ({"data__degrade": "[{kind: noise, sigma: -1}]"}, "-1.0 is below 0"),
+        ({"data__degrade": "[{kind: blur, sigma: [3, 1]}]"}, r"\[3, 1\] is no range"),
+        ({"data__degrade": "[{kind: noise, sigma: -1}]"}, "-1 is no range; write a number from 0"),
+        ({"data__degrade": "[{kind: noise, sigma: abc}]"}, "'abc' is no range; write a number, or"),
         ({"data__degrade": "[{kind: noise, strength: 1}]"}, "strength"),
         ({"data__degrade": "[mask, jpeg]"}, "jpeg takes 1 or 3 channels, not 4"),
         ({"data__degrade": "[grey]", "data__channels": 1}, "grey takes 3 channels, not 1"),
@@ -287,3 +288,11 @@ def test_a_user_s_step_is_a_class_in_a_file(tmp_path: Path) -> None:
     assert Pipeline(config)(np.full((4, 4, 3), 50, np.uint8), 0).max() == 150
     (kind,) = (step["kind"] for step in config.mathematics()["data.degrade"])
     assert kind.startswith("Invert of a file with SHA-256")
+    for body, said in (
+        ("image[..., 0]", r"fails at position 3: it gives an array of \(4, 4\)"),
+        ("image / None", "fails at position 3: TypeError"),
+    ):
+        text = (tmp_path / "my_step.py").read_text().replace("self.by - image", body)
+        (tmp_path / "other.py").write_text(text)
+        with pytest.raises(InputError, match=rf"data.degrade: other.py:Invert {said}"):
+            Pipeline(load(tmp_path, data__degrade="[other.py]"))(np.zeros((4, 4, 3), np.uint8), 3)

@@ -18,7 +18,8 @@ def _cubic(x: np.ndarray) -> np.ndarray:
 
 
 def _triangle(x: np.ndarray) -> np.ndarray:
-    return np.maximum(0, 1 - np.abs(x))
+    found: np.ndarray = np.maximum(0, 1 - np.abs(x))
+    return found
 
 
 def _box(x: np.ndarray) -> np.ndarray:

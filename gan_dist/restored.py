@@ -82,6 +82,11 @@ def restored(
             clean = clean[:height, :width]
             assert steps is not None
             low = steps(clean, number, "shown")
+        if min(clean.shape[:2]) - 2 * border < 11:
+            raise InputError(
+                f"{source}: {item.name} has {units.pixels(clean.shape[:2])} pixels, and SSIM needs 11 within the border of "
+                f"{border}; remove it, or give a smaller --border"
+            )
         content = _png(low)
         made = apply.apply(game, config, content, item.name)
         base = game.baseline(Batch({"input": _tensor(low)}, torch.zeros(1, dtype=torch.int64)))

@@ -52,7 +52,12 @@ def run(options: argparse.Namespace) -> None:
                 for kind, content in (("input", each.low), ("output", each.made)):
                     path = options.out / kind / Path(each.name).with_suffix(".png")
                     files.make_directory(path.parent, "--out")
-                    files.write_atomic(path, content)
+                    try:
+                        files.write_atomic(path, content)
+                    except OSError as error:
+                        raise InputError(
+                            f"{path} cannot be written ({error.strerror}): make room, or give --out another folder"
+                        ) from None
     means = {key: sum(row[key] for row in rows.values()) / len(rows) for key in next(iter(rows.values()))}
     channels = options.channels or ("y" if config.data.seen("target") == 3 else "rgb")
     border = game.scale if options.border < 0 else options.border

@@ -75,7 +75,7 @@ def restored(
                 )
         else:
             height, width = (side // game.scale * game.scale for side in clean.shape[:2])
-            if min(height, width) // game.scale < 8:
+            if min(height, width) // game.scale < 4:
                 raise InputError(
                     f"{source}: {item.name} has {units.pixels(clean.shape[:2])} pixels, too few to degrade"
                 )

@@ -149,7 +149,11 @@ def test_whole_images_are_scored_by_the_command(
         image.crop((0, 0, image.width // 2 * 2, image.height // 2 * 2)).save(cut / f"{number}.png")
     assert cli.main(["psnr", "run", str(cut), "--inputs", f"{tmp_path}/low:{{}}x2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == found["images"]
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/x.png").write_bytes(b"none")
     for refused, said in (
+        (["psnr", "run", str(tmp_path / "bad")], "x.png cannot be decoded"),
+        (["psnr", "run", str(cut), "--border", "9"], "SSIM needs 11 within the border of 9"),
         (words, "is there already and holds files"),
         (
             ["psnr", "run", str(tmp_path / "clean"), "--inputs", f"{tmp_path}/low:{{}}x2"],

@@ -7,6 +7,7 @@ Prints PSNR in dB of the noisy images, of the best median filter, and of the run
 
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import cv2
@@ -36,13 +37,16 @@ def main() -> None:
     for number, digit in enumerate(load_digits().images):
         path = folder / ("train" if number < TRAINED else "test") / f"{number:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = Image.fromarray((digit * 255 / 16).round().astype(np.uint8))
-        pixels.resize((16, 16), Image.Resampling.BICUBIC).save(path)
-    command("pack", folder / "train", folder / "shards", "--channels", 1)
-    own = ["--data.shards", folder / "shards", "--data.source", "", "--run.directory", folder / "run"]
+        Image.fromarray((digit * 255 / 16).round().astype(np.uint8)).save(path)
+    for name in ("train", "test"):
+        command("pack", folder / name, folder / f"{name}-shards", "--channels", 1, "--resolution", 16)
+    own = ["--data.shards", folder / "train-shards", "--data.source", "", "--run.directory", folder / "run"]
     command("train", "configs/digits_denoise.yaml", *own, *sys.argv[2:])
-    command("psnr", folder / "run", folder / "test", "--border", 0, "--out", folder / "out")
-    clean, noisy = read(folder / "test"), read(folder / "out/input")
+    command("psnr", folder / "run", folder / "test-shards", "--border", 0, "--out", folder / "out")
+    with tarfile.open(next((folder / "test-shards").glob("*.tar"))) as shard:
+        names = sorted(name for name in shard.getnames() if name.endswith(".png"))
+        clean = [np.asarray(Image.open(shard.extractfile(name))) for name in names]
+    noisy = read(folder / "out/input")
     median = max(psnr([cv2.medianBlur(image, size) for image in noisy], clean) for size in (3, 5))
     print(
         f"noisy {psnr(noisy, clean):.2f}, median filter {median:.2f}, run {psnr(read(folder / 'out/output'), clean):.2f} dB"

@@ -162,9 +162,6 @@ class Reporter:
         def paired(numbers: range) -> Tensor:
             return self._shuffled(numbers)[game.judged]
 
-        def inputs(numbers: range) -> Tensor | None:
-            return game.baseline(self._shuffled(numbers)) if game.shows_data else None
-
         try:
             with scoring.ranks_of(engine).agreed() as ranks:
                 sets, real = self._sets(ranks, beat)
@@ -177,9 +174,9 @@ class Reporter:
                     config.evaluate.samples,
                     len(self._index),
                     ranks=ranks,
-                    inputs=inputs,
                     sets=sets,
                     progress=lambda done, total: beat(),
+                    shown=self._shuffled if game.shows_data else None,
                 )
                 return self._tell(images, found, sets, real, fake) if engine.is_main else []
         except ScoreError as error:

@@ -26,6 +26,8 @@ class Paired(Metric):
     better: ClassVar[Literal["lower", "higher"]] = "higher"
     _game: Any = PrivateAttr(None)
     """A game whose generated images are others than those that it answers real ones by."""
+    _inputs_of: Any = PrivateAttr(None)
+    """A game whose inputs are perhaps scored too (`baseline`)."""
 
     def each(self, fake: Tensor, real: Tensor) -> Tensor:
         """Return a number for each of the images (N, C, H, W) of 0..255, float64: (N,)."""
@@ -45,10 +47,11 @@ class Paired(Metric):
                 f"evaluate.scores: {self.kind} compares each image with its target, and this game has no targets; choose fid, "
                 "kid or prdc"
             )
-        if not game.reconstructs:
-            return self
         found = self.model_copy()
-        found._game = game
+        if game.reconstructs:
+            found._game = game
+        else:
+            found._inputs_of = game
         return found
 
     def add(self, state: State, fake: Tensor, real: Tensor | None) -> None:
@@ -58,9 +61,12 @@ class Paired(Metric):
             fake = self._game.infer(Batch({self._game.judged: real}, torch.arange(len(real))))
         self._sum(state, "", fake, real)
 
-    def add_inputs(self, state: State, inputs: Tensor, real: Tensor | None) -> None:
-        if real is not None:
-            self._sum(state, "input ", inputs, real)
+    def add_shown(self, state: State, fake: Tensor, shown: Batch) -> None:
+        game = self._inputs_of
+        if game is None or "count" not in state or (inputs := game.baseline(shown)) is None:
+            return
+        count = int(state["count"] - state.get("input count", 0))  # of those that `add` has seen in this pass
+        self._sum(state, "input ", inputs, shown[game.judged][:count])
 
     def _sum(self, state: State, name: str, fake: Tensor, real: Tensor) -> None:
         pair = [eight_bits(images) for images in (fake[: len(real)], real)]

@@ -45,7 +45,6 @@ from gan_dist.scoring.record import lines_of
 from gan_dist.tracking import media, records
 
 Images = Callable[[range], Tensor]
-Inputs = Callable[[range], Tensor | None]
 
 _USUAL = 10_000
 """Generated images of a run, where nobody says how many."""
@@ -155,8 +154,8 @@ def _of_run(task: Task) -> Iterator[Scored]:
             "by": "gan-dist evaluate",
         }
         progress.begin(f"{name}, generated images", *task.pairs(own, sets, count))
-        fake, paired, inputs = drawn(game, config, options.seed, index, real, ranks.device)
-        found = evaluated(task, own, fake, paired, real, count, sets, inputs)
+        fake, paired, shown = drawn(game, config, options.seed, index, real, ranks.device)
+        found = evaluated(task, own, fake, paired, real, count, sets, shown)
         lines = lines_of(found, own, sets, real, ranks.device, about)
         scored = Scored(f"{run} {name}", lines, [*notes(sets), *real.notes()], [])
         if ranks.is_main:
@@ -213,15 +212,11 @@ def _reals_of_run(task: Task, config: Config, game: Game) -> tuple[Index, ImageS
 
 def drawn(
     game: Game, config: Config, seed: int, index: Index, real: ImageSet, device: torch.device
-) -> tuple[Images, Images, Inputs]:
-    """Return what draws a game's images by number, their real counterparts, and their inputs, for scores of single images."""
+) -> tuple[Images, Images, Callable[[range], Batch] | None]:
+    """Return what draws a game's images by number, their real counterparts, and the samples that they are made of, if any."""
     if not game.shows_data:
         none = Batch({}, torch.arange(0))
-        return (
-            lambda numbers: game.generated(seed, numbers, none),
-            lambda numbers: real.draw(numbers, device),
-            lambda numbers: None,
-        )
+        return lambda numbers: game.generated(seed, numbers, none), lambda numbers: real.draw(numbers, device), None
 
     @functools.lru_cache(maxsize=1)  # a game that turns images into images is scored against them at once
     def shown(numbers: range) -> Batch:
@@ -231,7 +226,7 @@ def drawn(
     return (
         lambda numbers: game.generated(seed, numbers, shown(numbers)),
         lambda numbers: shown(numbers)[game.judged],
-        lambda numbers: game.baseline(shown(numbers)),
+        shown,
     )
 
 
@@ -313,7 +308,7 @@ def evaluated(
     real: ImageSet,
     count: int,
     sets: Sets | None,
-    inputs: Inputs = lambda numbers: None,
+    shown: Callable[[range], Batch] | None = None,
 ) -> Evaluation:
     """Return what an evaluation found. Raises InputError on all ranks where it failed."""
     problem, found = "", None
@@ -325,9 +320,9 @@ def evaluated(
             count,
             real.count,
             ranks=task.ranks,
-            inputs=inputs,
             sets=sets,
             progress=task.progress,
+            shown=shown,
         )
     except (ScoreError, InputError) as error:
         problem = str(error)

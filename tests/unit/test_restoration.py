@@ -109,11 +109,13 @@ def test_what_lies_in_transparent_holes_has_no_effect() -> None:
 
 
 def test_scores_stand_beside_those_of_the_inputs() -> None:
-    metric = Psnr(kind="psnr", border=1)
-    real = torch.zeros(2, 3, 8, 8)
+    _, game, _ = build()
+    metric = Psnr(kind="psnr", border=1).for_game(game)
+    real = torch.zeros(3, 3, 16, 16)
     state: dict[str, torch.Tensor] = {}
-    metric.add(state, real + 2 / 255, real)
-    metric.add_inputs(state, real + 20 / 255, real)
+    metric.add(state, real + 2 / 255, real[:2])  # the third is beyond the data set, and there a second time
+    metric.add_shown(state, real, Batch({"input": real + 20 / 255, "target": real}, torch.arange(3)))
+    assert state["input count"] == 2
     found = metric.value(state)
     assert isinstance(found, dict)
     assert found[""] - found["input"] == pytest.approx(20, abs=0.01)

@@ -42,6 +42,7 @@ class Autoencoder(GameKeys):
         "optimizers.autoencoder": One(Optimizer, OPTIMIZERS, "adam"),
         "average": AverageKeys,
     }
+    roles: ClassVar[Mapping[str, str]] = {"encoder": "A/encoder", "decoder": "A/decoder"}
 
     def check(self, config: Config) -> None:
         if config.data.labels:
@@ -83,6 +84,7 @@ class VaeGan(Autoencoder):
         "optimizers.discriminator": One(Optimizer, OPTIMIZERS, "adam"),
         "average": AverageKeys,
     }
+    roles: ClassVar[Mapping[str, str]] = {"encoder": "E", "decoder": "G", "discriminator": "D"}
 
     def check(self, config: Config) -> None:
         super().check(config)

@@ -28,6 +28,9 @@ class GameKeys(Part):
     parts: ClassVar[Mapping[str, One | Many | type[Section]]] = {}
     """Config key -> what may stand there: {"loss": One(...), "networks.generator": One(...), "average": AverageKeys}."""
 
+    roles: ClassVar[Mapping[str, str]] = {"generator": "G", "discriminator": "D"}
+    """What a user calls a network -> the name of its player, or PLAYER/MODULE where it is a part of the player's network."""
+
     def build(self, config: Config) -> "Game":
         """Build the game that a config describes."""
         raise NotImplementedError

@@ -144,3 +144,5 @@ def report(beginning: Beginning | None, config: Config, game: Game, tracker: Tra
     """Note what the run began with, and what its config asks for and it will never do."""
     if beginning is not None:
         tracker.event("began", 0, **beginning.facts, digest=config.contents[KEY])
+    for line in start.never(game, config):
+        tracker.say(line)

@@ -14,6 +14,7 @@ from gan_dist.config import legacy, tree
 from gan_dist.config.control import Control
 from gan_dist.config.data import Data
 from gan_dist.config.evaluate import Evaluate
+from gan_dist.config.phases import Span
 from gan_dist.config.section import FREE, Positive, Section
 from gan_dist.config.start import Start
 
@@ -166,6 +167,9 @@ class Config(Section):
     """How much, how fast, on what."""
     start: Start = Start()
     """What the run begins with."""
+    phases: dict[str, Span] = Field({})
+    """From when to when players are trained, in images: {discriminator: {begin: 20_000}}. Outside of its span a player stays as
+    it is, and costs no updates. Default: all of them over the whole run."""
     checkpoint: Checkpoint = Checkpoint()
     """What is kept."""
     control: Control = Control()

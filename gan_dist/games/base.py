@@ -49,6 +49,8 @@ class Game(abc.ABC):
     """What belongs to no player and computes on the device: an augmentation, fixed features of a perceptual loss."""
     rivals: ClassVar[tuple[str, str] | None] = None
     """Names of the player that judges and of the one whose images it judges, for the signals of collapse; None: there are none."""
+    in_turn: ClassVar[bool] = True
+    """Whether a phase uses what an earlier one of the same step has put into `batch.cache`, and cannot be played without it."""
     images: int = 0
     """Position of the step that is being played, for what changes over the run."""
 

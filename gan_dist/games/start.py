@@ -1,11 +1,14 @@
-"""Begin as `start` says: name the tensors of a game's networks as a user does, match those of another run, fix some."""
+"""Apply `start` and `phases` to a game: match its networks with those of another run, fix weights, limit when players train."""
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gan_dist import frozen
 from gan_dist.config.common import Config
+from gan_dist.config.phases import Span
 from gan_dist.config.start import Start, matches
 from gan_dist.errors import InputError
 from gan_dist.games.base import Game
@@ -16,15 +19,71 @@ _NAMED = 4  # tensors in one message
 
 
 def prepare(game: Game, config: Config) -> None:
-    """Fix the weights that start.freeze names, and let averages that go on from another run's not ramp up."""
+    """Fix what start.freeze names, limit phases to `phases`, and let averages that go on from another run's not ramp up."""
     start, roles = config.start, config.game.roles
     if start.source:
         taken = {roles[name].partition("/")[0] for name in start.pairs(roles)}
         for player in game.players:
             if player.name in taken:  # there is no random start to forget
                 player.average_ramp = 0.0
-    if not start.freeze:
+    if config.phases:
+        _limit(game, config)
+    if start.freeze:
+        _freeze(game, config)
+
+
+def _limit(game: Game, config: Config) -> None:
+    """Limit the phases of each player to its span. Raises InputError where a later one would miss what an earlier one makes."""
+    roles = {role: place for role, place in config.game.roles.items() if "/" not in place}
+    if unknown := [role for role in config.phases if role not in roles]:
+        known = (
+            f"the players of this run are {', '.join(roles)}; name one"
+            if roles
+            else "this run has one player; remove it"
+        )
+        raise InputError(f"phases.{unknown[0]}: {known}")
+    spans = {roles[role]: span for role, span in config.phases.items()}
+    limited = []
+    for phase in game.phases:
+        span = spans.get(phase.player.name, Span())
+        ends = [end for end in (phase.end, span.end) if end]
+        limited.append(dataclasses.replace(phase, begin=max(phase.begin, span.begin), end=min(ends, default=None)))
+    game.phases = tuple(limited)
+    for pool in game.pools:
+        pool.begin = game.phases[-1].begin
+    if not game.in_turn:
         return
+    names = {place: role for role, place in roles.items()}
+    played = list(dict.fromkeys(phase.player.name for phase in game.phases))
+    spans_of = {
+        name: (min(phase.begin for phase in own), max(phase.end or math.inf for phase in own))
+        for name in played
+        for own in [[phase for phase in game.phases if phase.player.name == name]]
+    }
+    for before, after in itertools.pairwise(played):
+        if spans_of[before][0] > spans_of[after][0] or spans_of[before][1] < spans_of[after][1]:
+            raise InputError(
+                f"phases: the turn of {names[after]} uses what the turn of {names[before]} makes in the same step; let "
+                f"phases.{names[before]} begin no later and end no earlier"
+            )
+
+
+def never(game: Game, config: Config) -> list[str]:
+    """Return a line for each player some of whose phases are never played in a run of this length."""
+    last = (config.training.whole_images // config.training.batch - 1) * config.training.batch
+    size, lines = config.training.batch, []
+    for phase in game.phases:
+        first = -(-phase.begin // size) * size
+        if first > last or (phase.end is not None and phase.end <= first):
+            end = last + size if phase.end is None else min(phase.end, last + size)
+            lines.append(
+                f"a phase of {phase.player.name} is never played: it begins at {phase.begin:,} images and ends at {end:,}"
+            )
+    return lines
+
+
+def _freeze(game: Game, config: Config) -> None:
+    start, roles = config.start, config.game.roles
     unused, known = set(start.freeze), list[str]()
     for player in game.players:
         labels = {

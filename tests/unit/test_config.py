@@ -56,6 +56,7 @@ OTHERS: dict[str, Any] = {
     "optimizers.generator.kind": "adamw",
     "optimizers.discriminator.kind": "sgd",
     "start.from": "runs/other",
+    "phases": {"discriminator": {"begin": 8, "end": 16}},
     "start.networks": ["generator"],
     "start.skip": ["generator.layers.0"],
     "start.freeze": ["discriminator.features.0"],

@@ -32,6 +32,7 @@ LEVELS = {
     "optimizers": 1,
     "footprint": 1,
     "frozen": 1,
+    "perceptual": 1,
     "networks": 1,
     "data": 2,
     "engine": 2,

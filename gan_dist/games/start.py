@@ -34,7 +34,8 @@ def prepare(game: Game, config: Config) -> None:
 
 def _limit(game: Game, config: Config) -> None:
     """Limit the phases of each player to its span. Raises InputError where a later one would miss what an earlier one makes."""
-    roles = {role: place for role, place in config.game.roles.items() if "/" not in place}
+    present = {player.name for player in game.players}
+    roles = {role: place for role, place in config.game.roles.items() if place in present}
     if unknown := [role for role in config.phases if role not in roles]:
         known = (
             f"the players of this run are {', '.join(roles)}; name one"
@@ -142,13 +143,25 @@ def match(game: Game, own: Shapes, config: Config, other: Config, manifest: Mapp
     `own` are the shapes of the game's tensors. Raises InputError where it does not fit.
     """
     start: Start = config.start
+    present = {player.name for player in game.players}
     theirs: Shapes = {name: tuple(entry["shape"]) for name, entry in manifest["tensors"].items()}
-    pairs = start.pairs(config.game.roles)
+    roles = {role: place for role, place in config.game.roles.items() if place.partition("/")[0] in present}
+    pairs = start.pairs(roles)
     tensors, unfit, left = dict[str, str](), dict[str, str](), list[str]()
     unused = set(start.skip)
     for here, there in pairs.items():
+        if here not in roles:
+            raise InputError(
+                f"start.networks: this run has no network {here}, it has {', '.join(roles)}; name one of them"
+            )
+        held = [role for role, each in other.game.roles.items() if _below(theirs, _prefix(each, "weights"))]
+        if there not in held:
+            raise InputError(
+                f"start.from = {start.source} has no network {there}, but {', '.join(held)}; name those to take: "
+                f"start.networks: [{held[0] if held else there}], or {{NAME HERE: NAME THERE}}"
+            )
         _same_class(config, here, other, there)
-        place, source = config.game.roles[here], other.game.roles[there]
+        place, source = roles[here], other.game.roles[there]
         averaged = any(name.startswith(_prefix(source, "average")) for name in theirs)
         of_here, of_there = _below(own, _prefix(place, "weights")), _below(theirs, _prefix(source, "weights"))
         for name in dict.fromkeys([*of_here, *of_there]):
@@ -204,13 +217,8 @@ def _sizes(shape: tuple[int, ...] | None) -> str:
 
 
 def _same_class(config: Config, here: str, other: Config, there: str) -> None:
-    """Raise InputError where a network has another class there, or none of this name is there."""
+    """Raise InputError where a network has another class there."""
     source = config.start.source
-    if there not in other.game.roles:
-        raise InputError(
-            f"start.from = {source} has no network {there}, but {', '.join(other.game.roles)}; name those to take: "
-            "start.networks: [generator], or {NAME HERE: NAME THERE}"
-        )
     kinds = []
     for run, role in ((config, here), (other, there)):
         part = getattr(getattr(run, "networks", None), role, None)

@@ -14,6 +14,7 @@ from gan_dist.checkpoint import format, store
 from gan_dist.config import Config
 from gan_dist.engine import Engine
 from gan_dist.errors import EXIT_FINISHED, InputError
+from gan_dist.games import start
 from gan_dist.trainer import Trainer
 from tests import making
 
@@ -125,6 +126,18 @@ def test_some_networks_some_tensors_and_the_optimizers(runs: Path, tmp_path: Pat
     for name, tensor in generator.network.state_dict().items():
         fits = there[f"G/weights/{name}"].shape == tensor.shape
         assert torch.equal(tensor, there[f"G/weights/{name}"] if fits else own[name])
+
+
+def test_a_source_without_a_network_says_which_it_has(runs: Path) -> None:
+    config = load(runs, "other", start__from=runs / "source")
+    directory = runs / "source/checkpoints/images-000000032"
+    manifest = format.read_manifest(directory)
+    manifest["tensors"] = {name: each for name, each in manifest["tensors"].items() if name.startswith("G/")}
+    game = games.build(config)
+    with pytest.raises(
+        InputError, match=r"has no network discriminator, but generator; .* start.networks: \[generator\]"
+    ):
+        start.match(game, {}, config, load(runs, "source"), manifest)
 
 
 @pytest.mark.parametrize(

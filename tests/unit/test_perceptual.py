@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gan_dist import config as config_module
+from gan_dist import config as config_module, generate
 from gan_dist.checkpoint import format, store
 from gan_dist.config import Config
 from gan_dist.engine import Engine
@@ -138,6 +138,8 @@ def test_a_game_trains_with_it_and_its_file_counts_by_content(weights: Path, tmp
     torch.save({name: each * 1.5 for name, each in vgg19().items()}, moved)
     with pytest.raises(InputError, match=r"game\.perceptual\.weights: the run has 'content with SHA-256"):
         Trainer(config := load(tmp_path, moved), Engine(config, alone=True))
+    moved.unlink()
+    assert isinstance(generate.load(tmp_path / "run")[0], PairedGame), "images are made without the file"
     folder = tmp_path / "run/checkpoints"
     manifests = [format.read_manifest(folder / name) for name in store.names(folder)]
     assert not [name for name in manifests[-1]["tensors"] if name.split("/")[0] not in ("G", "D")]

@@ -80,6 +80,11 @@ class Perceptual(Section):
                     "game.perceptual.weights has no effect without game.perceptual.weight; set it, or remove weights"
                 )
             return
+        target = config.data.fields.get("target")
+        if ((target and target.channels) or config.data.channels) == 4:
+            raise ValueError(
+                "game.perceptual compares images of 1 or 3 channels, and the target has 4; set game.perceptual.weight: 0"
+            )
         least = 2 ** (max(int(name[4]) for name in self.layers) - 1)
         if min(config.data.size) < least:
             raise ValueError(

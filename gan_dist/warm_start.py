@@ -9,7 +9,7 @@ from gan_dist.checkpoint import format, tensors
 from gan_dist.checkpoint.store import names
 from gan_dist.config import Config, tree
 from gan_dist.engine import AgreedError, Engine
-from gan_dist.errors import InputError
+from gan_dist.errors import InputError, RunError
 from gan_dist.games import start
 from gan_dist.games.base import Game
 from gan_dist.games.check import refuse_alike
@@ -95,11 +95,12 @@ def find(config: Config, engine: Engine, game: Game) -> Beginning | None:
 
     The game is placed, and not wrapped yet. Raises AgreedError where the networks do not fit.
     """
+    if not config.start.source:
+        return None
     own = {name: tuple(shape.shape) for name, shape in tensors.collect(game.players).shapes.items()}
 
     def matched() -> Beginning | None:
-        begun = not run_directory.starts_fresh(config) and names(config.directory / "checkpoints")
-        if not config.start.source or begun:
+        if not run_directory.starts_fresh(config) and names(config.directory / "checkpoints"):
             return None
         directory, manifest = _same(config)
         other, _ = config_module.read_run(directory.parent.parent)
@@ -134,9 +135,12 @@ def load(beginning: Beginning | None, engine: Engine, game: Game) -> None:
     directory = beginning.directory
     if where := engine.who_differs(format.find(directory)):
         raise AgreedError(f"start.from: {directory} is another {where}; it must be on a disk that all machines share")
-    manifest = format.read_manifest(directory)
-    with format.Reader(directory, manifest) as read:
-        tensors.take_over(game.players, read, beginning.taken.tensors, beginning.taken.steps)
+    try:
+        manifest = format.read_manifest(directory)
+        with format.Reader(directory, manifest) as read:
+            tensors.take_over(game.players, read, beginning.taken.tensors, beginning.taken.steps)
+    except format.DamagedError as error:  # a run that trains meanwhile has deleted it
+        raise RunError(f"start.from: {error}; start again, from a checkpoint that is kept") from None
     engine.shortcuts.reset()
 
 

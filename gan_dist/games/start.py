@@ -64,13 +64,13 @@ def _limit(game: Game, config: Config) -> None:
     for before, after in itertools.pairwise(played):
         if spans_of[before][0] > spans_of[after][0] or spans_of[before][1] < spans_of[after][1]:
             raise InputError(
-                f"phases: the turn of {names[after]} uses what the turn of {names[before]} makes in the same step; let "
-                f"phases.{names[before]} begin no later and end no earlier"
+                f"phases: the turn of {names.get(after, after)} uses what the turn of {names.get(before, before)} makes in the "
+                f"same step; let phases.{names.get(before, before)} begin no later and end no earlier"
             )
 
 
 def never(game: Game, config: Config) -> list[str]:
-    """Return a line for each player some of whose phases are never played in a run of this length."""
+    """Return a line for each phase that is never played in a run of this length."""
     last = (config.training.whole_images // config.training.batch - 1) * config.training.batch
     size, lines = config.training.batch, []
     for phase in game.phases:

@@ -4,7 +4,7 @@ import fnmatch
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field, create_model
+from pydantic import BeforeValidator, Field
 
 from gan_dist.config.section import Section
 
@@ -18,12 +18,8 @@ else:
     _FROM = """A run directory, or a checkpoint in one, whose networks this run begins with instead of random weights: its newest
     whole checkpoint. The position in images is 0, optimizers are new, and averages do not ramp up (average.ramp). Read at the first
     start alone: its content is part of the run's identity, and its place is not."""
-    _From = create_model(
-        "_From",
-        __base__=Section,
-        __cls_kwargs__={"use_attribute_docstrings": False},
-        **{"from": (str, Field("", description=" ".join(_FROM.split())))},
-    )
+    _key = {"from": Field("", description=" ".join(_FROM.split())), "__annotations__": {"from": str}}
+    _From = type(Section)("_From", (Section,), {"__module__": __name__, **_key})
 
 
 def _words(value: Any) -> Any:
@@ -36,8 +32,6 @@ Words = Annotated[list[str], BeforeValidator(_words)]
 
 class Start(_From):
     """What the run begins with."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     networks: Annotated[list[str] | dict[str, str], BeforeValidator(_words)] = Field(default=[])
     """Which networks to take from start.from: names, or {NAME HERE: NAME THERE}. Names are the players' networks: generator,

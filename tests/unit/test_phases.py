@@ -10,6 +10,7 @@ import torch
 from gan_dist import config as config_module, games
 from gan_dist.checkpoint import format
 from gan_dist.config import Config
+from gan_dist.doctor import numerics
 from gan_dist.engine import Engine
 from gan_dist.errors import EXIT_FINISHED, InputError
 from gan_dist.interfaces import Batch
@@ -96,3 +97,5 @@ def test_a_warm_up_trains_the_generator_alone(tmp_path: Path) -> None:
     assert due(64) == [("G", "fool_and_match")]
     assert due(112) == [("G", "fool_and_match"), ("D", "tell_apart")]
     assert due(208) == []
+    numerics.from_the_start(game)
+    assert due(0) == [("G", "fool_and_match"), ("D", "tell_apart")], "the doctor would play both losses of G in a step"

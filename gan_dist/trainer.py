@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gan_dist import provenance, scoring, trial
+from gan_dist import provenance, scoring, trial, warm_start
 from gan_dist.alarms import Alarms
 from gan_dist.checkpoint import tensors
 from gan_dist.checkpointing import Checkpointer
@@ -44,12 +44,14 @@ class Trainer:
         self.index = loader.open_index(config)
         if where := engine.who_differs(self.index.digest):
             raise AgreedError(f"data.shards has other contents {where}; give all machines the same shards")
-        self.config = config = config.with_classes(lambda: self.index.classes)
+        config = config.with_classes(lambda: self.index.classes)
+        self.config = config = warm_start.with_contents(config, engine)
         self.cache = resident.shared(config, self.index, engine, memory.left_by_limits())
         engine.on_main(lambda: scoring.check(config, len(self.index)))
         self.game = trial.build(config, engine)
         if not (config.directory / "config.yaml").exists():
             engine.on_main(self.game.check_start)
+        beginning = warm_start.find(config, engine, self.game)
         # only now: what is refused above leaves no run behind
         run = engine.on_main(lambda: open_run(config, self.index.digest, self.index.old_digest))
         assert run is not None
@@ -69,6 +71,7 @@ class Trainer:
         self._skipped: dict[str, int] = {}
         self._went_back_to = ""
         problems = self._resume()
+        warm_start.load(beginning, engine, self.game)
         self.tracker = Tracker(
             run.directory,
             config,
@@ -95,6 +98,8 @@ class Trainer:
             self.tracker.say(layout)
         for problem in problems if engine.is_main else ():
             self.tracker.event("fell back", self.images, problem=problem)
+        if engine.is_main:
+            warm_start.report(beginning, config, self.game, self.tracker)
         if other_machine and engine.is_main:
             self.tracker.event("other machine", self.images, warning=other_machine)
 

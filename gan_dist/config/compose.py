@@ -56,10 +56,10 @@ def validate(tree: dict[str, Any], folder: Path | None = None) -> Config:
     return config
 
 
-def rebuild(tree: dict[str, Any], sources: dict[str, str]) -> Config:
+def rebuild(tree: dict[str, Any], sources: dict[str, str], contents: dict[str, str]) -> Config:
     """Return the config that was dumped as `tree`, in another process."""
     config = validate(tree)
-    config._sources = sources
+    config._sources, config._contents = sources, contents
     return config
 
 

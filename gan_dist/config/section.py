@@ -1,6 +1,6 @@
 """Define what every section of the config has in common: frozen, no unknown keys, a docstring under each key."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -47,6 +47,10 @@ class Section(BaseModel):
 
         The message says what is wrong and what to change.
         """
+
+    def digests(self) -> Iterator[tuple[str, str]]:
+        """Yield (key, SHA-256) of files whose content decides about the mathematics, wherever they lie. Raises InputError."""
+        yield from ()
 
     @classmethod
     def is_free(cls, name: str) -> bool:

@@ -18,6 +18,15 @@ def sections(section: Section) -> Iterator[Section]:
                 yield from sections(each)
 
 
+def named(section: Section, prefix: str = "") -> Iterator[tuple[str, Section]]:
+    """Return the sections of a config that hold keys of their own name, each with that: ("training", Training), ..."""
+    for name, field in type(section).model_fields.items():
+        if is_section(field.annotation):
+            below: Section = getattr(section, name)
+            yield f"{prefix}{name}", below
+            yield from named(below, f"{prefix}{name}.")
+
+
 def leaves(section: Section, prefix: str = "", free: bool = False) -> Iterator[tuple[str, bool]]:
     """Every leaf key of a config, and whether it is free. Whatever lies in a free section is free."""
     free = free or section.all_free

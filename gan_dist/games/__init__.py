@@ -1,6 +1,7 @@
 """Define games: the players, the order of their updates, and their losses. Each game is one file, with its keys."""
 
 from gan_dist.config.common import Config
+from gan_dist.games import start
 from gan_dist.games.autoencoder import Autoencoder, VaeGan
 from gan_dist.games.base import Game, GameKeys
 from gan_dist.games.generation import Generation
@@ -25,4 +26,6 @@ GAMES: dict[str, type[GameKeys]] = {
 def build(config: Config) -> Game:
     """Build the game that a config describes, with the initial weights of its seed."""
     keys: GameKeys = config.game
-    return keys.build(config)
+    game = keys.build(config)
+    start.prepare(game, config)
+    return game

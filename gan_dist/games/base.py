@@ -28,6 +28,9 @@ class GameKeys(Part):
     parts: ClassVar[Mapping[str, One | Many | Steps | type[Section]]] = {}
     """Config key -> what may stand there: {"loss": One(...), "networks.generator": One(...), "average": AverageKeys}."""
 
+    roles: ClassVar[Mapping[str, str]] = {"generator": "G", "discriminator": "D"}
+    """What a user calls a network -> the name of its player, or PLAYER/MODULE where it is a part of the player's network."""
+
     def build(self, config: Config) -> "Game":
         """Build the game that a config describes."""
         raise NotImplementedError
@@ -46,6 +49,8 @@ class Game(abc.ABC):
     """What belongs to no player and computes on the device: an augmentation, fixed features of a perceptual loss."""
     rivals: ClassVar[tuple[str, str] | None] = None
     """Names of the player that judges and of the one whose images it judges, for the signals of collapse; None: there are none."""
+    in_turn: ClassVar[bool] = True
+    """Whether a phase uses what an earlier one of the same step has put into `batch.cache`, and cannot be played without it."""
     images: int = 0
     """Position of the step that is being played, for what changes over the run."""
 

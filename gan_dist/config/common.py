@@ -259,6 +259,8 @@ class Config(Section):
         """Return a kind in a user's file by class and content; schedules have kinds inside of their value."""
         if isinstance(value, dict):
             return {name: self._without_place(name, each) for name, each in value.items()}
+        if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+            return [self._without_place(key, each) for each in value]
         if key.rpartition(".")[2] == "kind" and value in self._sources:
             return f"{value.rpartition(':')[2]} of a file with SHA-256 {self._sources[value][:16]}"
         return value

@@ -42,6 +42,8 @@ def load(arguments: Sequence[str], program: str = "train.py") -> Config:
         )
     for key, text in options.items():
         _put(tree, key, _parse_value(key, text), path)
+        for below in [name for name in places if name.startswith(f"{key}.")]:  # what stands there no longer counts
+            del places[below]
         places[key], texts[key] = f"--{key}", text
     if wants_help:
         try:
@@ -260,6 +262,8 @@ def type_name(kind: Any) -> str:
         return f"[{type_name(typing.get_args(kind)[0])}, ...]"
     if typing.get_origin(kind) is Literal:
         return "{" + ",".join(str(choice) for choice in typing.get_args(kind)) + "}"
+    if typing.get_origin(kind) is tuple:
+        return "[{kind: KIND, KEY: VALUE}, ...]"
     if typing.get_origin(kind) is dict:
         return "{NAME: {KEY: VALUE}}"
     if typing.get_origin(kind) in (typing.Union, types.UnionType):

@@ -124,6 +124,11 @@ MEANINGS: dict[str, Meaning] = {
     "lambda_a": Meaning(("game.cycle",)), "lambda_b": Meaning(("game.cycle",)), "pool_size": Meaning(("game.pool",)),
     "lambda_identity": Meaning(("game.identity",), "not a factor of game.cycle: half of it is the authors' 0.5"),
     "n_layers_d": Meaning(("networks.discriminator.layers",)), "num_d": Meaning(("networks.discriminator.scales",)),
+    "scale": Meaning(("data.degrade",), "[{kind: downscale, factor: 4}]"),
+    "upscale": Meaning(("data.degrade",), "[{kind: downscale, factor: 4}]"),
+    "sf": Meaning(("data.degrade",), "[{kind: downscale, factor: 4}]"),
+    "noise_level": Meaning(("data.degrade",), "[{kind: noise, sigma: 25}]"),
+    "l_pixel": Meaning(("game.pixel",)), "gan_weight": Meaning(("game.adversarial",)),
     "preprocess": Meaning(("data.crop", "data.load_size")),
     # when
     "snap": _CHECKPOINT, "save_every": _CHECKPOINT, "save_interval": _CHECKPOINT, "checkpoint_every": _CHECKPOINT,

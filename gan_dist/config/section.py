@@ -73,6 +73,13 @@ class One:
         self.base, self.kinds, self.default = base, kinds, default
 
 
+class Steps:
+    """A place for a list of parts, done one after the other: `degrade: [{kind: blur, sigma: 2}, grey]`."""
+
+    def __init__(self, base: type[Part], kinds: Mapping[str, type[Part]], description: str) -> None:
+        self.base, self.kinds, self.description = base, kinds, description
+
+
 class Many:
     """A place for any number of parts by name: `penalties: {r1: {weight: 1}}`; the kind is the name unless it is given."""
 

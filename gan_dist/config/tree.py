@@ -12,7 +12,7 @@ def sections(section: Section) -> Iterator[Section]:
     """Return the sections of a config, deepest last, beginning with those right below `section`."""
     for name in type(section).model_fields:
         value = getattr(section, name)
-        for each in value.values() if isinstance(value, dict) else [value]:
+        for each in value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]:
             if isinstance(each, Section):
                 yield each
                 yield from sections(each)

@@ -7,6 +7,7 @@ from gan_dist.games.base import Game, GameKeys
 from gan_dist.games.generation import Generation
 from gan_dist.games.paired import Paired
 from gan_dist.games.plane import Plane
+from gan_dist.games.restoration import Restoration
 from gan_dist.games.unpaired import Unpaired
 
 __all__ = ["GAMES", "Game", "GameKeys", "build"]
@@ -16,6 +17,7 @@ GAMES: dict[str, type[GameKeys]] = {
     "plane": Plane,
     "paired": Paired,
     "unpaired": Unpaired,
+    "restoration": Restoration,
     "autoencoder": Autoencoder,
     "vae_gan": VaeGan,
 }

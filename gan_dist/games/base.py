@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gan_dist import rng, schedules
 from gan_dist.config.common import Config
-from gan_dist.config.section import Many, One, Part, Section
+from gan_dist.config.section import Many, One, Part, Section, Steps
 from gan_dist.ema import RAMP
 from gan_dist.errors import InputError
 from gan_dist.interfaces import Batch, Field, LatentSpace, Phase
@@ -25,7 +25,7 @@ from gan_dist.pool import Pool
 class GameKeys(Part):
     """A game's section of the config, and the places for the parts that it is made of."""
 
-    parts: ClassVar[Mapping[str, One | Many | type[Section]]] = {}
+    parts: ClassVar[Mapping[str, One | Many | Steps | type[Section]]] = {}
     """Config key -> what may stand there: {"loss": One(...), "networks.generator": One(...), "average": AverageKeys}."""
 
     roles: ClassVar[Mapping[str, str]] = {"generator": "G", "discriminator": "D"}
@@ -120,6 +120,8 @@ class Game(abc.ABC):
 
     multiple: int = 1
     """Sides of images that `infer` takes are multiples of it; other images are padded."""
+    scale: int = 1
+    """How many times larger the sides of what `infer` returns are than those of what it takes."""
     judged: ClassVar[str] = "image"
     """The field that `generated` images are scored against."""
 
@@ -146,6 +148,10 @@ class Game(abc.ABC):
     def generated(self, seed: int, numbers: range, shown: Batch) -> Tensor:
         """Draw images for a score, one for each number: (len(numbers), C, H, W). `shown` has as many samples of the data set."""
         return self.samples(seed, numbers.start, len(numbers))
+
+    def baseline(self, shown: Batch) -> Tensor | None:
+        """Return the inputs as images like the outputs, which scores show beside them; None where that means nothing."""
+        return None
 
     def infer(self, inputs: Batch, way: str = "") -> Tensor:
         """Return the averaged network's answer to given images: (N, C, H, W) in [-1, 1].

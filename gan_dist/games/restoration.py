@@ -19,6 +19,7 @@ from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape
 from gan_dist.networks.msrresnet import as_channels
 from gan_dist.optimizers import OPTIMIZERS, Optimizer
+from gan_dist.perceptual import Perceptual
 from gan_dist.schedules import ScheduledCount
 
 Weight = Annotated[float, Bounds(ge=0)]
@@ -43,6 +44,8 @@ class Restoration(GameKeys):
     adversarial: Weight = 0.0
     """Weight of the adversarial loss. 0: there is no discriminator, and PSNR is what is trained for (the first phase of the
     papers). SRGAN 1e-3 beside a perceptual loss, ESRGAN 5e-3, of which `relativistic_average` is twice the value."""
+    perceptual: Perceptual = Perceptual()
+    """Distance of output and target by VGG-19."""
 
     parts: ClassVar[Mapping[str, One | Many | Steps | type[Section]]] = {
         "data.degrade": DEGRADE,
@@ -67,8 +70,10 @@ class Restoration(GameKeys):
             raise ValueError(
                 "data.fields.target is what data.resolution is the size of; remove its scale, and give input one"
             )
-        if not self.pixel and not self.adversarial:
-            raise ValueError("game.pixel and game.adversarial are both 0, so nothing is learnt; set one of them")
+        if not self.pixel and not self.adversarial and not self.perceptual.weight:
+            raise ValueError(
+                "game.pixel, game.adversarial and game.perceptual.weight are 0, so nothing is learnt; set one of them"
+            )
 
     def build(self, config: Config) -> Game:
         return RestorationGame(config)
@@ -104,17 +109,22 @@ class RestorationGame(Game):
                 self.players = (self.generator, self.discriminator)
                 # the generator first: its images are then the discriminator's fakes, and are made only once
                 self.phases = (*self.phases, Phase(self.discriminator, self.tell_apart))
+        self.perceptual = keys.perceptual.build()
+        self.modules = (self.perceptual,) if self.perceptual else ()
         self.multiple = int(getattr(generator, "multiple", 1))
 
     def restore(self, batch: Batch) -> Tensor:
-        """pixel * |y - G(x)| + adversarial * (the generator's side of the loss)."""
+        """pixel * |y - G(x)| + perceptual * |features of y - features of G(x)| + adversarial * (the generator's side of the loss)."""
         y = batch["target"]
         fake = self.generator(batch["input"])
         expect(fake, tuple(y.shape), f"networks.generator ({self._generator_kind})")
         distance = self.distance(fake, y)
         self.metrics.add(f"distance/{self.keys.distance}", distance)
         total: Tensor = self.keys.pixel * distance
-        # The perceptual loss belongs here: total + perceptual * |features of y - features of G(x)|.
+        if self.perceptual is not None:
+            apart, weighted = self.perceptual.weighted(fake, y, self.images)
+            self.metrics.add("distance/perceptual", apart)
+            total = total + weighted
         if not self.keys.adversarial:
             return total
         batch.cache["fake"] = fake.detach()

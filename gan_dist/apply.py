@@ -62,7 +62,7 @@ def images_in(source: Path, out: Path) -> dict[Path, Path]:
 
 
 def apply(game: Game, config: Config, content: bytes, name: str, way: str = "") -> bytes:
-    """Return what the game makes of an encoded image, as a PNG of the same size.
+    """Return what the game makes of an encoded image, as a PNG of the same size, times `game.scale`.
 
     Transparency and 16 bits are kept. Sides are padded by reflection to multiples of `game.multiple`, and cut again. What is
     random, such as dropout, depends on `name`. Raises InputError for a wrong way, ValueError for what cannot be read.
@@ -81,8 +81,12 @@ def apply(game: Game, config: Config, content: bytes, name: str, way: str = "") 
         seen = torch.from_numpy(padded).permute(2, 0, 1)[None] * 2 - 1
     position = torch.tensor([rng.key(config.run.seed, f"apply {name}") >> 2], device=weight.device)
     output = game.infer(Batch({"input": seen.to(weight.device, weight.dtype)}, position), way)
+    height, width = height * game.scale, width * game.scale
     made = (output[0, :, :height, :width].float().cpu().permute(1, 2, 0).numpy() + 1) / 2
-    return encode(made, found.alpha, found.deep)
+    alpha = found.alpha
+    if alpha is not None and game.scale > 1:
+        alpha = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+    return encode(made, alpha, found.deep)
 
 
 def read(content: bytes, channels: int, labels: DataField) -> Read:
@@ -119,11 +123,11 @@ def read(content: bytes, channels: int, labels: DataField) -> Read:
     whole = (pixels if pixels.ndim == 3 else pixels[..., None]).astype(np.float32) / np.iinfo(pixels.dtype).max
     alpha = whole[..., -1] if whole.shape[2] in (2, 4) else None
     colours = whole if alpha is None else whole[..., :-1]
-    if channels == 1 and colours.shape[2] == 3:
+    if channels <= 2 and colours.shape[2] == 3:
         colours = (colours @ np.array(_LUMA, np.float32))[..., None]
     elif channels >= 3 and colours.shape[2] == 1:
         colours = colours.repeat(3, axis=2)
-    if channels == 4:
+    if channels in (2, 4):
         opaque = np.ones(colours.shape[:2], np.float32) if alpha is None else alpha
         return Read(np.dstack([colours, opaque]), None, deep)
     return Read(colours, alpha, deep)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from gan_dist.tracking import Tracker, save_grid
 _log = logging.getLogger("gan_dist")
 _ROWS = 20  # classes shown at most: more are too small to look at
 _EACH = 10
-_NAMED = 40  # letters of a class's name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +30,8 @@ class Picture:
     columns: int = 0
     """0: about a square."""
     caption: str = ""
+    beside: Sequence[str] = ()
+    """Names of the rows."""
 
 
 class Gallery:
@@ -72,7 +73,7 @@ class Gallery:
     def _write(self, name: str, picture: Picture, path: Path, images: int) -> None:
         def write() -> None:
             path.parent.mkdir(exist_ok=True)
-            save_grid(picture.images, path, picture.columns, picture.caption)
+            save_grid(picture.images, path, picture.columns, picture.caption, beside=picture.beside)
 
         if self._tracker.guard("samples", write):
             self._tracker.picture(path, images, f"samples/{name}")
@@ -92,9 +93,11 @@ class Gallery:
             return None if drawn is None else Picture(drawn[:count], caption="not averaged")
         if name == "classes":
             rows = spread(self._config.data.classes, _ROWS)
-            names = {number: name[:_NAMED] for name, number in labels.names_beside(self._config.data.shards).items()}
-            caption = f"a row for each class: {', '.join(names.get(row, str(row)) for row in rows)}"
-            return Picture(game.of_classes(seed, rows, _EACH), _EACH, caption)
+            known = labels.names(self._config.data.shards, self._config.data.classes)
+            names = [known[row] for row in rows]
+            return Picture(
+                game.of_classes(seed, rows, _EACH), _EACH, f"a row for each class: {', '.join(names)}", names
+            )
         raise ValueError(
             f"galleries of {type(game).__name__} names {name!r}; there are reals, live, classes and samples"
         )

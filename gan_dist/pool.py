@@ -33,6 +33,8 @@ class Pool:
         """`image` are channels, height and width. A pool of size 0 keeps nothing."""
         self.name, self.size, self.batch = name, size, batch
         self.shape = (batch, size, *image)
+        self.begin = 0
+        """Position in images of the first step that exchanges images, and every step from there on does."""
         self._coin, self._place = (rng.key(seed, f"pool {name}: {what}") for what in ("coin", "place"))
         self._names = tuple(f"pool {name}: {what}" for what in ("slot", "place", "kept"))
         self._slots = range(0)
@@ -57,11 +59,11 @@ class Pool:
         positions = batch.positions
         # positions of other ranks' slots come in trials only, which keep nothing
         slot = (positions % self.batch - self._slots.start) % len(self._slots)
-        step = positions // self.batch
+        step = positions // self.batch - -(-self.begin // self.batch)
         full = step >= self.size
         old = full & (batch.draw(rng.uniform, self._coin, 1)[:, 0] < 0.5)
         drawn = (batch.draw(rng.uniform, self._place, 1)[:, 0] * self.size).long()
-        place = torch.where(full, drawn, step).clamp(max=self.size - 1)
+        place = torch.where(full, drawn, step).clamp(0, self.size - 1)
         before = self.images[slot, place]
         images = images.detach().to(before.dtype)
         # what is not finite would be shown for a long time

@@ -15,7 +15,7 @@ from gan_dist import rng, scoring
 from gan_dist.alarms import Alarms
 from gan_dist.config import Config
 from gan_dist.control.pace import Pace
-from gan_dist.data import checks, loader, order
+from gan_dist.data import checks, labels, loader, order
 from gan_dist.data.geometry import geometry
 from gan_dist.data.index import Index
 from gan_dist.data.stores import StoreError
@@ -110,9 +110,16 @@ class Reporter:
         if columns is None:
             return
         if self._guarded(
-            "samples/grid", images, lambda: self._tracker.guard("samples", lambda: save_columns(columns, path))
+            "samples/grid",
+            images,
+            lambda: self._tracker.guard("samples", lambda: save_columns(columns, path, self._classes())),
         ):
             self._tracker.picture(path, images)
+
+    def _classes(self) -> list[str]:
+        """Return the names of the classes that the samples of a grid take turns with; none where they do not."""
+        data = self._config.data
+        return labels.names(data.shards, data.classes) if "classes" in self._game.galleries else []
 
     def _grid(self, count: int) -> Any:
         shown = self._first
@@ -171,6 +178,7 @@ class Reporter:
                     ranks=ranks,
                     sets=sets,
                     progress=lambda done, total: beat(),
+                    shown=self._shuffled if game.shows_data else None,
                 )
                 return self._tell(images, found, sets, real, fake) if engine.is_main else []
         except ScoreError as error:

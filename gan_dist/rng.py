@@ -76,6 +76,23 @@ def halves(stream: int, positions: np.ndarray) -> np.ndarray:
     return below
 
 
+def uniform_numpy(stream: int, position: int, count: int) -> np.ndarray:
+    """Return what `uniform` draws for one position, without torch's small kernels: (count,) float64."""
+    row = mix_numpy(np.array([(position * GOLDEN + stream) & _MASK], np.uint64))
+    words = mix_numpy(row + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN))
+    found: np.ndarray = ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+    return found
+
+
+def normal_numpy(stream: int, position: int, count: int) -> np.ndarray:
+    """Return what `normal` draws for one position, but for the last bit: (count,) float32."""
+    half = (count + 1) // 2
+    first, second = np.split(uniform_numpy(stream, position, 2 * half), 2)
+    radius, angle = np.sqrt(-2.0 * np.log(first)), 2.0 * math.pi * second
+    numbers: np.ndarray = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count].astype(np.float32)
+    return numbers
+
+
 def normal(stream: int, positions: torch.Tensor, count: int) -> torch.Tensor:
     """Return standard normal numbers for each position: (N,) int64 -> (N, count) float32 (Box and Muller, 1958).
 

@@ -8,7 +8,15 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from torch import Tensor
 
 from gan_dist.config import parts
@@ -55,8 +63,20 @@ class Linear(_Ramp):
 class Cosine(_Ramp):
     """Half a cosine wave from `start` to `stop`: flat at both ends (Loshchilov and Hutter, 2017, eq. 5)."""
 
+    periods: Annotated[int, Field(gt=0)] = 1
+    """Equal parts of begin..end that each go from `start` to `stop`: warm restarts (the same, section 3). ESRGAN's first phase
+    has 4."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what earlier versions did not have, where it has no effect: old runs keep their fingerprints."""
+        found: dict[str, Any] = dump(self)
+        return {name: value for name, value in found.items() if name != "periods" or value != 1}
+
     def at(self, images: int) -> float:
-        return self.stop + (self.start - self.stop) * (1 + math.cos(math.pi * self.progress(images))) / 2
+        progress = self.progress(images) * self.periods
+        part = progress - min(math.floor(progress), self.periods - 1)
+        return self.stop + (self.start - self.stop) * (1 + math.cos(math.pi * part)) / 2
 
 
 class Steps(Schedule):
@@ -198,3 +218,8 @@ def number(function: Callable[[int], float], images: int) -> float | Tensor:
     For numbers that multiply tensors. `at` is for those that the host needs: a step that uses a schedule so is not recorded.
     """
     return images.number(function) if isinstance(images, Moving) else function(images)
+
+
+def number_of(value: "float | Schedule", images: int) -> float | Tensor:
+    """Return what a Scheduled key that multiplies tensors has when so many images have been seen, as `number` does."""
+    return number(value.at, images) if isinstance(value, Schedule) else value

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gan_dist import provenance, scoring, trial
+from gan_dist import provenance, scoring, trial, warm_start
 from gan_dist.alarms import Alarms
 from gan_dist.checkpoint import tensors
 from gan_dist.checkpointing import Checkpointer
@@ -46,12 +46,14 @@ class Trainer:
         self.index = loader.open_index(config)
         if where := engine.who_differs(self.index.digest):
             raise AgreedError(f"data.shards has other contents {where}; give all machines the same shards")
-        self.config = config = config.with_classes(lambda: self.index.classes)
+        config = config.with_classes(lambda: self.index.classes)
+        self.config = config = warm_start.with_contents(config, engine)
         self.cache = resident.shared(config, self.index, engine, memory.left_by_limits())
         engine.on_main(lambda: scoring.check(config, len(self.index)))
         self.game = trial.build(config, engine)
         if not (config.directory / "config.yaml").exists():
             engine.on_main(self.game.check_start)
+        beginning = warm_start.find(config, engine, self.game)
         # only now: what is refused above leaves no run behind
         run = engine.on_main(lambda: open_run(config, self.index.digest, self.index.old_digest))
         assert run is not None
@@ -72,6 +74,7 @@ class Trainer:
         self._skipped: dict[str, int] = {}
         self._went_back_to = ""
         problems = self._resume()
+        warm_start.load(beginning, engine, self.game)
         self.tracker = Tracker(
             run.directory,
             config,
@@ -98,6 +101,8 @@ class Trainer:
             self.tracker.say(layout)
         for problem in problems if engine.is_main else ():
             self.tracker.event("fell back", self.images, problem=problem)
+        if engine.is_main:
+            warm_start.report(beginning, config, self.game, self.tracker)
         if other_machine and engine.is_main:
             self.tracker.event("other machine", self.images, warning=other_machine)
 
@@ -145,7 +150,8 @@ class Trainer:
             tracker.event(begun, self.images, processes=self.engine.world_size, commit=facts["commit"])
             tracker.environment(self.images, facts)
         tracker.status("running", self.images, "", self.checkpointer.newest_name)
-        if self.engine.is_main and (busy := load.others(torch.get_num_threads(), _ranks_here())):
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        if self.engine.is_main and (busy := load.others(torch.get_num_threads(), here)):
             tracker.say(busy)
         with self.watchdog:
             try:
@@ -316,13 +322,12 @@ class Trainer:
                 f"data.shards: more than {self.config.data.max_bad_fraction:g} of the samples are unusable "
                 f"(data.max_bad_fraction), {worst[0]} of them in {worst[1]}: {worst[2]}; fix or remove that shard, then rerun the same command"
             )
-        lacking = self.supply.lacking(reason, self.engine.gather)
         if not reason:
             if self.engine.is_main:
                 self.tracker.event("finished", self.images)
             self._finish("finished")
             return EXIT_FINISHED
-        why = stop.WORDS[reason] + lacking
+        why = stop.WORDS[reason] + self.supply.lacking(reason, self.engine.gather)
         if self.engine.is_main:
             self.tracker.event("stopped", self.images, reason=why)
         self.tracker.status("stopped", self.images, why, self.checkpointer.newest_name)
@@ -385,10 +390,6 @@ class Trainer:
         self.images = self.checkpointer.saved_at
         self._skipped = {player: found.total for player, found in self.engine.skipped(wait=True).items()}
         return problems
-
-
-def _ranks_here() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _name(loss: Callable[..., Any]) -> str:

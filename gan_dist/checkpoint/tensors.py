@@ -137,6 +137,35 @@ def restore(
         player.shards.refresh()
 
 
+@torch.no_grad()
+def take_over(
+    players: Iterable[Player], read: Callable[..., Tensor], names: Mapping[str, str], steps: Mapping[str, int]
+) -> None:
+    """Put tensors of another run into the players: `names` is {name here: name there}, all others stay as they are.
+
+    `read` is as in `restore`, `steps` are those of the optimizers whose state is among them. Every rank calls it.
+    """
+    for player in players:
+        sharded = set() if player.shards is None else set(player.shards.shapes)
+        for kind, network in _networks(player).items():
+            for name, tensor in network.state_dict().items():
+                if name not in sharded and (source := names.get(f"{player.name}/{kind}/{name}")):
+                    tensor.copy_(read(source))
+        count = steps.get(player.name, 0)
+        if player.shards is None:
+            _restore_optimizer(player, lambda name: read(names[name]), count)
+            continue
+        player.shards.steps = count
+        for shard in player.shards.owned():
+            for name, tensor in _named(player, shard, stepped=bool(count)):
+                if source := names.get(name):
+                    tensor.copy_(read(source, shard.offset, len(tensor)))
+            if not count:  # Lookahead's slow weights begin as the weights
+                for name, tensor in player.kept.first_of(shard.weight).items():
+                    shard.state[name].copy_(tensor)
+        player.shards.refresh()
+
+
 def _restore_optimizer(player: Player, read: Callable[..., Tensor], count: int) -> None:
     before, kept = player.optimizer.state, player.kept
     if not count:

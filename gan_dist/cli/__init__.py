@@ -25,9 +25,11 @@ from gan_dist.cli import (
     film,
     generate,
     index,
+    init,
     keys,
     pack,
     plan,
+    psnr,
     report,
     runs,
     slurm,
@@ -40,6 +42,7 @@ from gan_dist.cli import (
 from gan_dist.errors import EXIT_FAILED, EXIT_FINISHED, EXIT_INPUT, InputError
 
 COMMANDS: dict[str, ModuleType] = {
+    "init": init,
     "train": train,
     "status": status,
     "runs": runs,
@@ -50,6 +53,7 @@ COMMANDS: dict[str, ModuleType] = {
     "film": film,
     "apply": apply,
     "evaluate": evaluate,
+    "psnr": psnr,
     "checkpoints": checkpoints,
     "pack": pack,
     "index": index,

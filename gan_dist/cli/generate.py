@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> None:
     import torch
 
     from gan_dist import files, run_directory
+    from gan_dist.data import labels
     from gan_dist.generate import generate, load
     from gan_dist.tracking import grid
 
@@ -73,7 +74,12 @@ def run(options: argparse.Namespace) -> None:
         grid.save_png(image, out / f"{number:06d}.png")
         if number < _MOST_IN_GRID:
             shown.append(image)
-    grid.save_grid(shown, out / _GRID)
+    if label is None and "classes" in game.galleries:  # samples take turns with the classes
+        names = labels.names(config.data.shards, config.data.classes)
+        columns = grid.columns_of_classes(len(names), len(shown))
+        grid.save_grid(shown, out / _GRID, columns, below=names if columns else ())
+    else:
+        grid.save_grid(shown, out / _GRID)
     print(f"{options.n} images of {name} in {out}; look at {out / _GRID}")
 
 

@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--resolution",
-        type=_resolution,
+        type=resolution,
         metavar="N|WxH",
         help="centre-crop and resize: 64 to a square, 96x64 to width x height",
     )
@@ -70,11 +70,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--labels", metavar="a", default="", help="which of these are label maps: their numbers are kept"
     )
     parser.add_argument("--count", type=int, metavar="N", help="triples of stacked-mnist (default: 128000)")
+    parser.add_argument(
+        "--drop-duplicates",
+        action="store_true",
+        help="leave out images that show nearly what an earlier one shows (default: they are counted, and listed)",
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one for each core")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
-def _resolution(text: str) -> int | str:
+def resolution(text: str) -> int | str:
     """Read a size as data.resolution does: squares as a number."""
     try:
         size = units.image_size(text)
@@ -114,6 +119,7 @@ def run(options: argparse.Namespace) -> None:
         count=options.count,
         progress=not options.json,
         layout=layouts[0] if layouts else None,
+        drop_duplicates=options.drop_duplicates,
     )
     if options.json:
         print((options.dest / "pack.json").read_text())

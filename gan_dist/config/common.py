@@ -14,7 +14,9 @@ from gan_dist.config import legacy, tree
 from gan_dist.config.control import Control
 from gan_dist.config.data import Data
 from gan_dist.config.evaluate import Evaluate
+from gan_dist.config.phases import Span
 from gan_dist.config.section import FREE, Positive, Section
+from gan_dist.config.start import Start
 
 
 class Run(Section):
@@ -163,6 +165,11 @@ class Config(Section):
     """Where the images come from."""
     training: Training
     """How much, how fast, on what."""
+    start: Start = Start()
+    """What the run begins with."""
+    phases: dict[str, Span] = Field({})
+    """From when to when players are trained, in images: {discriminator: {begin: 20_000}}. Outside of its span a player stays as
+    it is, and costs no updates. Default: all of them over the whole run."""
     checkpoint: Checkpoint = Checkpoint()
     """What is kept."""
     control: Control = Control()
@@ -176,6 +183,8 @@ class Config(Section):
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
     """SHA-256 of the user's file of each kind that lies in one."""
+    _contents: dict[str, str] = PrivateAttr(default_factory=dict)
+    """{key: SHA-256} of what keys name that counts by its content: weights to begin with, files of helper networks."""
 
     if TYPE_CHECKING:
 
@@ -197,7 +206,7 @@ class Config(Section):
         # the class is composed at run time: another process composes it again
         from gan_dist.config.compose import rebuild
 
-        return rebuild, (self.model_dump(mode="json"), self._sources)
+        return rebuild, (self.model_dump(mode="json"), self._sources, self._contents)
 
     @property
     def directory(self) -> Path:
@@ -211,6 +220,17 @@ class Config(Section):
     def sources(self) -> dict[str, str]:
         """SHA-256 of the user's file of each kind that lies in one."""
         return self._sources
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """{key: SHA-256} of what keys name that counts by its content, once that was looked at."""
+        return self._contents
+
+    def with_contents(self, contents: Mapping[str, str]) -> "Config":
+        """Return a copy whose keys of these names count by the content that they name."""
+        copied = self.model_copy()
+        copied._contents = dict(contents)
+        return copied
 
     def with_(self, changes: Mapping[str, Any]) -> "Config":
         """Return a copy with other values of some keys: with_({"training.batch": 8}). Contradictions are not looked for."""
@@ -232,12 +252,15 @@ class Config(Section):
         """
         free = {key for key, is_free in tree.leaves(self) if is_free}
         keys = {key: self._without_place(key, value) for key, value in self.flat().items() if key not in free}
+        keys |= {key: f"content with SHA-256 {digest[:16]}" for key, digest in self._contents.items() if key in keys}
         return {**keys, **dict(tree.orders(self))}
 
     def _without_place(self, key: str, value: Any) -> Any:
         """Return a kind in a user's file by class and content; schedules have kinds inside of their value."""
         if isinstance(value, dict):
             return {name: self._without_place(name, each) for name, each in value.items()}
+        if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+            return [self._without_place(key, each) for each in value]
         if key.rpartition(".")[2] == "kind" and value in self._sources:
             return f"{value.rpartition(':')[2]} of a file with SHA-256 {self._sources[value][:16]}"
         return value

@@ -14,13 +14,13 @@ from pydantic import Field, create_model
 
 from gan_dist.config import parts
 from gan_dist.config.common import Config
-from gan_dist.config.section import Many, One, Part, Section
+from gan_dist.config.section import Many, One, Part, Section, Steps
 from gan_dist.errors import InputError
 
 _NAME = re.compile(r"[A-Za-z][\w-]*")
 _NO_SOURCE = {"use_attribute_docstrings": False}
 """For sections that are made here: pydantic would look for docstrings in the source of the caller, half of the time of a load."""
-Place = One | Many | type[Section]
+Place = One | Many | Steps | type[Section]
 
 
 def games() -> Mapping[str, type[Part]]:
@@ -56,10 +56,10 @@ def validate(tree: dict[str, Any], folder: Path | None = None) -> Config:
     return config
 
 
-def rebuild(tree: dict[str, Any], sources: dict[str, str]) -> Config:
+def rebuild(tree: dict[str, Any], sources: dict[str, str], contents: dict[str, str]) -> Config:
     """Return the config that was dumped as `tree`, in another process."""
     config = validate(tree)
-    config._sources = sources
+    config._sources, config._contents = sources, contents
     return config
 
 
@@ -89,7 +89,7 @@ def kinds(composed: type[Config]) -> dict[str, list[str]]:
     schedules = importlib.import_module("gan_dist.schedules").SCHEDULES
     return {
         "game": list(games()),
-        **{key: list(place.kinds) for key, place in places.items() if isinstance(place, One | Many)},
+        **{key: list(place.kinds) for key, place in places.items() if isinstance(place, One | Many | Steps)},
         "a SCHEDULE": list(schedules),
     }
 
@@ -122,13 +122,43 @@ def _section_of(tree: dict[str, Any], top: str, below: Mapping[str, Place]) -> t
     """Return a section whose keys are places, beside those that it has anyway."""
     section = _section(tree, top)
     base: Any = Config.model_fields[top].annotation if top in Config.model_fields else Section
-    made = {name: _field(_place(section, name, place, f"{top}.")) for name, place in below.items()}
+    made = {
+        name: _steps(section, name, place, f"{top}.")
+        if isinstance(place, Steps)
+        else _field(_place(section, name, place, f"{top}."))
+        for name, place in below.items()
+    }
     described = _made(top.capitalize(), base, made)
     described.__doc__ = base.__doc__ if base is not Section else f"{top.capitalize()} of {' and '.join(below)}."
     return described
 
 
-def _place(tree: dict[str, Any], key: str, place: Place, prefix: str = "") -> type[Section]:
+def _steps(tree: dict[str, Any], key: str, place: Steps, prefix: str) -> tuple[Any, Any]:
+    """Return a list of parts as a field: a tuple whose entries have the sections that their kinds name."""
+    entries = [{"kind": each} if isinstance(each, str) else each for each in _listed(tree, key, prefix)]
+    found = []
+    for number, entry in enumerate(entries):
+        where = f"{prefix}{key}.{number}"
+        if not isinstance(entry, dict) or not entry.get("kind"):
+            raise InputError(
+                f"{where} must be a step with its kind, {{kind: {next(iter(place.kinds))}}}, not {entry!r}"
+            )
+        entry["kind"], part = parts.find(str(entry["kind"]), place.base, place.kinds, f"{where}.kind")
+        found.append(part)
+    tree[key] = entries
+    return tuple[tuple(found)], Field((), description=place.description)  # type: ignore[misc]
+
+
+def _listed(tree: dict[str, Any], key: str, prefix: str) -> list[Any]:
+    value = tree.get(key)
+    if isinstance(value, str | dict):
+        value = [value]
+    if not isinstance(value, list | tuple | None):
+        raise InputError(f"{prefix}{key} must be a list of steps, not the value {value!r}")
+    return list(value or ())
+
+
+def _place(tree: dict[str, Any], key: str, place: One | Many | type[Section], prefix: str = "") -> type[Section]:
     if isinstance(place, One):
         section = _section(tree, key, prefix)
         kind, found = parts.find(

@@ -1,5 +1,7 @@
 """Define the keys of a data set: where its samples are, and what training sees of them."""
 
+import functools
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -98,12 +100,32 @@ class Data(Section):
         """Return the image fields of a set, each with the member of a sample that holds it."""
         if name:
             return {name: self.fields[name].member if name in self.fields else "auto"}
-        return {name: field.member for name, field in self.fields.items()} or {"image": self.image}
+        alone = "target" if self.degradations else "image"
+        return {name: field.member for name, field in self.fields.items()} or {alone: self.image}
 
     @property
     def images(self) -> tuple[str, ...]:
         """Names of all image fields."""
-        return tuple(field for name in self.sets for field in self.members(name))
+        made = ("input",) if self.degradations else ()
+        return (*(field for name in self.sets for field in self.members(name)), *made)
+
+    @property
+    def degradations(self) -> tuple[Any, ...]:
+        """Steps that make the field `input` of the image, of a game with a place for them (degrade/); none elsewhere."""
+        found: tuple[Any, ...] = getattr(self, "degrade", ())
+        return found
+
+    def scale_of(self, name: str) -> int:
+        """Return how many times smaller the sides of a field are than `size`."""
+        if name == "input" and self.degradations:
+            return math.prod(step.shrinks for step in self.degradations)
+        field = self.fields.get(name)
+        return field.scale if field else 1
+
+    def size_of(self, name: str) -> tuple[int, int]:
+        """Return height and width of the training images of a field."""
+        scale = self.scale_of(name)
+        return self.size[0] // scale, self.size[1] // scale
 
     @property
     def loaded(self) -> tuple[int, int] | None:
@@ -112,6 +134,8 @@ class Data(Section):
 
     def seen(self, name: str) -> int:
         """Return how many channels of a field a network sees: of a label map one for each class."""
+        if name == "input" and self.degradations:
+            return functools.reduce(lambda channels, step: step.channels_of(channels), self.degradations, self.channels)
         field = self.fields.get(name)
         return self.channels if field is None else field.classes or field.channels or self.channels
 
@@ -154,6 +178,34 @@ class Data(Section):
             )
         if config.training.batch % self.streams:
             raise ValueError(f"data.streams = {self.streams} does not divide training.batch = {config.training.batch}")
+        self._check_scales()
+
+    def _check_scales(self) -> None:
+        """Raise ValueError where fields of different sizes, or steps that degrade, do not fit the other keys."""
+        for name in self.images:
+            if any(side % self.scale_of(name) for side in self.size):
+                height, width = (max(1, side // self.scale_of(name)) * self.scale_of(name) for side in self.size)
+                raise ValueError(
+                    f"data.resolution = {self.resolution} is no multiple of {self.scale_of(name)}, by which {name} is smaller; set "
+                    f"data.resolution: {units.pixels((height, width))}"
+                )
+        if any(field.scale > 1 for field in self.fields.values()) and (self.crop != "random" or self.load_size):
+            raise ValueError(
+                "data.fields with a scale are cut out as they are stored; set data.crop: random, and data.load_size: 0"
+            )
+        if not self.degradations:
+            return
+        self.seen("input")
+        if self.fields or isinstance(self.shards, dict):
+            raise ValueError(
+                "data.degrade makes the input of one image, and data.fields names more; remove one of them, and choose the "
+                "image by data.image"
+            )
+        if self.resident != "no":
+            raise ValueError(
+                f"data.resident = {self.resident} keeps decoded samples, and data.degrade makes others of them each time; set "
+                "data.resident: no"
+            )
 
     def _check_sets(self, sets: Mapping[str, object]) -> None:
         """Raise ValueError for keys that have no effect on, or no meaning for, sets without pairs."""

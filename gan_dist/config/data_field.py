@@ -14,6 +14,8 @@ class DataField(Section):
     """Ending of the image after the sample's key: b.png. auto: the only image there is, of a set of its own."""
     channels: Literal[0, 1, 3, 4] = 0
     """1 for grey, 3 for RGB, 4 for RGBA. 0: as data.channels."""
+    scale: Annotated[int, Field(ge=1, le=16)] = 1
+    """How many times smaller its sides are than data.resolution: 4 for the input of super-resolution by 4."""
     classes: Annotated[int, Field(ge=0, le=254)] = 0
     """Classes of a label map, whose stored pixels are numbers 0..classes-1 (a grey PNG, or one with a palette). A network sees
     a channel for each class. 0: it is an image."""
@@ -40,4 +42,5 @@ class DataField(Section):
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what earlier versions did not have, where it has no effect: old runs keep their fingerprints."""
         found: dict[str, Any] = dump(self)
-        return found if self.classes else {name: found[name] for name in ("member", "channels")}
+        kept = [*(["scale"] if self.scale > 1 else []), *(["classes", "palette", "unknown"] if self.classes else [])]
+        return {name: found[name] for name in ("member", "channels", *kept)}

@@ -21,7 +21,7 @@ from gan_dist.config.tree import fields
 from gan_dist.errors import InputError
 from gan_dist.redaction import redact_all
 
-PATHS = ("run.directory", "data.source", "data.cache", "data.shards")
+PATHS = ("run.directory", "data.source", "data.cache", "data.shards", "start.from")
 """Keys in which ~ and $VARIABLES are expanded."""
 
 
@@ -42,6 +42,8 @@ def load(arguments: Sequence[str], program: str = "train.py") -> Config:
         )
     for key, text in options.items():
         _put(tree, key, _parse_value(key, text), path)
+        for below in [name for name in places if name.startswith(f"{key}.")]:  # what stands there no longer counts
+            del places[below]
         places[key], texts[key] = f"--{key}", text
     if wants_help:
         try:
@@ -204,12 +206,13 @@ def read_run(directory: Path) -> tuple[Config, dict[str, Any]]:
     config = validate(tree, str(path), places, texts, directory, sources)
     # a user's file as it was when the run was recorded
     config._sources = {**config.sources, **sources}
+    config._contents = dict(recorded.get("contents") or {})
     return config, recorded
 
 
 def to_yaml(config: Config, recorded: dict[str, Any]) -> str:
     """Return the text of RUN/config.yaml, without the secrets that addresses may hold: a copy of it must not give them away."""
-    more = {"sources": config.sources} if config.sources else {}
+    more = {name: facts for name in ("sources", "contents") if (facts := getattr(config, name))}
     keys = redact_all(config.model_dump(mode="json"))
     keys["data"].pop("allow_pipe", None)  # for the command line alone: a recorded config may become somebody's CONFIG
     return yaml.safe_dump({"gan_dist": {**recorded, **more}, **keys}, sort_keys=False, width=120)
@@ -259,6 +262,8 @@ def type_name(kind: Any) -> str:
         return f"[{type_name(typing.get_args(kind)[0])}, ...]"
     if typing.get_origin(kind) is Literal:
         return "{" + ",".join(str(choice) for choice in typing.get_args(kind)) + "}"
+    if typing.get_origin(kind) is tuple:
+        return "[{kind: KIND, KEY: VALUE}, ...]"
     if typing.get_origin(kind) is dict:
         return "{NAME: {KEY: VALUE}}"
     if typing.get_origin(kind) in (typing.Union, types.UnionType):

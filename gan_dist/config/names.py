@@ -30,6 +30,8 @@ _SEED = Meaning(("run.seed",))
 _RESUME = Meaning(
     ("run.directory",), "the same command goes on where the run stopped; --run.fresh true starts from nothing"
 )
+_FROM = Meaning(("start.from",), "a run directory, or a checkpoint of gan_dist in one")
+_VGG = Meaning(("game.perceptual.weight",))
 _GPUS = Meaning((), "all GPUs of this machine: ./launch/run.sh CONFIG; fewer: PROCESSES=2 ./launch/run.sh CONFIG")
 _NODES = Meaning((), "several machines: sbatch --nodes 2 slurm/train.sbatch CONFIG, or torchrun")
 _PRECISION = Meaning(("training.precision",), "fp32, bf16 or fp16")
@@ -79,7 +81,10 @@ MEANINGS: dict[str, Meaning] = {
     "save_dir": _DIRECTORY, "checkpoints_dir": _DIRECTORY,
     "seed": _SEED, "manual_seed": _SEED, "random_seed": _SEED,
     "resume": _RESUME, "resume_from_checkpoint": _RESUME, "continue_train": _RESUME, "load": _RESUME,
-    "checkpoint_path": _RESUME,
+    "checkpoint_path": _RESUME, "resume_pkl": _FROM, "pretrained": _FROM, "pretrained_path": _FROM, "init_from": _FROM,
+    "load_from": _FROM, "finetune": _FROM, "finetune_from": _FROM, "pretrain_network_g": _FROM, "load_pretrain": _FROM,
+    "freezed": Meaning(("start.freeze",), "patterns of layers"), "freeze_d": Meaning(("start.freeze",), "patterns of layers"),
+    "lambda_vgg": _VGG, "perceptual_weight": _VGG, "lambda_perceptual": _VGG,
     # machines
     "gpus": _GPUS, "gpu": _GPUS, "num_gpus": _GPUS, "n_gpus": _GPUS, "ngpu": _GPUS, "gpu_ids": _GPUS,
     "devices": _GPUS, "nproc": _GPUS, "nproc_per_node": _GPUS, "num_processes": _GPUS, "world_size": _GPUS,
@@ -119,6 +124,11 @@ MEANINGS: dict[str, Meaning] = {
     "lambda_a": Meaning(("game.cycle",)), "lambda_b": Meaning(("game.cycle",)), "pool_size": Meaning(("game.pool",)),
     "lambda_identity": Meaning(("game.identity",), "not a factor of game.cycle: half of it is the authors' 0.5"),
     "n_layers_d": Meaning(("networks.discriminator.layers",)), "num_d": Meaning(("networks.discriminator.scales",)),
+    "scale": Meaning(("data.degrade",), "[{kind: downscale, factor: 4}]"),
+    "upscale": Meaning(("data.degrade",), "[{kind: downscale, factor: 4}]"),
+    "sf": Meaning(("data.degrade",), "[{kind: downscale, factor: 4}]"),
+    "noise_level": Meaning(("data.degrade",), "[{kind: noise, sigma: 25}]"),
+    "l_pixel": Meaning(("game.pixel",)), "gan_weight": Meaning(("game.adversarial",)),
     "preprocess": Meaning(("data.crop", "data.load_size")),
     # when
     "snap": _CHECKPOINT, "save_every": _CHECKPOINT, "save_interval": _CHECKPOINT, "checkpoint_every": _CHECKPOINT,

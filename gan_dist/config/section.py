@@ -1,6 +1,6 @@
 """Define what every section of the config has in common: frozen, no unknown keys, a docstring under each key."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -48,6 +48,10 @@ class Section(BaseModel):
         The message says what is wrong and what to change.
         """
 
+    def digests(self) -> Iterator[tuple[str, str]]:
+        """Yield (key, SHA-256) of files whose content decides about the mathematics, wherever they lie. Raises InputError."""
+        yield from ()
+
     @classmethod
     def is_free(cls, name: str) -> bool:
         """Whether a key may change when a run goes on."""
@@ -67,6 +71,13 @@ class One:
     def __init__(self, base: type[Part], kinds: Mapping[str, type[Part]], default: str) -> None:
         """`kinds` are the built-in parts by name; a user's own inherits `base`."""
         self.base, self.kinds, self.default = base, kinds, default
+
+
+class Steps:
+    """A place for a list of parts, done one after the other: `degrade: [{kind: blur, sigma: 2}, grey]`."""
+
+    def __init__(self, base: type[Part], kinds: Mapping[str, type[Part]], description: str) -> None:
+        self.base, self.kinds, self.description = base, kinds, description
 
 
 class Many:

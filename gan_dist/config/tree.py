@@ -12,10 +12,19 @@ def sections(section: Section) -> Iterator[Section]:
     """Return the sections of a config, deepest last, beginning with those right below `section`."""
     for name in type(section).model_fields:
         value = getattr(section, name)
-        for each in value.values() if isinstance(value, dict) else [value]:
+        for each in value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]:
             if isinstance(each, Section):
                 yield each
                 yield from sections(each)
+
+
+def named(section: Section, prefix: str = "") -> Iterator[tuple[str, Section]]:
+    """Return the sections of a config that hold keys of their own name, each with that: ("training", Training), ..."""
+    for name, field in type(section).model_fields.items():
+        if is_section(field.annotation):
+            below: Section = getattr(section, name)
+            yield f"{prefix}{name}", below
+            yield from named(below, f"{prefix}{name}.")
 
 
 def leaves(section: Section, prefix: str = "", free: bool = False) -> Iterator[tuple[str, bool]]:

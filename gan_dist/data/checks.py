@@ -44,8 +44,9 @@ def _check(index: Index, config: Config, key: str) -> None:
         )
     for name, field in index.images.items():
         where = f"data.fields.{name}.channels" if name in data.fields else "data.channels"
-        _check_images(field, None if name in label_maps(config) else channels(config, name), where, data.size)
-    _check_sizes(index)
+        size = data.size_of(name)
+        _check_images(field, None if name in label_maps(config) else channels(config, name), where, size)
+    _check_sizes(index, {name: data.scale_of(name) for name in index.images})
     if total < config.training.batch:
         raise InputError(
             f"training.batch = {config.training.batch} is more than the {total} samples of {key}; make it smaller"
@@ -89,10 +90,12 @@ def _check_keys(index: Index) -> None:
                     )
 
 
-def _check_sizes(index: Index) -> None:
+def _check_sizes(index: Index, scales: Mapping[str, int]) -> None:
+    """`scales` say how many times smaller the sides of each field are than data.resolution."""
     (first_name, first), *others = index.images.items()
     for name, other in others:
-        differs = (first.width != other.width) | (first.height != other.height)
+        one, another = scales[first_name], scales[name]
+        differs = (first.width * one != other.width * another) | (first.height * one != other.height * another)
         differs &= (first.width > 0) & (other.width > 0)  # others stand in for the unreadable
         if differs.any():
             sample = int(differs.argmax())
@@ -100,9 +103,16 @@ def _check_sizes(index: Index) -> None:
                 f"{called} is {field.width[sample]}x{field.height[sample]}"
                 for called, field in ((first_name, first), (name, other))
             ]
+            if one != another:
+                large, small = (first_name, name) if one < another else (name, first_name)
+                raise InputError(
+                    f"data.fields: {index.key(sample)} is a pair whose sizes do not fit: {', '.join(sizes)}; {large} must be "
+                    f"{max(one, another) // min(one, another)} times as large as {small}, pixel for pixel: correct "
+                    f"data.fields.{small}.scale, or the images"
+                )
             raise InputError(
                 f"data.fields: {index.key(sample)} is a pair of different sizes: {', '.join(sizes)}; all fields of a sample are "
-                "cropped alike, so give them one size (`gan-dist pack --resolution`)"
+                "cropped alike, so give them one size (`gan-dist pack --resolution`), or a data.fields.NAME.scale"
             )
 
 
@@ -171,7 +181,7 @@ def check_fields(config: Config, wanted: Mapping[str, Field]) -> None:
             raise InputError(
                 f"the game {game} wants {name} with {field.channels} channels, the data has {data.seen(name)}"
             )
-        if field.size not in ((0, 0), data.size):
+        if field.size not in ((0, 0), data.size_of(name)):
             raise InputError(
                 f"the game {game} wants {name} at {units.pixels(field.size)} pixels, data.resolution = {data.resolution}"
             )

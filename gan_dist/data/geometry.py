@@ -20,6 +20,8 @@ class Geometry:
     """Height and width that images are brought to before a part is cut out of them; None: they stay as stored."""
     random: bool = False
     """Whether parts are cut out of images in training."""
+    unit: int = 1
+    """Parts begin at multiples of it, in pixels: as many as a pixel of the smallest field of the sample has here."""
 
     @property
     def least(self) -> tuple[int, int] | None:
@@ -39,16 +41,18 @@ class Geometry:
         room = image.shape[0] - self.size[0], image.shape[1] - self.size[1]
         if min(room) < 0:
             raise ValueError(f"{units.pixels(image.shape[:2])} pixels are fewer than data.resolution")
-        top, left = (each // 2 for each in room)
+        steps = [each // self.unit for each in room]
+        top, left = (each // 2 * self.unit for each in steps)
         if place is not None:
-            top, left = (int(where * (each + 1)) for where, each in zip(place, room, strict=True))
+            top, left = (int(where * (each + 1)) * self.unit for where, each in zip(place, steps, strict=True))
         return image[top : top + self.size[0], left : left + self.size[1]]
 
 
-def geometry(config: Config) -> Geometry:
-    """Return what a config's keys say."""
+def geometry(config: Config, name: str = "") -> Geometry:
+    """Return what a config's keys say of a field; by default of one as large as data.resolution."""
     data = config.data
-    return Geometry(data.size, data.loaded, data.crop == "random")
+    largest = max((field.scale for field in data.fields.values()), default=1)
+    return Geometry(data.size_of(name), data.loaded, data.crop == "random", max(1, largest // data.scale_of(name)))
 
 
 def places(seed: int, position: int, count: int, name: str = "") -> np.ndarray:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 ENDINGS = ("cls", "json")
 """Members that hold labels; the first one present counts."""
+MOST_LETTERS = 40
+"""Of a class's name where it is shown."""
 _T = TypeVar("_T")
 
 
@@ -43,3 +45,9 @@ def names_beside(shards: str | list[str] | dict[str, str | list[str]]) -> dict[s
         if isinstance(found, dict):
             return {str(name): number for name, number in found.items() if isinstance(number, int)}
     return {}
+
+
+def names(shards: str | list[str] | dict[str, str | list[str]], classes: int) -> list[str]:
+    """Return the name of each class of a run: what stands beside its shards, else its number."""
+    known = {number: name[:MOST_LETTERS] for name, number in names_beside(shards).items()}
+    return [known.get(number, str(number)) for number in range(classes)]

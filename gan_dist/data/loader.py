@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from gan_dist import degrade
 from gan_dist.config import Config
 from gan_dist.data import (
     batches,
@@ -127,12 +128,14 @@ class _Groups(Dataset[list[Item]]):
         self.rows = _ring_rows(config)
         shape = (self.rows, self.micro_batch)
         self.rings = {
-            name: torch.empty((*shape, *data.size, decoder.channels), dtype=torch.uint8)
-            for name, decoder in self.decoders.items()
+            name: torch.empty((*shape, *data.size_of(name), checks.channels(config, name)), dtype=torch.uint8)
+            for name in data.images
         }
+        self.degrade = degrade.pipeline(config)
         self.labels = torch.empty(shape, dtype=torch.int64) if data.labels else None
         self.sets = {name: tuple(data.members(name)) for name in data.sets}
-        """The fields of each set."""
+        """The fields of each set that are read."""
+        self.alike = {name: (*read, *(("input",) if self.degrade else ())) for name, read in self.sets.items()}
         self.mirrored = {name: torch.empty(shape, dtype=torch.bool) for name in self.sets if data.flip}
         of_sets = {name: {field: self.decoders[field] for field in fields} for name, fields in self.sets.items()}
         far = index.is_remote and cache is None
@@ -201,6 +204,9 @@ class _Groups(Dataset[list[Item]]):
             samples, notes = self.cache.read(samples, out, lambda missing: read(only=missing))
         else:
             samples, _, notes = read()
+        if self.degrade is not None:
+            for slot, clean, made in zip(slots, out["target"], self.rings["input"][row].numpy(), strict=True):
+                made[:] = self.degrade(clean, images + int(slot))
         if self.labels is not None:
             self.labels[row] = torch.from_numpy(index.label[samples].astype(np.int64))
         if name in self.mirrored:
@@ -215,7 +221,7 @@ def _group(config: Config) -> int:
 
 
 def _sample_bytes(config: Config) -> int:
-    return math.prod(config.data.size) * sum(checks.channels(config, name) for name in config.data.images)
+    return sum(math.prod(config.data.size_of(name)) * checks.channels(config, name) for name in config.data.images)
 
 
 def _ring_rows(config: Config) -> int:
@@ -339,7 +345,7 @@ def _decoded(
             step += batches.micro_batches(
                 {name: each[part].flatten(0, 1) for name, each in pixels.items()},
                 None if labels is None else labels[part].flatten(),
-                {field: each[part].flatten() for name, each in flips.items() for field in dataset.sets[name]},
+                {field: each[part].flatten() for name, each in flips.items() for field in dataset.alike[name]},
                 dataset.position(micros[done]),
                 config,
             )

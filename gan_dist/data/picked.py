@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from gan_dist import degrade
 from gan_dist.config import Config
 from gan_dist.data import batches, checks, geometry, order, stores
 from gan_dist.data.decode import SUBSTITUTES, Decoder, UnusableError
@@ -18,9 +19,9 @@ from gan_dist.interfaces import Batch
 
 def decoders(index: Index, config: Config, patience: Patience = stores.USUAL) -> dict[str, Decoder]:
     """Return what decodes each image field. `patience` is for remote shards."""
-    found, labels = geometry.geometry(config), checks.label_maps(config)
+    labels = checks.label_maps(config)
     return {
-        name: Decoder(field, found, checks.channels(config, name), labels.get(name), patience)
+        name: Decoder(field, geometry.geometry(config, name), checks.channels(config, name), labels.get(name), patience)
         for name, field in index.images.items()
     }
 
@@ -68,6 +69,9 @@ def _batch(found: list[tuple[int, dict[str, np.ndarray]]], index: Index, config:
     if not found:
         raise InputError(f"data.shards: no sample of {index.shards[0]}, ... can be read; see `gan-dist index`")
     samples, sender = [sample for sample, _ in found], Sender(device)
+    if (made := degrade.pipeline(config)) is not None:
+        for sample, images in found:
+            images["input"] = made(images["target"], sample, "shown")
     fields = {
         name: batches.normalised(name, sender.send_values(np.stack([images[name] for _, images in found])), config)
         for name in found[0][1]

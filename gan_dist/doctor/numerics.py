@@ -269,5 +269,18 @@ def _often(game: Game) -> None:
 
 
 def from_the_start(game: Game) -> None:
-    """Play every phase over the whole run, also those that would begin later or end earlier."""
-    game.phases = tuple(dataclasses.replace(phase, begin=0, end=None) for phase in game.phases)
+    """Play every phase over the whole run, also those that would begin later or end earlier.
+
+    Of two that follow each other the later is played: no step has both.
+    """
+    followed = [
+        any(
+            other.player is phase.player and phase.end is not None and other.begin >= phase.end for other in game.phases
+        )
+        for phase in game.phases
+    ]
+    game.phases = tuple(
+        dataclasses.replace(phase, begin=0, end=None)
+        for phase, is_over in zip(game.phases, followed, strict=True)
+        if not is_over
+    )

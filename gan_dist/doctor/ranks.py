@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from gan_dist import config as config_module, files, footprint, games, trial, units
+from gan_dist import config as config_module, files, footprint, games, trial, units, warm_start
 from gan_dist.checkpoint import Store, Writer, tensors
 from gan_dist.config import Config
 from gan_dist.control import launcher
@@ -111,7 +111,9 @@ def _nodes(config: Config, engine: Engine) -> Iterator[Finding]:
 
 def _game(config: Config, engine: Engine) -> Finding:
     """Try the game on a few random samples, as training does before it begins. Raises AgreedError for a part that fails."""
+    config = warm_start.with_contents(config, engine)
     game = trial.build(config, engine)
+    beginning = warm_start.find(config, engine, game)
     if not (config.directory / "config.yaml").exists():
         engine.on_main(game.check_start)
     players = ", ".join(
@@ -120,7 +122,8 @@ def _game(config: Config, engine: Engine) -> Finding:
     )
     phases = ", ".join(called(phase) for phase in game.phases)
     fields = ", ".join(game.fields) or "samples that it draws itself"
-    return Finding("game", True, f"{config.game.kind} of {fields}: {players}; in a step: {phases}")
+    begun = f"; it begins with {beginning.facts['tensors']} of {beginning.directory}" if beginning is not None else ""
+    return Finding("game", True, f"{config.game.kind} of {fields}: {players}; in a step: {phases}{begun}")
 
 
 def _overlap(config: Config, engine: Engine, total: int) -> Finding:

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from gan_dist import rank_counts
+from gan_dist import frozen, rank_counts
 from gan_dist.config import Config
 from gan_dist.engine import launch, update
 from gan_dist.engine.consensus import Agreement, Board, board, channel, who_differs
@@ -127,7 +127,7 @@ class Engine:
         dense = training.channels_last and not zero
         game.metrics = self._noted
         for module in game.modules:
-            module.to(device=self.device, dtype=dtype)
+            frozen.filled(module, self._lowered).to(device=self.device, dtype=dtype)
         for pool in game.pools:
             pool.place(self.slots, self.device, dtype)
         for player in game.players:

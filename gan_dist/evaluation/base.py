@@ -1,7 +1,9 @@
 """Define what a metric is. A new metric is one class, the user's own included."""
 
+import dataclasses
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -11,19 +13,34 @@ from gan_dist.config.control import LOGITS
 from gan_dist.config.section import Part
 from gan_dist.errors import InputError
 from gan_dist.evaluation.pairs import Wants
+from gan_dist.evaluation.ranks import Ranks
+from gan_dist.interfaces import Batch
 
 if TYPE_CHECKING:
     from gan_dist.config import Config
     from gan_dist.evaluation.sets import Comparison
-
-if TYPE_CHECKING:
-    from gan_dist.config import Config
 
 State = dict[str, Tensor]
 """What a metric accumulates: sums, or features one below the other. Tensors only, as ranks exchange them."""
 
 _NAME = re.compile(r"(?!images-)\w[\w.+-]{0,99}")
 _PART = re.compile(r"(?!images-)\w[\w .+-]{0,99}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """The training data, for a metric that learns from them."""
+
+    draw: Callable[[range], Batch]
+    """Samples with all their fields by number, in a fixed shuffled order, on this rank's device."""
+    count: int
+    digest: str
+    """Of the data, and of what is seen of them."""
+    cache: Path
+    """Folder for what is learnt."""
+    ranks: Ranks
+    beat: Callable[[], object]
+    """Call it often: the watchdog takes silence for a hang."""
 
 
 class Metric(Part):
@@ -56,6 +73,10 @@ class Metric(Part):
         """Return the metric that scores this game: itself, unless it needs to know something of the game."""
         return self
 
+    def learn(self, examples: Examples) -> "Metric":
+        """Return the metric with what it had to learn from the training data; itself, where that is nothing. All ranks call it."""
+        return self
+
     def begin(self) -> State:
         """Return the state of a part that has no samples yet."""
         return {}
@@ -66,6 +87,9 @@ class Metric(Part):
         Sums belong in float64.
         """
         raise NotImplementedError(f"{type(self).__name__} has no add(state, fake, real)")
+
+    def add_shown(self, state: State, fake: Tensor, shown: Batch) -> None:
+        """Take in generated images with the samples they were made of, all fields, of a game that turns images into images."""
 
     def merge(self, states: Sequence[State]) -> State:
         """Return the state of all parts together; they come in the order of the samples, on the CPU.

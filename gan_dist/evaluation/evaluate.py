@@ -17,6 +17,7 @@ from gan_dist.evaluation.base import Metric, SetMetric, State, check_name, check
 from gan_dist.evaluation.features import Extractor, Features, quantised
 from gan_dist.evaluation.ranks import Ranks
 from gan_dist.evaluation.sets import Collector, Comparison, FeatureSet, compare, scratch
+from gan_dist.interfaces import Batch
 
 PASS = 32
 """Samples drawn together, always: rounding in a network may depend on the batch it sees."""
@@ -72,6 +73,7 @@ def evaluate(
     features: Callable[[Tensor], Tensor] | None = None,
     sets: Sets | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
+    shown: Callable[[range], Batch] | None = None,
 ) -> Evaluation:
     """Score `count` generated samples against the first `count` of `reals` real ones. Every rank calls it.
 
@@ -80,7 +82,7 @@ def evaluate(
     same numbers. Number n of `real` should be the n-th of the data set in a shuffled order: shards may be sorted by class.
     `features` turns images into (N, F) for metrics that accumulate features; `sets` has extractors and the features of the
     real images for metrics of sets. `progress` is told how many samples of how many are done on this rank; what it raises
-    ends the evaluation. Raises InputError for a metric that cannot be computed of what is there, and ScoreError on every rank
+    ends the evaluation. `shown` are the samples that images are made of, whole. Raises InputError for a metric that cannot be computed of what is there, and ScoreError on every rank
     where anything fails on one.
     """
     began = time.perf_counter()
@@ -103,6 +105,9 @@ def evaluate(
         images = fake(numbers)
         if of_parts:
             _add(of_parts, accumulated, images, _reals(real, numbers, reals), features)
+        if shown is not None:
+            for name, metric in of_parts.items():
+                metric.add_shown(accumulated[name], images, shown(numbers))
         done += len(numbers)
         progress(done, total)
         return images
@@ -130,19 +135,19 @@ def evaluate(
 
         def finish(beat: Callable[[], object]) -> tuple[dict[str, float], dict[str, list[tuple[int, int]]]]:
             scores = _merge(of_parts, [state for rows in everyone for state in rows], len(cut))
-            shown = {}
+            pairs = {}
             for name, metric in of_sets.items():
                 beat()
                 both = dataclasses.replace(compared[metric.features], beat=beat)
                 scores |= named(name, metric.score(both))
-                if pairs := metric.shows(both):
-                    shown[name] = pairs
-            return scores, shown
+                if chosen := metric.shows(both):
+                    pairs[name] = chosen
+            return scores, pairs
 
-        scores, shown = ranks.on_main(finish, beat) or ({}, {})
+        scores, pointed_at = ranks.on_main(finish, beat) or ({}, {})
     ordered = {name: scores[name] for name in _in_order(metrics, scores)}
     compared_with = min(count, reals) if real is not None else 0
-    return Evaluation(ordered, time.perf_counter() - began, count, compared_with, shown)
+    return Evaluation(ordered, time.perf_counter() - began, count, compared_with, pointed_at)
 
 
 @torch.no_grad()

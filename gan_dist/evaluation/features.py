@@ -1,7 +1,6 @@
 """Define what an extractor of features is: a network that a score looks at images with. A new one is one class."""
 
 import dataclasses
-import functools
 import hashlib
 import os
 import sys
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gan_dist import files, rng
+from gan_dist import frozen, rng
 from gan_dist.config.section import Part
 from gan_dist.errors import InputError
 from gan_dist.evaluation.ranks import Ranks, full_precision
@@ -21,8 +20,6 @@ from gan_dist.evaluation.ranks import Ranks, full_precision
 if TYPE_CHECKING:
     from gan_dist.config import Config
 
-WEIGHTS = "GAN_DIST_WEIGHTS"
-"""The variable with the folder of weights files."""
 Resize = Literal["pil-bicubic", "tf1-bilinear", "area", "none"]
 
 
@@ -148,7 +145,7 @@ class Extractor(Part):
             if not path.is_file():
                 raise InputError(f"evaluate.features: there is no weights file {path} for {self.kind}; fix the path")
             return path
-        folders = [Path(os.environ[WEIGHTS])] if os.environ.get(WEIGHTS) else []
+        folders = [Path(os.environ[frozen.WEIGHTS])] if os.environ.get(frozen.WEIGHTS) else []
         folders.append(Path(torch.hub.get_dir()) / "checkpoints")
         for folder in folders:
             if (folder / self.file).is_file():
@@ -162,9 +159,7 @@ class Extractor(Part):
 
     def sha256(self) -> str:
         """Return the SHA-256 of the weights file."""
-        path = self.path()
-        state = path.stat()
-        return _sha256(path, state.st_size, state.st_mtime_ns)
+        return frozen.sha256(self.path())
 
     def load_into(self, module: nn.Module, state: Mapping[str, Tensor] | None = None) -> nn.Module:
         """Load the weights file, or `state`, into a module: frozen, in evaluation mode. Raises InputError for another network's."""
@@ -196,28 +191,9 @@ def _source(kind: type) -> str:
     return digest.hexdigest() if found else ""
 
 
-@functools.lru_cache(maxsize=16)
-def _sha256(path: Path, size: int, changed: int) -> str:
-    return files.sha256_file(path)
-
-
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file; no code in it is run. Raises InputError for a damaged file or another kind of file."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-            found = found["state_dict"]
-        if not isinstance(found, dict) or not found or not all(isinstance(each, Tensor) for each in found.values()):
-            raise ValueError
-        return found
-    except Exception:  # torch.load raises anything on damaged files, no class covers it
-        raise InputError(
-            f"evaluate.features: {path} is damaged, or no file of weights alone (a state_dict by torch.save, or .safetensors)"
-        ) from None
+    return frozen.read_weights(path, "evaluate.features")
 
 
 def quantised(images: Tensor) -> Tensor:

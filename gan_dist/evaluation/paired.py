@@ -26,13 +26,15 @@ class Paired(Metric):
     better: ClassVar[Literal["lower", "higher"]] = "higher"
     _game: Any = PrivateAttr(None)
     """A game whose generated images are others than those that it answers real ones by."""
+    _inputs_of: Any = PrivateAttr(None)
+    """A game whose inputs are perhaps scored too (`baseline`)."""
 
     def each(self, fake: Tensor, real: Tensor) -> Tensor:
         """Return a number for each of the images (N, C, H, W) of 0..255, float64: (N,)."""
         raise NotImplementedError
 
     def parts(self) -> Collection[str]:
-        return ("",)
+        return ("", "input")
 
     def for_game(self, game: Any) -> Metric:
         if not game.shows_data:
@@ -45,10 +47,11 @@ class Paired(Metric):
                 f"evaluate.scores: {self.kind} compares each image with its target, and this game has no targets; choose fid, "
                 "kid or prdc"
             )
-        if not game.reconstructs:
-            return self
         found = self.model_copy()
-        found._game = game
+        if game.reconstructs:
+            found._game = game
+        else:
+            found._inputs_of = game
         return found
 
     def add(self, state: State, fake: Tensor, real: Tensor | None) -> None:
@@ -56,14 +59,32 @@ class Paired(Metric):
             return
         if self._game is not None:
             fake = self._game.infer(Batch({self._game.judged: real}, torch.arange(len(real))))
-        pair = [((images.double() + 1) * 127.5).round().clamp(0, 255) for images in (fake[: len(real)], real)]
-        values = self.each(*pair).double()
-        sums = {"sum": values.sum(), "count": values.new_tensor(len(values))}
-        for name, value in sums.items():
-            state[name] = state[name] + value if name in state else value
+        self._sum(state, "", fake, real)
 
-    def value(self, state: State) -> float:
-        return float(state["sum"] / state["count"])
+    def add_shown(self, state: State, fake: Tensor, shown: Batch) -> None:
+        game = self._inputs_of
+        if game is None or "count" not in state or (inputs := game.baseline(shown)) is None:
+            return
+        count = int(state["count"] - state.get("input count", 0))  # of those that `add` has seen in this pass
+        self._sum(state, "input ", inputs, shown[game.judged][:count])
+
+    def _sum(self, state: State, name: str, fake: Tensor, real: Tensor) -> None:
+        pair = [eight_bits(images) for images in (fake[: len(real)], real)]
+        values = self.each(*pair).double()
+        for key, value in (("sum", values.sum()), ("count", values.new_tensor(len(values)))):
+            state[name + key] = state[name + key] + value if name + key in state else value
+
+    def value(self, state: State) -> dict[str, float] | float:
+        """Return the score; of a game that restores images also that of their inputs, `input`."""
+        found = float(state["sum"] / state["count"])
+        if "input sum" not in state:
+            return found
+        return {"": found, "input": float(state["input sum"] / state["input count"])}
+
+
+def eight_bits(images: Tensor) -> Tensor:
+    """Return images in [-1, 1] as whole numbers of 0..255, float64."""
+    return ((images.double() + 1) * 127.5).round().clamp(0, 255)
 
 
 class _Grey(Paired):

@@ -42,6 +42,7 @@ class Autoencoder(GameKeys):
         "optimizers.autoencoder": One(Optimizer, OPTIMIZERS, "adam"),
         "average": AverageKeys,
     }
+    roles: ClassVar[Mapping[str, str]] = {"encoder": "A/encoder", "decoder": "A/decoder"}
 
     def check(self, config: Config) -> None:
         if config.data.labels:
@@ -65,7 +66,7 @@ class VaeGan(Autoencoder):
 
     deviation: Deviation = 1.0
     """Standard deviation of a feature of the discriminator around that of the reconstruction; 1 in the paper."""
-    gamma: Annotated[float, Bounds(ge=0, le=1)] = 0.01
+    gamma: schedules.ScheduledProbability = 0.01
     """Weight of the reconstruction in the decoder's loss; 1 - gamma is that of the GAN. The reconstruction is a sum over
     features: the more of them, the smaller gamma. The paper's code has 1e-6 for faces of 64 pixels."""
     layer: Positive = 4
@@ -83,6 +84,7 @@ class VaeGan(Autoencoder):
         "optimizers.discriminator": One(Optimizer, OPTIMIZERS, "adam"),
         "average": AverageKeys,
     }
+    roles: ClassVar[Mapping[str, str]] = {"encoder": "E", "decoder": "G", "discriminator": "D"}
 
     def check(self, config: Config) -> None:
         super().check(config)
@@ -262,7 +264,7 @@ class VaeGanGame(_Encoding):
         sample = self.decoder(self.normal(batch, "prior"), None)
         batch.cache["rebuilt"], batch.cache["sample"] = rebuilt.detach(), sample.detach()
         (wanted, real), (found, of_rebuilt), (_, of_sample) = self.judge(batch, batch["image"], rebuilt, sample)
-        gamma = self.keys.gamma
+        gamma = schedules.number_of(self.keys.gamma, self.images)
         adversarial = self._over_fakes(self.loss.generator, batch, of_rebuilt, of_sample, real.detach())
         self.metrics.add("distance/adversarial", adversarial)
         return gamma * self.distance(found, wanted.detach()) + (1 - gamma) * adversarial

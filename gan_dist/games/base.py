@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gan_dist import rng, schedules
 from gan_dist.config.common import Config
-from gan_dist.config.section import Many, One, Part, Section
+from gan_dist.config.section import Many, One, Part, Section, Steps
 from gan_dist.ema import RAMP
 from gan_dist.errors import InputError
 from gan_dist.interfaces import Batch, Field, LatentSpace, Phase
@@ -25,8 +25,11 @@ from gan_dist.pool import Pool
 class GameKeys(Part):
     """A game's section of the config, and the places for the parts that it is made of."""
 
-    parts: ClassVar[Mapping[str, One | Many | type[Section]]] = {}
+    parts: ClassVar[Mapping[str, One | Many | Steps | type[Section]]] = {}
     """Config key -> what may stand there: {"loss": One(...), "networks.generator": One(...), "average": AverageKeys}."""
+
+    roles: ClassVar[Mapping[str, str]] = {"generator": "G", "discriminator": "D"}
+    """What a user calls a network -> the name of its player, or PLAYER/MODULE where it is a part of the player's network."""
 
     def build(self, config: Config) -> "Game":
         """Build the game that a config describes."""
@@ -46,6 +49,8 @@ class Game(abc.ABC):
     """What belongs to no player and computes on the device: an augmentation, fixed features of a perceptual loss."""
     rivals: ClassVar[tuple[str, str] | None] = None
     """Names of the player that judges and of the one whose images it judges, for the signals of collapse; None: there are none."""
+    in_turn: ClassVar[bool] = True
+    """Whether a phase uses what an earlier one of the same step has put into `batch.cache`, and cannot be played without it."""
     images: int = 0
     """Position of the step that is being played, for what changes over the run."""
 
@@ -115,6 +120,8 @@ class Game(abc.ABC):
 
     multiple: int = 1
     """Sides of images that `infer` takes are multiples of it; other images are padded."""
+    scale: int = 1
+    """How many times larger the sides of what `infer` returns are than those of what it takes."""
     judged: ClassVar[str] = "image"
     """The field that `generated` images are scored against."""
 
@@ -141,6 +148,10 @@ class Game(abc.ABC):
     def generated(self, seed: int, numbers: range, shown: Batch) -> Tensor:
         """Draw images for a score, one for each number: (len(numbers), C, H, W). `shown` has as many samples of the data set."""
         return self.samples(seed, numbers.start, len(numbers))
+
+    def baseline(self, shown: Batch) -> Tensor | None:
+        """Return the inputs as images like the outputs, which scores show beside them; None where that means nothing."""
+        return None
 
     def infer(self, inputs: Batch, way: str = "") -> Tensor:
         """Return the averaged network's answer to given images: (N, C, H, W) in [-1, 1].

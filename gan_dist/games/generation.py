@@ -134,6 +134,7 @@ class GenerationGame(Game):
     """A generator that turns latents into images, against a discriminator that tells them from real ones."""
 
     rivals = ("D", "G")
+    in_turn = False
 
     def __init__(self, config: Config) -> None:
         keys: Generation = config.game

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field as Bounds
 from torch import Tensor
 
-from gan_dist import losses, rng
+from gan_dist import losses, rng, schedules
 from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Section
 from gan_dist.ema import AverageKeys
@@ -17,9 +17,9 @@ from gan_dist.games.colours import coloured
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape
 from gan_dist.optimizers import OPTIMIZERS, Optimizer
+from gan_dist.perceptual import Perceptual
 from gan_dist.schedules import ScheduledCount
 
-Weight = Annotated[float, Bounds(ge=0)]
 Features = list[list[Tensor]]
 """Of each scale, the outputs of a discriminator's layers; the last of them are logits."""
 
@@ -34,13 +34,20 @@ class Average(AverageKeys):
 class Paired(GameKeys):
     """Turn the field `input` of a sample into its field `target`."""
 
-    l1: Weight = 100.0
+    l1: schedules.ScheduledNonnegative = 100.0
     """Weight of mean |target - output|, images in [-1, 1]; 100 in the paper."""
+    adversarial: schedules.ScheduledNonnegative = 1.0
+    """Weight of the generator's adversarial loss."""
+    warm_up: Annotated[int, Bounds(ge=0)] = 0
+    """Images for which the generator learns from l1 and perceptual alone, and the discriminator waits: a first phase of the same
+    run."""
     conditional: bool = True
     """Whether the discriminator sees the input beside the image that it judges, as in the paper."""
-    feature_matching: Weight = 0.0
+    feature_matching: schedules.ScheduledNonnegative = 0.0
     """Weight of the mean distance between the discriminator's features of output and target (pix2pixHD: 10). It needs a
     discriminator that gives its features: patchgan."""
+    perceptual: Perceptual = Perceptual()
+    """Distance of output and target by VGG-19."""
 
     parts: ClassVar[Mapping[str, One | Many | type[Section]]] = {
         "networks.generator": One(Network, NETWORKS, "unet"),
@@ -107,18 +114,22 @@ class PairedGame(Game):
         )
         self.discriminator = make_player("D", discriminator, config.optimizers.discriminator)
         self.players = (self.generator, self.discriminator)
+        self.perceptual = keys.perceptual.build()
+        self.modules = (self.perceptual,) if self.perceptual else ()
+        begin = keys.warm_up
         # the generator first: its images are then the discriminator's fakes, and are made only once
-        self.phases = (Phase(self.generator, self.fool_and_match), Phase(self.discriminator, self.tell_apart))
+        self.phases = (
+            *((Phase(self.generator, self.match, end=begin),) if begin else ()),
+            Phase(self.generator, self.fool_and_match, begin=begin),
+            Phase(self.discriminator, self.tell_apart, begin=begin),
+        )
         self.multiple = int(getattr(generator, "multiple", 1))
 
     def fool_and_match(self, batch: Batch) -> Tensor:
         """-log D(x, G(x)) + l1 * |y - G(x)|, and feature_matching * |features of (x, y) - features of (x, G(x))|."""
         x, y = batch["input"], batch["target"]
-        fake = self.generator(x, **self._noise(batch, "dropout"))
-        expect(fake, tuple(y.shape), f"networks.generator ({self._generator_kind})")
+        fake, total = self._matched(batch)
         batch.cache["fake"] = fake.detach()
-        distance = (y - fake).abs().mean()
-        self.metrics.add("distance/l1", distance)
         judged = self._judge(x, fake)
         real: Features | None = None
         if self.keys.feature_matching or self.loss.uses_real:
@@ -126,12 +137,33 @@ class PairedGame(Game):
                 real = self._judge(x, y)
         adversarial = self._over_scales(self.loss.generator, batch, judged, real if self.loss.uses_real else None)
         self.metrics.add("distance/adversarial", adversarial)
-        total: Tensor = adversarial + self.keys.l1 * distance
+        total = total + self._weight("adversarial") * adversarial
         if self.keys.feature_matching and real is not None:
             matching = between_features(judged, real)
             self.metrics.add("distance/features", matching)
-            total = total + self.keys.feature_matching * matching
+            total = total + self._weight("feature_matching") * matching
         return total
+
+    def match(self, batch: Batch) -> Tensor:
+        """l1 * |y - G(x)|, and the perceptual distance: the generator's loss without a discriminator."""
+        return self._matched(batch)[1]
+
+    def _matched(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return G(x), and its loss beside that of the discriminator."""
+        x, y = batch["input"], batch["target"]
+        fake = self.generator(x, **self._noise(batch, "dropout"))
+        expect(fake, tuple(y.shape), f"networks.generator ({self._generator_kind})")
+        distance = (y - fake).abs().mean()
+        self.metrics.add("distance/l1", distance)
+        total = self._weight("l1") * distance
+        if self.perceptual is not None:
+            found, weighted = self.perceptual.weighted(fake, y, self.images)
+            self.metrics.add("distance/perceptual", found)
+            total = total + weighted
+        return fake, total
+
+    def _weight(self, key: str) -> "float | Tensor":
+        return schedules.number_of(getattr(self.keys, key), self.images)
 
     def tell_apart(self, batch: Batch) -> Tensor:
         """-[log D(x, y) + log(1 - D(x, G(x)))] / 2, the mean over patches."""

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field as Bounds
 from torch import Tensor, nn
 
-from gan_dist import losses
+from gan_dist import losses, schedules
 from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Section
 from gan_dist.ema import AverageKeys
@@ -18,8 +18,6 @@ from gan_dist.networks import NETWORKS, Network, Shape
 from gan_dist.optimizers import OPTIMIZERS, Optimizer
 from gan_dist.pool import Pool
 from gan_dist.schedules import ScheduledCount
-
-Weight = Annotated[float, Bounds(ge=0)]
 
 
 class Average(AverageKeys):
@@ -32,11 +30,11 @@ class Average(AverageKeys):
 class Unpaired(GameKeys):
     """Turn images of the set `A` into images like those of the set `B`, and those of `B` into `A`, without pairs."""
 
-    adversarial: Weight = 2.0
+    adversarial: schedules.ScheduledNonnegative = 2.0
     """Weight of the generators' adversarial loss. The paper's is (D - 1)^2, and least_squares has half of that: 2."""
-    cycle: Weight = 10.0
+    cycle: schedules.ScheduledNonnegative = 10.0
     """Weight of mean |a - BA(AB(a))| and of mean |b - AB(BA(b))|, images in [-1, 1]; 10 in the paper."""
-    identity: Weight = 5.0
+    identity: schedules.ScheduledNonnegative = 5.0
     """Weight of mean |AB(b) - b| and of mean |BA(a) - a|, which keeps colours (section 5.2 of the paper): half of `cycle`.
     0 in the paper's main experiments. It needs domains with as many channels."""
     pool: Annotated[int, Bounds(ge=0)] = 50
@@ -66,7 +64,7 @@ class Unpaired(GameKeys):
             )
         if self.identity and data.seen("A") != data.seen("B"):
             raise ValueError(
-                f"game.identity = {self.identity:g} compares images of A ({data.seen('A')} channels) with images of B "
+                f"game.identity = {self.identity} compares images of A ({data.seen('A')} channels) with images of B "
                 f"({data.seen('B')}); set game.identity: 0"
             )
 
@@ -133,12 +131,15 @@ class UnpairedGame(Game):
         cycle = distance(generators(fake_b, "BA"), a) + distance(generators(fake_a, "AB"), b)
         self.metrics.add("distance/adversarial", adversarial)
         self.metrics.add("distance/cycle", cycle)
-        total: Tensor = self.keys.adversarial * adversarial + self.keys.cycle * cycle
+        total: Tensor = self._weight("adversarial") * adversarial + self._weight("cycle") * cycle
         if self.keys.identity:
             identity = distance(generators(b, "AB"), b) + distance(generators(a, "BA"), a)
             self.metrics.add("distance/identity", identity)
-            total = total + self.keys.identity * identity
+            total = total + self._weight("identity") * identity
         return total
+
+    def _weight(self, key: str) -> "float | Tensor":
+        return schedules.number_of(getattr(self.keys, key), self.images)
 
     def tell_apart(self, batch: Batch) -> Tensor:
         """[(D(real) - 1)^2 + D(fake)^2] / 2 in both domains, of fakes from the pools."""

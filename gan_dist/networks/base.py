@@ -24,6 +24,8 @@ class Shape:
     """Class labels; 0: none."""
     inputs: int = 0
     """Channels of an input image that is turned into another; 0: the network has none."""
+    scale: int = 1
+    """How many times larger the sides of the image that is made are than those of the input image."""
     points: int = 0
     """Numbers of a point, where samples are points and no images: (N, points)."""
 
@@ -67,7 +69,7 @@ class Network(Part):
     """Whether its discriminator, called with features=True, returns the features of each layer, logits the last, for each scale."""
 
     def generator(self, shape: Shape) -> nn.Module:
-        """Return a network from (N, latent) numbers [and (N,) classes], or (N, inputs, H, W) images, to (N, channels, H, W)."""
+        """Return a network from (N, latent) numbers [and (N,) classes], or (N, inputs, H, W) images, to (N, channels, H, W), scale times as large."""
         raise self._lacks("generator")
 
     def discriminator(self, shape: Shape) -> nn.Module:

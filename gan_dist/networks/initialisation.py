@@ -18,3 +18,16 @@ def dcgan(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, BatchNorm | nn.InstanceNorm2d) and module.weight is not None:
             nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+def kaiming(network: nn.Module, factor: float) -> None:
+    """Draw the weights of convolutions as He et al. (2015) do, times a factor; biases zero.
+
+    0.1 is what ESRGAN (Wang et al., 2018) takes, so that residual branches begin small.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+            module.weight.data *= factor
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -43,6 +43,7 @@ WORDS: dict[str, tuple[str, Callable[[Event], str]]] = {
     "saved": ("minor", _saved),
     "save failed": ("bad", lambda event: f"{event.get('reason')}; {event.get('in_a_row', 1)} in a row"),
     "disk": ("look", lambda event: str(event.get("warning"))),
+    "began": ("plain", lambda event: f"with {event.get('tensors')} of {event.get('checkpoint')}"),
     "fell back": ("look", lambda event: f"passed over a damaged checkpoint: {event.get('problem')}"),
     "other machine": ("look", lambda event: str(event.get("warning"))),
     "skipped a step": (

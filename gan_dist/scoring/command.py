@@ -155,8 +155,8 @@ def _of_run(task: Task) -> Iterator[Scored]:
             "by": "gan-dist evaluate",
         }
         progress.begin(f"{name}, generated images", *task.pairs(own, sets, count))
-        fake, paired = drawn(game, config, options.seed, index, real, ranks.device)
-        found = evaluated(task, own, fake, paired, real, count, sets)
+        fake, paired, shown = drawn(game, config, options.seed, index, real, ranks.device)
+        found = evaluated(task, own, fake, paired, real, count, sets, shown)
         lines = lines_of(found, own, sets, real, ranks.device, about)
         scored = Scored(f"{run} {name}", lines, [*notes(sets), *real.notes()], [])
         if ranks.is_main:
@@ -213,18 +213,22 @@ def _reals_of_run(task: Task, config: Config, game: Game) -> tuple[Index, ImageS
 
 def drawn(
     game: Game, config: Config, seed: int, index: Index, real: ImageSet, device: torch.device
-) -> tuple[Images, Images]:
-    """Return what draws a game's images by number, and their real counterparts for scores of single images."""
+) -> tuple[Images, Images, Callable[[range], Batch] | None]:
+    """Return what draws a game's images by number, their real counterparts, and the samples that they are made of, if any."""
     if not game.shows_data:
         none = Batch({}, torch.arange(0))
-        return lambda numbers: game.generated(seed, numbers, none), lambda numbers: real.draw(numbers, device)
+        return lambda numbers: game.generated(seed, numbers, none), lambda numbers: real.draw(numbers, device), None
 
     @functools.lru_cache(maxsize=1)  # a game that turns images into images is scored against them at once
     def shown(numbers: range) -> Batch:
         chosen = order.permute(rng.key(config.run.seed, "evaluate"), len(index), np.array(numbers) % len(index))
         return loader.load(index, config, chosen.tolist(), device)
 
-    return lambda numbers: game.generated(seed, numbers, shown(numbers)), lambda numbers: shown(numbers)[game.judged]
+    return (
+        lambda numbers: game.generated(seed, numbers, shown(numbers)),
+        lambda numbers: shown(numbers)[game.judged],
+        shown,
+    )
 
 
 def _of_images(task: Task) -> Scored:
@@ -305,6 +309,7 @@ def evaluated(
     real: ImageSet,
     count: int,
     sets: Sets | None,
+    shown: Callable[[range], Batch] | None = None,
 ) -> Evaluation:
     """Return what an evaluation found. Raises InputError on all ranks where it failed."""
     problem, found = "", None
@@ -318,6 +323,7 @@ def evaluated(
             ranks=task.ranks,
             sets=sets,
             progress=task.progress,
+            shown=shown,
         )
     except (ScoreError, InputError) as error:
         problem = str(error)

@@ -1,5 +1,6 @@
 """Turn tensors in [-1, 1] into PNG files."""
 
+import functools
 import io
 import json
 import math
@@ -8,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from gan_dist import files
 
 _READABLE = 48  # pixels: smaller images are enlarged in a grid, or a person sees nothing
 _GAP = 2
+_LETTER = 11  # pixels of a name's height
+_MOST_BESIDE = 120  # pixels of a name's width beside a row
+_MOST_CLASSES = 20
 _LAYOUT = "gan_dist"  # keyword of a PNG's text: where the cells of a grid are
 CAPTION = "Description"  # the PNG specification's keyword for a caption
 
@@ -31,11 +35,18 @@ def save_png(image: torch.Tensor, path: Path) -> None:
 
 
 def save_grid(
-    images: torch.Tensor | Sequence[torch.Tensor], path: Path, columns: int = 0, caption: str = "", together: int = 1
+    images: torch.Tensor | Sequence[torch.Tensor],
+    path: Path,
+    columns: int = 0,
+    caption: str = "",
+    together: int = 1,
+    below: Sequence[str] = (),
+    beside: Sequence[str] = (),
 ) -> None:
     """Write (N, C, H, W) images in [-1, 1] as one picture, row by row; `columns` 0: about a square.
 
-    The file says where its cells are, for `cut`; `together` neighbours are one sample.
+    The file says where its cells are, for `cut`; `together` neighbours are one sample. Names stand `below` columns, which take
+    turns with them, or `beside` rows.
     """
     cells = [to_uint8(image) for image in images]
     columns = columns or _square(len(cells))
@@ -45,7 +56,60 @@ def save_grid(
         info.add_itxt(CAPTION, caption)
     layout = {"width": width, "height": height, "columns": columns, "cells": len(cells), "together": together}
     info.add_text(_LAYOUT, json.dumps(layout))
-    _write(sheet(cells, columns), path, info)
+    drawn = sheet(cells, columns)
+    if below:
+        drawn = _below(drawn, [below[place % len(below)] for place in range(columns)], width + _GAP)
+    if beside:
+        drawn = _beside(drawn, beside, height + _GAP)
+    _write(drawn, path, info)
+
+
+def columns_of_classes(classes: int, count: int) -> int:
+    """Return how many columns show each class of samples 0, 1, ... in columns of its own; 0 where they are too many for it.
+
+    Sample k is of class k % classes, so it is a multiple of `classes`.
+    """
+    if not 1 < classes <= min(_MOST_CLASSES, count):
+        return 0
+    return classes * max(1, round(math.sqrt(count) / classes))
+
+
+def _below(pixels: np.ndarray, names: Sequence[str], pitch: int) -> np.ndarray:
+    """Return a picture with a name below each column."""
+    strip = Image.new("L", (pixels.shape[1], _LETTER + 4), 255)
+    pen = ImageDraw.Draw(strip)
+    for number, name in enumerate(names):
+        pen.text((_GAP + number * pitch, 0), _fitting(name, pitch - _GAP), 0, _font())
+    return np.concatenate([pixels, _like(strip, pixels)])
+
+
+def _beside(pixels: np.ndarray, names: Sequence[str], pitch: int) -> np.ndarray:
+    """Return a picture with a name to the right of each row."""
+    shown = [_fitting(name, _MOST_BESIDE) for name in names]
+    strip = Image.new("L", (2 * _GAP + max(int(_font().getlength(name)) + 1 for name in shown), pixels.shape[0]), 255)
+    pen = ImageDraw.Draw(strip)
+    for number, name in enumerate(shown):
+        pen.text((_GAP, number * pitch + max(0, (pitch - _LETTER) // 2)), name, 0, _font())
+    return np.concatenate([pixels, _like(strip, pixels)], axis=1)
+
+
+def _fitting(name: str, width: int) -> str:
+    """Return as much of a name as a width has room for, in letters that the font has."""
+    name = "".join(letter if letter.isprintable() and letter < "\u0100" else "?" for letter in name)
+    while name and _font().getlength(name) > width:
+        name = name[:-1]
+    return name
+
+
+def _like(strip: Image.Image, pixels: np.ndarray) -> np.ndarray:
+    """Return a grey strip with the channels of a picture."""
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
+    return np.asarray(strip.convert(mode)).reshape(strip.height, strip.width, pixels.shape[2])
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(_LETTER)
 
 
 def cut(path: Path, count: int) -> list[Image.Image]:
@@ -105,13 +169,19 @@ def squeezed(pixels: np.ndarray) -> np.ndarray:
     return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
 
 
-def save_columns(columns: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write named columns of (N, C, H, W) images in [-1, 1] as one picture: what belongs together stands side by side."""
+def save_columns(columns: Mapping[str, torch.Tensor], path: Path, classes: Sequence[str] = ()) -> None:
+    """Write named columns of (N, C, H, W) images in [-1, 1] as one picture: what belongs together stands side by side.
+
+    `classes` are names of those that the samples take turns with: each stands in columns of its own, with the name below.
+    """
     most = max(images.shape[1] for images in columns.values())
     wide = [images.expand(-1, most, -1, -1) for images in columns.values()]
     together = torch.stack(wide, dim=1).flatten(0, 1)
     rows = math.sqrt(len(together))
     across = 0 if len(wide) == 1 else len(wide) * max(1, round(rows / len(wide)))
+    if len(wide) == 1 and (apart := columns_of_classes(len(classes), len(together))):
+        save_grid(together, path, apart, f"columns by class: {', '.join(classes)}", below=classes)
+        return
     save_grid(together, path, across, together=len(wide))
 
 

@@ -57,6 +57,11 @@ OTHERS: dict[str, Any] = {
     "penalties.wgan_gp.full_precision": False,
     "optimizers.generator.kind": "adamw",
     "optimizers.discriminator.kind": "sgd",
+    "start.from": "runs/other",
+    "phases": {"discriminator": {"begin": 8, "end": 16}},
+    "start.networks": ["generator"],
+    "start.skip": ["generator.layers.0"],
+    "start.freeze": ["discriminator.features.0"],
     "training.micro_batches_per_pass": 2,
     "training.strategy": "exact",
     "training.graphs": "auto",
@@ -72,6 +77,7 @@ OTHERS: dict[str, Any] = {
 """Another value of each key for which that is not obvious."""
 
 NEEDED: dict[str, dict[str, Any]] = {
+    **{f"start.{key}": {"start.from": "runs/a"} for key in ("networks", "averaged", "optimizers", "strict", "skip")},
     "data.classes": {"data.labels": True},
     "data.load_size": {"data.crop": "random"},
     "networks.generator.kind": {"networks.discriminator.kind": "article", "data.resolution": 28},

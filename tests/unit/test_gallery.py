@@ -77,7 +77,8 @@ def test_a_labelled_run_shows_reals_once_the_live_generator_and_a_row_for_each_c
     assert media.caption(tmp_path / "samples/classes/images-000000032.png") == caption  # W&B shows it
     assert reading._beside(tmp_path / "samples")[1][0] == f"{caption}, 64 images"
     first = np.asarray(Image.open(tmp_path / "samples/classes/images-000000032.png"))
-    assert first.shape == (3 * 50 + 2, 10 * 50 + 2)
+    assert first[:, : 10 * 50 + 2].shape == (3 * 50 + 2, 10 * 50 + 2)
+    assert (first[:, 10 * 50 + 2 :] < 128).any(1)[2:50].any()  # a name beside the first row
     own = game.samples(0, 0, 1, label=2)[0]  # the same latent as a sample of that class drawn alone
     cell = first[2 + 2 * 50 : 50 + 2 * 50 : 3, 2:50:3]
     assert np.abs(cell.astype(int) - grid.to_uint8(own)[..., 0].astype(int)).max() <= 1

@@ -21,6 +21,8 @@ NARROW = {
     "unet": {"base_channels": 4},
     "patchgan": {"base_channels": 4},
     "resnet": {"base_channels": 4, "blocks": 1},
+    "msrresnet": {"base_channels": 4, "blocks": 1},
+    "vgg_discriminator": {"base_channels": 4},
 }
 """Keys that make a family's networks small."""
 

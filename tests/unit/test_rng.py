@@ -178,3 +178,13 @@ def test_halves_are_the_uniform_numbers_below_a_half() -> None:
     for stream in (rng.key(0, "flip"), rng.key(7, "flip"), 2**64 - 1):
         expected = rng.uniform(stream, torch.from_numpy(positions), 1)[:, 0] < 0.5
         assert np.array_equal(rng.halves(stream, positions), expected.numpy())
+
+
+@pytest.mark.parametrize("position", [0, 7, 123_456_789_012])
+def test_numbers_of_one_position_are_the_same_without_torch(position: int) -> None:
+    stream = rng.key(3, "twin")
+    assert np.array_equal(
+        rng.uniform_numpy(stream, position, 33), rng.uniform(stream, torch.tensor([position]), 33)[0].numpy()
+    )
+    wanted = rng.normal(stream, torch.tensor([position]), 33)[0].numpy()
+    assert np.allclose(rng.normal_numpy(stream, position, 33), wanted, rtol=0, atol=1e-6)

@@ -20,6 +20,14 @@ def test_each_kind_has_its_values() -> None:
     assert [schedules.at(linear.rate, images) for images in (0, 100, 150, 300, 999)] == [1, 1, 1.5, 3, 3]
     cosine = read(kind="cosine", start=2, stop=1, end=100)
     assert [schedules.at(cosine.rate, images) for images in (0, 50, 100, 101)] == pytest.approx([2, 1.5, 1, 1])
+    again = read(kind="cosine", start=2, stop=1, end=100, periods=4)
+    assert [schedules.at(again.rate, images) for images in (0, 12.5, 25, 50, 99.999, 100, 101)] == pytest.approx(
+        [2, 1.5, 2, 2, 1, 1, 1], abs=1e-4
+    )
+    held = read(kind="linear", start=2e-4, stop=0, begin=100, end=200)  # CycleGAN
+    assert [schedules.at(held.rate, images) for images in (99, 100, 150, 199, 200)] == pytest.approx(
+        [2e-4, 2e-4, 1e-4, 2e-6, 0]
+    )
     steps = read(kind="steps", start=8, at_images=[10, 20], factor=0.5)
     assert [schedules.at(steps.rate, images) for images in (0, 9, 10, 20)] == [8, 8, 4, 2]
     fading = read(kind="exponential", start=1, factor=0.5, every=100, least=0.2)
@@ -49,3 +57,5 @@ def test_an_optimizer_has_the_settings_of_its_position() -> None:
     slow = adam.settings(0, slow=16 / 17)
     assert slow == {"lr": 16 / 17, "betas": (0.5 ** (16 / 17), 0.9 ** (16 / 17))}
     assert adam.model_dump()["learning_rate"]["stop"] == 0.0, "a schedule is recorded whole"
+    cosine = {"kind": "cosine", "start": 1.0, "stop": 0.5, "begin": 0, "end": 9}
+    assert read(**cosine).model_dump()["rate"] == cosine, "older runs would have another fingerprint"

@@ -1,5 +1,7 @@
-"""Find the classes of a tree of images, in its folders or in StyleGAN's dataset.json, and say what was guessed."""
+"""Find the classes of a tree of images: in its folders, StyleGAN's dataset.json or a labels.csv; say what was guessed."""
 
+import csv
+import io
 import json
 import posixpath
 import re
@@ -9,8 +11,12 @@ from typing import NamedTuple
 
 from gan_dist.errors import InputError
 
-_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "traina", "trainb", "testa", "testb"}
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "traina", "trainb", "testa", "testb"}
 _DENSE = 10  # numbers up to so many times their count are class numbers; others, dates say, are names
+
+
+_HEADERS = {"file", "filename", "file_name", "image", "path", "name", "id"}
+"""What the first column of a table is called."""
 
 
 class Labels(NamedTuple):
@@ -44,7 +50,7 @@ def of_folders(images: Sequence[str]) -> Labels:
             f"{len(strays):,} of {len(images):,} images lie in no class folder and have no label, first {strays[0]}; move "
             "them, or take no labels: --classes none"
         )
-    if {folder.lower() for folder in folders} <= _SPLITS:
+    if {folder.lower() for folder in folders} <= SPLITS:
         notes.append(
             f"the classes {', '.join(classes)} are named as the parts of a data set; if they are no classes, pack one "
             "of the folders, or take no labels: --classes none"
@@ -103,3 +109,69 @@ def of_dataset_json(name: str, content: bytes, images: Sequence[str]) -> Labels 
         notes.append(f"{len(without):,} of {len(images):,} images have no label in {name}, first {without[0]}")
     classes = sorted({label for label in labels if label is not None})
     return Labels(labels, {str(label): label for label in classes}, notes)
+
+
+def of_csv(name: str, content: bytes, images: Sequence[str]) -> Labels | None:
+    """Return the labels in a table with the columns file, label and perhaps name, with a header or without; None without rows.
+
+    A label is a whole number, or in all rows a word: words are numbered in natural order. Paths are from the table's folder.
+    Raises InputError, naming the line, for what cannot be read as this.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{name} is no text in UTF-8; save it as UTF-8") from None
+    first = text.partition("\n")[0]
+    separator = max(",;\t", key=first.count)
+    rows = [
+        (number, [cell.strip() for cell in row])
+        for number, row in enumerate(csv.reader(io.StringIO(text), delimiter=separator), 1)
+        if any(cell.strip() for cell in row)
+    ]
+    if rows and rows[0][1][0].lower() in _HEADERS:
+        del rows[0]
+    given: dict[str, tuple[str, str]] = {}
+    for number, row in rows:
+        if len(row) not in (2, 3) or not row[0] or not row[1]:
+            raise InputError(
+                f"{name}, line {number}: {len(row)} columns; write file,label or file,label,name, or pack without it: "
+                "--classes folder or --classes none"
+            )
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(name), row[0].replace("\\", "/")))
+        label = row[1], row[2] if len(row) > 2 else ""
+        if given.setdefault(path, label) != label:
+            raise InputError(
+                f"{name}, line {number}: {row[0]} has the label {given[path][0]} already; keep one of them"
+            )
+    if not given:
+        return None
+    numbers, classes = _classes_of(name, list(given.values()))
+    labels = [numbers[given[path]] if (path := posixpath.normpath(image)) in given else None for image in images]
+    notes = []
+    if absent := sorted(given.keys() - {posixpath.normpath(image) for image in images}):
+        notes.append(f"{len(absent):,} of {len(given):,} files of {name} are not there, first {absent[0]}")
+    if without := [image for image, label in zip(images, labels, strict=True) if label is None]:
+        notes.append(f"{len(without):,} of {len(images):,} images have no label in {name}, first {without[0]}")
+    return Labels(labels, classes, notes)
+
+
+def _classes_of(name: str, given: Sequence[tuple[str, str]]) -> tuple[dict[tuple[str, str], int], dict[str, int]]:
+    """Return the number of each (label, name), and the classes. Raises InputError where they contradict each other."""
+    words = {label for label, _ in given}
+    if not all(re.fullmatch(r"[0-9]{1,9}", word) for word in words):
+        if number := next((word for word in sorted(words) if re.fullmatch(r"[-+]?[0-9.]+", word)), None):
+            others = "" if re.fullmatch(r"[0-9]{1,9}", number) else ", no whole number from 0"
+            raise InputError(f"{name}: the label {number} is a number{others}; give all whole numbers, or all words")
+        classes = {word: number for number, word in enumerate(sorted(words, key=_natural))}
+        return {each: classes[each[0]] for each in given}, classes
+    classes = {}
+    for label, called in sorted(set(given), key=lambda each: int(each[0])):
+        other = next((known for known, number in classes.items() if number == int(label)), None)
+        if classes.setdefault(called or str(int(label)), int(label)) != int(label) or other not in (
+            None,
+            called or str(int(label)),
+        ):
+            raise InputError(
+                f"{name}: label {label} and the name {called or label} do not belong to each other alone; fix it"
+            )
+    return {each: int(each[0]) for each in given}, classes

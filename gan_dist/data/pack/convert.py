@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from gan_dist import units
+from gan_dist.data.pack import likeness
 
 QUALITY = 95
 """Of JPEG files that must be encoded again."""
@@ -25,6 +26,8 @@ class Converted(NamedTuple):
     enlarged: bool
     peak: int | None = None
     """The brightest pixel of 255, of an image that has more than 8 bits."""
+    thumbnail: bytes = b""
+    """What near-duplicates are found by (gan_dist/data/pack/likeness.py)."""
 
 
 def is_grey(content: bytes | np.ndarray) -> bool:
@@ -35,17 +38,27 @@ def is_grey(content: bytes | np.ndarray) -> bool:
         return image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
 
 
-def convert(
-    content: bytes | np.ndarray, size: tuple[int, int] | None, channels: int, quality: int, lossless: bool = False
-) -> Converted:
-    """Convert an encoded image or pixels to an encoded image with `channels` and, if asked, of a (height, width).
+class Prepared(NamedTuple):
+    """A picture as a shard is to hold it, before it is encoded."""
 
-    It is a JPEG where the source is one, unless `lossless`.
+    image: Image.Image
+    lossy: bool
+    """Whether it is to be a JPEG, which has no transparency."""
+    kept: bool
+    """Whether the source's own bytes hold just this."""
+    enlarged: bool = False
+    peak: int | None = None
+    """As in `Converted`."""
 
-    Bytes are kept as they are where nothing would change. Raises ValueError, OSError or SyntaxError for what is
-    no whole image.
+
+def prepare(
+    content: bytes | np.ndarray, size: tuple[int, int] | None, channels: int, lossless: bool = False
+) -> Prepared:
+    """Decode an image, or take pixels, and bring it to `channels` and, if asked, a (height, width).
+
+    Raises ValueError, OSError or SyntaxError for what is no whole image.
     """
-    lossy = False  # whether to write JPEG, which has no transparency
+    lossy = False
     if isinstance(content, np.ndarray):
         image = Image.fromarray(content)
     else:
@@ -61,7 +74,7 @@ def convert(
         clear = "transparency" in image.info
         plain = image.mode == _MODES[channels] and not turned and not clear and not _is_deep_png(content)
         if fits and plain and (lossy or image.format == "PNG"):
-            return Converted("jpg" if lossy else "png", content, kept=True, enlarged=False)
+            return Prepared(image, lossy, kept=True)
         image = ImageOps.exif_transpose(image)
     deep = not isinstance(content, np.ndarray) and (image.mode.startswith("I") or _is_deep_png(content))
     image = _eight_bits(image, keep_alpha=channels == 4).convert(_MODES[channels])
@@ -73,12 +86,36 @@ def convert(
         # BOX is the mean over the area that a new pixel covers
         method = Image.Resampling.BICUBIC if enlarged else Image.Resampling.BOX
         image = image.resize((size[1], size[0]), method, box=(left, top, left + width, top + height))
+    return Prepared(image, lossy, kept=False, enlarged=enlarged, peak=peak)
+
+
+def convert(
+    content: bytes | np.ndarray,
+    size: tuple[int, int] | None,
+    channels: int,
+    quality: int,
+    lossless: bool = False,
+    compared: bool = False,
+) -> Converted:
+    """Convert an encoded image or pixels to an encoded image with `channels` and, if asked, of a (height, width).
+
+    It is a JPEG where the source is one, unless `lossless`. `compared`: its thumbnail is wanted.
+
+    Bytes are kept as they are where nothing would change. Raises ValueError, OSError or SyntaxError for what is
+    no whole image.
+    """
+    image, lossy, kept, enlarged, peak = prepare(content, size, channels, lossless)
+    thumbnail = likeness.thumbnail(image) if compared else b""
+    ending = "jpg" if lossy else "png"
+    if kept:
+        assert isinstance(content, bytes)
+        return Converted(ending, content, kept=True, enlarged=False, thumbnail=thumbnail)
     buffer = io.BytesIO()
     if lossy:
         image.save(buffer, "JPEG", quality=quality, subsampling=0)
     else:
         image.save(buffer, "PNG")
-    return Converted("jpg" if lossy else "png", buffer.getvalue(), kept=False, enlarged=enlarged, peak=peak)
+    return Converted(ending, buffer.getvalue(), False, enlarged, peak, thumbnail)
 
 
 def about_dim(dim: Sequence[tuple[str, int]]) -> list[str]:

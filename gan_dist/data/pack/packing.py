@@ -11,75 +11,26 @@ import os
 import random
 import shutil
 import sys
-import time
 import warnings
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from gan_dist import files, units
-from gan_dist.data.pack import pairs, write
+from gan_dist.data.pack import duplicates, pairs, preview, write
 from gan_dist.data.pack.convert import QUALITY, about_dim, is_grey
 from gan_dist.data.pack.items import Item, Source
-from gan_dist.data.pack.sources import NO_IMAGE, made_of, open_source
+from gan_dist.data.pack.progress import Bar
+from gan_dist.data.pack.report import REPORT, PackReport
+from gan_dist.data.pack.sources import made_of, open_source
 from gan_dist.errors import InputError
 
 SHARD_SIZE = 2000
 _SHARD_BYTES = 256 << 20  # of the source: shards of large photos are cut sooner
 _RESIZED_SHARD_BYTES = 1 << 30
-_REPORT = "pack.json"
 _CLASSES = "classes.json"
 _SCRATCH = ".source"
 _LOCK = ".lock"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PackReport:
-    """What became of a source."""
-
-    images: int = 0
-    shards: int = 0
-    bytes: int = 0
-    kept: int = 0
-    """Images whose bytes were kept as they were."""
-    enlarged: int = 0
-    resumed: int = 0
-    """Shards that an earlier call had made."""
-    classes: dict[str, int] = dataclasses.field(default_factory=dict)
-    skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    """(name, reason)"""
-    notes: list[str] = dataclasses.field(default_factory=list)
-    """What a person should know before training."""
-
-    def lines(self) -> list[str]:
-        """Return what was packed, in lines for a person."""
-        lines = [
-            f"{units.count(self.images, 'image')} in {units.count(self.shards, 'shard')}, {units.size(self.bytes)}; {self.kept:,} kept their bytes"
-        ]
-        if self.classes:
-            first = list(self.classes.items())[:10]
-            named = [name if name == str(number) else f"{number} = {name}" for name, number in first]
-            lines.append(f"{len(self.classes)} classes: {', '.join(named)}{' ...' if len(self.classes) > 10 else ''}")
-        if self.enlarged:
-            lines.append(f"{self.enlarged:,} images were smaller than asked for, and enlarged")
-        if self.skipped:
-            lines.append(f"{len(self.skipped):,} files skipped ({_REPORT} has all):")
-            lines += [f"  {reason}" for reason in self._unknown_endings()]
-            lines += [f"  {name}: {reason}" for name, reason in self.skipped[:10]]
-        lines += [f"note: {note}" for note in self.notes]
-        if self.resumed:
-            lines.append(f"{units.count(self.resumed, 'shard')} of these from an earlier call")
-        return [line.encode(errors="backslashreplace").decode() for line in lines]  # names may be no UTF-8
-
-    def _unknown_endings(self) -> list[str]:
-        names = [PurePosixPath(name) for name, reason in self.skipped if reason == NO_IMAGE]
-        endings = Counter(name.suffix.lower().removeprefix(".") or "no ending" for name in names)
-        counted = ", ".join(f"{ending} {count:,}" for ending, count in endings.most_common())
-        return [f"{len(names):,} are {NO_IMAGE}: {counted}"] if names else []
 
 
 def is_packed(destination: Path) -> bool:
@@ -104,12 +55,15 @@ def pack(
     shard_size: int = SHARD_SIZE,
     progress: bool = True,
     layout: pairs.Layout | None = None,
+    drop_duplicates: bool = False,
+    compare: bool = True,
 ) -> PackReport:
     """Write `source` as shards into `destination`; the same call goes on after a stop and repeats nothing.
 
     The images are shuffled over the shards (by a fixed key), as sources come sorted by class. `channels` None: grey
     where all images are, else RGB. `processes` None: one a core. `classes`, `split`, `count`: see `open_source`. `layout`: the
-    source holds several images of each sample.
+    source holds several images of each sample. `compare`: find images that show nearly what an earlier one shows, where samples
+    have one image; `drop_duplicates` leaves them out, for which all images are decoded twice.
     A shard has at most `shard_size` images, and fewer where they are large. The shards' bytes do not depend on the
     number of processes. `resolution`: 64 for squares, 96x64 for width x height. A second call at the same time waits for the first. Raises InputError for a source without images, and for a destination that holds other files.
     """
@@ -134,6 +88,8 @@ def pack(
                     shard_size,
                     progress,
                     layout,
+                    drop_duplicates,
+                    compare,
                 )
             finally:
                 shutil.rmtree(destination / _SCRATCH, ignore_errors=True)
@@ -156,6 +112,8 @@ def _pack(
     shard_size: int,
     progress: bool,
     layout: pairs.Layout | None,
+    drop_duplicates: bool,
+    compare: bool,
 ) -> PackReport:
     before = _read_plan(destination)
     if before is None and (foreign := _visible(destination)):
@@ -181,34 +139,64 @@ def _pack(
         # plans of earlier versions have no such keys
         **{name: value for name, value in (("classes", classes), ("split", split), ("count", count)) if value},
         **({"images": layout.text} if layout else {}),
+        **({"drop_duplicates": True} if drop_duplicates else {}),
     }
-    jobs = _cut(found.items, shard_size, _SHARD_BYTES if resolution is None else _RESIZED_SHARD_BYTES)
+    compared = (compare or drop_duplicates) and not found.items[0].members
+    if drop_duplicates and not compared:
+        raise InputError("--drop-duplicates has no effect on samples of several images; remove it")
+    shard_bytes = _SHARD_BYTES if resolution is None else _RESIZED_SHARD_BYTES
+    jobs = _cut(found.items, shard_size, shard_bytes)
     if before is None:
-        files.write_json(destination / _REPORT, {"state": "running", "plan": plan})
+        files.write_json(destination / REPORT, {"state": "running", "plan": plan})
     else:
         _refuse_another(destination, before["plan"], plan, {f"{name}.tar" for name in jobs})
     whole = _whole(destination)
-    if before is not None and before["state"] == "done" and whole.keys() >= jobs.keys():
-        return dataclasses.replace(_report(before["report"]), resumed=len(jobs))
+    if before is not None and before["state"] == "done" and whole.keys() >= before["shards"].keys():
+        return dataclasses.replace(_report(before["report"]), resumed=len(before["shards"]))
     for torn in destination.glob(".*.part"):
         torn.unlink()
-    missing = {name: items for name, items in jobs.items() if name not in whole}
-    work = functools.partial(write.pack_shard, destination=destination, size=size, channels=channels, quality=quality)
-    with _Bar(len(found.items), sum(len(jobs[name]) for name in jobs.keys() - missing.keys()), progress) as bar:
-        for done in write.run(work, list(missing.items()), processes or len(os.sched_getaffinity(0))):
+    processes = processes or len(os.sched_getaffinity(0))
+    twice = None
+    if drop_duplicates:
+        scratch = destination / _SCRATCH / "signatures"
+        twice = duplicates.before_packing(jobs, scratch, size, channels, processes, progress)
+        left_out = {each.image for each in twice}
+        items = [item for place, item in enumerate(found.items) if place not in left_out]
+        jobs = _cut(items, shard_size, shard_bytes)
+    missing = {name: shard for name, shard in jobs.items() if name not in whole}
+    work = functools.partial(
+        write.pack_shard,
+        destination=destination,
+        size=size,
+        channels=channels,
+        quality=quality,
+        compared=compared and not drop_duplicates,
+    )
+    total, left = (sum(map(len, shards.values())) for shards in (jobs, missing))
+    with Bar(total, total - left, progress) as bar:
+        for done in write.run(work, list(missing.items()), processes):
             bar.advance(done)
     facts = _whole(destination)
     shards = {name: facts[name] for name in jobs}
     report = _gather(shards, found, resumed=len(jobs) - len(missing))
     if not report.images:
-        for path in (*destination.glob("shard-*.tar"), *destination.glob(".shard-*"), destination / _REPORT):
+        for path in (*destination.glob("shard-*.tar"), *destination.glob(".shard-*"), destination / REPORT):
             path.unlink()
         reasons = "; ".join(f"{name}: {reason}" for name, reason in report.skipped[:3])
         raise InputError(f"{source}: none of {len(found.items)} files could be read as an image ({reasons})")
+    if compared and not drop_duplicates:
+        twice = duplicates.of_shards(destination, jobs, report.images)
+    if twice is None:  # a lost shard was made again
+        report = dataclasses.replace(report, near_duplicates=(before or {}).get("report", {}).get("near_duplicates", 0))
+    elif twice:
+        report = dataclasses.replace(report, near_duplicates=len(twice), dropped=drop_duplicates)
+        duplicates.write_list(destination, twice, found.items)
     if found.classes:
         files.write_json(destination / _CLASSES, found.classes)
+    with contextlib.suppress(OSError):  # a picture ends no packing
+        preview.write(destination, list(jobs), found.classes)
     done_plan = {"state": "done", "plan": plan, "report": dataclasses.asdict(report), "shards": shards}
-    files.write_json(destination / _REPORT, done_plan)
+    files.write_json(destination / REPORT, done_plan)
     for leftover in destination.glob(".shard-*"):
         leftover.unlink()
     return report
@@ -282,9 +270,9 @@ def _visible(destination: Path) -> list[str]:
 
 def _refuse_another(destination: Path, before: dict[str, Any], plan: dict[str, Any], ours: set[str]) -> None:
     changed = [
-        "other images" if key == "listing" else f"{key} {_short(before.get(key))} there, {_short(plan[key])} now"
-        for key in plan
-        if before.get(key) != plan[key]
+        "other images" if key == "listing" else f"{key} {_short(before.get(key))} there, {_short(plan.get(key))} now"
+        for key in {**plan, **before}
+        if before.get(key) != plan.get(key)
     ]
     if changed:
         raise InputError(
@@ -301,7 +289,7 @@ def _short(value: Any) -> str:
 
 def _read_plan(destination: Path) -> dict[str, Any] | None:
     try:
-        plan = json.loads((destination / _REPORT).read_text())
+        plan = json.loads((destination / REPORT).read_text())
         return plan if {"state", "plan"} <= plan.keys() else None
     except (OSError, ValueError, AttributeError):
         return None
@@ -351,38 +339,3 @@ def _dim(facts: Collection[dict[str, Any]]) -> list[str]:
 
 def _report(fields: dict[str, Any]) -> PackReport:
     return PackReport(**{**fields, "skipped": [tuple(entry) for entry in fields["skipped"]]})
-
-
-class _Bar:
-    """Progress on a terminal, or a line now and then where there is none."""
-
-    def __init__(self, total: int, done: int, shown: bool) -> None:
-        columns = TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        terminal = sys.stderr.isatty()
-        console = Console(stderr=True)
-        self._bar = Progress(*columns, console=console, disable=not (shown and terminal), transient=True)
-        self._lines = shown and not terminal
-        self._total, self._done, self._begin = total, done, time.perf_counter()
-        self._start, self._said = done, time.perf_counter()
-
-    def __enter__(self) -> "_Bar":
-        self._bar.start()
-        self._task = self._bar.add_task("", total=self._total, completed=self._done)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def advance(self, count: int) -> None:
-        self._done += count
-        self._bar.advance(self._task, count)
-        now = time.perf_counter()
-        if self._lines and now - self._said > 5:
-            rate = (self._done - self._start) / (now - self._begin)
-            left = (self._total - self._done) / rate
-            print(
-                f"packing {self._done:,}/{self._total:,}  {rate:,.0f} images/s  {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
-            self._said = now

@@ -128,7 +128,7 @@ def _of_folders(source: str, scratch: Path, wanted: Layout) -> tuple[dict[str, d
         path = str(Path(source) / folder)
         found = open_source(path, scratch / name, "none")
         skipped += [(f"{folder}/{file}", why) for file, why in found.skipped]
-        by_field[name] = _by_key(found.items, template or "{}", path)
+        by_field[name] = by_key(found.items, template or "{}", path)
     first, *others = by_field.items()
     for name, other in others:
         for has, lacks, lacking in ((first[1], other, name), (other, first[1], first[0])):
@@ -141,7 +141,7 @@ def _of_folders(source: str, scratch: Path, wanted: Layout) -> tuple[dict[str, d
     return by_field, skipped
 
 
-def _by_key(items: Sequence[Item], template: str, path: str) -> dict[str, Item]:
+def by_key(items: Sequence[Item], template: str, path: str) -> dict[str, Item]:
     if template.count("{}") != 1:
         raise InputError(f"--fields: the template {template} needs {{}} once, where the names are the same")
     pattern = re.compile("(.*)".join(re.escape(part) for part in template.split("{}")))

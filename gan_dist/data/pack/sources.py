@@ -99,7 +99,8 @@ def _listing(source: str, scratch: Path, classes: str | None, split: str | None)
         if not path.exists():
             raise InputError(f"no such source: {source}; give a folder, a zip, a tar, an idx file or the word digits")
         if path.is_dir():
-            return _idx_folder(path, split) or _folder(path, classes)
+            packed = sorted(path.glob("*.tar")) if (path / "pack.json").is_file() else []
+            return _idx_folder(path, split) or (_shards(packed, classes) if packed else _folder(path, classes))
         if "idx3-ubyte" in path.name:
             return _idx(path)
         with path.open("rb") as file:
@@ -154,7 +155,7 @@ _Entry = tuple[tuple[Any, ...], int, int]
 
 
 def _listed(entries: Mapping[str, _Entry], skipped: list[tuple[str, str]], classes: str | None) -> Source:
-    """Return the images of a tree of files, with the labels of its dataset.json or of its folders (gan_dist/data/pack/classes.py).
+    """Return the images of a tree of files, with the labels of its dataset.json, its labels.csv or its folders (classes.py).
 
     Hidden files are no part of a source.
     """
@@ -167,12 +168,14 @@ def _listed(entries: Mapping[str, _Entry], skipped: list[tuple[str, str]], class
         else:
             skipped.append((name, NO_IMAGE))
     labelled = classes_module.Labels([None] * len(images), {}, [])
-    listing = next((name for name in entries if name.rsplit("/", 1)[-1] == "dataset.json"), None)
     own = None
-    if classes is None and listing is not None:
-        own = classes_module.of_dataset_json(listing, _bytes(entries[listing][0]), images)
+    if classes is None:
+        for kind, reads in (("dataset.json", classes_module.of_dataset_json), ("labels.csv", classes_module.of_csv)):
+            listing = next((name for name in entries if name.rsplit("/", 1)[-1] == kind), None)
+            if own is None and listing is not None:
+                own = reads(listing, _bytes(entries[listing][0]), images)
+                skipped = [entry for entry in skipped if own is None or entry[0] != listing]
     if own is not None:
-        skipped = [entry for entry in skipped if entry[0] != listing]
         labelled = own
     elif classes != "none":
         labelled = classes_module.of_folders(images)

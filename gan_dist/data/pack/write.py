@@ -20,8 +20,8 @@ from PIL import Image
 
 from gan_dist import files
 from gan_dist.data import workers
-from gan_dist.data.pack import convert_maps
-from gan_dist.data.pack.convert import DIM, Converted, convert
+from gan_dist.data.pack import convert_maps, likeness
+from gan_dist.data.pack.convert import DIM, Converted, convert, prepare
 from gan_dist.data.pack.items import Item
 from gan_dist.data.pack.sources import read
 from gan_dist.errors import InputError
@@ -66,9 +66,14 @@ def pack_shard(
     size: tuple[int, int] | None,
     channels: int,
     quality: int,
+    compared: bool,
 ) -> int:
-    """Write one shard and, beside it, what happened to its images; the shard's name appears when it is whole."""
+    """Write one shard and, beside it, what happened to its images; the shard's name appears when it is whole.
+
+    `compared`: beside it are the signatures of its images too, by which near-duplicates are found.
+    """
     name, items = job
+    thumbnails: dict[int, bytes] = {}
     part = files.temporary(destination / name)
     facts: dict[str, Any] = {"images": 0, "kept": 0, "enlarged": 0, "skipped": [], "dim": []}
     try:
@@ -77,7 +82,7 @@ def pack_shard(
             with webdataset.TarWriter(file, user="0", group="0", mode=0o644, mtime=0, encoder=False) as shard:
                 for place, item in items:
                     try:
-                        members = _converted(item, size, channels, quality)
+                        members = _converted(item, size, channels, quality, compared)
                     except Unusable as error:
                         facts["skipped"].append((item.name, str(error)))
                         continue
@@ -86,6 +91,8 @@ def pack_shard(
                     if item.label is not None:
                         sample["cls"] = str(item.label).encode()
                     shard.write(sample)
+                    if compared:
+                        thumbnails[place] = next(iter(members.values())).thumbnail
                     facts["images"] += 1
                     facts["kept"] += all(converted.kept for converted in members.values())
                     facts["enlarged"] += any(converted.enlarged for converted in members.values())
@@ -95,6 +102,8 @@ def pack_shard(
             file.flush()
             os.fsync(file.fileno())
         facts["bytes"] = part.stat().st_size
+        if compared:
+            likeness.save(destination / f".{name}.npy", thumbnails)
         files.write_json(destination / f".{name}.json", facts)
         part.replace(destination / f"{name}.tar")
         files.sync_directory(destination)
@@ -107,10 +116,34 @@ def pack_shard(
     return len(items)
 
 
-def _converted(item: Item, size: tuple[int, int] | None, channels: int, quality: int) -> dict[str, Converted]:
+def compare_items(
+    job: tuple[str, list[tuple[int, Item]]], destination: Path, size: tuple[int, int] | None, channels: int
+) -> int:
+    """Write the signatures of the images that a shard is to have, and not the shard."""
+    name, items = job
+
+    def thumbnail(content: bytes | np.ndarray) -> bytes:
+        return likeness.thumbnail(prepare(content, size, channels).image)
+
+    thumbnails = {}
+    with pixel_limit():
+        for place, item in items:
+            with contextlib.suppress(Unusable):  # packing will say what is wrong with it
+                thumbnails[place] = use(item, thumbnail)
+    try:
+        likeness.save(destination / f".{name}.npy", thumbnails)
+    except OSError as error:
+        raise InputError(f"{destination} cannot be written ({error.strerror}); make room there") from None
+    return len(items)
+
+
+def _converted(
+    item: Item, size: tuple[int, int] | None, channels: int, quality: int, compared: bool
+) -> dict[str, Converted]:
     """Return the images of a sample by their endings. Raises Unusable."""
     if not item.members:
-        converted = use(item, functools.partial(convert, size=size, channels=channels, quality=quality))
+        work_alone = functools.partial(convert, size=size, channels=channels, quality=quality, compared=compared)
+        converted = use(item, work_alone)
         return {converted.extension: converted}
     found = {}
     for member in item.members:

@@ -57,3 +57,15 @@ def test_single_samples_are_cut_from_a_grid_that_says_where_they_are(tmp_path: P
     assert (np.asarray(pairs[3])[0, 0], np.asarray(pairs[3])[0, 97]) == (153, 102)
     grid.save_png(images[0], tmp_path / "old.png")
     assert grid.cut(tmp_path / "old.png", 9) == []
+
+
+def test_classes_have_columns_of_their_own_with_their_names_below(tmp_path: Path) -> None:
+    images = torch.stack([torch.full((1, 48, 48), (number % 3) - 1.0) for number in range(12)])
+    grid.save_columns({"samples": images}, tmp_path / "grid.png", ["dark", "grey", "light"])
+    shown = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert shown.shape[1] == 3 * 50 + 2
+    assert [shown[200 - 2, 25 + 50 * column] for column in range(3)] == [0, 128, 255]  # the last of four rows
+    strip = shown[4 * 50 + 2 :]
+    assert all((strip[:, 2 + 50 * column : 40 + 50 * column] < 100).any() for column in range(3))
+    assert [np.asarray(each).mean() for each in grid.cut(tmp_path / "grid.png", 3)] == [0, 128, 255]
+    assert Image.open(tmp_path / "grid.png").info["Description"] == "columns by class: dark, grey, light"

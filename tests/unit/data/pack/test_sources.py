@@ -482,3 +482,41 @@ def test_real_sources_have_the_counts_that_their_readme_names(tmp_path: Path, sh
     assert np.bincount(np.array(labels(cifar10), int)).tolist() == [1000] * 10
     horses = opened(shared / "data/horse2zebra/horse2zebra-256-testA.tar", tmp_path)
     assert (len(horses.items), set(labels(horses))) == (50, {None})
+
+
+@pytest.mark.parametrize(
+    ("table", "numbers", "classes"),
+    [
+        ("file,label\na.png,1\nx/b.png,0\n", [1, 0], {"0": 0, "1": 1}),
+        ("\ufefffilename;label;name\r\na.png;7;cat\r\nx/b.png;3;dog\r\n", [7, 3], {"dog": 3, "cat": 7}),
+        ("a.png\tdog\nx\\b.png\tcat\n", [1, 0], {"cat": 0, "dog": 1}),
+        ("a.png,dog\ngone.png,dog\n", [0, None], {"dog": 0}),
+        ("file,label\n", [None, 0], {}),  # an empty table says nothing: the folders do
+    ],
+)
+def test_labels_csv_goes_before_folders(
+    tmp_path: Path, table: str, numbers: list[int | None], classes: dict[str, int]
+) -> None:
+    (tree(tmp_path / "in", "a.png", "x/b.png") / "labels.csv").write_text(table, "utf-8", newline="")
+    found = opened(tmp_path / "in", tmp_path)
+    if classes:
+        assert (labels(found), found.classes) == (numbers, classes)
+    assert not [name for name, _ in found.skipped if name == "labels.csv"] or not classes
+    assert bool(found.notes) == (None in numbers and bool(classes))
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ("a.png\n", "line 1: 1 columns; write file,label"),
+        ("a.png,0\na.png,1\n", "line 2: a.png has the label 0 already"),
+        ("a.png,0,cat\nx/b.png,1,cat\n", "do not belong to each other alone"),
+        ("a.png,-1\nx/b.png,2\n", "the label -1 is a number, no whole number from 0"),
+        ("a.png,cat\nx/b.png,2\n", "the label 2 is a number; give all whole numbers, or all words"),
+    ],
+)
+def test_a_labels_csv_that_contradicts_itself_is_refused(tmp_path: Path, table: str, says: str) -> None:
+    (tree(tmp_path / "in", "a.png", "x/b.png") / "labels.csv").write_text(table)
+    with pytest.raises(InputError) as refused:
+        opened(tmp_path / "in", tmp_path)
+    assert says in str(refused.value)

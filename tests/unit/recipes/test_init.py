@@ -1,0 +1,239 @@
+"""`gan-dist init` writes a config that fits images and machine, loads, and trains its first steps; bad input is one line."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gan_dist import cli, config as config_module, games, step, trial
+from gan_dist.config import Config
+from gan_dist.data import loader
+from gan_dist.engine import Engine
+from gan_dist.recipes import choose, expect, initialise, look
+from gan_dist.recipes.look import Images, Machine, Picture
+from tests import making
+from tests.launching import REPOSITORY
+
+CPU = Machine(2, 8 << 30)
+GPU = Machine(16, 128 << 30, [("H100", 80 << 30)])
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(look, "machine", lambda: CPU)
+
+
+def photos(folder: str, count: int, size: tuple[int, int] = (40, 40), channels: int = 3, kind: str = "PNG") -> Path:
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    first = sum(map(ord, folder))  # other folders, other pictures
+    for number in range(count):
+        pixels = making.picture(first + number, size, min(channels, 3))
+        if channels == 4:
+            pixels = np.dstack([pixels, making.picture(first + number, size)])
+        (path / f"{number}.{kind.lower()}").write_bytes(making.encode(pixels, kind))
+    return path
+
+
+def seen(count: int, size: tuple[int, int] = (300, 300), channels: int = 3, **kinds: int) -> Images:
+    """What a look at a large source says."""
+    pictures = [Picture(size, channels, bytes(243))] * 100
+    return Images("photos", count, count * 1000, pictures, [], 0, kinds, 0, [], [], size)
+
+
+def written(images: Images, machine: Machine, resolution: tuple[int, int] | None = None) -> Config:
+    path = initialise.place("photos")
+    choice = choose.choose(images, machine, resolution)
+    content = initialise.text.of_generation(choice, "data/photos", "photos", ["for a test"])
+    return initialise.write(path, content)
+
+
+@pytest.mark.parametrize(
+    ("count", "recipe"), [(70_000, "photos_r3gan_256"), (5_000, "photos_small_data"), (300, "few_shot")]
+)
+def test_on_a_gpu_the_number_of_images_chooses_the_recipe_that_ships(count: int, recipe: str) -> None:
+    shipped = config_module.load([str(REPOSITORY / f"configs/{recipe}.yaml")])
+    size = shipped.data.size if recipe != "photos_small_data" else None
+    mine = written(seen(count), GPU, size).model_dump()
+    theirs = shipped.model_dump()
+    if recipe == "photos_small_data":  # 128 pixels, and the penalty of 128; these are of 256
+        assert mine["data"]["resolution"] == 256
+        assert mine["penalties"]["r1"]["weight"] == pytest.approx(4 * theirs["penalties"]["r1"]["weight"], rel=1e-2)
+        theirs["penalties"]["r1"]["weight"] = mine["penalties"]["r1"]["weight"]
+    for section in ("networks", "game", "loss", "penalties", "augment", "optimizers", "average"):
+        assert mine[section] == theirs[section], section
+    assert mine["training"]["batch"] == theirs["training"]["batch"]
+    assert mine["training"]["images"] == theirs["training"]["images"]
+
+
+@pytest.mark.parametrize(("side", "weight"), [(64, 2.0), (128, 15.0), (256, 150.0)])
+def test_r3gan_s_penalties_are_those_of_its_size(side: int, weight: float) -> None:
+    mine = written(seen(70_000), GPU, (side, side))
+    assert mine.penalties.r1.weight.start == weight
+    theirs = config_module.load([str(REPOSITORY / f"configs/photos_r3gan_{side}.yaml")])
+    assert mine.penalties.model_dump() == theirs.penalties.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        (seen(5_000, (300, 450)), {"resolution": "384x256"}),
+        (seen(5_000, (450, 300)), {"resolution": "256x384"}),
+        (seen(5_000, (100, 100), 1), {"resolution": 64, "channels": 1, "flip": True}),
+        (seen(5_000, (28, 28), 1), {"resolution": 16, "channels": 1, "flip": False}),
+        (seen(5_000, (300, 300), 4), {"channels": 4}),
+        (seen(200, cat=100, dog=100), {"labels": True}),
+        (seen(200, train=100, test=100), {"labels": False}),
+        (seen(101, cat=100, dog=1), {"labels": False}),
+    ],
+)
+def test_size_channels_classes_and_mirroring_follow_the_images(images: Images, expected: dict[str, object]) -> None:
+    data = written(images, GPU).data.model_dump()
+    assert {key: data[key] for key in expected} == expected
+
+
+def two_steps(config: Config) -> None:
+    """Pack what the config names, and train on it as it is, for two steps."""
+    config = config.with_({"data.workers": 0})
+    loader.prepare(config, progress=False)
+    engine = Engine(config)
+    config = config.with_classes(lambda: 3) if config.data.labels else config
+    loader.open_index(config, games.build(config).fields)
+    game = trial.build(config, engine)
+    engine.wrap(game)
+    size = config.training.batch
+    for number in range(2):
+        batch = trial.on_device(config, engine, trial.random_batches(config, game.fields, number, engine.slots))
+        step.play_step(engine, game, batch, number * size, size)
+    assert not any(found.total for found in engine.skipped(wait=True).values())
+    assert all(torch.isfinite(weight).all() for player in game.players for weight in player.weights)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: photos("photos", 20), {"resolution": 32, "channels": 3, "labels": False}),
+        (lambda: photos("photos", 20, (40, 64)), {"resolution": "48x32"}),
+        (lambda: photos("photos", 9, (20, 20), 1), {"resolution": 16, "channels": 1}),
+        (lambda: photos("photos", 12, (36, 36), 4), {"resolution": 32, "channels": 4}),
+        (
+            lambda: [photos(f"photos/{name}", 12, (34, 34), 3, "JPEG") for name in ("a cat", "dog", "hen")],
+            {"labels": True},
+        ),
+    ],
+    ids=["square", "wide", "grey", "transparent", "classes"],
+)
+def test_a_folder_on_a_cpu_is_packed_and_trains_its_first_steps(make: object, expected: dict[str, object]) -> None:
+    make()  # type: ignore[operator]
+    assert cli.main(["init", "toy", "--data", "photos"]) == 0
+    config = config_module.load(["configs/toy.yaml"])
+    data = config.data.model_dump()
+    assert {key: data[key] for key in expected} == expected
+    two_steps(config)
+
+
+@pytest.mark.parametrize("game", ["paired", "unpaired"])
+def test_two_folders_are_sets_of_a_game_that_turns_one_into_the_other(
+    game: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos("toy/trainA", 16, (36, 36))
+    photos("toy/trainB", 16 if game == "paired" else 18, (36, 36), 3, "JPEG")
+    assert cli.main(["init", "toy.yaml", "--data", "toy"]) == 0
+    said = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    for command in next(line for line in said if line.startswith("gan-dist pack")).split(" && "):
+        assert cli.main(command.split()[1:]) == 0
+    config = config_module.load(["toy.yaml"])
+    assert config.game.kind == game
+    two_steps(config)
+
+
+def test_what_is_broken_there_twice_or_no_image_is_said_in_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    photos("photos", 12)
+    (Path("photos") / "twice\n.png").write_bytes(Path("photos/3.png").read_bytes())
+    (Path("photos") / "cut.png").write_bytes(Path("photos/4.png").read_bytes()[:200])
+    (Path("photos") / "notes.txt").write_text("hello")
+    assert cli.main(["init", "toy", "--data", "photos"]) == 0
+    said, text = capsys.readouterr().out, Path("configs/toy.yaml").read_text()
+    for words in ("1 broken", "first cut.png", "1 near-duplicate", "1 other file", "14 images", "no GPU"):
+        assert words in said
+        assert words in text.replace("\n# ", " ")
+    assert config_module.load(["configs/toy.yaml"]).data.source == "photos"
+
+
+def test_odd_paths_are_quoted_and_zips_are_sources() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number in range(8):
+            archive.writestr(f"ü {number}.png", making.encode(making.picture(number, 20, 3)))
+    Path("my photos: 1.zip").write_bytes(buffer.getvalue())
+    assert cli.main(["init", "toy", "--data", "my photos: 1.zip"]) == 0
+    config = config_module.load(["configs/toy.yaml"])
+    assert config.data.source == "my photos: 1.zip"
+    loader.prepare(config, progress=False)
+
+
+def test_what_gan_dist_packed_is_not_packed_again() -> None:
+    photos("photos", 12)
+    assert cli.main(["pack", "photos", "shards"]) == 0
+    assert cli.main(["init", "toy", "--data", "shards"]) == 0
+    config = config_module.load(["configs/toy.yaml"])
+    assert (config.data.shards, config.data.source) == ("shards", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["toy", "--data", "empty"], "empty holds no images"),
+        (["toy", "--data", "nowhere"], "no such source: nowhere"),
+        (["toy", "--data", "junk"], "0 images can be read: a.png: "),
+        (["toy", "--data", "photos", "--game", "paired"], "wants two folders"),
+        (["a/b", "--data", "photos"], "no name of a config"),
+        (["there.yaml", "--data", "photos"], "there.yaml exists, and nothing is overwritten"),
+        (["nowhere/x.yaml", "--data", "photos", "--resolution", "7"], "is no doubling of a size"),
+        (["taken", "--data", "photos"], "data/taken, the folder for the shards of taken, is there already"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("empty", "junk", "data/taken"):
+        Path(folder).mkdir(parents=True)
+    Path("junk/a.png").write_bytes(b"junk")
+    Path("data/taken/mine.txt").write_text("mine")
+    photos("photos", 8)
+    Path("there.yaml").write_text("mine")
+    assert cli.main(["init", *words]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert len(said.splitlines()) == 1
+    assert [*Path().rglob("*.yaml")] == [Path("there.yaml")]
+    assert Path("there.yaml").read_text() == "mine"
+
+
+def test_images_of_every_kind_are_looked_at() -> None:
+    path = Path("photos")
+    path.mkdir()
+    colour, grey = Image.fromarray(making.picture(1, (30, 50), 3)), Image.fromarray(making.picture(2, (30, 50)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    colour.save(path / "turned.jpg", exif=exif)
+    colour.convert("CMYK").save(path / "cmyk.jpg")
+    colour.quantize(8).save(path / "palette.gif")
+    grey.convert("1").save(path / "bits.png")
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(path / "deep.png")
+    found = look.images("photos")
+    assert not found.broken
+    assert sorted(picture.size for picture in found.pictures) == [(30, 50)] * 4 + [(50, 30)]
+    assert found.channels == 3
+
+
+def test_what_to_expect_is_predicted_for_gpus_and_measured_on_a_cpu() -> None:
+    config = config_module.load([str(REPOSITORY / "tests/data/digits.yaml"), *making.flags(making.tiny("x", "y"))])
+    many = Machine(16, 128 << 30, [("NVIDIA H100 80GB HBM3", 80 << 30)] * 3)
+    assert expect.line(config, many).startswith("predicted for h100 x 2, not measured: ")  # 4 micro-batches
+    assert "images/s by one process" in expect.line(config, CPU)

@@ -177,8 +177,7 @@ class Trainer:
     def _go_on(self) -> Reason:
         """Play steps until the run is finished or all ranks agreed on a reason to stop."""
         self.reporter.begin(self.images)
-        slots, device = self.engine.slots, self.engine.device
-        say = self.tracker.say
+        slots, device, say = self.engine.slots, self.engine.device, self.tracker.say
         waiting = self.supply.waiting(self.watchdog, self.tracker, lambda: self.images)
         batches = loader.micro_batches(
             self.index, self.config, self.images, slots, device, self._quarantined, self.cache, say, waiting

@@ -102,6 +102,7 @@ class _Encoding(Game):
     """What both games share: latents of images, and images of latents."""
 
     reconstructs: ClassVar[bool] = True
+    drawn_by: ClassVar[str] = "decoder"
 
     def __init__(self, config: Config) -> None:
         keys: Autoencoder = config.game
@@ -110,13 +111,13 @@ class _Encoding(Game):
         self.latent: int = keys.latent
         self.dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
         self.fields = {"image": Field("image", channels=data.channels, size=data.size)}
+        self.shape = Shape(data.size, data.channels, self.latent)
         self._average: AverageKeys = config.average
         self._decoder_kind: str = config.networks.decoder.kind
 
     def make(self, config: Config) -> tuple[nn.Module, nn.Module]:
         """Return encoder and decoder with their initial weights; the caller has seeded torch."""
-        shape = Shape(config.data.size, config.data.channels, self.latent)
-        encoder, decoder = config.networks.encoder.encoder(shape), config.networks.decoder.generator(shape)
+        encoder, decoder = config.networks.encoder.encoder(self.shape), config.networks.decoder.generator(self.shape)
         if getattr(decoder, "takes_draws", False):
             raise InputError(
                 f"networks.decoder.kind = {self._decoder_kind} draws noise of its own; choose another kind"

@@ -2,9 +2,10 @@
 
 import abc
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from gan_dist.ema import RAMP
 from gan_dist.errors import InputError
 from gan_dist.interfaces import Batch, Field, LatentSpace, Phase
 from gan_dist.metrics import Metrics
+from gan_dist.networks import Shape
 from gan_dist.networks.statistics import Statistics
 from gan_dist.optimizers import Optimizer
 from gan_dist.player import Player
@@ -34,6 +36,27 @@ class GameKeys(Part):
     def build(self, config: Config) -> "Game":
         """Build the game that a config describes."""
         raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Handover:
+    """An averaged network that a run hands over, and what is known of its inputs (`gan-dist export`)."""
+
+    network: nn.Module
+    place: str
+    """Section of the config that made it, below `networks`."""
+    shape: Shape
+    takes: Literal["latents", "images"]
+    distribution: Literal["normal", "uniform"] = "normal"
+    """Of each number of a latent."""
+    draws_key: int | None = None
+    """Key of the random numbers that it draws for each image (dropout); None: it draws none."""
+    multiple: int = 1
+    """Sides of images that it takes are multiples of it."""
+    fill: float | None = None
+    """What stands where the last channel of an input says that something is missing; None: it says nothing of that."""
+    label_map: Mapping[str, Any] | None = None
+    """Keys of the label map (config/data_field.py) that it takes as a channel for each class; None: it takes colours."""
 
 
 class Game(abc.ABC):
@@ -153,6 +176,23 @@ class Game(abc.ABC):
         """Return the inputs as images like the outputs, which scores show beside them; None where that means nothing."""
         return None
 
+    drawn_by: ClassVar[str] = "generator"
+    """Section below `networks` of the network that draws from latents."""
+    shape: Shape
+    """What that network makes."""
+
+    def hand_over(self, way: str = "") -> Handover:
+        """Return the network that draws, or that turns images into images on a way. Raises InputError for another way."""
+        shape = getattr(self, "shape", None)
+        if shape is None or (self.shows_data and not self.reconstructs):
+            raise InputError(
+                f"{type(self).__name__} hands no network over: it defines no hand_over (docs/extending.md)"
+            )
+        one_way(way, "from latents")
+        space = self.latent_space()
+        distribution: Literal["normal", "uniform"] = "uniform" if space.uniform else "normal"
+        return Handover(space.network, self.drawn_by, shape, "latents", distribution)
+
     def infer(self, inputs: Batch, way: str = "") -> Tensor:
         """Return the averaged network's answer to given images: (N, C, H, W) in [-1, 1].
 
@@ -221,6 +261,12 @@ def expect(made: Tensor, shape: tuple[int, ...], what: str) -> None:
     if not isinstance(made, Tensor) or tuple(made.shape[: len(shape)]) != shape:
         made_shape = tuple(made.shape) if isinstance(made, Tensor) else f"a {type(made).__name__}"
         raise InputError(f"{what} gives {made_shape}; a tensor of {', '.join(map(str, shape))} is needed")
+
+
+def one_way(way: str, which: str) -> None:
+    """Raise InputError for a way given to a game that has only one."""
+    if way:
+        raise InputError(f"this run goes one way, {which}; remove --way {way}")
 
 
 def buffers_of(module: nn.Module | None, name: str) -> dict[str, Tensor]:

@@ -140,6 +140,7 @@ class GenerationGame(Game):
         keys: Generation = config.game
         self.seed, self.keys, self.classes = config.run.seed, keys, config.data.classes
         self.latent: int = keys.latent
+        self.shape = keys.shape_of(config)
         self._micro_batch: int = config.training.micro_batch
         self.pack: int = keys.pack
         self.dtype = torch.float64 if config.training.precision == "fp64" else torch.float32

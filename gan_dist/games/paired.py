@@ -12,7 +12,7 @@ from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Section
 from gan_dist.ema import AverageKeys
 from gan_dist.errors import InputError
-from gan_dist.games.base import Game, GameKeys, expect, initial_weights, make_player
+from gan_dist.games.base import Game, GameKeys, Handover, expect, initial_weights, make_player, one_way
 from gan_dist.games.colours import coloured
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape
@@ -22,6 +22,8 @@ from gan_dist.schedules import ScheduledCount
 
 Features = list[list[Tensor]]
 """Of each scale, the outputs of a discriminator's layers; the last of them are logits."""
+_OUTPUTS = "dropout of outputs"
+"""What keys the dropout of images that are shown; training has its own."""
 
 
 class Average(AverageKeys):
@@ -99,11 +101,14 @@ class PairedGame(Game):
             )
             for name, field in data.fields.items()
         }
-        self.palette = data.fields["input"].palette
+        given = data.fields["input"]
+        self.palette = given.palette
+        self._label_map = given.model_dump() if given.classes else None
         x, y = self.fields["input"].channels, self.fields["target"].channels
         self._generator_kind: str = config.networks.generator.kind
         with initial_weights(config.run.seed):
-            generator = config.networks.generator.generator(Shape(data.size, y, inputs=x))
+            self.shape = Shape(data.size, y, inputs=x)
+            generator = config.networks.generator.generator(self.shape)
             seen = x + y if keys.conditional else y
             discriminator = config.networks.discriminator.discriminator(Shape(data.size, seen))
         self._takes_draws = bool(getattr(generator, "takes_draws", False))
@@ -198,13 +203,27 @@ class PairedGame(Game):
     def generated(self, seed: int, numbers: range, shown: Batch) -> Tensor:
         return self.infer(shown)
 
+    def hand_over(self, way: str = "") -> Handover:
+        if way != "AB":
+            one_way(way, "from input to target")
+        assert self.generator.average is not None
+        return Handover(
+            self.generator.average.network,
+            "generator",
+            self.shape,
+            "images",
+            draws_key=rng.key(self.seed, _OUTPUTS) if self._takes_draws else None,
+            multiple=self.multiple,
+            label_map=self._label_map,
+        )
+
     @torch.no_grad()
     def infer(self, inputs: Batch, way: str = "") -> Tensor:
         """Return the outputs for `inputs["input"]`: dropout stays on, as in the paper, keyed by the positions."""
         if way not in ("", "AB"):
             raise InputError(f"a paired run goes one way, from input to target; remove --way {way}")
         assert self.generator.average is not None
-        noise = self._noise(inputs, "dropout of outputs")
+        noise = self._noise(inputs, _OUTPUTS)
         output: Tensor = self.generator.average.network(inputs["input"], **noise)
         return output
 

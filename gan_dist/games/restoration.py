@@ -14,7 +14,7 @@ from gan_dist.config.section import Many, One, Section, Steps
 from gan_dist.degrade import DEGRADE, Mask
 from gan_dist.ema import AverageKeys
 from gan_dist.errors import InputError
-from gan_dist.games.base import Game, GameKeys, expect, initial_weights, make_player
+from gan_dist.games.base import Game, GameKeys, Handover, expect, initial_weights, make_player, one_way
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape
 from gan_dist.networks.msrresnet import as_channels
@@ -98,7 +98,8 @@ class RestorationGame(Game):
         self._generator_kind: str = config.networks.generator.kind
         average: Average = config.average
         with initial_weights(config.run.seed):
-            generator = config.networks.generator.generator(Shape(data.size, y, inputs=x, scale=self.scale))
+            self.shape = Shape(data.size, y, inputs=x, scale=self.scale)
+            generator = config.networks.generator.generator(self.shape)
             self.generator = make_player(
                 "G", generator, config.optimizers.generator, half_life=average.half_life, ramp=average.ramp
             )
@@ -168,6 +169,12 @@ class RestorationGame(Game):
 
     def generated(self, seed: int, numbers: range, shown: Batch) -> Tensor:
         return self.infer(shown)
+
+    def hand_over(self, way: str = "") -> Handover:
+        one_way(way, "from degraded to clean")
+        assert self.generator.average is not None
+        network = self.generator.average.network
+        return Handover(network, "generator", self.shape, "images", multiple=self.multiple, fill=self._fill)
 
     @torch.no_grad()
     def infer(self, inputs: Batch, way: str = "") -> Tensor:

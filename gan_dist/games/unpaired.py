@@ -12,7 +12,7 @@ from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Section
 from gan_dist.ema import AverageKeys
 from gan_dist.errors import InputError
-from gan_dist.games.base import Game, GameKeys, expect, initial_weights, make_player
+from gan_dist.games.base import Game, GameKeys, Handover, expect, initial_weights, make_player
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape
 from gan_dist.optimizers import OPTIMIZERS, Optimizer
@@ -97,10 +97,8 @@ class UnpairedGame(Game):
         a, b = self.fields["A"].channels, self.fields["B"].channels
         self._generator_kind: str = networks.generator.kind
         with initial_weights(config.run.seed):
-            generators = {
-                "AB": networks.generator.generator(Shape(data.size, b, inputs=a)),
-                "BA": networks.generator.generator(Shape(data.size, a, inputs=b)),
-            }
+            self.shapes = {"AB": Shape(data.size, b, inputs=a), "BA": Shape(data.size, a, inputs=b)}
+            generators = {way: networks.generator.generator(shape) for way, shape in self.shapes.items()}
             discriminators = {
                 "A": networks.discriminator.discriminator(Shape(data.size, a)),
                 "B": networks.discriminator.discriminator(Shape(data.size, b)),
@@ -177,6 +175,12 @@ class UnpairedGame(Game):
         if way not in ("", "AB", "BA"):
             raise InputError(f"--way {way}: an unpaired run goes the ways AB and BA")
         return (way or "AB")[0]
+
+    def hand_over(self, way: str = "") -> Handover:
+        self.takes(way)
+        assert self.generators.average is not None
+        network = self.generators.average.network.get_submodule(f"networks.{way or 'AB'}")
+        return Handover(network, "generator", self.shapes[way or "AB"], "images", multiple=self.multiple)
 
     def infer(self, inputs: Batch, way: str = "") -> Tensor:
         """Return `inputs["input"]`, images of the domain `takes(way)`, as images of the other one."""

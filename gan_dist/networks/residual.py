@@ -102,7 +102,7 @@ class Attention(nn.Module):
         queries = self.queries(x).flatten(2)
         keys, values = (functional.max_pool2d(layer(x), 2).flatten(2) for layer in (self.keys, self.values))
         attended = torch.softmax(queries.transpose(1, 2) @ keys, dim=-1).to(values.dtype)  # (N, HW, HW / 4)
-        output: Tensor = self.output((values @ attended.transpose(1, 2)).view(len(x), -1, *x.shape[2:]))
+        output: Tensor = self.output((values @ attended.transpose(1, 2)).view(x.shape[0], -1, *x.shape[2:]))
         return x + self.gamma.to(output.dtype) * output
 
 

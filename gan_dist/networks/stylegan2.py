@@ -63,6 +63,7 @@ class Generator(nn.Module):
     """
 
     takes_draws = True
+    takes_truncation = True
 
     def __init__(self, shape: Shape, widths: list[int], style: int, mapping_layers: int, mixing: float = 0.0) -> None:
         """`widths` are the channels of the blocks, from the smallest size to that of the image."""
@@ -89,10 +90,18 @@ class Generator(nn.Module):
         )
 
     def forward(
-        self, latents: Tensor, labels: Tensor | None = None, draws: Draws | None = None, styles: bool = False
+        self,
+        latents: Tensor,
+        labels: Tensor | None = None,
+        draws: Draws | None = None,
+        styles: bool = False,
+        truncation: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Return the images; with `styles` also the ws (N, style_count, style) that they were made from."""
-        ws = self.styles(latents, labels, draws)
+        """Return the images; with `styles` also the ws (N, style_count, style) that they were made from.
+
+        `truncation`, a scalar, stands for the network's own.
+        """
+        ws = self.styles(latents, labels, draws, truncation)
         image = self.from_styles(ws, draws)
         return (image, ws) if styles else image
 
@@ -104,7 +113,7 @@ class Generator(nn.Module):
             drawn = draws.normals({f"noise {number}": (1, *size) for number, size in enumerate(self.noise_sizes)})
             noises = [noise.to(ws.dtype) for noise in drawn]
         image: Tensor | None = None
-        x = self.constant.expand(len(ws), -1, -1, -1)
+        x: Tensor = self.constant.expand(ws.shape[0], -1, -1, -1)
         begin, end = 0, 1
         for block in self.blocks:
             # the style of a block's image is also that of the next block's first convolution
@@ -113,17 +122,27 @@ class Generator(nn.Module):
         assert image is not None
         return image
 
-    def styles(self, latents: Tensor, labels: Tensor | None = None, draws: Draws | None = None) -> Tensor:
+    def styles(
+        self,
+        latents: Tensor,
+        labels: Tensor | None = None,
+        draws: Draws | None = None,
+        truncation: Tensor | None = None,
+    ) -> Tensor:
         """Return a style for each layer: (N, style_count, style)."""
-        w = self.w_avg(self.mapping(latents, labels))
+        w: Tensor = self.w_avg(self.mapping(latents, labels))
         if draws is not None and self.mixing is not None:
             others = draws.normal("mixing latent", self.latent).to(latents.dtype)
             mixed: Tensor = self.mixing(w, self.mapping(others, labels), self.style_count, draws)
             return mixed
-        ws: Tensor = w[:, None].expand(-1, self.style_count, -1)
-        if not self.training and self.truncation != 1:
-            truncated = torch.lerp(self.w_avg.value, ws[:, : self.truncation_layers], self.truncation)
-            ws = torch.cat([truncated, ws[:, self.truncation_layers :]], dim=1)
+        if self.training or (truncation is None and self.truncation == 1):
+            return w[:, None].expand(-1, self.style_count, -1)
+        part = self.truncation if truncation is None else truncation
+        truncated = torch.lerp(self.w_avg.value, w, part)
+        # laid out as without, so that a truncation of 1 changes no bit
+        ws = truncated[:, None].expand(-1, min(self.truncation_layers, self.style_count), -1)
+        if len(rest := range(ws.shape[1], self.style_count)):
+            ws = torch.cat([ws, w[:, None].expand(-1, len(rest), -1)], dim=1)
         return ws
 
 

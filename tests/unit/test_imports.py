@@ -58,6 +58,8 @@ LEVELS = {
     "video": 4,
     "apply": 4,
     "restored": 4,
+    "export": 4,
+    "foreign": 4,
     "doctor": 4,
     "planning": 4,
     "recipes": 4,

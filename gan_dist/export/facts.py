@@ -1,0 +1,115 @@
+"""Read what a model card tells of a run: data, training, scores. What cannot be read is left out."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from gan_dist import config as config_module, files, redaction
+from gan_dist.checkpoint import format, store
+from gan_dist.config import Config
+from gan_dist.data import labels
+from gan_dist.data.loader import open_index
+from gan_dist.errors import InputError
+
+_PRIVATE = ("where", "command", "files")
+"""Parts of a score's record that name places of one machine."""
+
+
+def read(run: Path, config: Config, checkpoint: str) -> dict[str, Any]:
+    """Return the facts of a checkpoint of a run."""
+    _, recorded = config_module.read_run(run)
+    directory = run / "checkpoints" / checkpoint
+    images = store.images_of(checkpoint)
+    manifest = format.read_manifest(directory)
+    scores = _scores(run, images)
+    references = [score.get("reference") or {} for score in scores]
+    starts = files.read_json_lines(run / "environment.jsonl")
+    before = [start for start in starts if _whole(start.get("images")) <= images] or starts
+    data = recorded.get("data", "")
+    return {
+        "name": config.run.name,
+        "recipe": _recipe(before),
+        "images": images,
+        "digest": format.digest(directory, manifest),
+        "seed": config.run.seed,
+        "data": {
+            "digest": data,
+            "samples": _samples(config, data, references),
+            "resolution": config.data.resolution if not config.data.drawn else None,
+            "channels": config.data.channels if not config.data.drawn else None,
+            "classes": config.data.classes,
+        },
+        "training": training(config),
+        "gan_dist": recorded.get("version"),
+        "commit": before[-1].get("commit") if before else None,
+        "torch": (before[-1].get("packages") or {}).get("torch") if before else None,
+        "scores": scores,
+    }
+
+
+def training(config: Config) -> dict[str, Any]:
+    """Return what decides about the mathematics of a run, by key, without places and what is off."""
+    tree = redaction.redact_all(without_places(config, config.model_dump(mode="json")))
+    kept = {
+        name: tree[name]
+        for name in ("game", "networks", "loss", "penalties", "augment", "optimizers", "average")
+        if tree.get(name)
+    }
+    return {**kept, "training": {name: tree["training"][name] for name in ("batch", "micro_batch", "precision")}}
+
+
+def without_places(config: Config, value: Any) -> Any:
+    """Return keys with the kinds of users' files named by file and class alone: where a file lies is nobody's business."""
+    if isinstance(value, dict):
+        return {name: without_places(config, each) for name, each in value.items()}
+    if isinstance(value, str) and value in config.sources:
+        path, _, name = value.rpartition(":")
+        return f"{Path(path).name}:{name}"
+    return value
+
+
+def class_names(config: Config) -> list[str]:
+    """Return the names of the classes in their order; empty where the shards do not say them."""
+    with contextlib.suppress(InputError, OSError, ValueError):
+        names = labels.names_beside(config.data.shards)
+        if sorted(names.values()) == list(range(config.data.classes)):
+            return sorted(names, key=lambda name: names[name])
+    return []
+
+
+def _samples(config: Config, digest: str, references: list[dict[str, Any]]) -> int | None:
+    """Return how many samples the data have: from their index where it is still here, else from what scores say."""
+    with contextlib.suppress(InputError, OSError, ValueError, KeyError):
+        index = open_index(config)
+        if digest in (index.digest, index.old_digest):
+            return len(index)
+    return next((int(each["of"]) for each in references if each.get("data") == digest and each.get("of")), None)
+
+
+def _recipe(starts: list[dict[str, Any]]) -> str:
+    """Return the file name of the config that the run was started with."""
+    for start in reversed(starts):
+        for word in start.get("command") or ():
+            if str(word).endswith((".yaml", ".yml")):
+                return Path(str(word)).name
+    return ""
+
+
+def _scores(run: Path, images: int) -> list[dict[str, Any]]:
+    """Return the newest record of each score of a checkpoint, without what names places of a machine."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for line in files.read_json_lines(run / "scores.jsonl"):
+        if line.get("images") == images and isinstance(line.get("value"), int | float) and line.get("average", True):
+            extractor = line.get("extractor") or {}
+            found[str(line.get("metric")), str(extractor.get("kind", ""))] = _public(line)
+    return list(found.values())
+
+
+def _public(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _public(each) for name, each in value.items() if name not in _PRIVATE}
+    return redaction.redact_all(value)
+
+
+def _whole(value: Any) -> int:
+    return int(value) if isinstance(value, int | float) else 0

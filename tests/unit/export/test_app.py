@@ -1,0 +1,68 @@
+"""The page and the command in an export's folder, without gradio and without the package."""
+
+import importlib.util
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from gan_dist.export import writing
+from tests.unit.export.test_export import run_of
+
+
+class Recorded:
+    """Stands for any component: it keeps what it was made with."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        self.given, self.named = given, named
+
+
+@pytest.fixture
+def gradio(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    stub = types.ModuleType("gradio")
+    for name in ("Image", "Slider", "Dropdown", "Interface"):
+        setattr(stub, name, type(name, (Recorded,), {}))
+    monkeypatch.setitem(sys.modules, "gradio", stub)
+    yield
+    sys.modules.pop("draw", None)
+
+
+def page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module app.py of a folder, as `python app.py` would run it."""
+    monkeypatch.syspath_prepend(folder)
+    sys.modules.pop("draw", None)
+    spec = importlib.util.spec_from_file_location("app_of_an_export", folder / "app.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.usefixtures("gradio")
+def test_a_page_draws_classes_and_truncates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = run_of("stylegan2_ffhq256", tmp_path / "run", **{"data.labels": True, "data.resolution": 8})
+    writing.export(run, tmp_path / "out", writing.Options())
+    app = page(tmp_path / "out", monkeypatch)
+    answer, fields, _ = app.page.given
+    assert [type(field).__name__ for field in fields] == ["Slider", "Slider", "Dropdown", "Slider"]
+    assert fields[2].given[0] == ["all", "0", "1", "2"]
+    made = [answer(3, 4, label, truncation) for label, truncation in (("all", 1.0), ("2", 1.0), ("2", 0.3))]
+    assert all(isinstance(each, Image.Image) and each.size == (96, 96) for each in made)
+    assert len({each.tobytes() for each in made}) == 3
+    assert app.page.named["title"] == "stylegan2_ffhq256"
+
+
+@pytest.mark.usefixtures("gradio")
+def test_a_page_translates_a_picture_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = run_of("horse2zebra", tmp_path / "run")
+    writing.export(run, tmp_path / "out", writing.Options(way="BA"))
+    app = page(tmp_path / "out", monkeypatch)
+    answer, fields, _ = app.page.given
+    assert [type(field).__name__ for field in fields] == ["Image"]
+    assert answer(None) is None
+    assert answer(Image.new("RGB", (22, 17))).size == (22, 17)

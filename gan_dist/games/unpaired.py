@@ -51,17 +51,8 @@ class Unpaired(GameKeys):
     }
 
     def check(self, config: Config) -> None:
+        check_domains(config)
         data = config.data
-        if set(data.sets) != {"A", "B"}:
-            raise ValueError(
-                f"game.kind: {self.kind} wants a set for each domain, and data.shards names "
-                f"{', '.join(filter(None, data.sets)) or 'one for all'}; set data.shards: {{A: FOLDER, B: FOLDER}}"
-            )
-        if maps := [name for name, field in data.fields.items() if field.classes]:
-            raise ValueError(
-                f"data.fields.{maps[0]} is a label map, and game.kind: {self.kind} makes images of both domains; store its "
-                "classes as colours, and remove classes"
-            )
         if self.identity and data.seen("A") != data.seen("B"):
             raise ValueError(
                 f"game.identity = {self.identity} compares images of A ({data.seen('A')} channels) with images of B "
@@ -70,6 +61,21 @@ class Unpaired(GameKeys):
 
     def build(self, config: Config) -> Game:
         return UnpairedGame(config)
+
+
+def check_domains(config: Config) -> None:
+    """Raise ValueError unless the data are a set A and a set B of images."""
+    data, kind = config.data, config.game.kind
+    if set(data.sets) != {"A", "B"}:
+        raise ValueError(
+            f"game.kind: {kind} wants a set for each domain, and data.shards names "
+            f"{', '.join(filter(None, data.sets)) or 'one for all'}; set data.shards: {{A: FOLDER, B: FOLDER}}"
+        )
+    if maps := [name for name, field in data.fields.items() if field.classes]:
+        raise ValueError(
+            f"data.fields.{maps[0]} is a label map, and game.kind: {kind} makes images of both domains; store its "
+            "classes as colours, and remove classes"
+        )
 
 
 class Ways(nn.Module):

@@ -145,6 +145,8 @@ class Game(abc.ABC):
     """Sides of images that `infer` takes are multiples of it; other images are padded."""
     scale: int = 1
     """How many times larger the sides of what `infer` returns are than those of what it takes."""
+    least: int = 1
+    """Pixels that sides of images have at least; smaller images are padded."""
     judged: ClassVar[str] = "image"
     """The field that `generated` images are scored against."""
 

@@ -148,7 +148,7 @@ class ContrastiveGame(Game):
         self.players = (self.generator, self.discriminator)
         # the generator first: its images are then the discriminator's fakes, and are made only once
         self.phases = (Phase(self.generator, self.translate), Phase(self.discriminator, self.tell_apart))
-        self.multiple = int(getattr(generator, "multiple", 1))
+        self.multiple, self.least = int(getattr(generator, "multiple", 1)), int(getattr(generator, "least", 1))
 
     def translate(self, batch: Batch) -> Tensor:
         """(D(G(x)) - 1)^2 + nce * PatchNCE(x, G(x)), of which half is PatchNCE(y, G(y)) with `identity`."""

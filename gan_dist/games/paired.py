@@ -128,7 +128,7 @@ class PairedGame(Game):
             Phase(self.generator, self.fool_and_match, begin=begin),
             Phase(self.discriminator, self.tell_apart, begin=begin),
         )
-        self.multiple = int(getattr(generator, "multiple", 1))
+        self.multiple, self.least = int(getattr(generator, "multiple", 1)), int(getattr(generator, "least", 1))
 
     def fool_and_match(self, batch: Batch) -> Tensor:
         """-log D(x, G(x)) + l1 * |y - G(x)|, and feature_matching * |features of (x, y) - features of (x, G(x))|."""

@@ -124,6 +124,7 @@ class UnpairedGame(Game):
             for name, field in self.fields.items()
         )
         self.multiple = max(int(getattr(network, "multiple", 1)) for network in generators.values())
+        self.least = max(int(getattr(network, "least", 1)) for network in generators.values())
 
     def translate(self, batch: Batch) -> Tensor:
         """(D_B(AB(a)) - 1)^2 + (D_A(BA(b)) - 1)^2 + cycle * (|BA(AB(a)) - a| + |AB(BA(b)) - b|), and the identity."""

@@ -58,6 +58,8 @@ class Generator(nn.Module):
     """(N, inputs, H, W) images -> (N, channels, H, W) in [-1, 1]; H and W are multiples of 4."""
 
     multiple = 4
+    least = 8
+    """Of a side in pixels: the blocks see a quarter of it, and continue that by its mirror image."""
 
     def __init__(
         self,
@@ -128,7 +130,7 @@ class Resnet(Network):
 
     def check(self, config: Config) -> None:
         size = config.data.size
-        if any(side % Generator.multiple for side in size) or min(size) < 8:
+        if any(side % Generator.multiple for side in size) or min(size) < Generator.least:
             near = units.pixels((max(8, size[0] // 4 * 4), max(8, size[1] // 4 * 4)))
             raise ValueError(
                 f"networks.generator.kind = resnet needs sides that are multiples of 4, from 8 on, and data.resolution = "

@@ -167,6 +167,8 @@ class Game(abc.ABC):
 
     has_targets: ClassVar[bool] = True
     """Whether what `generated` makes of a sample has its target in the same sample, of a game that turns images into images."""
+    ways: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    """Ways between sets without pairs: of which field's images `infer` makes images like which field's, {"AB": ("A", "B")}."""
     reconstructs: ClassVar[bool] = False
     """Whether `infer` answers an image by the image itself, which scores of pairs then compare, and `generated` draws others."""
 

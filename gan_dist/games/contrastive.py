@@ -126,6 +126,7 @@ class ContrastiveGame(Game):
 
     judged = "B"
     has_targets = False
+    ways: ClassVar[Mapping[str, tuple[str, str]]] = {"AB": ("A", "B")}
 
     def __init__(self, config: Config) -> None:
         keys: Contrastive = config.game
@@ -205,7 +206,7 @@ class ContrastiveGame(Game):
         return self._best(shown["A"])
 
     def takes(self, way: str) -> str:
-        if way not in ("", "AB"):
+        if way and way not in self.ways:
             raise InputError(f"--way {way}: a contrastive run goes one way, AB; remove it")
         return "A"
 

@@ -94,6 +94,7 @@ class UnpairedGame(Game):
 
     judged = "B"
     has_targets = False
+    ways: ClassVar[Mapping[str, tuple[str, str]]] = {"AB": ("A", "B"), "BA": ("B", "A")}
 
     def __init__(self, config: Config) -> None:
         keys: Unpaired = config.game
@@ -179,7 +180,7 @@ class UnpairedGame(Game):
         return self._best(shown["A"], "AB")
 
     def takes(self, way: str) -> str:
-        if way not in ("", "AB", "BA"):
+        if way and way not in self.ways:
             raise InputError(f"--way {way}: an unpaired run goes the ways AB and BA")
         return (way or "AB")[0]
 

@@ -41,7 +41,7 @@ class Segmentation(Metric):
     U-Net, trained once on the run's training data and kept in data.cache: scores of two segmenters cannot be compared.
     """
 
-    steps: Positive = 400
+    steps: Positive = 1000
     """Batches of 8 samples that the segmenter is trained on."""
     seed: int = 0
     """Of its weights and its batches."""
@@ -119,7 +119,9 @@ class Segmentation(Metric):
         draws = rng.integers(rng.key(self.seed, "segmenter's batches"), positions, len(own))
         mirrored = rng.uniform(rng.key(self.seed, "segmenter's mirrors"), positions, 1)[:, 0] < 0.5
         with torch.enable_grad():
-            for step, (chosen, flip) in enumerate(zip(own[draws].split(8), mirrored.split(8), strict=True)):
+            for step, (chosen, flip) in enumerate(
+                zip(torch.split(own[draws], 8), torch.split(mirrored, 8), strict=True)
+            ):
                 optimizer.param_groups[0]["lr"] = _RATE * (1 - step / self.steps)
                 optimizer.zero_grad(set_to_none=True)
                 seen, truth = images[chosen].to(device), maps[chosen].to(device).float()
@@ -127,12 +129,12 @@ class Segmentation(Metric):
                 seen, truth = torch.where(flip, seen.flip(3), seen), torch.where(flip, truth.flip(3), truth)
                 # of one-hot maps: torch's loss of numbers has no deterministic gradient on a GPU; no class, no loss
                 loss = -(network(seen).log_softmax(1) * truth).sum() / truth.sum().clamp(min=1)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 examples.beat()
         network.eval()
         table = torch.zeros(maps.shape[1], maps.shape[1], dtype=torch.float64)
-        for chosen in held_out.split(8):
+        for chosen in torch.split(held_out, 8):
             table += _confusion(network(images[chosen].to(device)), maps[chosen].to(device)).cpu()
         return {name: tensor.cpu().clone() for name, tensor in network.state_dict().items()}, accuracy_of(table)
 

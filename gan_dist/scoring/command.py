@@ -184,7 +184,7 @@ def _of_ways(
         own = ways.of_sets(metrics, each.label)
         if not own:
             return
-        count = min(options.n or each.count, each.count)
+        count = min(options.n or each.images, each.images)
         check(own, task.extractors, count, each.real.count)
         sets = task.features_of(each.real, config.cache)
         task.progress.begin(f"{each.words}, {count:,} images", *task.pairs(own, sets, count))

@@ -24,7 +24,7 @@ class Compared(NamedTuple):
     label: str
     """The way, or the domain where images are scored as they are: a part of the names of the scores."""
     words: str
-    count: int
+    images: int
     fake: Callable[[range], Tensor]
     real: ImageSet
 

@@ -65,6 +65,7 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(
             f"{options.run} draws images from latents and takes none: use `gan-dist generate {options.run}`"
         )
+    game.takes(options.way)
     overlap = tiles.OVERLAP if options.overlap is None else options.overlap
     tile = tiles.tiling(game, options.tile, overlap) if options.tile else None
     problems, said = [], set[str]()
@@ -91,8 +92,8 @@ def run(options: argparse.Namespace) -> None:
 
             try:
                 made = apply.apply(game, config, path.read_bytes(), relative, options.way, tile, say, progress)
-            except (ValueError, OSError) as error:
-                problems.append(f"{path} {error}")
+            except (InputError, ValueError, OSError) as error:
+                problems.append(f"{path}{':' if isinstance(error, InputError) else ''} {error}")
                 continue
             except (RuntimeError, MemoryError) as error:
                 on_gpu = isinstance(error, torch.OutOfMemoryError)

@@ -139,6 +139,8 @@ class Game(abc.ABC):
 
     def takes(self, way: str) -> str:
         """Name the field whose images `infer` takes on a way. Raises InputError for a way that it does not know."""
+        if way:
+            raise InputError(f"--way {way}: this run goes one way; remove it")
         return "input"
 
     multiple: int = 1

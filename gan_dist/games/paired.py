@@ -217,11 +217,15 @@ class PairedGame(Game):
             label_map=self._label_map,
         )
 
+    def takes(self, way: str) -> str:
+        if way not in ("", "AB"):
+            raise InputError(f"a paired run goes one way, from input to target; remove --way {way}")
+        return "input"
+
     @torch.no_grad()
     def infer(self, inputs: Batch, way: str = "") -> Tensor:
         """Return the outputs for `inputs["input"]`: dropout stays on, as in the paper, keyed by the positions."""
-        if way not in ("", "AB"):
-            raise InputError(f"a paired run goes one way, from input to target; remove --way {way}")
+        self.takes(way)
         assert self.generator.average is not None
         noise = self._noise(inputs, _OUTPUTS)
         output: Tensor = self.generator.average.network(inputs["input"], **noise)

@@ -105,7 +105,12 @@ def run(options: argparse.Namespace) -> None:
                 )
                 continue
             files.make_directory(target.parent, "--out")
-            files.write_atomic(target, made)
+            try:
+                files.write_atomic(target, made)
+            except OSError as error:
+                raise InputError(
+                    f"{target} cannot be written ({error.strerror or error}); make room, and start again with --replace"
+                ) from None
     print(f"{len(found) - len(problems)} images of {name} in {options.out}")
     if problems:
         more = f", and {len(problems) - 1} more failed" if len(problems) > 1 else ""

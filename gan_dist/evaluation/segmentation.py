@@ -1,8 +1,9 @@
 """Score images made of label maps: a segmenter that is trained on the spot reads the classes back."""
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -77,7 +78,7 @@ class Segmentation(Metric):
         return found
 
     def learn(self, examples: Examples) -> Metric:
-        """Return the metric with its segmenter: from the cache, or trained now on rank 0."""
+        """Return the metric with its segmenter: from the cache, or trained now on rank 0. Raises ScoreError on all ranks where that fails."""
         first = examples.draw(range(1))
         maps, image = (first[name] for name in self._names)
         about = [_VERSION, examples.digest, examples.count, list(image.shape[1:]), maps.shape[1]]
@@ -85,17 +86,18 @@ class Segmentation(Metric):
         path = examples.cache / f"segmenter-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]}.safetensors"
         network = Segmenter(image.shape[1], maps.shape[1], self.base_channels)
 
-        def on_main() -> tuple[dict[str, Tensor], float] | None:
-            if not examples.ranks.is_main:
-                return None
+        def work(beat: Callable[[], object]) -> tuple[dict[str, Tensor], float]:
             found = _read(path)
             if found is None:
-                found = self._train(network, examples)
+                found = self._train(network, dataclasses.replace(examples, beat=beat))
                 files.make_directory(path.parent, "the cache (data.cache)")
                 files.write_atomic(path, save(found[0], metadata={"accuracy": repr(found[1])}))
             return found
 
-        state, accuracy = examples.ranks.gather(examples.ranks.together(on_main))[0]
+        with examples.ranks.agreed() as ranks:
+            learnt = ranks.gather(ranks.on_main(work, examples.beat))[0]
+        assert learnt is not None
+        state, accuracy = learnt
         network.load_state_dict(state)
         found = self.model_copy()
         found._network, found._accuracy = network.requires_grad_(False).eval().to(image.device), accuracy

@@ -141,7 +141,7 @@ def _of_run(task: Task) -> Iterator[Scored]:
         if real is None:
             index, real = _reals_of_run(task, config, game)
             if game.shows_data and not game.reconstructs and not options.n:  # no input twice
-                count = min(count, len(index))
+                count = min(count, ways.inputs(game, index))
             if real.count:  # shards may be sorted by class
                 real = real.shuffled(options.reals)
             check(own, task.extractors, count, real.count)
@@ -252,9 +252,11 @@ def drawn(
         none = Batch({}, torch.arange(0))
         return lambda numbers: game.generated(seed, numbers, none), lambda numbers: real.draw(numbers, device), None
 
+    total = ways.inputs(game, index)
+
     @functools.lru_cache(maxsize=1)  # a game that turns images into images is scored against them at once
     def shown(numbers: range) -> Batch:
-        chosen = order.permute(rng.key(config.run.seed, "evaluate"), len(index), np.array(numbers) % len(index))
+        chosen = order.permute(rng.key(config.run.seed, "evaluate"), total, np.array(numbers) % total)
         return loader.load(index, config, chosen.tolist(), device)
 
     return (

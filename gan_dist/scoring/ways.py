@@ -37,12 +37,12 @@ def compared(
     `where` says from where each domain's images are; at most `reals` real images count.
     """
     sets = {
-        name: of_index(index, geometry(config), checks.channels(config, name), name, where[name]).shuffled()
+        name: of_index(index, geometry(config), checks.channels(config, name), name, where[name])
         for way in game.ways.values()
         for name in way
     }
     for way, (source, target) in game.ways.items():
-        inputs, real = sets[source], sets[target].shuffled(reals) if reals else sets[target]
+        inputs, real = sets[source].shuffled(), sets[target].shuffled(reals)
 
         def as_is(numbers: range, inputs: ImageSet = inputs) -> Tensor:
             return inputs.draw(numbers, device)
@@ -69,3 +69,9 @@ def named(against: str | None, config: Config) -> dict[str, str]:
         sets = ", ".join(filter(None, config.data.sets)) or "one set without a name"
         raise InputError(f"--against {against}: the run has no set {unknown[0]}, but {sets}; fix the name")
     return found
+
+
+def inputs(game: Game, index: Index) -> int:
+    """Return how many inputs a data set has for what `generated` makes: of sets without pairs those of one."""
+    source = next((source for source, target in game.ways.values() if target == game.judged), None)
+    return len(index) if source is None else len(index.images[source])

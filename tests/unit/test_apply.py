@@ -49,7 +49,9 @@ def test_too_large_for_the_memory_is_one_line_and_the_others_are_written(
             taken(10**16)  # type: ignore[operator]
         return content
 
-    monkeypatch.setattr(generate, "load", lambda *_: (argparse.Namespace(shows_data=True, takes=lambda way: "input"), None, "name"))
+    monkeypatch.setattr(
+        generate, "load", lambda *_: (argparse.Namespace(shows_data=True, takes=lambda way: "input"), None, "name")
+    )
     monkeypatch.setattr(apply, "apply", made)
     options = argparse.Namespace(
         run=tmp_path,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gan_dist.errors import InputError
-from gan_dist.evaluation import Examples, Ranks, evaluate
+from gan_dist.evaluation import Examples, Ranks, ScoreError, evaluate
 from gan_dist.evaluation.segmentation import Segmentation, mean_iou
 from gan_dist.interfaces import Batch
 
@@ -110,5 +110,5 @@ def test_games_without_label_maps_are_refused() -> None:
 def test_two_samples_are_needed(tmp_path: Path) -> None:
     whole = samples(1)
     examples = Examples(lambda numbers: part(whole, numbers), 1, "", tmp_path, Ranks(), lambda: None)
-    with pytest.raises(InputError, match="needs two samples or more"):
+    with pytest.raises(ScoreError, match="needs two samples or more"):
         Segmentation(kind="segmentation").for_game(GAME).learn(examples)

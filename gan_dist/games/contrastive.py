@@ -13,7 +13,7 @@ from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Positive, Section
 from gan_dist.ema import AverageKeys
 from gan_dist.errors import InputError
-from gan_dist.games.base import Game, GameKeys, expect, initial_weights, make_player
+from gan_dist.games.base import Game, GameKeys, Handover, expect, initial_weights, make_player
 from gan_dist.games.unpaired import check_domains
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape, initialisation
@@ -60,6 +60,8 @@ class Contrastive(GameKeys):
         "optimizers.discriminator": One(Optimizer, OPTIMIZERS, "adam"),
         "average": Average,
     }
+
+    roles: ClassVar[Mapping[str, str]] = {"generator": "G/generator", "discriminator": "D"}
 
     def check(self, config: Config) -> None:
         check_domains(config)
@@ -136,7 +138,8 @@ class ContrastiveGame(Game):
         channels = self.fields["A"].channels
         self._generator_kind: str = networks.generator.kind
         with initial_weights(config.run.seed):
-            generator = networks.generator.generator(Shape(data.size, channels, inputs=channels))
+            self.shape = Shape(data.size, channels, inputs=channels)
+            generator = networks.generator.generator(self.shape)
             translator = Translator(generator, keys.patches, keys.head_channels)
             discriminator = networks.discriminator.discriminator(Shape(data.size, channels))
         average: Average = config.average
@@ -209,6 +212,12 @@ class ContrastiveGame(Game):
         if way and way not in self.ways:
             raise InputError(f"--way {way}: a contrastive run goes one way, AB; remove it")
         return "A"
+
+    def hand_over(self, way: str = "") -> Handover:
+        self.takes(way)
+        assert self.generator.average is not None
+        network = self.generator.average.network.get_submodule("generator")
+        return Handover(network, "generator", self.shape, "images", multiple=self.multiple)
 
     def infer(self, inputs: Batch, way: str = "") -> Tensor:
         """Return `inputs["input"]`, images of the domain A, as images of B."""

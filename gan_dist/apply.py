@@ -1,6 +1,7 @@
 """Put images of any size through the averaged networks of a run that turns images into images."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from gan_dist.data.index import IMAGE_ENDINGS
 from gan_dist.errors import InputError
 from gan_dist.games.base import Game
 from gan_dist.interfaces import Batch, one_hot
+from gan_dist.tiles import Tiling, passed, seams
 
 _LUMA = (0.299, 0.587, 0.114)
 """BT.601's weights of red, green and blue in a grey image."""
@@ -33,6 +35,8 @@ class Read(NamedTuple):
     """(H, W) float32 in [0, 1], where it has transparency that the network does not see."""
     deep: bool
     """Whether it has 16 bits."""
+    converted: str = ""
+    """What was done to its channels, as the network takes others."""
 
 
 def images_in(source: Path, out: Path) -> dict[Path, Path]:
@@ -61,32 +65,50 @@ def images_in(source: Path, out: Path) -> dict[Path, Path]:
     return {path: target for target, path in outputs.items()}
 
 
-def apply(game: Game, config: Config, content: bytes, name: str, way: str = "") -> bytes:
+def apply(
+    game: Game,
+    config: Config,
+    content: bytes,
+    name: str,
+    way: str = "",
+    tile: Tiling | None = None,
+    say: Callable[[str], object] = lambda remark: None,
+    progress: Callable[[float], object] = lambda done: None,
+) -> bytes:
     """Return what the game makes of an encoded image, as a PNG of the same size, times `game.scale`.
 
-    Transparency and 16 bits are kept. Sides are padded by reflection to multiples of `game.multiple`, and cut again. What is
-    random, such as dropout, depends on `name`. Raises InputError for a wrong way, ValueError for what cannot be read.
+    Transparency and 16 bits are kept. Sides are padded by reflection to multiples of `game.multiple`, and cut again. An image
+    larger than a `tile` passes the network in tiles. What is random, such as dropout, depends on `name`. `say` is told what a
+    person should know, `progress` the part that is done. Raises InputError for a wrong way, ValueError for what cannot be read.
     """
     field = game.takes(way)
-    labels = config.data.fields.get(field) or DataField(member="")
-    found = read(content, config.data.seen(field), labels)
+    channels, labels = config.data.seen(field), config.data.fields.get(field) or DataField(member="")
+    found = read(content, channels, labels)
+    if found.converted:
+        say(found.converted)
     height, width = found.pixels.shape[:2]
-    beyond = [(0, -side % game.multiple) for side in (height, width)]
+    beyond = [(0, max(-side % game.multiple, game.least - side)) for side in (height, width)]
     padded = np.pad(found.pixels, [*beyond, (0, 0)][: found.pixels.ndim], mode="symmetric")
-    player = game.players[0]
-    weight = next(player.network.parameters())
-    if labels.classes:
-        seen = one_hot(torch.from_numpy(padded)[None], labels.classes, weight.dtype)
-    else:
-        seen = torch.from_numpy(padded).permute(2, 0, 1)[None] * 2 - 1
-    position = torch.tensor([rng.key(config.run.seed, f"apply {name}") >> 2], device=weight.device)
-    output = game.infer(Batch({"input": seen.to(weight.device, weight.dtype)}, position), way)
+    if tile is not None and max(padded.shape[:2]) > tile.side and (remark := seams(game, channels, tile, way)):
+        say(remark)
+    position = rng.key(config.run.seed, f"apply {name}") >> 2
+
+    def network(pixels: np.ndarray) -> np.ndarray:
+        weight = next(game.players[0].network.parameters())
+        if labels.classes:
+            seen = one_hot(torch.from_numpy(pixels)[None], labels.classes, weight.dtype)
+        else:
+            seen = torch.from_numpy(pixels).permute(2, 0, 1)[None] * 2 - 1
+        inputs = Batch({"input": seen.to(weight.device, weight.dtype)}, torch.tensor([position], device=weight.device))
+        made: np.ndarray = (game.infer(inputs, way)[0].float().cpu().permute(1, 2, 0).numpy() + 1) / 2
+        return made
+
+    made = passed(padded, network, tile or Tiling(max(padded.shape[:2]), 0), game.scale, progress)
     height, width = height * game.scale, width * game.scale
-    made = (output[0, :, :height, :width].float().cpu().permute(1, 2, 0).numpy() + 1) / 2
     alpha = found.alpha
     if alpha is not None and game.scale > 1:
         alpha = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
-    return encode(made, alpha, found.deep)
+    return encode(made[:height, :width], alpha, found.deep)
 
 
 def read(content: bytes, channels: int, labels: DataField) -> Read:
@@ -123,14 +145,18 @@ def read(content: bytes, channels: int, labels: DataField) -> Read:
     whole = (pixels if pixels.ndim == 3 else pixels[..., None]).astype(np.float32) / np.iinfo(pixels.dtype).max
     alpha = whole[..., -1] if whole.shape[2] in (2, 4) else None
     colours = whole if alpha is None else whole[..., :-1]
+    converted = ""
     if channels <= 2 and colours.shape[2] == 3:
-        colours = (colours @ np.array(_LUMA, np.float32))[..., None]
+        colours, converted = (
+            (colours @ np.array(_LUMA, np.float32))[..., None],
+            "has colours, and the run takes grey images: converted",
+        )
     elif channels >= 3 and colours.shape[2] == 1:
-        colours = colours.repeat(3, axis=2)
+        colours, converted = colours.repeat(3, axis=2), "is grey, and the run takes colours: converted"
     if channels in (2, 4):
         opaque = np.ones(colours.shape[:2], np.float32) if alpha is None else alpha
-        return Read(np.dstack([colours, opaque]), None, deep)
-    return Read(colours, alpha, deep)
+        return Read(np.dstack([colours, opaque]), None, deep, converted)
+    return Read(colours, alpha, deep, converted)
 
 
 def encode(pixels: np.ndarray, alpha: np.ndarray | None, deep: bool) -> bytes:

@@ -21,7 +21,7 @@ from gan_dist.data.index import Index
 from gan_dist.data.stores import StoreError
 from gan_dist.engine import Engine
 from gan_dist.errors import InputError
-from gan_dist.evaluation import Evaluation, Ranks, ScoreError, Sets, evaluate
+from gan_dist.evaluation import Evaluation, Metric, Ranks, ScoreError, Sets, evaluate
 from gan_dist.gallery import Gallery
 from gan_dist.games import Game
 from gan_dist.interfaces import Batch
@@ -53,6 +53,7 @@ class Reporter:
         metrics = {name: each.for_game(game) for name, each in config.evaluate.scores}
         self._metrics, self._extractors = scoring.ready(metrics, dict(config.evaluate.features))
         self._compared: tuple[Sets, scoring.ImageSet] | None = None
+        self._has_learnt = False
         self._broken: set[str] = set()
         """Pictures that could not be drawn."""
         self._panels: dict[str, Panel] = dict(config.track.panels)
@@ -167,6 +168,7 @@ class Reporter:
         try:
             with scoring.ranks_of(engine).agreed() as ranks:
                 sets, real = self._sets(ranks, beat)
+                self._metrics = self._learnt(ranks, beat)
             # within the averages all ranks fail together: their end may be an exchange too
             with engine.averages(), scoring.ranks_of(engine).agreed() as ranks:
                 found = evaluate(
@@ -228,6 +230,13 @@ class Reporter:
             made = scoring.sets_of(self._extractors, real, config.cache, ranks, lambda done, total: beat())
             self._compared = made, real
         return self._compared
+
+    def _learnt(self, ranks: Ranks, beat: Callable[[], None]) -> dict[str, Metric]:
+        """Return the metrics, those that learn from the data once a start with what they learnt."""
+        if self._has_learnt:
+            return self._metrics
+        self._has_learnt = True
+        return scoring.learnt(self._metrics, self._config, lambda: self._index, ranks, lambda done, total: beat())
 
     def _shuffled(self, numbers: range) -> Batch:
         """Return samples of the data set in a fixed shuffled order: shards may be sorted by class.

@@ -1,6 +1,6 @@
 """Score a generator: metrics, extractors of features, and the evaluation that deals its samples over ranks."""
 
-from gan_dist.evaluation.base import Metric, Pixels, SetMetric, better, check_name
+from gan_dist.evaluation.base import Examples, Metric, Pixels, SetMetric, better, check_name
 from gan_dist.evaluation.classifier import Classifier
 from gan_dist.evaluation.distances import Cmmd, Fd, Frechet, InceptionScore, Kid
 from gan_dist.evaluation.evaluate import Evaluation, Sets, check, collect, evaluate
@@ -11,6 +11,7 @@ from gan_dist.evaluation.neighbours import Authenticity, Neighbours, Prdc
 from gan_dist.evaluation.paired import Lpips, Psnr, Ssim
 from gan_dist.evaluation.plane import PlaneModes
 from gan_dist.evaluation.ranks import Ranks, ScoreError
+from gan_dist.evaluation.segmentation import Segmentation
 from gan_dist.evaluation.sets import reference
 from gan_dist.evaluation.vision import Clip, DinoV2, Vgg16
 
@@ -18,6 +19,7 @@ __all__ = [
     "EXTRACTORS",
     "METRICS",
     "Evaluation",
+    "Examples",
     "Extractor",
     "Features",
     "Labelled",
@@ -50,6 +52,7 @@ METRICS: dict[str, type[Metric]] = {
     "psnr": Psnr,
     "ssim": Ssim,
     "lpips": Lpips,
+    "segmentation": Segmentation,
 }
 """Built-in metrics by kind."""
 

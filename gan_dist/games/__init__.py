@@ -4,6 +4,7 @@ from gan_dist.config.common import Config
 from gan_dist.games import start
 from gan_dist.games.autoencoder import Autoencoder, VaeGan
 from gan_dist.games.base import Game, GameKeys
+from gan_dist.games.contrastive import Contrastive
 from gan_dist.games.generation import Generation
 from gan_dist.games.paired import Paired
 from gan_dist.games.plane import Plane
@@ -17,6 +18,7 @@ GAMES: dict[str, type[GameKeys]] = {
     "plane": Plane,
     "paired": Paired,
     "unpaired": Unpaired,
+    "contrastive": Contrastive,
     "restoration": Restoration,
     "autoencoder": Autoencoder,
     "vae_gan": VaeGan,

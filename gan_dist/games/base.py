@@ -139,12 +139,16 @@ class Game(abc.ABC):
 
     def takes(self, way: str) -> str:
         """Name the field whose images `infer` takes on a way. Raises InputError for a way that it does not know."""
+        if way:
+            raise InputError(f"--way {way}: this run goes one way; remove it")
         return "input"
 
     multiple: int = 1
     """Sides of images that `infer` takes are multiples of it; other images are padded."""
     scale: int = 1
     """How many times larger the sides of what `infer` returns are than those of what it takes."""
+    least: int = 1
+    """Pixels that sides of images have at least; smaller images are padded."""
     judged: ClassVar[str] = "image"
     """The field that `generated` images are scored against."""
 
@@ -165,6 +169,8 @@ class Game(abc.ABC):
 
     has_targets: ClassVar[bool] = True
     """Whether what `generated` makes of a sample has its target in the same sample, of a game that turns images into images."""
+    ways: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    """Ways between sets without pairs: of which field's images `infer` makes images like which field's, {"AB": ("A", "B")}."""
     reconstructs: ClassVar[bool] = False
     """Whether `infer` answers an image by the image itself, which scores of pairs then compare, and `generated` draws others."""
 

@@ -128,7 +128,7 @@ class PairedGame(Game):
             Phase(self.generator, self.fool_and_match, begin=begin),
             Phase(self.discriminator, self.tell_apart, begin=begin),
         )
-        self.multiple = int(getattr(generator, "multiple", 1))
+        self.multiple, self.least = int(getattr(generator, "multiple", 1)), int(getattr(generator, "least", 1))
 
     def fool_and_match(self, batch: Batch) -> Tensor:
         """-log D(x, G(x)) + l1 * |y - G(x)|, and feature_matching * |features of (x, y) - features of (x, G(x))|."""
@@ -217,11 +217,15 @@ class PairedGame(Game):
             label_map=self._label_map,
         )
 
+    def takes(self, way: str) -> str:
+        if way not in ("", "AB"):
+            raise InputError(f"a paired run goes one way, from input to target; remove --way {way}")
+        return "input"
+
     @torch.no_grad()
     def infer(self, inputs: Batch, way: str = "") -> Tensor:
         """Return the outputs for `inputs["input"]`: dropout stays on, as in the paper, keyed by the positions."""
-        if way not in ("", "AB"):
-            raise InputError(f"a paired run goes one way, from input to target; remove --way {way}")
+        self.takes(way)
         assert self.generator.average is not None
         noise = self._noise(inputs, _OUTPUTS)
         output: Tensor = self.generator.average.network(inputs["input"], **noise)

@@ -51,17 +51,8 @@ class Unpaired(GameKeys):
     }
 
     def check(self, config: Config) -> None:
+        check_domains(config)
         data = config.data
-        if set(data.sets) != {"A", "B"}:
-            raise ValueError(
-                f"game.kind: {self.kind} wants a set for each domain, and data.shards names "
-                f"{', '.join(filter(None, data.sets)) or 'one for all'}; set data.shards: {{A: FOLDER, B: FOLDER}}"
-            )
-        if maps := [name for name, field in data.fields.items() if field.classes]:
-            raise ValueError(
-                f"data.fields.{maps[0]} is a label map, and game.kind: {self.kind} makes images of both domains; store its "
-                "classes as colours, and remove classes"
-            )
         if self.identity and data.seen("A") != data.seen("B"):
             raise ValueError(
                 f"game.identity = {self.identity} compares images of A ({data.seen('A')} channels) with images of B "
@@ -70,6 +61,21 @@ class Unpaired(GameKeys):
 
     def build(self, config: Config) -> Game:
         return UnpairedGame(config)
+
+
+def check_domains(config: Config) -> None:
+    """Raise ValueError unless the data are a set A and a set B of images."""
+    data, kind = config.data, config.game.kind
+    if set(data.sets) != {"A", "B"}:
+        raise ValueError(
+            f"game.kind: {kind} wants a set for each domain, and data.shards names "
+            f"{', '.join(filter(None, data.sets)) or 'one for all'}; set data.shards: {{A: FOLDER, B: FOLDER}}"
+        )
+    if maps := [name for name, field in data.fields.items() if field.classes]:
+        raise ValueError(
+            f"data.fields.{maps[0]} is a label map, and game.kind: {kind} makes images of both domains; store its "
+            "classes as colours, and remove classes"
+        )
 
 
 class Ways(nn.Module):
@@ -88,6 +94,7 @@ class UnpairedGame(Game):
 
     judged = "B"
     has_targets = False
+    ways: ClassVar[Mapping[str, tuple[str, str]]] = {"AB": ("A", "B"), "BA": ("B", "A")}
 
     def __init__(self, config: Config) -> None:
         keys: Unpaired = config.game
@@ -118,6 +125,7 @@ class UnpairedGame(Game):
             for name, field in self.fields.items()
         )
         self.multiple = max(int(getattr(network, "multiple", 1)) for network in generators.values())
+        self.least = max(int(getattr(network, "least", 1)) for network in generators.values())
 
     def translate(self, batch: Batch) -> Tensor:
         """(D_B(AB(a)) - 1)^2 + (D_A(BA(b)) - 1)^2 + cycle * (|BA(AB(a)) - a| + |AB(BA(b)) - b|), and the identity."""
@@ -172,7 +180,7 @@ class UnpairedGame(Game):
         return self._best(shown["A"], "AB")
 
     def takes(self, way: str) -> str:
-        if way not in ("", "AB", "BA"):
+        if way and way not in self.ways:
             raise InputError(f"--way {way}: an unpaired run goes the ways AB and BA")
         return (way or "AB")[0]
 

@@ -67,6 +67,9 @@ class Network(Part):
     """Whether its generator, called with styles=True, returns images and the styles (N, layers, F) they were made from."""
     gives_features: ClassVar[bool] = False
     """Whether its discriminator, called with features=True, returns the features of each layer, logits the last, for each scale."""
+    gives_layers: ClassVar[bool] = False
+    """Whether its generator of images, called with features=True, returns images and features (N, C, h, w) of its encoder's
+    layers; with decode=False the features alone. It has `widths`, their channels."""
 
     def generator(self, shape: Shape) -> nn.Module:
         """Return a network from (N, latent) numbers [and (N,) classes], or (N, inputs, H, W) images, to (N, channels, H, W), scale times as large."""

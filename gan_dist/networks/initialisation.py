@@ -1,8 +1,25 @@
 """Draw initial weights from torch's global generator, which the caller seeds."""
 
+from typing import Literal
+
 from torch import nn
 
 from gan_dist.networks.statistics import BatchNorm
+
+Weights = Literal["normal", "xavier"]
+
+
+def initialise(network: nn.Module, weights: Weights) -> None:
+    """Draw weights as a config names it: `dcgan`, or `xavier`."""
+    (xavier if weights == "xavier" else dcgan)(network)
+
+
+def xavier(network: nn.Module) -> None:
+    """Draw weights as Park et al. (CUT, 2020) do: Glorot's normal ones with a gain of 0.02, far smaller; the rest as `dcgan`."""
+    dcgan(network)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.xavier_normal_(module.weight, gain=0.02)
 
 
 def dcgan(network: nn.Module) -> None:

@@ -13,23 +13,26 @@ from gan_dist.config.section import Positive
 from gan_dist.errors import InputError
 from gan_dist.networks import initialisation
 from gan_dist.networks.base import Network, Shape
+from gan_dist.networks.blur import Halve
 from gan_dist.networks.normalisation import Normalisation, normalised
 
 
 class Patches(nn.Module):
     """(N, C, H, W) images -> the features of each layer, the last of which are logits (N, 1, h, w), one for each patch."""
 
-    def __init__(self, channels: int, base: int, layers: int, norm: Normalisation) -> None:
+    def __init__(self, channels: int, base: int, layers: int, norm: Normalisation, blur: bool = False) -> None:
         super().__init__()
         # pixels alone are seen by 1x1 convolutions
         size, padding = (4, 1) if layers else (1, 0)
-        blocks = [nn.Sequential(nn.Conv2d(channels, base, size, 2 if layers else 1, padding), nn.LeakyReLU(0.2))]
+        first = nn.Conv2d(channels, base, size, 2 if layers and not blur else 1, padding)
+        blocks = [nn.Sequential(first, nn.LeakyReLU(0.2), *([Halve()] if layers and blur else []))]
         width = base
         for number in range(1, max(1, layers) + 1):
             wide = min(2 * width, 8 * base)
-            stride = 2 if number < layers else 1
-            convolution = nn.Conv2d(width, wide, size, stride, padding, bias=False)
-            blocks.append(nn.Sequential(*normalised(convolution, norm), nn.LeakyReLU(0.2)))
+            halves = number < layers
+            convolution = nn.Conv2d(width, wide, size, 2 if halves and not blur else 1, padding, bias=False)
+            smaller = [Halve()] if halves and blur else []
+            blocks.append(nn.Sequential(*normalised(convolution, norm), nn.LeakyReLU(0.2), *smaller))
             width = wide
         blocks.append(nn.Sequential(nn.Conv2d(width, 1, size, 1, padding, bias=layers > 0)))
         self.blocks = nn.ModuleList(blocks)
@@ -45,10 +48,19 @@ class Patches(nn.Module):
 class Discriminator(nn.Module):
     """Patches of an image, and of the same image at half the size, a quarter, ... (Wang et al., pix2pixHD, 2018)."""
 
-    def __init__(self, channels: int, base: int, layers: int, scales: int, norm: Normalisation) -> None:
+    def __init__(
+        self,
+        channels: int,
+        base: int,
+        layers: int,
+        scales: int,
+        norm: Normalisation,
+        blur: bool = False,
+        weights: initialisation.Weights = "normal",
+    ) -> None:
         super().__init__()
-        self.scales = nn.ModuleList(Patches(channels, base, layers, norm) for _ in range(scales))
-        initialisation.dcgan(self)
+        self.scales = nn.ModuleList(Patches(channels, base, layers, norm, blur) for _ in range(scales))
+        initialisation.initialise(self, weights)
 
     def forward(self, images: Tensor, labels: Tensor | None = None, features: bool = False) -> Any:
         """Return the logits (N, 1, h, w) of the whole size; with `features`, of each scale all features, logits the last."""
@@ -75,6 +87,10 @@ class Patchgan(Network):
     normalisation: Normalisation = "instance"
     """Of all layers but the first and the last. instance: over the pixels of each image and channel, with a scale and a shift
     that are learnt, so that micro_batch is speed only. plain: without these, as in CycleGAN. batch: over a micro-batch."""
+    blur: bool = False
+    """Halve behind a blur, as CUT does (Zhang, 2019), instead of by strides."""
+    weights: initialisation.Weights = "normal"
+    """Initial weights. normal: of deviation 0.02. xavier: Glorot's with a gain of 0.02, as in CUT."""
 
     gives_features: ClassVar[bool] = True
 
@@ -99,7 +115,9 @@ class Patchgan(Network):
     def discriminator(self, shape: Shape) -> nn.Module:
         if shape.classes:
             raise InputError("networks.discriminator.kind = patchgan knows no classes; set data.labels: false")
-        return Discriminator(shape.channels, self.base_channels, self.layers, self.scales, self.normalisation)
+        return Discriminator(
+            shape.channels, self.base_channels, self.layers, self.scales, self.normalisation, self.blur, self.weights
+        )
 
 
 def _least(layers: int, scales: int) -> int:

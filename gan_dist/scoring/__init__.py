@@ -2,7 +2,18 @@
 
 from gan_dist.scoring.images import ImageSet, of_index, of_source
 from gan_dist.scoring.pictures import pictures_of
-from gan_dist.scoring.prepare import check, ranks_of, ready, sets_of
+from gan_dist.scoring.prepare import check, learnt, ranks_of, ready, sets_of
 from gan_dist.scoring.record import lines_of
 
-__all__ = ["ImageSet", "check", "lines_of", "of_index", "of_source", "pictures_of", "ranks_of", "ready", "sets_of"]
+__all__ = [
+    "ImageSet",
+    "check",
+    "learnt",
+    "lines_of",
+    "of_index",
+    "of_source",
+    "pictures_of",
+    "ranks_of",
+    "ready",
+    "sets_of",
+]

@@ -38,10 +38,10 @@ from gan_dist.evaluation.sets import MOST_ROWS
 from gan_dist.games.base import Game
 from gan_dist.generate import load, locate
 from gan_dist.interfaces import Batch
-from gan_dist.scoring import choice
+from gan_dist.scoring import choice, ways
 from gan_dist.scoring.images import ImageSet, of_index, of_source
 from gan_dist.scoring.pictures import pictures_of
-from gan_dist.scoring.prepare import ranks_of, ready, sets_of
+from gan_dist.scoring.prepare import learnt, ranks_of, ready, sets_of, training_data
 from gan_dist.scoring.record import lines_of
 from gan_dist.tracking import media, records
 
@@ -133,17 +133,23 @@ def _of_run(task: Task) -> Iterator[Scored]:
         names = [name for name in every if store.describe(run / "checkpoints" / name)["whole"]]
         if not names:
             raise InputError(f"{run} has no whole checkpoint{' yet' if not every else ''}; train first")
-    sets, real, count = None, None, options.n or _USUAL
+    sets, real, count, learning = None, None, options.n or _USUAL, dict[str, Metric]()
     for wanted in names:
         name = ranks.gather(locate(path, wanted)[1])[0]
         game, config, name = load(run, name, ranks.device)
         own = _for(game, config, task.metrics)
         if real is None:
             index, real = _reals_of_run(task, config, game)
+            if game.shows_data and not game.reconstructs and not options.n:  # no input twice
+                count = min(count, ways.inputs(game, index))
             if real.count:  # shards may be sorted by class
                 real = real.shuffled(options.reals)
             check(own, task.extractors, count, real.count)
             sets = task.features_of(real, config.cache)
+            learning = learnt(own, config, functools.partial(training_data, config, ranks), ranks, progress)
+        own = {
+            name: learning[name] if type(metric).learn is not Metric.learn else metric for name, metric in own.items()
+        }
         assert real is not None
         about = {
             "images": int(name.removeprefix("images-")),
@@ -163,6 +169,28 @@ def _of_run(task: Task) -> Iterator[Scored]:
             draw = functools.partial(pictures_of, found, fake, functools.partial(real.draw, device=ranks.device))
             scored = _keep(run, scored, about["images"], draw)
         yield scored
+        for each in _of_ways(task, game, config, own, index, about) if game.ways else ():
+            yield _keep(run, each, about["images"], dict) if ranks.is_main else each
+
+
+def _of_ways(
+    task: Task, game: Game, config: Config, metrics: Mapping[str, Metric], index: Index, about: Mapping[str, Any]
+) -> Iterator[Scored]:
+    """Yield the scores of two sets for the other way, and for inputs as they are."""
+    options, ranks = task.options, task.ranks
+    against = ways.named(options.against, config)
+    where = {name: against.get(name, str(shards)) for name, shards in config.data.sets.items()}
+    for each in ways.compared(game, config, index, where, options.reals, ranks.device):
+        own = ways.of_sets(metrics, each.label)
+        if not own:
+            return
+        count = min(options.n or each.images, each.images)
+        check(own, task.extractors, count, each.real.count)
+        sets = task.features_of(each.real, config.cache)
+        task.progress.begin(f"{each.words}, {count:,} images", *task.pairs(own, sets, count))
+        found = evaluated(task, own, each.fake, each.fake, each.real, count, sets)
+        lines = lines_of(found, own, sets, each.real, ranks.device, {**about, "way": each.label})
+        yield Scored(f"{options.what} {about['checkpoint']}, {each.words}", lines, notes(sets), [])
 
 
 def _keep(run: Path, scored: Scored, images: int, draw: Callable[[], Mapping[str, media.Image]]) -> Scored:
@@ -197,17 +225,22 @@ def _reals_of_run(task: Task, config: Config, game: Game) -> tuple[Index, ImageS
     """Return the index of the run's data, and the real images: the run's, or those of --against."""
     against, ranks = task.options.against, task.ranks
     channels = checks.channels(config, game.judged) if config.data.fields else config.data.channels
-    if against and not _are_shards(against):
+    named = ways.named(against, config)
+    if against and not named and not _are_shards(against):
+        if game.shows_data and not game.reconstructs:
+            raise InputError(
+                f"--against {against}: the run turns images into images, and takes them from shards; pack them (`gan-dist pack`)"
+            )
         return index_module.nothing(), of_source(against, task.scratch / "real", (config.data.size, channels))
     if against:
         sets = config.data.shards
-        shards = {**sets, game.judged: against} if isinstance(sets, dict) else against
+        shards = {**sets, **(named or {game.judged: against})} if isinstance(sets, dict) else against
         config = config.with_({"data.shards": shards, "data.source": ""})
     ranks.together(lambda: loader.prepare(config, progress=False) if ranks.writes else None)
     index = loader.open_index(config)
     if config.data.drawn:
         return index, ImageSet(0, (0, 0), 0, lambda number: np.zeros(0), {"data": ""})
-    where = against or str(config.data.shards)
+    where = named.get(game.judged, "" if named else against) or str(config.data.shards)
     return index, of_index(index, geometry(config), channels, game.judged, where)
 
 
@@ -219,9 +252,11 @@ def drawn(
         none = Batch({}, torch.arange(0))
         return lambda numbers: game.generated(seed, numbers, none), lambda numbers: real.draw(numbers, device), None
 
+    total = ways.inputs(game, index)
+
     @functools.lru_cache(maxsize=1)  # a game that turns images into images is scored against them at once
     def shown(numbers: range) -> Batch:
-        chosen = order.permute(rng.key(config.run.seed, "evaluate"), len(index), np.array(numbers) % len(index))
+        chosen = order.permute(rng.key(config.run.seed, "evaluate"), total, np.array(numbers) % total)
         return loader.load(index, config, chosen.tolist(), device)
 
     return (

@@ -1,16 +1,21 @@
 """Make ready what scores need on all ranks: extractors, and features of the real images."""
 
+import hashlib
 import os
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
-from gan_dist import evaluation
+from gan_dist import evaluation, rng
 from gan_dist.config import Config
+from gan_dist.data import loader, order
+from gan_dist.data.index import Index
 from gan_dist.evaluation import (
+    Examples,
     Extractor,
     Features,
     Labelled,
@@ -23,6 +28,7 @@ from gan_dist.evaluation import (
     reference,
 )
 from gan_dist.evaluation.sets import FeatureSet
+from gan_dist.interfaces import Batch
 from gan_dist.scoring.images import ImageSet
 
 Beat = Callable[[int, int], object]
@@ -69,6 +75,33 @@ def check(config: Config, real: int) -> None:
     """Raise InputError before a training for scores that could not be computed of `real` images of the data set."""
     metrics, found = ready(dict(config.evaluate.scores), dict(config.evaluate.features))
     evaluation.check(metrics, found, config.evaluate.samples, min(config.evaluate.reals or real, real))
+
+
+def training_data(config: Config, ranks: Ranks) -> Index:
+    """Return the index of a run's training data."""
+    ranks.together(lambda: loader.prepare(config, progress=False) if ranks.writes else None)
+    return loader.open_index(config)
+
+
+def learnt(
+    metrics: Mapping[str, Metric], config: Config, index: Callable[[], Index], ranks: Ranks, beat: Beat
+) -> dict[str, Metric]:
+    """Return the metrics, those that learn from the run's training data with what they learnt. Every rank calls it.
+
+    `index` opens the training data, where a metric wants them. Raises InputError on all ranks.
+    """
+    if all(type(metric).learn is Metric.learn for metric in metrics.values()):
+        return dict(metrics)
+    found = index()
+
+    def draw(numbers: range) -> Batch:
+        chosen = order.permute(rng.key(config.run.seed, "examples"), len(found), np.array(numbers))
+        return loader.load(found, config, chosen.tolist(), ranks.device)
+
+    stamps = [stamp for field in found.images.values() for stamp in field.stamps]
+    digest = hashlib.sha256(repr((found.digest, stamps, config.run.seed, config.data.size)).encode()).hexdigest()
+    examples = Examples(draw, len(found), digest, config.cache / "evaluation", ranks, lambda: beat(0, len(found)))
+    return {name: metric.learn(examples) for name, metric in metrics.items()}
 
 
 def sets_of(

@@ -1,5 +1,6 @@
 """Unpaired translation by the real commands: the same bits at 1, 2 and 4 ranks and after a resume, the pool's images too."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -104,3 +105,19 @@ def test_apply_goes_both_ways(whole: tuple[Path, Path], tmp_path: Path, capsys: 
     capsys.readouterr()
     assert cli.main([*words, "--way", "CD", "--replace"]) == 2
     assert "goes the ways AB and BA" in capsys.readouterr().err
+
+
+def test_both_ways_are_scored_with_the_images_as_they_are(
+    whole: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(whole[1], tmp_path / "run")
+    words = ["evaluate", str(tmp_path / "run"), "--scores", "kid", "--features", "random", "--json"]
+    assert cli.main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    counts = {each["record"][0]["metric"]: each["record"][0]["n_generated"] for each in found}
+    assert counts == {"kid_random": 18, "kid_random_A": 18, "kid_random_BA": 24, "kid_random_B": 24}
+    assert [each["record"][0].get("way") for each in found] == [None, "A", "BA", "B"]
+    assert [each["record"][0]["reference"]["field"] for each in found] == ["B", "B", "A", "A"]
+    values = {each["record"][0]["metric"]: each["record"][0]["value"] for each in found}
+    assert values["kid_random_A"] == pytest.approx(values["kid_random_B"], rel=1e-6)  # the same two sets
+    assert len((tmp_path / "run/scores.jsonl").read_text().splitlines()) >= 4

@@ -44,16 +44,27 @@ def test_too_large_for_the_memory_is_one_line_and_the_others_are_written(
     for name in ("a.png", "b.png"):
         (tmp_path / "in" / name).write_bytes(b"x")
 
-    def made(game: object, config: object, content: bytes, name: str, way: str) -> bytes:
+    def made(game: object, config: object, content: bytes, name: str, *rest: object) -> bytes:
         if name == "a.png":
             taken(10**16)  # type: ignore[operator]
         return content
 
-    monkeypatch.setattr(generate, "load", lambda *_: (argparse.Namespace(shows_data=True), None, "name"))
+    monkeypatch.setattr(
+        generate, "load", lambda *_: (argparse.Namespace(shows_data=True, takes=lambda way: "input"), None, "name")
+    )
     monkeypatch.setattr(apply, "apply", made)
     options = argparse.Namespace(
-        run=tmp_path, images=tmp_path / "in", out=tmp_path / "out", replace=False, checkpoint="", way=""
+        run=tmp_path,
+        images=tmp_path / "in",
+        out=tmp_path / "out",
+        replace=False,
+        checkpoint="",
+        way="",
+        tile=0,
+        overlap=None,
     )
-    with pytest.raises(InputError, match=r"a\.png is too large for the free memory; the other images are written"):
+    with pytest.raises(
+        InputError, match=r"a\.png is too large for the free memory \(add --tile 512\); the other images are written"
+    ):
         command.run(options)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]

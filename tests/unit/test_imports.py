@@ -60,6 +60,7 @@ LEVELS = {
     "restored": 4,
     "export": 4,
     "foreign": 4,
+    "tiles": 4,
     "doctor": 4,
     "planning": 4,
     "recipes": 4,

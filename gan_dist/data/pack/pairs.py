@@ -134,8 +134,9 @@ def _of_folders(source: str, scratch: Path, wanted: Layout) -> tuple[dict[str, d
         for has, lacks, lacking in ((first[1], other, name), (other, first[1], first[0])):
             if missing := [item.name for key, item in has.items() if key not in lacks]:
                 where = wanted.fields[lacking].partition(":")[0]
+                more = f", nor have {len(missing) - 1} others" if len(missing) > 1 else ""
                 raise InputError(
-                    f"{source}: {missing[0]} has no counterpart in {where} ({lacking}), nor have {len(missing) - 1} others; every "
+                    f"{source}: {missing[0]} has no counterpart in {where} ({lacking}){more}; every "
                     "sample needs all images, of the same name but for the ending"
                 )
     return by_field, skipped

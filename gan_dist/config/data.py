@@ -75,6 +75,13 @@ class Data(Section):
     else no. Changes no result."""
     streams: Positive = 1
     """Parts that the samples are cut into; slot j of a batch always reads part j * streams // batch. 1: a full shuffle."""
+    order: Literal["full", "blocks"] = "full"
+    """full: any sample may follow any other. blocks: runs of neighbouring samples are shuffled, and within a window of such
+    blocks their samples, so that shards are read in large pieces: for object stores and network disks."""
+    block: Positive = 64
+    """Neighbouring samples of a block, with data.order: blocks. Some MiB of images are a good size."""
+    window: Positive = 64
+    """Blocks whose samples are mixed, with data.order: blocks. Two samples of a batch are of one block in 1 case of so many."""
     max_bad_fraction: Annotated[float, Field(ge=0, le=1), FREE] = 0.001
     """Part of the samples that may turn out unreadable, each replaced by another; beyond it the run stops. 0: none."""
     cache: Annotated[str, FREE] = ""
@@ -176,6 +183,13 @@ class Data(Section):
                 f"data.patience = {self.patience:g} is not less than control.hang_seconds = {config.control.hang_seconds:g}, after "
                 "which the other processes take one that waits for data for dead; make data.patience smaller"
             )
+        if self.order == "full":
+            for key in ("block", "window"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(
+                        f"data.{key} = {getattr(self, key)} has no effect with data.order: full; set data.order: blocks, or "
+                        f"remove data.{key}"
+                    )
         if config.training.batch % self.streams:
             raise ValueError(f"data.streams = {self.streams} does not divide training.batch = {config.training.batch}")
         self._check_scales()

@@ -119,7 +119,7 @@ class _Groups(Dataset[list[Item]]):
         data, training = config.data, config.training
         self.decoders = decoders(index, config, fetching.AT_ONCE)
         self.cache, self.crops = cache, data.crop == "random"
-        self.seed, self.streams = config.run.seed, data.streams
+        self.seed, self.streams, self.blocks = config.run.seed, data.streams, order.blocks_of(config)
         self.batch, self.micro_batch = training.batch, training.micro_batch
         self.start, self.firsts = start, slots[:: training.micro_batch]
         steps = -(-max(0, training.whole_images - start) // training.batch)
@@ -162,7 +162,7 @@ class _Groups(Dataset[list[Item]]):
     def _of(self, name: str, images: int, slots: np.ndarray) -> np.ndarray:
         """Return the samples of a set at some slots of the batch that begins at `images`."""
         total = len(self.decoders[self.sets[name][0]].index)
-        return order.samples(self.seed, total, self.batch, self.streams, images, slots, name)
+        return order.samples(self.seed, total, self.batch, self.streams, images, slots, name, self.blocks)
 
     def _slots(self, number: int) -> tuple[int, np.ndarray]:
         """Return the position of a micro-batch's batch, and its slots there."""

@@ -39,6 +39,7 @@ OTHERS: dict[str, Any] = {
     "data.labels": True,
     "data.classes": 7,
     "data.streams": 4,
+    "data.order": "blocks",
     "game.kind": None,  # there is one so far
     "game.latent_distribution": "uniform",
     "game.first": "discriminator",
@@ -80,6 +81,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     **{f"start.{key}": {"start.from": "runs/a"} for key in ("networks", "averaged", "optimizers", "strict", "skip")},
     "data.classes": {"data.labels": True},
     "data.load_size": {"data.crop": "random"},
+    "data.block": {"data.order": "blocks"},
+    "data.window": {"data.order": "blocks"},
     "networks.generator.kind": {"networks.discriminator.kind": "article", "data.resolution": 28},
     "networks.discriminator.kind": {"networks.generator.kind": "article", "data.resolution": 28},
     "penalties.r1.full_precision": {"training.precision": "bf16"},
@@ -316,6 +319,10 @@ def test_a_wrong_value_is_named_with_its_place(path: Path, key: str, value: str,
         (
             {"data.patience": 600},
             "data.patience = 600 is not less than control.hang_seconds = 600, after which the other processes take one that",
+        ),
+        (
+            {"data.block": 8},
+            "data.block = 8 has no effect with data.order: full; set data.order: blocks, or remove data.block",
         ),
         ({"data.streams": 3}, "data.streams = 3 does not divide training.batch = 16"),
         (

@@ -26,6 +26,13 @@ def _load_size(value: int | str) -> int | str:
     return 0 if str(value) == "0" else _image_size(value)
 
 
+def _limit(value: int | str) -> str:
+    text = str(value).strip()
+    if text != "auto":
+        units.bytes_of(text)
+    return "0" if text != "auto" and not units.bytes_of(text) else text
+
+
 class Data(Section):
     drawn: ClassVar[bool] = False
     """Whether there is no data set, as the game draws its own samples (no_data.py)."""
@@ -87,6 +94,11 @@ class Data(Section):
     cache: Annotated[str, FREE] = ""
     """Folder for copies of remote shards, and for indexes of shards whose own folder cannot be written. Default:
     $GAN_DIST_CACHE (the Slurm templates set it to a folder of the node), $XDG_CACHE_HOME/gan_dist or ~/.cache/gan_dist."""
+    cache_limit: Annotated[int | str, AfterValidator(_limit), FREE] = "auto"
+    """Bytes of blocks of remote shards that this machine keeps in data.cache, for all runs together: 20GiB, for example. They
+    are fetched before they are needed, and what is needed last goes first. 0: none. auto: half of what is free there."""
+    cache_local: Annotated[bool, FREE] = False
+    """Keep blocks of local shards as well: for shards on a network disk (Lustre, NFS), with data.cache on one of the machine."""
 
     @field_validator("resident", mode="before")
     @classmethod

@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from gan_dist.data import prefetch
-from gan_dist.data.block_cache import Folder, Piece, Reading, Unit
+from gan_dist.data.block_cache import Folder, Reading, Unit
 from gan_dist.data.order import Blocks
+from gan_dist.data.reading import Piece
 from gan_dist.data.upcoming import Schedule
 
 SAMPLE = 4096  # bytes: those of a page, so that a file of one sample takes not more

@@ -26,11 +26,10 @@ def _load_size(value: int | str) -> int | str:
     return 0 if str(value) == "0" else _image_size(value)
 
 
-def _limit(value: int | str) -> str:
-    text = str(value).strip()
-    if text != "auto":
-        units.bytes_of(text)
-    return "0" if text != "auto" and not units.bytes_of(text) else text
+def _limit(value: int | str) -> int | str:
+    if value != "auto":
+        units.bytes_of(str(value))
+    return value
 
 
 class Data(Section):
@@ -104,6 +103,11 @@ class Data(Section):
     @classmethod
     def _no_is_a_word(cls, value: Any) -> Any:
         return "no" if value is False else value  # what YAML makes of it
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """Bytes that the cache of blocks may have; None: what is free decides."""
+        return None if self.cache_limit == "auto" else units.bytes_of(str(self.cache_limit))
 
     @property
     def size(self) -> tuple[int, int]:

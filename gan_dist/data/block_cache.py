@@ -22,23 +22,16 @@ from typing import NamedTuple
 import numpy as np
 
 from gan_dist.data.index import Index
-from gan_dist.data.shards import redact
+from gan_dist.data.names import redact
+from gan_dist.data.reading import Piece
 
 _VERSION = 1
 _MAGIC = b"gd-block"
 _ENTRY = struct.Struct("<I")
 _FOLDERS = 256  # of a set, so that none has too many files
+_LOOKED_AT = 100_000  # samples
 _LEFT = 60.0  # seconds after which a file that is being written has been left by a process that is gone
 _POSITION = struct.Struct("<qqq")
-
-
-class Piece(NamedTuple):
-    """Bytes of a shard."""
-
-    shard: int
-    """Its number in the index."""
-    offset: int
-    size: int
 
 
 class Unit(NamedTuple):
@@ -54,38 +47,41 @@ class Contents:
 
     def __init__(self, images: Mapping[str, Index]) -> None:
         """`images` are the index of each field."""
+        self.fields = tuple(images)
+        """Names of the fields."""
         self._places = {name: place for place, name in enumerate(images)}
-        self._fields = list(images.values())
-        self.set = _identity(self._fields)
+        self._index = list(images.values())
+        self.set = _identity(self._index)
         """What tells this set from all others, and from other versions of itself."""
 
     def __len__(self) -> int:
-        return len(self._fields[0])
+        return len(self._index[0])
 
     @functools.cached_property
     def stored(self) -> int:
-        """Return the bytes of all images."""
-        return sum(int(field.size.sum(dtype=np.int64)) for field in self._fields)
+        """Return the bytes of all images; of very many samples about, so that not the whole index is read."""
+        step = max(1, len(self) // _LOOKED_AT)
+        return sum(int(field.size[::step].mean(dtype=np.float64) * len(self)) for field in self._index)
 
     def sizes(self, samples: range) -> np.ndarray:
         """Return the bytes of each image: (samples x fields,) int64."""
-        found = np.empty((len(samples), len(self._fields)), np.int64)
-        for place, field in enumerate(self._fields):
+        found = np.empty((len(samples), len(self._index)), np.int64)
+        for place, field in enumerate(self._index):
             found[:, place] = field.size[samples.start : samples.stop]
         return found.reshape(-1)
 
     def pieces(self, samples: range) -> list[Piece]:
         """Return where each of these images is."""
-        shards = {sample: self._fields[0].shard_of(sample) for sample in samples}
+        shards = {sample: self._index[0].shard_of(sample) for sample in samples}
         return [
             Piece(shards[sample], int(field.offset[sample]), int(field.size[sample]))
             for sample in samples
-            for field in self._fields
+            for field in self._index
         ]
 
     def place(self, name: str, sample: int, samples: range) -> int:
         """Return which of the images of `samples` one is."""
-        return (sample - samples.start) * len(self._fields) + self._places[name]
+        return (sample - samples.start) * len(self._index) + self._places[name]
 
 
 def _identity(fields: Sequence[Index]) -> str:

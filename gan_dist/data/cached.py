@@ -1,21 +1,26 @@
 """Read a run's samples through the machine's cache (block_cache.py), which a thread fills ahead of them (prefetch.py)."""
 
+import functools
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from gan_dist import files, units
 from gan_dist.config import Config
-from gan_dist.data.block_cache import Announced, Contents, Folder, Piece, Unit, folder_of
+from gan_dist.data.block_cache import Announced, Contents, Folder, Unit, folder_of
+from gan_dist.data.decode import Decoder, Note
 from gan_dist.data.index import Index
-from gan_dist.data.prefetch import Fetcher, Source, Thread
+from gan_dist.data.prefetch import Fetcher, Thread
+from gan_dist.data.reading import Direct, Piece, Reader
+from gan_dist.data.stores import Patience
 from gan_dist.data.upcoming import Schedule
 from gan_dist.errors import InputError
 
+_PATIENCE = Patience(3.0)
+"""For how long the one who reads ahead tries again; then it looks whether the same is still wanted."""
 _AUTO = 0.5  # of what is free on the disk may be taken where the config asks for no size
-_REQUESTS = 8  # shards that a process keeps open
 
 
 class Cached:
@@ -28,7 +33,7 @@ class Cached:
         limit: int,
         schedule: Schedule,
         contents: Contents,
-        source: Source,
+        source: Reader,
         slots: range,
     ) -> None:
         """`slots` are the places of the batch that this rank serves; for the others see `Fetcher`."""
@@ -41,8 +46,13 @@ class Cached:
         self._said: set[str] = set()
 
     def __getstate__(self) -> dict[str, object]:
-        mine = {"_pid": 0, "_announced": None, "_thread": None, "_problems": [], "_said": set()}
+        mine: dict[str, object] = {"_pid": 0, "_announced": None, "_thread": None, "_problems": [], "_said": set()}
         return {**self.__dict__, **mine}
+
+    def serve(self, decoders: Mapping[str, Decoder]) -> None:
+        """Let the decoders of this set's fields look here first."""
+        for name in self._contents.fields:
+            decoders[name].kept = functools.partial(self.image, name)
 
     def image(self, name: str, sample: int) -> bytes | None:
         """Return the bytes of a field of a sample; None where they are not in the cache."""
@@ -75,12 +85,11 @@ class Cached:
             self._said.add(text)
             self._problems.append(text)
 
-    def problems(self) -> list[str]:
+    def notes(self) -> list[Note]:
         """Return what went wrong since the last call, each thing once."""
-        found = []
-        while self._problems:
-            found.append(self._problems.pop(0))
-        return found
+        return [
+            Note("cache", -1, str(self._folder.path), "", self._problems.pop(0)) for _ in range(len(self._problems))
+        ]
 
     def close(self) -> None:
         """End what this process does for the cache."""
@@ -92,50 +101,85 @@ class Cached:
         self._pid, self._thread, self._announced = 0, None, None
 
 
-class LocalSource:
-    """Reads pieces of shards that lie in a file system, such as one that many machines share."""
+class Shards:
+    """Reads pieces of the shards of an index, in a file system or on servers."""
 
-    def __init__(self, shards: Sequence[str], stamps: Sequence[tuple[int, int]]) -> None:
-        """`stamps` are what the index says of each shard."""
-        self._shards, self._stamps = shards, stamps
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._far = Direct(index.addresses, index.facts, _PATIENCE) if index.is_remote else None
 
-    def read_many(self, pieces: Sequence[Piece], /) -> list[bytes]:
-        """Return the bytes of some pieces, in order; close ones of a shard are read at once. Raises OSError."""
+    def read_many(self, pieces: Sequence[Piece]) -> list[bytes]:
+        """Return the bytes of some pieces, in order. Raises OSError and StoreError."""
         found: list[bytes] = [b""] * len(pieces)
-        by_shard: dict[int, list[int]] = {}
+        near: dict[int, list[int]] = {}
+        far = []
         for number, piece in enumerate(pieces):
-            by_shard.setdefault(piece.shard, []).append(number)
-        for shard, numbers in by_shard.items():
-            descriptor = os.open(self._shards[shard], os.O_RDONLY)
-            try:
-                state = os.fstat(descriptor)
-                if (state.st_size, state.st_mtime_ns) != tuple(self._stamps[shard]):
-                    raise OSError(0, f"{self._shards[shard]} changed since the run began")
-                for number in sorted(numbers, key=lambda number: pieces[number].offset):
-                    piece = pieces[number]
-                    found[number] = os.pread(descriptor, piece.size, piece.offset)
-                    if len(found[number]) != piece.size:
-                        raise OSError(0, f"{self._shards[shard]} ends before an image")
-            finally:
-                os.close(descriptor)
+            if self._far is not None and self._index.addresses[piece.shard]:
+                far.append(number)
+            else:
+                near.setdefault(piece.shard, []).append(number)
+        for shard, numbers in near.items():
+            self._read_file(shard, sorted(numbers, key=lambda number: pieces[number].offset), pieces, found)
+        if self._far is not None and far:
+            for number, data in zip(far, self._far.read_many([pieces[number] for number in far]), strict=True):
+                found[number] = data
         return found
 
+    def _read_file(self, shard: int, numbers: list[int], pieces: Sequence[Piece], found: list[bytes]) -> None:
+        name = self._index.shards[shard]
+        descriptor = os.open(name, os.O_RDONLY)
+        try:
+            state = os.fstat(descriptor)
+            if (state.st_size, state.st_mtime_ns) != tuple(self._index.stamps[shard]):
+                raise OSError(0, f"{name} changed since the run began")
+            for number in numbers:
+                piece = pieces[number]
+                found[number] = os.pread(descriptor, piece.size, piece.offset)
+                if len(found[number]) != piece.size:
+                    raise OSError(0, f"{name} ends before an image")
+        finally:
+            os.close(descriptor)
 
-def of(config: Config, name: str, index: Index, source: Source, slots: range) -> Cached | None:
-    """Return the cache of a set; None where the config wants none. Raises InputError where it cannot be had.
 
-    `index` is one of the set `name`, whose shards `source` reads.
-    """
-    if config.data.cache_limit == "0":
-        return None
-    members = config.data.members(name)
-    contents = Contents({field: index.images.get(field, index) for field in members})
-    schedule = Schedule.of(config, name, len(index))
+def check(index: Index, config: Config) -> None:
+    """Raise InputError where the cache that the config asks for cannot be had, or has no effect."""
+    data = config.data
+    far = any(each.is_remote for each in index.images.values())
+    if not far and not data.cache_local:
+        if data.cache_bytes:
+            raise InputError(
+                f"data.cache_limit = {data.cache_limit} has no effect, as all shards are local; remove it, or set "
+                "data.cache_local: true where they are on a network disk"
+            )
+        return
+    if data.cache_local and data.cache_bytes == 0:
+        raise InputError("data.cache_local has no effect with data.cache_limit: 0; remove one of them")
+    of_sets(index, config, range(config.training.batch))
+
+
+def of_sets(index: Index, config: Config, slots: range) -> dict[str, Cached]:
+    """Return the cache of each set that has one. Raises InputError where it cannot be had."""
+    data = config.data
+    if data.cache_bytes == 0:
+        return {}
+    found = {}
+    for name in data.sets:
+        images = {field: index.images[field] for field in data.members(name)}
+        first = next(iter(images.values()))
+        if first.is_remote or data.cache_local:
+            found[name] = _of(config, name, images, slots)
+    return found
+
+
+def _of(config: Config, name: str, images: Mapping[str, Index], slots: range) -> Cached:
+    contents = Contents(images)
+    schedule = Schedule.of(config, name, len(contents))
     folder = folder_of(config.cache)
     limit = limit_of(config, folder, contents, schedule)
     about = f"{config.directory.absolute()}\0{name}\0{contents.set}"
     run = hashlib.sha256(about.encode()).hexdigest()[:16]
-    return Cached(folder, run, limit, schedule, contents, source, slots)
+    index = next(iter(images.values()))
+    return Cached(folder, run, limit, schedule, contents, Shards(index), slots)
 
 
 def limit_of(config: Config, folder: Folder, contents: Contents, schedule: Schedule) -> int:
@@ -144,7 +188,7 @@ def limit_of(config: Config, folder: Folder, contents: Contents, schedule: Sched
     used = sum(each.bytes for each in folder.scan().values())
     room = files.room(folder.path) + used
     wanted = config.data.cache_limit
-    limit = int(_AUTO * room) if wanted == "auto" else units.bytes_of(wanted)
+    limit = int(_AUTO * room) if config.data.cache_bytes is None else config.data.cache_bytes
     if limit > room and min(limit, contents.stored) > room:
         raise InputError(
             f"data.cache_limit = {wanted}: {folder.path} has room for {units.size(room)}; set data.cache_limit lower, 0 for no "

@@ -19,6 +19,7 @@ from gan_dist import degrade
 from gan_dist.config import Config
 from gan_dist.data import (
     batches,
+    cached,
     checks,
     fetching,
     geometry,
@@ -101,6 +102,7 @@ def open_index(config: Config, wanted: Mapping[str, Field] | None = None) -> Ind
         text = "".join(f"{name}\0{field.digest}\n" for name, field in fields.items())
         index = dataclasses.replace(index, digest=hashlib.sha256(text.encode()).hexdigest(), old_digest="")
     checks.check(index, config)
+    cached.check(index, config)
     checks.check_shared_memory(_ring_bytes(config) if config.data.workers else 0)
     return index
 
@@ -118,6 +120,9 @@ class _Groups(Dataset[list[Item]]):
     ) -> None:
         data, training = config.data, config.training
         self.decoders = decoders(index, config, fetching.AT_ONCE)
+        self.blocks_kept = {} if cache is not None else cached.of_sets(index, config, slots)
+        for kept in self.blocks_kept.values():
+            kept.serve(self.decoders)
         self.cache, self.crops = cache, data.crop == "random"
         self.seed, self.streams, self.blocks = config.run.seed, data.streams, order.blocks_of(config)
         self.batch, self.micro_batch = training.batch, training.micro_batch
@@ -157,7 +162,10 @@ class _Groups(Dataset[list[Item]]):
 
     def _samples(self, name: str, group: int) -> np.ndarray:
         """Return the samples of a set that a group reads."""
-        return np.concatenate([self._of(name, *self._slots(number)) for number in self.numbers(group)])
+        slots = [self._slots(number) for number in self.numbers(group)]
+        if kept := self.blocks_kept.get(name):
+            kept.at(slots[0][0])
+        return np.concatenate([self._of(name, *each) for each in slots])
 
     def _of(self, name: str, images: int, slots: np.ndarray) -> np.ndarray:
         """Return the samples of a set at some slots of the batch that begins at `images`."""
@@ -168,6 +176,14 @@ class _Groups(Dataset[list[Item]]):
         """Return the position of a micro-batch's batch, and its slots there."""
         first = self.firsts[number % len(self.firsts)]
         return self.position(number) - first, np.arange(first, first + self.micro_batch)
+
+    def all(self) -> Iterator[int]:
+        """Yield the number of each group. What this process does for a cache ends with it."""
+        try:
+            yield from range(len(self))
+        finally:
+            for kept in self.blocks_kept.values():
+                kept.close()
 
     def numbers(self, group: int) -> range:
         """Return the micro-batches of a group."""
@@ -192,6 +208,9 @@ class _Groups(Dataset[list[Item]]):
 
     def _read(self, name: str, images: int, slots: np.ndarray, row: int) -> list[Note]:
         """Write samples of a set into a row of the rings: those of some slots of the batch that begins at `images`."""
+        kept = self.blocks_kept.get(name)
+        if kept and self.ahead is None:
+            kept.at(images)
         fields = self.sets[name]
         decoders = {field: self.decoders[field] for field in fields}
         index = decoders[fields[0]].index
@@ -211,7 +230,7 @@ class _Groups(Dataset[list[Item]]):
             self.labels[row] = torch.from_numpy(index.label[samples].astype(np.int64))
         if name in self.mirrored:
             self.mirrored[name][row] = torch.from_numpy(batches.mirrored(self.seed, images + slots, name))
-        return notes
+        return [*notes, *kept.notes()] if kept else notes
 
 
 def _group(config: Config) -> int:
@@ -324,7 +343,7 @@ def _decoded(
         sender.pin(ring)
     turns, each_step = Turns(sender.mark, _slack(config)), len(dataset.firsts)
     step: list[Batch] = []
-    for number in range(len(dataset)):
+    for number in dataset.all():
         turns.await_next()
         items = next(groups)
         micros = dataset.numbers(number)

@@ -123,7 +123,10 @@ class Epoch:
         """Return the place at which each window begins."""
         assert self.blocks is not None
         first = windows * self.blocks.window
-        return np.minimum(self.size, first * self.blocks.size - np.where(self._short < first, self._missing, 0))
+        found: np.ndarray = np.minimum(
+            self.size, first * self.blocks.size - np.where(self._short < first, self._missing, 0)
+        )
+        return found
 
     def blocks_of(self, window: int) -> np.ndarray:
         """Return the blocks that are mixed in a window, none after the last one."""

@@ -15,12 +15,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from gan_dist import files
-from gan_dist.data.block_cache import Contents, Folder, Kept, Piece, Reading, Unit, is_locked, readings
+from gan_dist.data.block_cache import Contents, Folder, Kept, Reading, Unit, is_locked, readings
+from gan_dist.data.reading import Reader
+from gan_dist.data.stores import StoreError
 from gan_dist.data.upcoming import NEVER, Schedule
 
 _AHEAD = 0.25  # of the limit is fetched ahead at most where something else has to go for it
@@ -28,16 +29,11 @@ _ROUND = 32 << 20  # bytes that are fetched together
 _LOOK = 1.0  # seconds between two looks at who reads, and before a process tries to take over
 _IDLE = 0.2  # seconds to wait where nothing is to be fetched
 _SCAN, _SCAN_SHARE = 10.0, 20  # seconds between two scans, and that many times what a scan takes
+_SCAN_SHARED = 1.0  # the same where another run writes
 _SORT = 1.0  # seconds for which the order in which units are given up is used
 _FRESH = 60.0  # seconds for which what another run has written is not given up
 _BROKEN = 30.0  # seconds before the disk is tried again
 _NEEDS = np.dtype([("set", "S16"), ("first", "<i8"), ("end", "<i8"), ("time", "<f8")])
-
-
-class Source(Protocol):
-    """Reads pieces of shards."""
-
-    def read_many(self, pieces: Sequence[Piece], /) -> list[bytes]: ...
 
 
 class SourceError(Exception):
@@ -54,7 +50,7 @@ class Fetcher:
         limit: int,
         schedule: Schedule,
         contents: Contents,
-        source: Source,
+        source: Reader,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`limit` are the bytes of the whole cache, `run` names this reading of a set by a run."""
@@ -62,8 +58,10 @@ class Fetcher:
         self.schedule, self.contents, self.source = schedule, contents, source
         self._clock = clock
         self._kept: dict[Unit, Kept] = {}
+        self._wrote: set[Unit] = set()
         self._used = 0
-        self._next_scan = self._told = float("-inf")
+        self._next_scan = self._next_telling = float("-inf")
+        self._every = _SCAN
         self._images, self._at = -1, 0.0
         self._rate = 1000.0
         """Images/s of the run, about."""
@@ -110,6 +108,7 @@ class Fetcher:
         for unit, each in zip(units, pieces, strict=True):
             taken = self.folder.write(unit, data[done : done + len(each)])
             done += len(each)
+            self._wrote.add(unit)
             self._keep(unit, Kept(taken, self._clock()))
         return True
 
@@ -183,7 +182,7 @@ class Fetcher:
                     times[unit] = min(times.get(unit, np.inf), max(at, now))
         found = []
         for unit, kept in self._kept.items():
-            fresh = unit.set != self.contents.set and now - kept.written < _FRESH
+            fresh = unit not in self._wrote and now - kept.written < _FRESH  # its run has not said yet when it needs it
             found.append((now if fresh else times.get(unit, np.inf), -kept.written, unit))
         return sorted(found)
 
@@ -206,6 +205,7 @@ class Fetcher:
         if (kept := self._kept.pop(unit, None)) is None:
             return 0
         self.folder.remove(unit)
+        self._wrote.discard(unit)
         self._used -= kept.bytes
         return kept.bytes
 
@@ -221,7 +221,9 @@ class Fetcher:
         if any(unit not in self._kept for unit in before):  # another run gave it up, or a reader found it damaged
             self._coming = None
         self._used = sum(each.bytes for each in self._kept.values())
-        self._next_scan = now + max(_SCAN, _SCAN_SHARE * (time.monotonic() - began))
+        shared = any(_has_fetcher(self.folder, run) for run in self._others())
+        self._every = _SCAN_SHARED if shared else _SCAN
+        self._next_scan = now + max(self._every, _SCAN_SHARE * (time.monotonic() - began))
 
     def _measure(self, images: int, now: float) -> None:
         """Follow how fast the run is."""
@@ -233,9 +235,9 @@ class Fetcher:
 
     def _tell(self, images: int, now: float) -> None:
         """Write when this run needs what is there, for the others that share the cache."""
-        if now - self._told < _SCAN:
+        if now < self._next_telling:
             return
-        self._told = now
+        began = time.monotonic()
         times = {unit: at for unit, at in self._own_times(images).items() if np.isfinite(at)}
         rows = np.array([(*unit, at) for unit, at in times.items()], _NEEDS)
         place = _runs(self.folder) / f"{self.run}.needs"
@@ -243,16 +245,20 @@ class Fetcher:
         place.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(rows.tobytes())
         part.replace(place)
+        self._next_telling = now + max(self._every, _SCAN_SHARE * (time.monotonic() - began))
 
     def _needs_of_others(self) -> Iterator[np.ndarray]:
-        for path in _runs(self.folder).glob("*.needs"):
-            if path.stem == self.run:
-                continue
-            if _has_fetcher(self.folder, path.stem):
+        for run in self._others():
+            path = _runs(self.folder) / f"{run}.needs"
+            if _has_fetcher(self.folder, run):
                 with contextlib.suppress(OSError, ValueError):
                     yield np.frombuffer(path.read_bytes(), _NEEDS)
             else:
                 path.unlink(missing_ok=True)
+
+    def _others(self) -> list[str]:
+        """Return the runs beside this one that have said what they need."""
+        return [path.stem for path in _runs(self.folder).glob("*.needs") if path.stem != self.run]
 
 
 def _start(slots: range) -> int:
@@ -278,7 +284,7 @@ class Thread:
     """Makes a fetcher work in this process whenever no other process of the machine does."""
 
     def __init__(self, fetcher: Fetcher, problem: Callable[[str], None]) -> None:
-        """`problem` is told, from the thread, that the cache cannot be written, or that fetching ahead fails."""
+        """`problem` is told, from the thread, that the cache cannot be written."""
         self._fetcher, self._problem = fetcher, problem
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
@@ -307,10 +313,8 @@ class Thread:
                     self._ending.wait(_IDLE)
             except OSError as error:
                 self._failed(error)
-            except Exception as error:
-                # of the source; whoever needs the bytes meets the same, and says more
-                self._problem(f"reading ahead failed ({error})")
-                self._ending.wait(_LOOK)
+            except (SourceError, StoreError):
+                self._ending.wait(_LOOK)  # whoever needs the bytes meets the same, and tells it
 
     def _failed(self, error: OSError) -> None:
         self._problem(

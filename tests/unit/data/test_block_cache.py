@@ -15,7 +15,7 @@ import torch
 
 from gan_dist import config as config_module
 from gan_dist.config import Config
-from gan_dist.data import block_cache, cached, loader, order, prefetch
+from gan_dist.data import block_cache, cached, decode, loader, order, prefetch
 from gan_dist.data.block_cache import Announced, Folder, Reading, Unit, readings
 from gan_dist.data.decode import Note
 from gan_dist.data.order import Blocks
@@ -238,13 +238,13 @@ def shards(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def load(shards: Path, **keys: object) -> Config:
+def load(shards: Path | str, **keys: object) -> Config:
     chosen = {
         "data__max_bad_fraction": 0.5,
-        "data__cache": shards.parent / "cache",
+        "data__cache": Path(shards).parent / "cache",
         "data__labels": True,
         "training__images": 960,
-        "run__directory": shards.parent / "run",
+        "run__directory": Path(shards).parent / "run",
         **keys,
     }
     tiny = making.tiny(shards, chosen.pop("run__directory"), **chosen)
@@ -302,7 +302,7 @@ def test_a_loop_with_a_warm_cache_reads_no_shard(shards: Path, monkeypatch: pyte
     plain, _ = play(config, filled(config))
     opened = []
     monkeypatch.setattr(cached.Shards, "read_many", lambda self, pieces: opened.append(pieces))
-    monkeypatch.setattr(loader.Decoder, "_descriptor", lambda self, shard: opened.append(shard))
+    monkeypatch.setattr(decode.Decoder, "_descriptor", lambda self, shard: opened.append(shard))
     assert play(config)[0] == plain
     assert not opened
 

@@ -86,7 +86,7 @@ class Data(Section):
     blocks their samples, so that shards are read in large pieces: for object stores and network disks."""
     block: Positive = 64
     """Neighbouring samples of a block, with data.order: blocks. Some MiB of images are a good size."""
-    window: Positive = 64
+    window: Positive = 256
     """Blocks whose samples are mixed, with data.order: blocks. Two samples of a batch are of one block in 1 case of so many."""
     max_bad_fraction: Annotated[float, Field(ge=0, le=1), FREE] = 0.001
     """Part of the samples that may turn out unreadable, each replaced by another; beyond it the run stops. 0: none."""

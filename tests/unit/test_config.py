@@ -40,6 +40,7 @@ OTHERS: dict[str, Any] = {
     "data.classes": 7,
     "data.streams": 4,
     "data.order": "blocks",
+    "data.cache_limit": "20GiB",
     "game.kind": None,  # there is one so far
     "game.latent_distribution": "uniform",
     "game.first": "discriminator",
@@ -481,6 +482,8 @@ def test_the_keys_that_a_running_run_may_change_are_these(full: Path) -> None:
         "data.resident",
         "data.max_bad_fraction",
         "data.cache",
+        "data.cache_limit",
+        "data.cache_local",
         "training.images",
         "training.micro_batches_per_pass",
         "training.strategy",

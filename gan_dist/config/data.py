@@ -95,7 +95,7 @@ class Data(Section):
     $GAN_DIST_CACHE (the Slurm templates set it to a folder of the node), $XDG_CACHE_HOME/gan_dist or ~/.cache/gan_dist."""
     cache_limit: Annotated[int | str, AfterValidator(_limit), FREE] = "auto"
     """Bytes of blocks of remote shards that this machine keeps in data.cache, for all runs together: 20GiB, for example. They
-    are fetched before they are needed, and what is needed last goes first. 0: none. auto: half of what is free there."""
+    are fetched before they are needed, and what is needed last goes first. 0: none. auto: 20 GiB, or half of what is free there."""
     cache_local: Annotated[bool, FREE] = False
     """Keep blocks of local shards as well: for shards on a network disk (Lustre, NFS), with data.cache on one of the machine."""
 

@@ -20,7 +20,7 @@ from gan_dist.errors import InputError
 
 _PATIENCE = Patience(3.0)
 """For how long the one who reads ahead tries again; then it looks whether the same is still wanted."""
-_AUTO = 0.5  # of what is free on the disk may be taken where the config asks for no size
+_AUTO, _MOST = 0.5, 20 << 30  # of what is free on the disk, and bytes, may be taken where the config asks for no size
 
 
 class Cached:
@@ -157,8 +157,14 @@ def check(index: Index, config: Config) -> None:
     of_sets(index, config, range(config.training.batch))
 
 
-def of_sets(index: Index, config: Config, slots: range) -> dict[str, Cached]:
-    """Return the cache of each set that has one. Raises InputError where it cannot be had."""
+def lend(index: Index, config: Config, decoders: Mapping[str, Decoder]) -> None:
+    """Let decoders that read chosen samples look into the cache of a training."""
+    for kept in of_sets(index, config, range(config.training.batch), limited=False).values():
+        kept.serve(decoders)
+
+
+def of_sets(index: Index, config: Config, slots: range, limited: bool = True) -> dict[str, Cached]:
+    """Return the cache of each set that has one. Raises InputError where it cannot be had; not `limited`: to read only."""
     data = config.data
     if data.cache_bytes == 0:
         return {}
@@ -167,15 +173,15 @@ def of_sets(index: Index, config: Config, slots: range) -> dict[str, Cached]:
         images = {field: index.images[field] for field in data.members(name)}
         first = next(iter(images.values()))
         if first.is_remote or data.cache_local:
-            found[name] = _of(config, name, images, slots)
+            found[name] = _of(config, name, images, slots, limited)
     return found
 
 
-def _of(config: Config, name: str, images: Mapping[str, Index], slots: range) -> Cached:
+def _of(config: Config, name: str, images: Mapping[str, Index], slots: range, limited: bool) -> Cached:
     contents = Contents(images)
     schedule = Schedule.of(config, name, len(contents))
     folder = folder_of(config.cache)
-    limit = limit_of(config, folder, contents, schedule)
+    limit = limit_of(config, folder, contents, schedule) if limited else 0
     about = f"{config.directory.absolute()}\0{name}\0{contents.set}"
     run = hashlib.sha256(about.encode()).hexdigest()[:16]
     index = next(iter(images.values()))
@@ -188,7 +194,7 @@ def limit_of(config: Config, folder: Folder, contents: Contents, schedule: Sched
     used = sum(each.bytes for each in folder.scan().values())
     room = files.room(folder.path) + used
     wanted = config.data.cache_limit
-    limit = int(_AUTO * room) if config.data.cache_bytes is None else config.data.cache_bytes
+    limit = min(_MOST, int(_AUTO * room)) if config.data.cache_bytes is None else config.data.cache_bytes
     if limit > room and min(limit, contents.stored) > room:
         raise InputError(
             f"data.cache_limit = {wanted}: {folder.path} has room for {units.size(room)}; set data.cache_limit lower, 0 for no "

@@ -16,6 +16,7 @@ from tests.launching import Started, digests, lines, start, train
 IMAGES = 2048  # a process holds those of two groups, 512, before it needs them
 SLOW = "slow:seconds=0.1"
 SECRET = "SECRETSECRET"
+BLOCKS = {"data__order": "blocks", "data__block": 4, "data__window": 16}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,11 @@ def nginx(www: Path, tmp_path: Path, need: Callable[[str, bool, str], None]) -> 
 def keys(shards: str, directory: Path, **more: object) -> dict[str, object]:
     sizes = {"training__images": IMAGES, "training__batch": 64, "training__micro_batch": 16, "track__every": 64}
     wanted = {**sizes, "checkpoint__every": 1024, "sample__every": IMAGES, "training__strategy": "exact"}
-    far = {"data__cache": directory.parent / "cache", "data__patience": 2} if "://" in shards else {}
+    far = (
+        {"data__cache": directory.parent / "cache", "data__patience": 2, "data__cache_limit": 0}
+        if "://" in shards
+        else {}
+    )
     return making.tiny(shards, directory, **{**wanted, **far, **more})
 
 
@@ -100,6 +105,26 @@ def test_a_server_that_comes_back_is_waited_for_and_a_signal_is_heard_meanwhile(
     nginx.start()
     done = train(wanted)
     assert done.returncode == 0, done.stderr
+    check_same(run.directory, whole)
+
+
+@pytest.mark.parametrize(("processes", "workers", "order"), [(1, 0, {}), (2, 1, BLOCKS)])
+def test_a_server_that_stops_is_not_missed_with_a_warm_cache(
+    nginx: serving.Nginx, www: Path, whole: Path, tmp_path: Path, processes: int, workers: int, order: dict[str, object]
+) -> None:
+    if order:
+        whole = tmp_path / "whole"
+        done = train(keys(str(www), whole, **order))
+        assert done.returncode == 0, done.stderr
+    wanted = keys(address(nginx), tmp_path / "run", data__cache_limit="auto", data__workers=workers, **order)
+    units = 180 if order else 720
+    with running(start(wanted, processes, fault="slow:seconds=0.3")) as run:
+        blocks = tmp_path / "cache/blocks"
+        run.until(lambda: len(list(blocks.glob("*/sets/*/*/*-*"))) == units, "a warm cache")
+        nginx.stop()
+        assert not (run.directory / f"checkpoints/images-{IMAGES:09d}").exists()
+        assert run.end() == 0, run.output.read_text()
+    assert not _events(run.directory, "data unreachable")
     check_same(run.directory, whole)
 
 

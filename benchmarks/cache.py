@@ -58,7 +58,8 @@ class Source:
 class Machine:
     """A machine that serves some slots: its cache, its fetcher, and what its loaders do."""
 
-    def __init__(self, path: Path, schedule: Schedule, slots: range, limit: int, clock) -> None:
+    def __init__(self, path: Path, schedule: Schedule, slots: range, limit: int, clock, ranks: int = 1) -> None:
+        self.ranks = ranks
         self.folder, self.schedule, self.slots = Folder(path), schedule, slots
         self.contents, self.fetched, self.missed = Contents(), Source(), Source()
         self.hits = self.reads = 0
@@ -67,7 +68,9 @@ class Machine:
     def fetch(self, images: int, allowed: int) -> None:
         """Fetch ahead, so many bytes at most, but for the last round."""
         until = self.fetched.bytes + allowed
-        while self.fetched.bytes < until and self.fetcher.step([Reading(images, self.slots)]):
+        share = len(self.slots) // self.ranks
+        readers = [Reading(images, self.slots[rank * share : (rank + 1) * share]) for rank in range(self.ranks)]
+        while self.fetched.bytes < until and self.fetcher.step(readers):
             pass
 
     def read(self, images: int) -> int:
@@ -123,7 +126,9 @@ def belady(total: int, room: int, epochs: int, seed: int = 0) -> float:
     return misses / total
 
 
-def simulate(blocks: Blocks | None, machines: int, streams: int, part: float, epochs: int, speed: float) -> str:
+def simulate(
+    blocks: Blocks | None, machines: int, streams: int, part: float, epochs: int, speed: float, ranks: int
+) -> str:
     """Print bytes fetched over bytes of the set, in each epoch, all machines together."""
     now = [0.0]
     schedule = Schedule(
@@ -138,6 +143,7 @@ def simulate(blocks: Blocks | None, machines: int, streams: int, part: float, ep
                 range(number * share, (number + 1) * share),
                 int(part * TOTAL * SAMPLE * (17 / 16 if blocks else 1)),
                 lambda: now[0],
+                ranks,
             )
             for number in range(machines)
         ]
@@ -194,18 +200,11 @@ def main() -> None:
         stop(blocks, options.speed)
         return
     print(f"bytes fetched over bytes of the set in epochs 1 to {options.epochs}, cache {options.part:g} of the set")
-    for name, order, machines, streams in (
-        ("full", None, 1, 1),
-        ("full", None, 2, 2),
-        ("full", None, 4, 4),
-        ("full", None, 2, 1),
-        ("blocks", blocks, 1, 1),
-        ("blocks", blocks, 2, 2),
-        ("blocks", blocks, 4, 4),
-        ("blocks", blocks, 2, 1),
-    ):
-        line = simulate(order, machines, streams, options.part / machines, options.epochs, options.speed)
-        print(f"  {name:6s} {machines} machine(s), data.streams: {streams}   {line}", flush=True)
+    for name, order in (("full", None), ("blocks", blocks)):
+        for machines, streams, ranks in ((1, 1, 1), (1, 1, 2), (1, 1, 4), (2, 2, 1), (4, 4, 1), (2, 1, 1)):
+            part = options.part / machines
+            line = simulate(order, machines, streams, part, options.epochs, options.speed, ranks)
+            print(f"  {name:6s} {machines} machine(s) of {ranks} rank(s), data.streams: {streams}   {line}", flush=True)
     print(f"  full, Belady without fetching ahead: {belady(TOTAL, int(options.part * TOTAL), options.epochs):.2f}")
 
 

@@ -26,7 +26,8 @@ from gan_dist.data.upcoming import NEVER, Schedule
 
 _AHEAD = 0.25  # of the limit is fetched ahead at most where something else has to go for it
 _ROUND = 32 << 20  # bytes that are fetched together
-_LOOK = 1.0  # seconds between two looks at who reads, and before a process tries to take over
+_LOOK = 1.0  # seconds between two looks at who reads
+_TAKE_OVER = 5.0  # seconds between two tries to do it instead of another process
 _IDLE = 0.2  # seconds to wait where nothing is to be fetched
 _SCAN, _SCAN_SHARE = 10.0, 20  # seconds between two scans, and that many times what a scan takes
 _SCAN_SHARED = 1.0  # the same where another run writes
@@ -303,7 +304,7 @@ class Thread:
                         self._work()
             except OSError as error:
                 self._failed(error)
-            self._ending.wait(_LOOK)
+            self._ending.wait(_TAKE_OVER)
 
     def _work(self) -> None:
         readers, end = readings(self._fetcher.folder, self._fetcher.run), time.monotonic() + _LOOK

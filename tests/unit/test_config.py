@@ -325,6 +325,7 @@ def test_a_wrong_value_is_named_with_its_place(path: Path, key: str, value: str,
             {"data.block": 8},
             "data.block = 8 has no effect with data.order: full; set data.order: blocks, or remove data.block",
         ),
+        ({"data.cache_limit": "much"}, "much is no size; write 20GiB, 500MB or 0, for example"),
         ({"data.streams": 3}, "data.streams = 3 does not divide training.batch = 16"),
         (
             {"data.resolution": 48},

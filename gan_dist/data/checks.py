@@ -87,7 +87,7 @@ def _parts(index: Index) -> Iterator[slice]:
 
 def _least(index: Index, values: Callable[[slice], np.ndarray]) -> tuple[int, float]:
     """Return the first sample that has the least value, and that value."""
-    found = [
+    found: list[tuple[float, int]] = [
         (float(part_values.min()), part.start + int(part_values.argmin()))
         for part in _parts(index)
         for part_values in [values(part)]
@@ -155,7 +155,8 @@ def _check_images(index: Index, channels: int | None, key: str, size: tuple[int,
 
     def scales(part: slice) -> np.ndarray:
         scale = np.minimum(index.height[part] / size[0], index.width[part] / size[1])
-        return np.where(index.width[part] > 0, scale, np.inf)
+        usable: np.ndarray = np.where(index.width[part] > 0, scale, np.inf)
+        return usable
 
     smallest, scale = _least(index, scales)
     width, height = int(index.width[smallest]), int(index.height[smallest])

@@ -212,7 +212,7 @@ def load(urls: Sequence[str], cache: Path, image: str) -> list[parts.Part]:
     whole = safe_open(place, framework="numpy")  # maps the file; closed when nobody holds a part any more
 
     def column(name: str, begin: int, end: int) -> np.ndarray:
-        found: np.ndarray = whole.get_slice(name)[begin:end]
+        found: np.ndarray = whole.get_slice(name)[begin:end]  # type: ignore[no-untyped-call]
         return found
 
     def part(shard: int) -> parts.Part:

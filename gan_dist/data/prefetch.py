@@ -56,6 +56,8 @@ class Fetcher:
     ) -> None:
         """`limit` are the bytes of the whole cache, `run` names this reading of a set by a run."""
         self.folder, self.run, self.limit = folder, run, limit
+        self.needs = _runs(folder) / f"{run}.needs"
+        """Says to other runs when this one needs what is there."""
         self.schedule, self.contents, self.source = schedule, contents, source
         self._clock = clock
         self._kept: dict[Unit, Kept] = {}
@@ -241,11 +243,10 @@ class Fetcher:
         began = time.monotonic()
         times = {unit: at for unit, at in self._own_times(images).items() if np.isfinite(at)}
         rows = np.array([(*unit, at) for unit, at in times.items()], _NEEDS)
-        place = _runs(self.folder) / f"{self.run}.needs"
-        part = files.temporary(place)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        part = files.temporary(self.needs)
+        self.needs.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(rows.tobytes())
-        part.replace(place)
+        part.replace(self.needs)
         self._next_telling = now + max(self._every, _SCAN_SHARE * (time.monotonic() - began))
 
     def _needs_of_others(self) -> Iterator[np.ndarray]:
@@ -302,6 +303,8 @@ class Thread:
                 with _locked(_runs(self._fetcher.folder) / f"{self._fetcher.run}.lock") as leads:
                     while leads and not self._ending.is_set():
                         self._work()
+                    if leads:
+                        self._fetcher.needs.unlink(missing_ok=True)
             except OSError as error:
                 self._failed(error)
             self._ending.wait(_TAKE_OVER)

@@ -3,7 +3,7 @@
     python benchmarks/order.py                 # batches of a set sorted by class: pairs of one block, shard and class
     python benchmarks/order.py --train FOLDER  # digits sorted by class, 16x16: full, blocks, and blocks without mixing
 
-The first needs a minute, the second about ten minutes of one CPU core. Runs and shards are put into FOLDER.
+The first needs a minute, the second some minutes of one CPU core a seed. Runs and shards are put into FOLDER.
 """
 
 import argparse
@@ -109,7 +109,18 @@ def train(folder: Path, seeds: int, images: int) -> None:
             program = [sys.executable, str(REPOSITORY / "gan_dist/train.py"), str(REPOSITORY / "configs/digits.yaml")]
             subprocess.run([*program, *words], check=True, stdout=subprocess.DEVNULL)
             made = folder / f"{run.name}-made"
-            generate = [sys.executable, "-m", "gan_dist.cli", "generate", str(run), "--n", "1000", "--out", str(made)]
+            generate = [
+                sys.executable,
+                "-m",
+                "gan_dist.cli",
+                "generate",
+                str(run),
+                "--n",
+                "1000",
+                "--replace",
+                "--out",
+                str(made),
+            ]
             subprocess.run(generate, check=True, stdout=subprocess.DEVNULL)
             drawn = [np.asarray(Image.open(path).convert("L")) for path in sorted(made.glob("*.png"))]
             fake = np.stack([each for each in drawn if each.shape == (16, 16)]).reshape(-1, 256) / 255

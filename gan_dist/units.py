@@ -11,6 +11,15 @@ def size(count: float) -> str:
     return f"{count / 2**10:.0f} KiB"
 
 
+def bytes_of(text: str) -> int:
+    """Return the number of bytes that a person writes as 20GiB, 500 MB, 1.5 TiB or 4096. Raises ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?)?B?", str(text).strip(), re.IGNORECASE)
+    if not found:
+        raise ValueError(f"{text} is no size; write 20GiB, 500MB or 0, for example")
+    power = " KMGT".index((found[2] or " ").upper())
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+
+
 def image_size(text: int | str) -> tuple[int, int]:
     """Return (height, width) of an image size: 64 for a square, "96x64" for width x height. Raises ValueError."""
     found = re.fullmatch(r"(\d+)(?:\s*[xX]\s*(\d+))?", str(text).strip())

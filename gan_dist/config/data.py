@@ -26,6 +26,12 @@ def _load_size(value: int | str) -> int | str:
     return 0 if str(value) == "0" else _image_size(value)
 
 
+def _limit(value: int | str) -> int | str:
+    if value != "auto":
+        units.bytes_of(str(value))
+    return value
+
+
 class Data(Section):
     drawn: ClassVar[bool] = False
     """Whether there is no data set, as the game draws its own samples (no_data.py)."""
@@ -75,16 +81,33 @@ class Data(Section):
     else no. Changes no result."""
     streams: Positive = 1
     """Parts that the samples are cut into; slot j of a batch always reads part j * streams // batch. 1: a full shuffle."""
+    order: Literal["full", "blocks"] = "full"
+    """full: any sample may follow any other. blocks: runs of neighbouring samples are shuffled, and within a window of such
+    blocks their samples, so that shards are read in large pieces: for object stores and network disks."""
+    block: Positive = 64
+    """Neighbouring samples of a block, with data.order: blocks. Some MiB of images are a good size."""
+    window: Positive = 256
+    """Blocks whose samples are mixed, with data.order: blocks. Two samples of a batch are of one block in 1 case of so many."""
     max_bad_fraction: Annotated[float, Field(ge=0, le=1), FREE] = 0.001
     """Part of the samples that may turn out unreadable, each replaced by another; beyond it the run stops. 0: none."""
     cache: Annotated[str, FREE] = ""
     """Folder for copies of remote shards, and for indexes of shards whose own folder cannot be written. Default:
     $GAN_DIST_CACHE (the Slurm templates set it to a folder of the node), $XDG_CACHE_HOME/gan_dist or ~/.cache/gan_dist."""
+    cache_limit: Annotated[int | str, AfterValidator(_limit), FREE] = "auto"
+    """Bytes of blocks of remote shards that this machine keeps in data.cache, for all runs together: 20GiB, for example. They
+    are fetched before they are needed, and what is needed last goes first. 0: none. auto: 20 GiB, or half of what is free there."""
+    cache_local: Annotated[bool, FREE] = False
+    """Keep blocks of local shards as well: for shards on a network disk (Lustre, NFS), with data.cache on one of the machine."""
 
     @field_validator("resident", mode="before")
     @classmethod
     def _no_is_a_word(cls, value: Any) -> Any:
         return "no" if value is False else value  # what YAML makes of it
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """Bytes that the cache of blocks may have; None: what is free decides."""
+        return None if self.cache_limit == "auto" else units.bytes_of(str(self.cache_limit))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -176,6 +199,13 @@ class Data(Section):
                 f"data.patience = {self.patience:g} is not less than control.hang_seconds = {config.control.hang_seconds:g}, after "
                 "which the other processes take one that waits for data for dead; make data.patience smaller"
             )
+        if self.order == "full":
+            for key in ("block", "window"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(
+                        f"data.{key} = {getattr(self, key)} has no effect with data.order: full; set data.order: blocks, or "
+                        f"remove data.{key}"
+                    )
         if config.training.batch % self.streams:
             raise ValueError(f"data.streams = {self.streams} does not divide training.batch = {config.training.batch}")
         self._check_scales()

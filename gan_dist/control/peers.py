@@ -1,8 +1,8 @@
 """What the ranks of a launch know of each other: how far each is, whether it lives, and which failed first.
 
 They tell each other on a board, a few short texts that all can write and read. A turn costs a rank two of them, at any
-world size. Each also keeps a file, `logs/processes/rank-N.json`, for a person and for the case that the board is gone:
-then the ranks read each other's files, the more seldom the more they are.
+world size. Each also has a file, `logs/processes/rank-N.json`, of its beginning and its end. Where the board is gone it is
+kept up to date, and the ranks read each other's files, the more seldom the more they are.
 """
 
 import contextlib

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from gan_dist.data.index import Index
 from gan_dist.errors import InputError
 from gan_dist.interfaces import Field
 
+_AT_ONCE = 1 << 20  # samples
 _SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -68,10 +69,31 @@ def label_maps(config: Config) -> dict[str, DataField]:
 def unreadable(index: Index) -> np.ndarray:
     """Return the numbers of the samples of which the index could not read some image."""
     assert not index.apart, "sets without pairs have numbers of their own"
-    bad = np.zeros(len(index), bool)
-    for field in index.images.values():
-        bad |= field.width == 0
-    return np.flatnonzero(bad)
+    fields = list(index.images.values())
+    found = []
+    for part in _parts(index):
+        bad = np.zeros(part.stop - part.start, bool)
+        for field in fields:
+            bad |= field.width[part] == 0
+        found.append(part.start + np.flatnonzero(bad))
+    return np.concatenate([np.empty(0, np.int64), *found])
+
+
+def _parts(index: Index) -> Iterator[slice]:
+    """Yield all samples in parts: what is computed of all at once would take more memory than the index itself."""
+    for start in range(0, len(index), _AT_ONCE):
+        yield slice(start, min(start + _AT_ONCE, len(index)))
+
+
+def _least(index: Index, values: Callable[[slice], np.ndarray]) -> tuple[int, float]:
+    """Return the first sample that has the least value, and that value."""
+    found: list[tuple[float, int]] = [
+        (float(part_values.min()), part.start + int(part_values.argmin()))
+        for part in _parts(index)
+        for part_values in [values(part)]
+    ]
+    value, sample = min(found)
+    return sample, value
 
 
 def _check_keys(index: Index) -> None:
@@ -95,10 +117,15 @@ def _check_sizes(index: Index, scales: Mapping[str, int]) -> None:
     (first_name, first), *others = index.images.items()
     for name, other in others:
         one, another = scales[first_name], scales[name]
-        differs = (first.width * one != other.width * another) | (first.height * one != other.height * another)
-        differs &= (first.width > 0) & (other.width > 0)  # others stand in for the unreadable
-        if differs.any():
-            sample = int(differs.argmax())
+
+        def alike(part: slice, other: Index = other, one: int = one, another: int = another) -> np.ndarray:
+            same: np.ndarray = first.width[part] * one == other.width[part] * another
+            same &= first.height[part] * one == other.height[part] * another
+            same |= (first.width[part] == 0) | (other.width[part] == 0)  # others stand in for the unreadable
+            return same
+
+        sample, all_alike = _least(first, alike)
+        if not all_alike:
             sizes = [
                 f"{called} is {field.width[sample]}x{field.height[sample]}"
                 for called, field in ((first_name, first), (name, other))
@@ -125,12 +152,17 @@ def _check_images(index: Index, channels: int | None, key: str, size: tuple[int,
                 f"data.shards: {sample} {found}, but {key} = {channels}; "
                 f"{advice}convert with `gan-dist pack --channels {channels}`"
             )
-    scale = np.minimum(index.height / size[0], index.width / size[1])
-    smallest = int(np.where(index.width > 0, scale, np.inf).argmin())
+
+    def scales(part: slice) -> np.ndarray:
+        scale = np.minimum(index.height[part] / size[0], index.width[part] / size[1])
+        usable: np.ndarray = np.where(index.width[part] > 0, scale, np.inf)
+        return usable
+
+    smallest, scale = _least(index, scales)
     width, height = int(index.width[smallest]), int(index.height[smallest])
-    if scale[smallest] < 1 and width:
+    if scale < 1:
         asked = units.pixels(size)
-        less = units.pixels((int(size[0] * scale[smallest]), int(size[1] * scale[smallest])))
+        less = units.pixels((int(size[0] * scale), int(size[1] * scale)))
         raise InputError(
             f"data.shards: {index.key(smallest)} is {width}x{height}, smaller than data.resolution = {asked}; "
             f"set data.resolution: {less} or less, or enlarge with `gan-dist pack --resolution {asked}`"
@@ -139,7 +171,8 @@ def _check_images(index: Index, channels: int | None, key: str, size: tuple[int,
 
 def _check_labels(index: Index, config: Config) -> None:
     classes = config.data.classes
-    without = int(np.where(index.width > 0, index.label, 1 << 30).argmin())  # others stand in for the unreadable
+    # others stand in for the unreadable
+    without, _ = _least(index, lambda part: np.where(index.width[part] > 0, index.label[part], 1 << 30))
     if index.label[without] < 0:
         raise InputError(
             f"data.labels is set, but {index.key(without)} has no label (.cls, or `label` in .json); "

@@ -90,6 +90,8 @@ class Decoder:
         self.geometry = size if isinstance(size, Geometry) else Geometry(size)
         self.height, self.width = self.geometry.size
         self.channels, self.labels = channels, labels
+        self.kept: Callable[[int], bytes | None] | None = None
+        """Gives the bytes of a sample's image where a cache has them."""
         self._files: OrderedDict[int, _OpenFile] = OrderedDict()
         self._lost: dict[int, tuple[float, str]] = {}
         self._slow: list[tuple[int, float]] = []
@@ -186,9 +188,12 @@ class Decoder:
         return np.asarray(image)
 
     def _bytes(self, sample: int) -> bytes:
+        if (held := self.held.get(sample)) is not None:
+            return held
+        if self.kept is not None and (kept := self.kept(sample)) is not None:
+            return kept
         if self.reader is not None and self.is_far(sample):
-            held = self.held.get(sample)
-            return self.reader.read_many([self.piece(sample)])[0] if held is None else held
+            return self.reader.read_many([self.piece(sample)])[0]
         index = self.index
         shard = index.shard_of(sample)
         size = int(index.size[sample])
@@ -243,12 +248,15 @@ def how(data: bytes, channels: int, size: tuple[int, int], least: tuple[int, int
 def together(decoders: Mapping[str, Decoder], samples: Iterable[int]) -> dict[str, dict[int, bytes]]:
     """Read samples of all fields of a set at once: field -> sample -> bytes of the image. Raises StoreError."""
     found: dict[str, dict[int, bytes]] = {field: {} for field in decoders}
-    wanted = [
-        (field, sample)
-        for sample in dict.fromkeys(int(sample) for sample in samples)
-        for field, decoder in decoders.items()
-        if decoder.is_far(sample)
-    ]
+    wanted = []
+    for sample in dict.fromkeys(int(sample) for sample in samples):
+        for field, decoder in decoders.items():
+            if not decoder.is_far(sample):
+                continue
+            if decoder.kept is not None and (kept := decoder.kept(sample)) is not None:
+                found[field][sample] = kept
+            else:
+                wanted.append((field, sample))
     if wanted:
         reader = next(iter(decoders.values())).reader  # fields of a set lie in the same shards
         assert reader is not None

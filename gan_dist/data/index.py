@@ -214,12 +214,11 @@ def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
     if table is not None and table.exists():
         rows = tables.map_rows(table)
     else:
-        rows = np.empty(total, _ROW)
-        for name in _COLUMNS:
-            rows[name] = np.concatenate([part.column(name) for part in found]) if found else []
         if table is not None:
-            tables.write(table, rows)
+            tables.write_parts(table, _ROW, total, map(_rows_of, found))
             rows = tables.map_rows(table)
+        else:
+            rows = np.concatenate([np.empty(0, _ROW), *map(_rows_of, found)])
     shown = tuple(redact(shard) if is_remote(shard) else shard for shard in shards)
     channels: dict[str, str] = {}
     left_out: Counter[str] = Counter()
@@ -244,6 +243,13 @@ def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
         addresses=tuple(shard if is_remote(shard) else "" for shard in shards) if far else (),
         facts=tuple(part.facts for part in found) if far else (),
     )
+
+
+def _rows_of(part: parts.Part) -> np.ndarray:
+    rows = np.empty(part.count, _ROW)
+    for name in _COLUMNS:
+        rows[name] = part.column(name)
+    return rows
 
 
 def _near(shard: str, cache: Path, image: str) -> parts.Part:

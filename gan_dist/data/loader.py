@@ -19,6 +19,7 @@ from gan_dist import degrade
 from gan_dist.config import Config
 from gan_dist.data import (
     batches,
+    cached,
     checks,
     fetching,
     geometry,
@@ -76,6 +77,7 @@ def prepare(config: Config, progress: bool = True) -> None:
         members = data.members(set_name)
         for member in members.values():
             index_module.build(local, cache, member, progress, renew=False)
+            index_module.load(local, cache, member)  # writes the table that all ranks of the machine map
         fields = {name: field for name, field in data.fields.items() if name in members}
         label_maps.check(local, fields, cache)
 
@@ -101,6 +103,7 @@ def open_index(config: Config, wanted: Mapping[str, Field] | None = None) -> Ind
         text = "".join(f"{name}\0{field.digest}\n" for name, field in fields.items())
         index = dataclasses.replace(index, digest=hashlib.sha256(text.encode()).hexdigest(), old_digest="")
     checks.check(index, config)
+    cached.check(index, config)
     checks.check_shared_memory(_ring_bytes(config) if config.data.workers else 0)
     return index
 
@@ -118,8 +121,11 @@ class _Groups(Dataset[list[Item]]):
     ) -> None:
         data, training = config.data, config.training
         self.decoders = decoders(index, config, fetching.AT_ONCE)
+        self.blocks_kept = {} if cache is not None else cached.of_sets(index, config, slots)
+        for kept in self.blocks_kept.values():
+            kept.serve(self.decoders)
         self.cache, self.crops = cache, data.crop == "random"
-        self.seed, self.streams = config.run.seed, data.streams
+        self.seed, self.streams, self.blocks = config.run.seed, data.streams, order.blocks_of(config)
         self.batch, self.micro_batch = training.batch, training.micro_batch
         self.start, self.firsts = start, slots[:: training.micro_batch]
         steps = -(-max(0, training.whole_images - start) // training.batch)
@@ -157,17 +163,28 @@ class _Groups(Dataset[list[Item]]):
 
     def _samples(self, name: str, group: int) -> np.ndarray:
         """Return the samples of a set that a group reads."""
-        return np.concatenate([self._of(name, *self._slots(number)) for number in self.numbers(group)])
+        slots = [self._slots(number) for number in self.numbers(group)]
+        if kept := self.blocks_kept.get(name):
+            kept.at(slots[0][0])
+        return np.concatenate([self._of(name, *each) for each in slots])
 
     def _of(self, name: str, images: int, slots: np.ndarray) -> np.ndarray:
         """Return the samples of a set at some slots of the batch that begins at `images`."""
         total = len(self.decoders[self.sets[name][0]].index)
-        return order.samples(self.seed, total, self.batch, self.streams, images, slots, name)
+        return order.samples(self.seed, total, self.batch, self.streams, images, slots, name, self.blocks)
 
     def _slots(self, number: int) -> tuple[int, np.ndarray]:
         """Return the position of a micro-batch's batch, and its slots there."""
         first = self.firsts[number % len(self.firsts)]
         return self.position(number) - first, np.arange(first, first + self.micro_batch)
+
+    def all(self) -> Iterator[int]:
+        """Yield the number of each group. What this process does for a cache ends with it."""
+        try:
+            yield from range(len(self))
+        finally:
+            for kept in self.blocks_kept.values():
+                kept.close()
 
     def numbers(self, group: int) -> range:
         """Return the micro-batches of a group."""
@@ -192,6 +209,9 @@ class _Groups(Dataset[list[Item]]):
 
     def _read(self, name: str, images: int, slots: np.ndarray, row: int) -> list[Note]:
         """Write samples of a set into a row of the rings: those of some slots of the batch that begins at `images`."""
+        kept = self.blocks_kept.get(name)
+        if kept and self.ahead is None:
+            kept.at(images)
         fields = self.sets[name]
         decoders = {field: self.decoders[field] for field in fields}
         index = decoders[fields[0]].index
@@ -211,7 +231,7 @@ class _Groups(Dataset[list[Item]]):
             self.labels[row] = torch.from_numpy(index.label[samples].astype(np.int64))
         if name in self.mirrored:
             self.mirrored[name][row] = torch.from_numpy(batches.mirrored(self.seed, images + slots, name))
-        return notes
+        return [*notes, *kept.notes()] if kept else notes
 
 
 def _group(config: Config) -> int:
@@ -324,7 +344,7 @@ def _decoded(
         sender.pin(ring)
     turns, each_step = Turns(sender.mark, _slack(config)), len(dataset.firsts)
     step: list[Batch] = []
-    for number in range(len(dataset)):
+    for number in dataset.all():
         turns.await_next()
         items = next(groups)
         micros = dataset.numbers(number)

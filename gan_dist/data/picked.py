@@ -8,7 +8,7 @@ import torch
 
 from gan_dist import degrade
 from gan_dist.config import Config
-from gan_dist.data import batches, checks, geometry, order, stores
+from gan_dist.data import batches, cached, checks, geometry, order, stores
 from gan_dist.data.decode import SUBSTITUTES, Decoder, UnusableError
 from gan_dist.data.index import Index
 from gan_dist.data.stores import Patience
@@ -32,6 +32,7 @@ def shown(index: Index, config: Config, count: int, device: torch.device) -> Bat
     Positions are the samples' numbers. Fewer where the data set has fewer.
     """
     readers = decoders(index, config)
+    cached.lend(index, config, readers)
     decoded: list[tuple[int, dict[str, np.ndarray]]] = []
     for sample in range(len(index)):
         if len(decoded) == count:
@@ -47,6 +48,7 @@ def load(index: Index, config: Config, samples: Sequence[int], device: torch.dev
     Positions are the samples' numbers.
     """
     readers = decoders(index, config)
+    cached.lend(index, config, readers)
     decoded: list[tuple[int, dict[str, np.ndarray]]] = []
     for wanted in samples:
         sample = int(wanted)

@@ -209,17 +209,17 @@ def load(urls: Sequence[str], cache: Path, image: str) -> list[parts.Part]:
             "make it by `gan-dist index`, and let all machines share data.cache or run it on each"
         ) from None
 
-    @functools.cache
-    def column(name: str) -> np.ndarray:
-        with safe_open(place, framework="numpy") as file:
-            found: np.ndarray = file.get_tensor(name)
+    whole = safe_open(place, framework="numpy")  # maps the file; closed when nobody holds a part any more
+
+    def column(name: str, begin: int, end: int) -> np.ndarray:
+        found: np.ndarray = whole.get_slice(name)[begin:end]  # type: ignore[no-untyped-call]
         return found
 
     def part(shard: int) -> parts.Part:
         begin, end, about = first[shard], first[shard + 1], facts[shard]
         mark = hashlib.sha256(f"{about.etag or about.modified}".encode()).digest()
         stamp = about.size, int.from_bytes(mark[:6], "little")
-        return parts.Part(end - begin, summaries[shard], stamp, about, lambda name: column(name)[begin:end])
+        return parts.Part(end - begin, summaries[shard], stamp, about, lambda name: column(name, begin, end))
 
     return [part(shard) for shard in range(len(urls))]
 

@@ -356,7 +356,16 @@ class Cache:
         many = max(1, _ROWS_AT_ONCE // len(offsets))
         for images in range(start, end, many * batch):
             steps = min(many, (end - images) // batch)
-            numbers = order.samples_of_steps(config.run.seed, total, batch, config.data.streams, images, steps, offsets)
+            numbers = order.samples_of_steps(
+                config.run.seed,
+                total,
+                batch,
+                config.data.streams,
+                images,
+                steps,
+                offsets,
+                blocks=order.blocks_of(config),
+            )
             yield images, numbers - self._first
 
     def _select(self, places: Tensor, sender: Sender) -> dict[str, Tensor]:

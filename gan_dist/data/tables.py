@@ -1,15 +1,17 @@
 """Keep tables that the ranks and workers of a node map from one file."""
 
 import contextlib
-import io
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from gan_dist import files
 from gan_dist.errors import InputError
+
+_AT_ONCE = 1 << 20  # rows
 
 
 def folder() -> Path:
@@ -27,15 +29,30 @@ def folder() -> Path:
 
 def write(path: Path, rows: np.ndarray) -> None:
     """Write a table. Raises InputError where there is no room."""
-    buffer = io.BytesIO()
-    np.save(buffer, rows)
+    write_parts(
+        path, rows.dtype, len(rows), (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))
+    )
+
+
+def write_parts(path: Path, dtype: np.dtype, total: int, parts: Iterable[np.ndarray]) -> None:
+    """Write a table of `total` rows, which is never in memory as a whole. Raises InputError where there is no room."""
+    part = files.temporary(path)
     try:
-        files.write_atomic(path, buffer.getvalue())
+        with part.open("wb") as file:
+            about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (total,)}
+            np.lib.format.write_array_header_1_0(file, about)
+            for rows in parts:
+                file.write(rows.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
     except OSError as error:
         raise InputError(
-            f"the node's index {path} ({rows.nbytes >> 20} MiB) cannot be written ({error.strerror}); make room there or set "
-            "TMPDIR to another folder"
+            f"the node's index {path} ({total * dtype.itemsize >> 20} MiB) cannot be written ({error.strerror}); make room there "
+            "or set TMPDIR to another folder"
         ) from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def map_rows(path: Path) -> np.ndarray:

@@ -132,7 +132,8 @@ def _overlap(config: Config, engine: Engine, total: int) -> Finding:
 
     data, training = config.data, config.training
     slots = np.arange(engine.slots.start, engine.slots.stop)
-    samples = order.samples(config.run.seed, total, training.batch, data.streams, 0, slots)
+    blocks = order.blocks_of(config)
+    samples = order.samples(config.run.seed, total, training.batch, data.streams, 0, slots, blocks=blocks)
     everyone = [int(number) for of_rank in engine.gather(samples.tolist()) for number in of_rank]
     twice = len(everyone) - len(set(everyone))
     text = f"the first {len(everyone)} samples are dealt over {engine.world_size} rank(s), {twice} of them twice"

@@ -57,6 +57,7 @@ WORDS: dict[str, tuple[str, Callable[[Event], str]]] = {
         "look",
         lambda event: f"sample {event.get('key')} of {event.get('shard')} was replaced: {event.get('reason')}",
     ),
+    "cache": ("look", lambda event: str(event.get("reason"))),
     "slow shard": ("look", lambda event: f"{event.get('shard')}: {event.get('reason')}"),
     "desync": ("bad", lambda event: f"the ranks hold different weights: {event.get('problem')}"),
     "panel failed": ("look", lambda event: f"{event.get('panel')} is not drawn again: {event.get('reason')}"),

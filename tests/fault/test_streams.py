@@ -33,7 +33,11 @@ def nginx(www: Path, tmp_path: Path, need: Callable[[str, bool, str], None]) -> 
 def keys(shards: str, directory: Path, **more: object) -> dict[str, object]:
     sizes = {"training__images": IMAGES, "training__batch": 64, "training__micro_batch": 16, "track__every": 64}
     wanted = {**sizes, "checkpoint__every": 1024, "sample__every": IMAGES, "training__strategy": "exact"}
-    far = {"data__cache": directory.parent / "cache", "data__patience": 2} if "://" in shards else {}
+    far = (
+        {"data__cache": directory.parent / "cache", "data__patience": 2, "data__cache_limit": 0}
+        if "://" in shards
+        else {}
+    )
     return making.tiny(shards, directory, **{**wanted, **far, **more})
 
 
@@ -101,6 +105,22 @@ def test_a_server_that_comes_back_is_waited_for_and_a_signal_is_heard_meanwhile(
     done = train(wanted)
     assert done.returncode == 0, done.stderr
     check_same(run.directory, whole)
+
+
+def test_a_server_that_stops_is_not_missed_with_a_warm_cache(nginx: serving.Nginx, www: Path, tmp_path: Path) -> None:
+    order = {"data__order": "blocks", "data__block": 4, "data__window": 16, "training__images": 2 * IMAGES}
+    done = train(keys(str(www), tmp_path / "whole", **order))
+    assert done.returncode == 0, done.stderr
+    name = f"images-{2 * IMAGES:09d}"
+    far = {"data__cache_limit": "auto", "data__workers": 1, "data__patience": 60}
+    with running(start(keys(address(nginx), tmp_path / "run", **far, **order), 2, fault="slow:seconds=0.2")) as run:
+        blocks = tmp_path / "cache/blocks"
+        run.until(lambda: len(list(blocks.glob("*/sets/*/*/[0-9]*"))) == 180, "a warm cache")
+        nginx.stop()
+        assert not (run.directory / "checkpoints" / name).exists()
+        assert run.end() == 0, run.output.read_text()
+    assert digests(run.directory)[name] == digests(tmp_path / "whole")[name]
+    assert figures(run.directory) == figures(tmp_path / "whole")
 
 
 def _events(directory: Path, kind: str) -> list[dict[str, object]]:

@@ -1,5 +1,6 @@
 """A watchdog waits for nothing that it watches: no disk, no board, no terminal."""
 
+import contextlib
 import json
 import os
 import signal
@@ -199,3 +200,38 @@ def test_the_file_of_a_rank_tells_soon_that_the_loop_has_begun(kennel: Kennel) -
         until(path.exists)
         dog.beat("turn of D", 64)
         until(lambda: json.loads(path.read_text())["images"] == 64)
+
+
+def test_signs_of_life_write_no_file_while_the_board_works(kennel: Kennel, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Texts:
+        gone = False
+        puts = 0
+
+        def put(self, name: str, text: str) -> None:
+            if self.gone:
+                raise RuntimeError("Connection reset by peer")
+            self.puts += 1
+
+        put_first = put
+
+        def read(self, names: list[str]) -> list[str]:
+            self.put("", "")
+            return [""] * len(names)
+
+    monkeypatch.setattr(watchdog, "_TICK", 0.005)
+    monkeypatch.setattr(watchdog, "_PEERS", 0.005)
+    monkeypatch.setattr("gan_dist.control.peers.HEARTBEAT", 0.005)
+    written: list[int] = []
+    monkeypatch.setattr("gan_dist.control.peers.Peers.write_file", lambda peers: written.append(peers._own.rank))
+    board = Texts()
+    with contextlib.ExitStack() as stack:
+        dogs = [stack.enter_context(kennel.dog(4, rank, hang_seconds=LONG, board=board)) for rank in range(4)]
+        for dog in dogs:
+            dog._heartbeat = 0.005
+            dog.beat("turn of D", 64)
+        until(lambda: all(written.count(rank) >= 2 for rank in range(4)))  # that it begins, and that it has begun
+        puts, before = board.puts, len(written)
+        until(lambda: board.puts > puts + 200)
+        assert len(written) <= before + 4
+        board.gone = True
+        until(lambda: all(written.count(rank) > 20 for rank in range(4)))

@@ -171,3 +171,51 @@ def test_many_steps_at_once_are_those_one_by_one() -> None:
         assert np.array_equal(order.samples_of_steps(7, 101, 12, streams, 60, 40, slots), np.stack(single))
     read = order.samples_of_steps(7, 101, 12, 3, 0, 200, np.arange(4, 8))
     assert sorted(set(read.ravel().tolist())) == list(order.read_by(range(4, 8), 101, 12, 3)) == list(range(33, 67))
+
+
+BLOCKS = [(1, 1), (3, 2), (8, 4), (64, 64)]
+
+
+@pytest.mark.parametrize(("size", "window"), BLOCKS)
+@pytest.mark.parametrize("total", [1, 2, 63, 100, 997])
+def test_blocks_deal_each_sample_once_and_a_window_holds_few_blocks(total: int, size: int, window: int) -> None:
+    for epoch in (0, 1):
+        dealt = order.Epoch(3, "order", 0, epoch, total, order.Blocks(size, window))
+        samples = dealt.samples(np.arange(total))
+        assert sorted(samples.tolist()) == list(range(total))
+        windows = dealt.windows(np.arange(total))
+        assert (np.diff(windows) >= 0).all()
+        for number in np.unique(windows).tolist():
+            places = np.flatnonzero(windows == number)
+            blocks = np.unique(samples[places] // size)
+            assert sorted(dealt.blocks_of(number).tolist()) == blocks.tolist()
+            assert len(blocks) <= window
+            starts, ends = dealt.span(blocks)
+            assert set(starts.tolist()) == {places[0]}
+            assert set(ends.tolist()) == {places[-1] + 1}
+        assert len(dealt.blocks_of(windows[-1] + 1)) == 0
+
+
+def test_blocks_depend_on_nothing_but_the_position() -> None:
+    blocks = order.Blocks(8, 4)
+    for streams, slots in ((1, np.arange(12)), (3, np.arange(3, 9)), (12, np.array([11, 0, 5]))):
+        single = [order.samples(7, 501, 12, streams, 12 * step, slots, blocks=blocks) for step in range(5, 105)]
+        many = order.samples_of_steps(7, 501, 12, streams, 60, 100, slots, blocks=blocks)
+        assert np.array_equal(many, np.stack(single))
+    whole = order.samples(7, 501, 12, 1, 480, np.arange(12), blocks=blocks)
+    shares = [order.samples(7, 501, 12, 1, 480, part, blocks=blocks) for part in np.split(np.arange(12), 4)]
+    assert np.array_equal(np.concatenate(shares), whole)
+    # frozen, as no run of blocks could go on with other numbers
+    assert whole.tolist() == [123, 492, 23, 22, 127, 493, 494, 17, 488, 121, 18, 495]
+    assert not np.array_equal(order.samples(7, 501, 12, 1, 480, np.arange(12), "A", blocks), whole)
+    far = order.samples(3, 10**9, 8, 1, 8 * 10**11, np.arange(8), blocks=blocks)
+    assert len(set(far.tolist())) == 8
+
+
+@pytest.mark.parametrize("size", [1, 2, 10, 97, 65536, 99_991])
+def test_a_permutation_is_undone(size: int) -> None:
+    places = np.arange(size)
+    for key in (0, 1, 2**64 - 1):
+        assert np.array_equal(order.unpermute(key, size, order.permute(key, size, places)), places)
+    far = np.array([0, 1, 10**15 - 1])
+    assert np.array_equal(order.unpermute(5, 10**15, order.permute(5, 10**15, far)), far)

@@ -1,0 +1,134 @@
+"""512 ranks as threads: what each is given, what they tell each other, and what a rank and a shared disk pay for it."""
+
+import sys
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gan_dist.data import index as index_module, order, tables
+from gan_dist.data.order import Blocks
+from gan_dist.engine import consensus
+from tests import making
+
+RANKS = 512
+
+
+class Group:
+    """A collective among threads that counts messages and bytes; `rank` is the number of the calling thread."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(RANKS)
+        self.rows: list[torch.Tensor] = [torch.zeros(0)] * RANKS
+        self.collectives = [0] * RANKS
+        self.bytes = 0
+
+    def all_gather_into_tensor(self, out: torch.Tensor, own: torch.Tensor, group: Any, async_op: bool) -> "Work":
+        rank = int(threading.current_thread().name)
+        self.collectives[rank] += 1
+        self.bytes = own.nbytes
+        self.rows[rank] = own.clone()
+        return Work(self, out)
+
+
+class Work:
+    def __init__(self, group: Group, out: torch.Tensor) -> None:
+        self.group, self.out = group, out
+
+    def wait(self) -> None:
+        self.group.barrier.wait(60)
+        self.out.copy_(torch.cat(self.group.rows))
+        self.group.barrier.wait(60)  # before anybody sends again
+
+
+@pytest.fixture
+def group(monkeypatch: pytest.MonkeyPatch) -> Iterator[Group]:
+    made = Group()
+    monkeypatch.setattr(torch.distributed, "new_group", lambda backend: made)
+    monkeypatch.setattr(torch.distributed, "all_gather_into_tensor", made.all_gather_into_tensor)
+    before = threading.stack_size(512 << 10)
+    yield made
+    threading.stack_size(before)
+
+
+def on_all_ranks(work: Any) -> list[Any]:
+    """What `work(rank)` returns on each of 512 threads."""
+    found: list[Any] = [None] * RANKS
+
+    def run(rank: int) -> None:
+        found[rank] = work(rank)
+
+    threads = [threading.Thread(target=run, args=(rank,), name=str(rank), daemon=True) for rank in range(RANKS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    return found
+
+
+@pytest.mark.parametrize("blocks", [None, Blocks(64, 64)])
+@pytest.mark.parametrize("streams", [1, 64])
+def test_ranks_share_a_batch_of_a_billion_samples_without_knowing_of_each_other(
+    blocks: Blocks | None, streams: int
+) -> None:
+    batch, total, position = 8 * RANKS, 10**9, 8 * RANKS * 10**6
+
+    def share(rank: int) -> np.ndarray:
+        slots = np.arange(rank * 8, (rank + 1) * 8)
+        return order.samples(0, total, batch, streams, position, slots, blocks=blocks)
+
+    found = np.concatenate(on_all_ranks(share))
+    assert len(np.unique(found)) == batch
+    assert np.array_equal(found, order.samples(0, total, batch, streams, position, np.arange(batch), blocks=blocks))
+    tracemalloc.start()
+    share(7)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 18  # bytes
+    tracemalloc.stop()
+
+
+def test_an_agreement_of_all_ranks_is_one_small_message_of_each_twice_a_second(group: Group) -> None:
+    steps = 8
+
+    def train(rank: int) -> tuple[list[tuple[int, int]], int]:
+        agreement = consensus.Agreement(RANKS, 2, interval=0.0)  # after every step
+        heard, sizes = [], sys.getsizeof(agreement._all) + agreement._all.nbytes + agreement._own.nbytes
+        for step in range(steps):
+            if agreement.due():
+                agreement.send([rank == 300 and step >= 3, rank])
+            if (rows := agreement.receive()) is not None:
+                heard.append((step, sum(row[0] for row in rows)))
+                assert [row[1] for row in rows] == list(range(RANKS))
+        agreement.close()
+        return heard, sizes
+
+    found = on_all_ranks(train)
+    assert len({tuple(heard) for heard, _ in found}) == 1  # alike, and at the same steps
+    heard, size = found[0]
+    assert [asked for _, asked in heard][-1] == 1
+    assert len(set(group.collectives)) == 1
+    assert group.collectives[0] <= steps / 2 + 1
+    assert group.bytes == 24
+    assert size < 16 << 10  # 24 bytes of each rank
+
+
+def test_ranks_of_a_machine_map_one_index_and_read_it_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "_WORTH_A_FILE", 0)
+    monkeypatch.setattr(tables, "folder", lambda: tmp_path)
+    making.data_set(tmp_path / "data", 48, 3)
+    shards = [str(path) for path in sorted((tmp_path / "data").glob("*.tar"))]
+    index_module.build(shards, tmp_path / "cache", progress=False)
+    found = on_all_ranks(lambda rank: index_module.load(shards, tmp_path / "cache"))
+    assert len({one.table for one in found}) == 1
+    assert [path.name for path in tmp_path.glob("*.npy")] == [found[0].table.name]
+    for one in found:
+        rows = one.rows
+        while isinstance(rows.base, np.ndarray):
+            rows = rows.base
+        assert isinstance(rows, np.memmap)  # pages of the file, which the ranks share
+        assert len(one) == 48

@@ -33,7 +33,13 @@ class Restored(NamedTuple):
 
 
 def restored(
-    game: Game, config: Config, source: str, scratch: Path, inputs: str = "", channels: str = "", border: int = -1
+    game: Game,
+    config: Config,
+    source: str,
+    scratch: Path,
+    inputs: str = "",
+    channels: str = "",
+    border: int | None = None,
 ) -> Iterator[Restored]:
     """Yield each image of a folder, zip or tar, degraded as the run's data.degrade does it, restored and scored.
 
@@ -53,7 +59,7 @@ def restored(
     lows: Mapping[str, Item] = {}
     if inputs:
         lows = pairs.by_key(sources.open_source(folder, scratch / "low", "none").items, template or "{}", folder)
-    wanted, border = config.data.seen("target"), game.scale if border < 0 else border
+    wanted, border = config.data.seen("target"), game.scale if border is None else border
     chosen: Any = channels or ("y" if wanted == 3 else "rgb")
     measures = {
         "psnr": Psnr(kind="psnr", channels=chosen, border=border),

@@ -26,9 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="degraded images (default: made by the run's data.degrade)",
     )
     parser.add_argument("--channels", choices=("y", "rgb"), default="", help="y: luma of BT.601 (default for colour)")
-    parser.add_argument(
-        "--border", type=int, default=-1, metavar="N", help="pixels left out at each edge (default: the scale)"
-    )
+    parser.add_argument("--border", type=int, metavar="N", help="pixels left out at each edge (default: the scale)")
     parser.add_argument("--out", type=Path, help="folder for a PNG of each input and output")
     parser.add_argument("--checkpoint", default="", help="name of a checkpoint (default: the newest whole one)")
     parser.add_argument("--json", action="store_true", help="print as JSON")
@@ -38,19 +36,28 @@ def run(options: argparse.Namespace) -> None:
     """Print PSNR and SSIM of each image and their means."""
     from gan_dist import files, generate, restored
 
-    if options.out and options.out.exists() and any(options.out.iterdir()):
-        raise InputError(f"--out {options.out} is there already and holds files; give another folder")
-    game, config, name = generate.load(options.run, options.checkpoint)
-    rows: dict[str, dict[str, float]] = {}
+    if options.out and options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+        raise InputError(f"--out {options.out} is there already, and is no empty folder; give another folder")
+    if options.border is not None and options.border < 0:
+        raise InputError(f"--border {options.border}: give a number of pixels, from 0")
+    game, config, checkpoint = generate.load(options.run, options.checkpoint)
+    rows, written = dict[str, dict[str, float]](), dict[Path, str]()
     with tempfile.TemporaryDirectory() as scratch:
         found = restored.restored(
             game, config, options.images, Path(scratch), options.inputs, options.channels, options.border
         )
         for each in found:
+            if each.name in rows:
+                raise InputError(f"{options.images} has two images {each.name}; rename one")
             rows[each.name] = dict(each.scores)
             if options.out:
+                name = _relative(each.name)
+                if (earlier := written.setdefault(name, each.name)) != each.name:
+                    raise InputError(
+                        f"--out {options.out}: {earlier} and {each.name} would both be {name}; rename one of them"
+                    )
                 for kind, content in (("input", each.low), ("output", each.made)):
-                    path = options.out / kind / Path(each.name).with_suffix(".png")
+                    path = options.out / kind / name
                     files.make_directory(path.parent, "--out")
                     try:
                         files.write_atomic(path, content)
@@ -60,13 +67,25 @@ def run(options: argparse.Namespace) -> None:
                         ) from None
     means = {key: sum(row[key] for row in rows.values()) / len(rows) for key in next(iter(rows.values()))}
     channels = options.channels or ("y" if config.data.seen("target") == 3 else "rgb")
-    border = game.scale if options.border < 0 else options.border
-    record = {"run": str(options.run), "checkpoint": name, "channels": channels, "border": border, "scale": game.scale}
+    border = game.scale if options.border is None else options.border
+    record = {
+        "run": str(options.run),
+        "checkpoint": checkpoint,
+        "channels": channels,
+        "border": border,
+        "scale": game.scale,
+    }
     if options.json:
         print(json.dumps({"scores": means, "images": rows, "record": record}, indent=1))
         return
-    print(f"{name}, {channels}, border {border}:  PSNR input -> output (dB)   SSIM input -> output")
+    print(f"{checkpoint}, {channels}, border {border}:  PSNR input -> output (dB)   SSIM input -> output")
     for label, row in {**rows, f"mean of {len(rows)}": means}.items():
         print(
             f"  {label:24s} {row['psnr/input']:6.2f} -> {row['psnr']:6.2f}   {row['ssim/input']:.4f} -> {row['ssim']:.4f}"
         )
+
+
+def _relative(name: str) -> Path:
+    """Return where in --out the PNG of an image lies: below it, whatever an archive calls the image."""
+    path = Path(name).with_suffix(".png")
+    return Path(*(part for part in path.parts if part not in (path.anchor, "..")))

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 import cv2
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from gan_dist import rng
 from gan_dist.config import Config
@@ -28,6 +28,17 @@ def _range(value: Any) -> Any:
 
 Range = Annotated[float | list[float], BeforeValidator(_range)]
 """A number from 0, or [least, most], between which one is drawn for each sample."""
+
+
+def _within(least: float, most: float) -> AfterValidator:
+    """Refuse a range with numbers outside of some."""
+
+    def check(value: float | list[float]) -> float | list[float]:
+        if any(not least <= each <= most for each in (value if isinstance(value, list) else [value])):
+            raise ValueError(f"{value} is outside of {least:g} to {most:g}; give a number or a range within")
+        return value
+
+    return AfterValidator(check)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +96,8 @@ class Degradation(Part):
 class Blur(Degradation):
     """Convolve with a Gaussian, mirrored at the edges."""
 
-    sigma: Range = Field([0.2, 3.0])
-    """Its deviation in pixels."""
+    sigma: Annotated[Range, _within(0, 100)] = Field([0.2, 3.0])
+    """Its deviation in pixels, up to 100."""
     anisotropic: bool = False
     """Draw a second deviation, and the angle between the two axes."""
 
@@ -101,8 +112,8 @@ class Blur(Degradation):
 class Motion(Degradation):
     """Convolve with a straight line of a drawn angle: the camera moved."""
 
-    length: Range = Field([5.0, 15.0])
-    """Its length in pixels."""
+    length: Annotated[Range, _within(0, 500)] = Field([5.0, 15.0])
+    """Its length in pixels, up to 500."""
 
     def degrade(self, image: np.ndarray, draws: Draws, size: tuple[int, int]) -> np.ndarray:
         length, angle = draws.within("length", self.length), np.pi * float(draws.uniform("angle")[0])
@@ -134,17 +145,10 @@ class Downscale(Degradation):
 class Resize(Degradation):
     """Resize by a drawn factor and filter (Real-ESRGAN; Wang et al., 2021). A later downscale, or the end, goes to its size."""
 
-    scale: Range = Field([0.5, 1.5])
-    """The factor, from 0.05."""
-    filters: list[Filter] = Field(["area", "bilinear", "bicubic"])
+    scale: Annotated[Range, _within(0.05, 20)] = Field([0.5, 1.5])
+    """The factor, from 0.05 to 20."""
+    filters: Annotated[list[Filter], Field(min_length=1)] = Field(["area", "bilinear", "bicubic"])
     """Drawn from."""
-
-    def check(self, config: Config) -> None:
-        super().check(config)
-        if min(self.scale if isinstance(self.scale, list) else [self.scale]) < 0.05 or not self.filters:
-            raise ValueError(
-                f"data.degrade: resize has scale {self.scale} and {len(self.filters)} filters; give 0.05 or more"
-            )
 
     def degrade(self, image: np.ndarray, draws: Draws, size: tuple[int, int]) -> np.ndarray:
         scale = draws.within("scale", self.scale)
@@ -174,7 +178,7 @@ class Noise(Degradation):
 class Jpeg(Degradation):
     """Encode as JPEG, and decode."""
 
-    quality: Range = Field([30.0, 95.0])
+    quality: Annotated[Range, _within(1, 100)] = Field([30.0, 95.0])
     """Of 1..100."""
 
     def channels_of(self, channels: int) -> int:
@@ -185,7 +189,7 @@ class Jpeg(Degradation):
         return channels
 
     def degrade(self, image: np.ndarray, draws: Draws, size: tuple[int, int]) -> np.ndarray:
-        quality = min(100, max(1, round(draws.within("quality", self.quality))))
+        quality = round(draws.within("quality", self.quality))
         pixels = rounded(image)
         if pixels.shape[2] == 3:
             pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
@@ -216,16 +220,23 @@ class Mask(Degradation):
     It is the last step. With 1 and 3 channels before it, images of `gan-dist apply` are those with transparency.
     """
 
-    boxes: Range = Field([1.0, 4.0])
+    boxes: Annotated[Range, _within(0, 1000)] = Field([1.0, 4.0])
     """How many."""
-    size: Range = Field([0.1, 0.4])
+    size: Annotated[Range, _within(0, 1)] = Field([0.1, 0.4])
     """Their sides, as a part of the image's."""
-    pixels: Range = 0.0
+    pixels: Annotated[Range, _within(0, 1)] = 0.0
     """Part of all pixels that are lost beside."""
     fill: Annotated[int, Field(ge=0, le=255)] = 128
     """What stands where something is lost."""
 
     reshapes: ClassVar[bool] = True
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        if any(isinstance(each, Mask) for each in config.data.degradations[:-1]):
+            raise ValueError(
+                "data.degrade: mask must be the last step, as others would blur its channel; move it there"
+            )
 
     def channels_of(self, channels: int) -> int:
         if channels not in (1, 3):
@@ -235,7 +246,8 @@ class Mask(Degradation):
         return channels + 1
 
     def degrade(self, image: np.ndarray, draws: Draws, size: tuple[int, int]) -> np.ndarray:
-        height, width = image.shape[:2]
+        image = resample(image, size).clip(0, 255)  # which a resize may have left: a mask has no half pixels
+        height, width = size
         there = np.ones((height, width, 1))
         for number in range(round(draws.within("boxes", self.boxes))):
             tall, wide = (

@@ -62,6 +62,11 @@ class Paired(GameKeys):
 
     def check(self, config: Config) -> None:
         fields = config.data.fields
+        if isinstance(config.data.shards, dict):
+            raise ValueError(
+                f"game.kind: {self.kind} wants both images in each sample, and data.shards names sets, each in an order of its own; "
+                "pack pairs (docs/translation.md), or set game.kind: unpaired"
+            )
         if fields.keys() != {"input", "target"}:
             named = ", ".join(fields) or "none"
             raise ValueError(

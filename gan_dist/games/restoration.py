@@ -59,6 +59,11 @@ class Restoration(GameKeys):
 
     def check(self, config: Config) -> None:
         data = config.data
+        if isinstance(data.shards, dict):
+            raise ValueError(
+                f"game.kind: {self.kind} wants both images in each sample, and data.shards names sets, each in an order of its own; "
+                "pack pairs (`gan-dist pack OUT --fields target=CLEAN,input=DEGRADED`), and name them by data.fields"
+            )
         if set(data.images) != {"input", "target"}:
             raise ValueError(
                 f"game.kind: {self.kind} wants data.degrade, which makes the input of each image ([{{kind: noise, sigma: 25}}]), or "

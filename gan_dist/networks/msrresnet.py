@@ -48,10 +48,14 @@ class Generator(nn.Module):
 
 
 def as_channels(images: Tensor, channels: int) -> Tensor:
-    """Return input images with the channels of the output: the mean for each where there are fewer, else the first ones."""
-    if images.shape[1] >= channels:
-        return images[:, :channels]
-    return images.mean(1, keepdim=True).expand(-1, channels, -1, -1)
+    """Return input images with the channels of the output. Of 2 and 4 channels the last is a mask or a transparency."""
+    given = images.shape[1]
+    if given == channels:
+        return images
+    colours = images[:, : given - 1] if given in (2, 4) else images
+    if colours.shape[1] == channels:
+        return colours
+    return colours.mean(1, keepdim=True).expand(-1, channels, -1, -1)
 
 
 def enlarged(images: Tensor, scale: int) -> Tensor:

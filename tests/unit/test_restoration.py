@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from gan_dist.engine import Engine
 from gan_dist.evaluation.paired import Psnr
 from gan_dist.games.restoration import RestorationGame
 from gan_dist.interfaces import Batch
+from gan_dist.networks.msrresnet import as_channels
 from tests import making, reference
 from tests.launching import REPOSITORY
 
@@ -108,6 +110,15 @@ def test_what_lies_in_transparent_holes_has_no_effect() -> None:
     assert Image.open(io.BytesIO(one)).mode == "RGB"
 
 
+def test_a_mask_is_no_colour_of_the_input() -> None:
+    seen = torch.tensor([-0.5, 1.0]).view(1, 2, 1, 1)
+    assert as_channels(seen, 3).flatten().tolist() == [-0.5] * 3
+    assert as_channels(torch.tensor([0.0, 0.3, 0.6]).view(1, 3, 1, 1), 1).item() == pytest.approx(0.3)
+    assert as_channels(torch.tensor([0.0, 0.3, 0.6, 1.0]).view(1, 4, 1, 1), 3).flatten().tolist() == pytest.approx(
+        [0, 0.3, 0.6]
+    )
+
+
 def test_scores_stand_beside_those_of_the_inputs() -> None:
     _, game, _ = build()
     metric = Psnr(kind="psnr", border=1).for_game(game)
@@ -153,10 +164,21 @@ def test_whole_images_are_scored_by_the_command(
     assert json.loads(capsys.readouterr().out)["images"] == found["images"]
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/x.png").write_bytes(b"none")
+    # an archive may call its images what it likes
+    (kept := tmp_path / "kept.png").write_bytes(b"mine")
+    with tarfile.open(tmp_path / "evil.tar", "w") as archive:
+        (member := tarfile.TarInfo(str(kept))).size = len(content := (cut / "0.png").read_bytes())
+        archive.addfile(member, io.BytesIO(content))
+    assert cli.main(["psnr", "run", str(tmp_path / "evil.tar"), "--out", str(tmp_path / "here")]) == 0
+    assert kept.read_bytes() == b"mine"
+    assert [path.name for path in (tmp_path / "here/output").rglob("*.png")] == ["kept.png"]
+    capsys.readouterr()
     for refused, said in (
         (["psnr", "run", str(tmp_path / "bad")], "x.png cannot be decoded"),
         (["psnr", "run", str(cut), "--border", "9"], "SSIM needs 11 within the border of 9"),
-        (words, "is there already and holds files"),
+        (words, "is there already, and is no empty folder"),
+        ([*words[:4], str(tmp_path / "bad/x.png")], "is there already, and is no empty folder"),
+        (["psnr", "run", str(cut), "--border", "-1"], "--border -1: give a number of pixels"),
         (
             ["psnr", "run", str(tmp_path / "clean"), "--inputs", f"{tmp_path}/low:{{}}x2"],
             "0.png has 33x40 pixels and its input",

@@ -159,6 +159,14 @@ def joined(found: list[Batch], name: str) -> torch.Tensor:
     return torch.cat([micro[name] for micro in found])
 
 
+def test_a_mask_after_a_resize_has_no_half_pixels(tmp_path: Path) -> None:
+    for position in range(4):
+        made = degraded(tmp_path, "[{kind: resize, scale: [0.5, 1.5]}, mask]", picture(), position)
+        assert made.shape == (32, 48, 4)
+        assert set(np.unique(made[..., 3])) == {0, 255}
+        assert (made[made[..., 3] == 0, :3] == 128).all()
+
+
 def test_a_resume_and_other_micro_batches_see_the_same_inputs(tmp_path: Path) -> None:
     shards(tmp_path, lambda key: [(f"{key:04d}.png", making.encode(picture((40, 56)) // (1 + key % 3)))])
     keys = {"data__crop": "random", "data__flip": True}
@@ -213,7 +221,12 @@ def test_stored_pairs_are_cut_out_at_the_same_place(tmp_path: Path) -> None:
         ({"data__degrade": "[{kind: noise, sigma: -1}]"}, "-1 is no range; write a number from 0"),
         ({"data__degrade": "[{kind: noise, sigma: abc}]"}, "'abc' is no range; write a number, or"),
         ({"data__degrade": "[{kind: noise, strength: 1}]"}, "strength"),
-        ({"data__degrade": "[mask, jpeg]"}, "jpeg takes 1 or 3 channels, not 4"),
+        ({"data__degrade": "[mask, jpeg]"}, "mask must be the last step|jpeg takes 1 or 3 channels, not 4"),
+        ({"data__degrade": "[mask, noise]"}, "mask must be the last step"),
+        ({"data__degrade": "[{kind: mask, pixels: 2}]"}, "2.* is outside of 0 to 1"),
+        ({"data__degrade": "[{kind: jpeg, quality: [0, 50]}]"}, r"\[0.*, 50.*\] is outside of 1 to 100"),
+        ({"data__degrade": "[{kind: blur, sigma: 100_000}]"}, "is outside of 0 to 100"),
+        ({"data__shards": "{input: a, target: b}", "data__degrade": "[]"}, "names sets, each in an order of its own"),
         ({"data__degrade": "[grey]", "data__channels": 1}, "grey takes 3 channels, not 1"),
         ({"data__degrade": "[{kind: downscale, probability: 0.5}]"}, "changes size or channels"),
         ({"data__degrade": "[]"}, "wants data.degrade, which makes the input of each image"),

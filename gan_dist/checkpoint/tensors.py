@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gan_dist import optimizer_probe
 from gan_dist.checkpoint.format import Piece, deal
+from gan_dist.networks.statistics import SpectralNorm
 from gan_dist.player import Player, Shard
 from gan_dist.pool import Pool
 
@@ -151,6 +152,10 @@ def take_over(
             for name, tensor in network.state_dict().items():
                 if name not in sharded and (source := names.get(f"{player.name}/{kind}/{name}")):
                     tensor.copy_(read(source))
+        for path, module in player.network.named_modules():
+            averaged = names.get(f"{player.name}/weights/{path}.u", "").split("/")[1:2] == ["average"]
+            if averaged and isinstance(module, SpectralNorm):
+                module.straighten()
         count = steps.get(player.name, 0)
         if player.shards is None:
             _restore_optimizer(player, lambda name: read(names[name]), count)

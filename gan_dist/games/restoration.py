@@ -1,14 +1,13 @@
 """Play restoration: a degraded image into the clean one (SRGAN; Ledig et al., 2017; ESRGAN; Wang et al., 2018)."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field as Bounds
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from gan_dist import losses
+from gan_dist import losses, schedules
 from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Section, Steps
 from gan_dist.degrade import DEGRADE, Mask
@@ -22,7 +21,6 @@ from gan_dist.optimizers import OPTIMIZERS, Optimizer
 from gan_dist.perceptual import Perceptual
 from gan_dist.schedules import ScheduledCount
 
-Weight = Annotated[float, Bounds(ge=0)]
 _EPSILON = 1e-3
 """Of the Charbonnier distance (Lai et al., LapSRN, 2017), for images in [-1, 1]."""
 
@@ -37,11 +35,11 @@ class Average(AverageKeys):
 class Restoration(GameKeys):
     """Turn a degraded image into the clean one; data.degrade, or data.fields input and target, says what is degraded how."""
 
-    pixel: Weight = 1.0
+    pixel: schedules.ScheduledNonnegative = 1.0
     """Weight of the distance of pixels to the target, images in [-1, 1]: twice the distance of images in [0, 1]."""
     distance: Literal["l1", "l2", "charbonnier"] = "l1"
     """l1: mean |target - output|. l2: mean of the square, which gives the highest PSNR. charbonnier: sqrt(d^2 + 1e-6)."""
-    adversarial: Weight = 0.0
+    adversarial: schedules.ScheduledNonnegative = 0.0
     """Weight of the adversarial loss. 0: there is no discriminator, and PSNR is what is trained for (the first phase of the
     papers). SRGAN 1e-3 beside a perceptual loss, ESRGAN 5e-3, of which `relativistic_average` is twice the value."""
     perceptual: Perceptual = Perceptual()
@@ -126,7 +124,7 @@ class RestorationGame(Game):
         expect(fake, tuple(y.shape), f"networks.generator ({self._generator_kind})")
         distance = self.distance(fake, y)
         self.metrics.add(f"distance/{self.keys.distance}", distance)
-        total: Tensor = self.keys.pixel * distance
+        total: Tensor = schedules.number_of(self.keys.pixel, self.images) * distance
         if self.perceptual is not None:
             apart, weighted = self.perceptual.weighted(fake, y, self.images)
             self.metrics.add("distance/perceptual", apart)
@@ -140,7 +138,7 @@ class RestorationGame(Game):
                 real = self.discriminator(y)
         adversarial = losses.by_part(self.loss.generator, self._parts(batch), self.discriminator(fake), real)
         self.metrics.add("distance/adversarial", adversarial)
-        return total + self.keys.adversarial * adversarial
+        return total + schedules.number_of(self.keys.adversarial, self.images) * adversarial
 
     def tell_apart(self, batch: Batch) -> Tensor:
         """-[log D(y) + log(1 - D(G(x)))], or what the loss makes of it."""

@@ -221,6 +221,12 @@ class SpectralNorm(Statistics):
         with torch.autocast(self.weight.device.type, enabled=False):
             return self.weight / torch.dot(u, torch.mv(self.weight.flatten(1), v))
 
+    @torch.no_grad()
+    def straighten(self) -> None:
+        """Make the vectors as long as 1, which were taken from a moving average."""
+        for vector in (self.u, self.v):
+            vector.copy_(functional.normalize(vector, dim=0))
+
     def begin(self) -> None:
         for _ in range(15):  # from random vectors, as torch's spectral_norm does
             self.commit()

@@ -80,6 +80,14 @@ def test_without_an_adversarial_weight_there_is_no_discriminator() -> None:
     assert torch.allclose(game.restore(batch), (game.generator(batch["input"]) - batch["target"]).abs().mean())
 
 
+def test_weights_may_be_schedules() -> None:
+    ramp = "{kind: linear, start: 0, stop: 1, begin: 100, end: 200}"
+    _, game, micros = build(**(GAN | {"game__adversarial": ramp, "game__pixel": 0}))
+    for images, learns in ((50, False), (200, True)):
+        game.images = images
+        assert bool(game.restore(micros[0]).item()) is learns
+
+
 def test_pictures_are_input_output_and_target_of_one_size() -> None:
     steps = "[{kind: downscale, factor: 4}, grey]"
     _, game, (batch, *_) = build(data__degrade=steps)

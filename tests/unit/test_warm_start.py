@@ -1,5 +1,6 @@
 """A run begins with another run's networks, and goes on without it."""
 
+import functools
 import gc
 import shutil
 from collections.abc import Iterator
@@ -10,11 +11,13 @@ import pytest
 import torch
 
 from gan_dist import config as config_module, games
-from gan_dist.checkpoint import format, store
+from gan_dist.checkpoint import format, store, tensors
 from gan_dist.config import Config
 from gan_dist.engine import Engine
 from gan_dist.errors import EXIT_FINISHED, InputError
 from gan_dist.games import start
+from gan_dist.networks.statistics import SpectralLinear
+from gan_dist.player import Player
 from gan_dist.trainer import Trainer
 from tests import making
 
@@ -196,3 +199,14 @@ def test_frozen_weights_stay_and_the_others_move(runs: Path, tmp_path: Path) -> 
     assert first not in moved
     assert f"D/exp_avg/{first.removeprefix('D/weights/')}" not in now
     assert {name for name in there if "/weights/" in name and name.endswith("weight")} - moved == {first}
+
+
+def test_singular_vectors_of_an_average_are_as_long_as_1() -> None:
+    network = SpectralLinear(3, 2)
+    player = Player("D", torch.nn.Sequential(network), functools.partial(torch.optim.SGD, lr=0.1))
+    player.place(torch.device("cpu"), torch.float32)
+    read = {"D/average/0.u": torch.tensor([0.6, 0.0]), "D/average/0.v": torch.tensor([0.0, 0.7, 0.0])}
+    names = {name.replace("average", "weights"): name for name in read}
+    tensors.take_over([player], read.__getitem__, names, {})
+    assert network.u.tolist() == [1, 0]
+    assert network.v.tolist() == [0, 1, 0], "the weight would be divided by too small a number"

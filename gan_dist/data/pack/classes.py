@@ -121,13 +121,21 @@ def of_csv(name: str, content: bytes, images: Sequence[str]) -> Labels | None:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{name} is no text in UTF-8; save it as UTF-8") from None
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     first = text.partition("\n")[0]
     separator = max(",;\t", key=first.count)
-    rows = [
-        (number, [cell.strip() for cell in row])
-        for number, row in enumerate(csv.reader(io.StringIO(text), delimiter=separator), 1)
-        if any(cell.strip() for cell in row)
-    ]
+    reader = csv.reader(io.StringIO(text), delimiter=separator)
+    try:
+        rows = [
+            (number, [cell.strip() for cell in row])
+            for number, row in enumerate(reader, 1)
+            if any(cell.strip() for cell in row)
+        ]
+    except csv.Error as error:
+        raise InputError(
+            f"{name}, line {reader.line_num}: {error}; write file,label or file,label,name, or pack without it: "
+            "--classes folder or --classes none"
+        ) from None
     if rows and rows[0][1][0].lower() in _HEADERS:
         del rows[0]
     given: dict[str, tuple[str, str]] = {}
@@ -145,10 +153,19 @@ def of_csv(name: str, content: bytes, images: Sequence[str]) -> Labels | None:
             )
     if not given:
         return None
+    there = {posixpath.normpath(image) for image in images}
+    if not there & given.keys():  # Kaggle's tables name files without their endings
+        whole = {posixpath.splitext(image)[0]: image for image in there}
+        given = {whole.get(path, path): label for path, label in given.items()}
+    if images and not there & given.keys():
+        raise InputError(
+            f"{name}: none of its {len(given):,} files is there, first {next(iter(given))}; write paths from its folder, as "
+            f"{images[0]}, or pack without it: --classes folder or --classes none"
+        )
     numbers, classes = _classes_of(name, list(given.values()))
     labels = [numbers[given[path]] if (path := posixpath.normpath(image)) in given else None for image in images]
     notes = []
-    if absent := sorted(given.keys() - {posixpath.normpath(image) for image in images}):
+    if absent := sorted(given.keys() - there):
         notes.append(f"{len(absent):,} of {len(given):,} files of {name} are not there, first {absent[0]}")
     if without := [image for image, label in zip(images, labels, strict=True) if label is None]:
         notes.append(f"{len(without):,} of {len(images):,} images have no label in {name}, first {without[0]}")

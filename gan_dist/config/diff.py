@@ -23,7 +23,8 @@ class Side:
     mathematics: Mapping[str, Any]
     """Those that decide what is computed."""
     fingerprint: str
-    """Empty where a required key is missing, as recipes leave data.shards to the command line."""
+    """Empty where it is not known yet: a required key is missing, as recipes leave data.shards to the command line, or the
+    number of classes is left to the data."""
 
 
 def read(path: Path) -> Side:
@@ -54,7 +55,9 @@ def _missing(document: dict[str, Any], folder: Path) -> list[str]:
 
 
 def _of(config: Config) -> Side:
-    return Side(redact_all(config.flat()), redact_all(config.mathematics()), config.fingerprint())
+    data = config.data
+    known = config.fingerprint() if data.classes or not data.labels else ""
+    return Side(redact_all(config.flat()), redact_all(config.mathematics()), known)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +75,15 @@ class Difference:
 
 
 def compare(old: Side, new: Side) -> list[Difference]:
-    """Return every key of two configs but those that name the run, in the order of the config."""
+    """Return every key of two configs but those that name the run, in the order of the config.
+
+    data.classes is left out where one of them leaves it to the data, as a run's config has what was found there.
+    """
     found = []
+    left = any(side.keys.get("data.labels") and not side.keys.get("data.classes") for side in (old, new))
+    skipped = (*PLACES, "data.classes") if left else PLACES
     for key in dict.fromkeys([*old.keys, *new.keys, *old.mathematics, *new.mathematics]):
-        if key in PLACES:
+        if key in skipped:
             continue
         decides = key in old.mathematics or key in new.mathematics
         before, after = (side.mathematics.get(key, side.keys.get(key)) for side in (old, new))

@@ -43,6 +43,10 @@ def make(
     path: Path, source: str, resolution: tuple[int, int] | None, game: str = "", machine: look.Machine | None = None
 ) -> Made:
     """Write a config for a SOURCE of `gan-dist pack`. Raises InputError where nothing can be trained on it."""
+    if not source.isprintable() or os.path.expandvars(source) != source or "${" in source:
+        raise InputError(
+            f"--data {source!r}: configs cannot hold this name, as it has letters that cannot be shown, or a variable; rename it"
+        )
     pair = pairs.find(source, game)
     return (
         _translation(path, source, pair, resolution, machine)
@@ -148,7 +152,7 @@ def write(path: Path, content: str) -> Config:
         files.make_directory(path.parent, "the folder for the config")
     part = files.temporary(path)
     try:
-        part.write_text(content)
+        part.write_text(content, encoding="utf-8")
         with contextlib.suppress(PermissionError, NotImplementedError):  # a file system without links
             os.link(part, path)  # unlike a rename it replaces nothing
         if not path.exists():

@@ -1,10 +1,12 @@
 """Write a choice as a commented YAML file: each key that was decided has its reason beside or above it."""
 
 import dataclasses
-import json
 import math
+import sys
 import textwrap
 from collections.abc import Sequence
+
+import yaml
 
 from gan_dist import units
 from gan_dist.augment.ada import COLOUR
@@ -31,10 +33,11 @@ class Line:
         """Return it with the reason at its end, or above where it does not fit."""
         if not self.why:
             return [self.text]
-        if len(self.text) + 4 + len(self.why) <= _WIDTH:
-            return [f"{self.text}  # {self.why}"]
+        why = printable(self.why)
+        if len(self.text) + 4 + len(why) <= _WIDTH:
+            return [f"{self.text}  # {why}"]
         indent = " " * (len(self.text) - len(self.text.lstrip()))
-        return [*(f"{indent}# {part}" for part in textwrap.wrap(self.why, _WIDTH - len(indent) - 2)), self.text]
+        return [*(f"{indent}# {part}" for part in textwrap.wrap(why, _WIDTH - len(indent) - 2)), self.text]
 
 
 def of_generation(choice: Choice, shards: str, source: str, header: Sequence[str]) -> str:
@@ -68,15 +71,21 @@ def join(header: Sequence[str], lines: Sequence[Line]) -> str:
 
 def comment(text: str) -> list[str]:
     """Return a paragraph as comments; a command, which is indented, stays on its line."""
+    text = printable(text)
     if text.startswith("  "):
         return [f"# {text}"]
     return [f"# {part}" for part in textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)]
 
 
+def printable(text: str) -> str:
+    """Return a text without what would end a comment or cannot be written: names of files may hold anything."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def quoted(text: str) -> str:
-    """Return a text as a YAML scalar."""
-    plain = text.replace("/", "").replace("-", "").replace("_", "").replace(".", "")
-    return text if plain.isalnum() and plain.isascii() and not text[0].isdigit() else json.dumps(text)
+    """Return a text as a YAML scalar, within braces too."""
+    listed: str = yaml.safe_dump([text], default_flow_style=True, allow_unicode=True, width=sys.maxsize)
+    return listed.strip()[1:-1]
 
 
 def number(value: float) -> str:

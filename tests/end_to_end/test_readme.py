@@ -48,5 +48,7 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path: Path) -> None:
         done = subprocess.run(words, cwd=tmp_path, env={**os.environ, **names}, capture_output=True, text=True)
         assert done.returncode == (words[1:3] == ["config", "diff"]), f"{' '.join(words)}\n{done.stdout}{done.stderr}"
         ran.append(words[1])
-    assert {"init", "train", "generate", "walk", "export", "report", "watch", "status", "evaluate", "config"} <= set(ran)
+    assert {"init", "train", "generate", "walk", "export", "report", "watch", "status", "evaluate", "config"} <= set(
+        ran
+    )
     assert (tmp_path / "runs/digits/report.html").exists()

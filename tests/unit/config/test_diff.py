@@ -96,3 +96,11 @@ def test_what_is_no_config_is_one_line(words: list[str], says: str, capsys: pyte
 def test_addresses_give_no_secrets_away(tmp_path: Path) -> None:
     secret = BASE.replace("shards: x", "shards: 'https://me:hunter2@host/a.tar'")
     assert "hunter2" not in str(changes(write(tmp_path / "a.yaml", BASE), write(tmp_path / "b.yaml", secret)))
+
+
+def test_the_number_of_classes_that_a_run_found_is_no_difference_to_its_config(tmp_path: Path) -> None:
+    labelled = BASE.replace("channels: 1", "channels: 1, labels: true")
+    one = write(tmp_path / "one.yaml", labelled)
+    other = write(tmp_path / "other.yaml", labelled.replace("labels: true", "labels: true, classes: 5"))
+    assert changes(one, other) == {}
+    assert diff.read(Path(one)).fingerprint == ""

@@ -177,6 +177,20 @@ def test_odd_paths_are_quoted_and_zips_are_sources() -> None:
     loader.prepare(config, progress=False)
 
 
+@pytest.mark.parametrize("name", ["no", "Null", "🙂 a, b", "#x", "0x10", "it's: {a}"])
+def test_words_and_signs_of_yaml_are_names_too(name: str) -> None:
+    photos(name, 8)
+    assert cli.main(["init", "toy", "--data", name]) == 0
+    assert config_module.load(["configs/toy.yaml"]).data.source == name
+
+
+def test_names_of_classes_end_no_comment() -> None:
+    for name in ("a\nb: [", "#c {\u2028", "d\udcff"):
+        photos(f"photos/{name}", 8)
+    assert cli.main(["init", "toy", "--data", "photos"]) == 0
+    assert config_module.load(["configs/toy.yaml"]).data.source == "photos"
+
+
 def test_what_gan_dist_packed_is_not_packed_again() -> None:
     photos("photos", 12)
     assert cli.main(["pack", "photos", "shards"]) == 0
@@ -195,6 +209,7 @@ def test_what_gan_dist_packed_is_not_packed_again() -> None:
         (["a/b", "--data", "photos"], "no name of a config"),
         (["there.yaml", "--data", "photos"], "there.yaml exists, and nothing is overwritten"),
         (["nowhere/x.yaml", "--data", "photos", "--resolution", "7"], "is no doubling of a size"),
+        (["toy", "--data", "$HOME"], "configs cannot hold this name"),
         (["taken", "--data", "photos"], "data/taken, the folder for the shards of taken, is there already"),
     ],
 )

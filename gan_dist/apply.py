@@ -24,6 +24,18 @@ _LUMA = (0.299, 0.587, 0.114)
 """BT.601's weights of red, green and blue in a grey image."""
 _BITS = 258
 """TIFF's tag of the bits of each channel."""
+_ORIENTATION = 0x0112
+"""EXIF's tag of how a camera was held."""
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: np.fliplr,
+    3: lambda pixels: np.rot90(pixels, 2),
+    4: np.flipud,
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+"""What turns it back, for images that Pillow does not read whole."""
 
 
 class Read(NamedTuple):
@@ -126,6 +138,7 @@ def read(content: bytes, channels: int, labels: DataField) -> Read:
             grey = image.mode in ("1", "L", "LA")
             kind = ("LA" if grey else "RGBA") if clear else ("L" if grey else "RGB")
             pixels = None if deep else np.asarray(ImageOps.exif_transpose(image).convert(kind))
+            turned = image.getexif().get(_ORIENTATION, 1) if image.format == "PNG" else 1  # OpenCV turns TIFFs itself
     except (ValueError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise anything on damaged files
@@ -142,6 +155,7 @@ def read(content: bytes, channels: int, labels: DataField) -> Read:
         deep = pixels.dtype == np.uint16
         if pixels.ndim == 3:
             pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+        pixels = np.ascontiguousarray(_TURNS.get(turned, lambda same: same)(pixels))
     whole = (pixels if pixels.ndim == 3 else pixels[..., None]).astype(np.float32) / np.iinfo(pixels.dtype).max
     alpha = whole[..., -1] if whole.shape[2] in (2, 4) else None
     colours = whole if alpha is None else whole[..., :-1]

@@ -126,14 +126,18 @@ def reach(game: Game, channels: int, way: str = "") -> int | None:
 
 
 def _reached(game: Game, channels: int, way: str, half: int, axis: int, side: int) -> int:
-    """Return how far NaN gets out of the first or the second half of a strip along an axis; `half` where all is NaN."""
+    """Return how far NaN gets out of the first or the second half of a strip along an axis; `half` where all is NaN.
+
+    The last channel stays a number, as it may be a mask, which hides what the others hold. It is `half` too where NaN is
+    hidden nevertheless, as then nobody knows.
+    """
     shape = [1, channels, _rounded(_STRIP, game), _rounded(_STRIP, game)]
     shape[axis] = 2 * half
-    strip = torch.zeros(shape)
-    strip.narrow(axis, side * half, half).fill_(torch.nan)
+    strip = torch.ones(shape)
+    strip[:, : max(1, channels - 1)].narrow(axis, side * half, half).fill_(torch.nan)
     touched = _answer(game, strip, way).isnan().any(1).any(4 - axis)[0]
-    clean = touched.view(2, half, game.scale)[1 - side].any(1)
-    return int(clean.sum())
+    places = touched.view(2, half, game.scale)
+    return int(places[1 - side].any(1).sum()) if bool(places[side].all()) else half
 
 
 def _drops(game: Game, channels: int, way: str) -> bool:

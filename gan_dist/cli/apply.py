@@ -113,5 +113,7 @@ def run(options: argparse.Namespace) -> None:
                 ) from None
     print(f"{len(found) - len(problems)} images of {name} in {options.out}")
     if problems:
+        for problem in problems[1:]:
+            print(f"note: {problem}", file=sys.stderr)
         more = f", and {len(problems) - 1} more failed" if len(problems) > 1 else ""
         raise InputError(f"{problems[0]}{more}; the other images are written")

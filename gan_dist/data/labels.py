@@ -37,7 +37,7 @@ def of_sample(members: Mapping[str, _T], read: Callable[[_T], bytes]) -> int | N
 
 def names_beside(shards: str | list[str] | dict[str, str | list[str]]) -> dict[str, int]:
     """Return what `gan-dist pack` wrote beside the shards: class names and their numbers. Empty if it is not there."""
-    if not isinstance(shards, str):
+    if not isinstance(shards, str) or not shards:
         return {}
     place = Path(shards)
     with contextlib.suppress(OSError, ValueError):

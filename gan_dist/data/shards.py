@@ -42,7 +42,7 @@ def expand(shards: str | Sequence[str] | Mapping[str, str | Sequence[str]], allo
     """
     if isinstance(shards, Mapping):  # of all sets
         return [shard for each in shards.values() for shard in expand(each, allow_pipe)]
-    names = [shards] if isinstance(shards, str) else list(shards)
+    names = [name for name in ([shards] if isinstance(shards, str) else shards) if name]  # "" is the folder of today
     found = [shard for name in names for shard in _expand_one(name)]
     redaction.remember(*(secret for shard in found[:_REMEMBERED] for secret in secrets(shard)))
     if not found:

@@ -20,7 +20,7 @@ from gan_dist.errors import InputError
 from gan_dist.evaluation.base import Examples, Metric, State
 from gan_dist.evaluation.features import quantised
 from gan_dist.evaluation.ranks import full_precision
-from gan_dist.interfaces import Batch
+from gan_dist.interfaces import Batch, one_hot
 
 if TYPE_CHECKING:
     from gan_dist.config import Config
@@ -29,6 +29,8 @@ _HELD_OUT = 0.1
 """Part of the samples that the segmenter's accuracy is measured on."""
 _MOST = 2_000
 """Samples that it is trained on at most."""
+_NONE = 255
+"""Pixels of no class; classes are 0..253."""
 _RATE = 2e-3
 _VERSION = 1
 
@@ -110,11 +112,11 @@ class Segmentation(Metric):
         if count <= tests:
             raise InputError(f"evaluate.scores: {self.kind} needs two samples or more to learn from")
         held_out, own = torch.arange(count)[:tests], torch.arange(count)[tests:]
-        maps, images = self._samples(examples, count)
+        maps, images, classes = self._samples(examples, count)
         device = examples.ranks.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.key(self.seed, "segmenter's weights") % 2**63)
-            network.load_state_dict(Segmenter(images.shape[1], maps.shape[1], self.base_channels).state_dict())
+            network.load_state_dict(Segmenter(images.shape[1], classes, self.base_channels).state_dict())
         network.train().to(device)
         optimizer = torch.optim.Adam(network.parameters(), lr=_RATE)
         positions = torch.arange(self.steps * 8)
@@ -126,7 +128,7 @@ class Segmentation(Metric):
             ):
                 optimizer.param_groups[0]["lr"] = _RATE * (1 - step / self.steps)
                 optimizer.zero_grad(set_to_none=True)
-                seen, truth = images[chosen].to(device), maps[chosen].to(device).float()
+                seen, truth = images[chosen].to(device), one_hot(maps[chosen].to(device), classes, torch.float32)
                 flip = flip.to(device)[:, None, None, None]
                 seen, truth = torch.where(flip, seen.flip(3), seen), torch.where(flip, truth.flip(3), truth)
                 # of one-hot maps: torch's loss of numbers has no deterministic gradient on a GPU; no class, no loss
@@ -135,20 +137,27 @@ class Segmentation(Metric):
                 optimizer.step()
                 examples.beat()
         network.eval()
-        table = torch.zeros(maps.shape[1], maps.shape[1], dtype=torch.float64)
+        table = torch.zeros(classes, classes, dtype=torch.float64)
         for chosen in torch.split(held_out, 8):
-            table += _confusion(network(images[chosen].to(device)), maps[chosen].to(device)).cpu()
+            truth = one_hot(maps[chosen].to(device), classes, torch.float32)
+            table += _confusion(network(images[chosen].to(device)), truth).cpu()
         return {name: tensor.cpu().clone() for name, tensor in network.state_dict().items()}, accuracy_of(table)
 
-    def _samples(self, examples: Examples, count: int) -> tuple[Tensor, Tensor]:
-        """Return label maps (N, K, H, W) of 0 and 1 and images (N, C, H, W) of the first samples, uint8 on the CPU."""
+    def _samples(self, examples: Examples, count: int) -> tuple[Tensor, Tensor, int]:
+        """Return label maps (N, H, W) and images (N, C, H, W) of the first samples, uint8 on the CPU, and the classes' number.
+
+        Pixels of no class have 255. A channel for each class would be gigabytes.
+        """
         found: tuple[list[Tensor], list[Tensor]] = ([], [])
+        classes = 0
         for first in range(0, count, 32):
             batch = examples.draw(range(first, min(first + 32, count)))
-            found[0].append(batch[self._names[0]].byte().cpu())
+            maps = batch[self._names[0]]
+            classes = maps.shape[1]
+            found[0].append(torch.where(maps.any(1), maps.argmax(1), _NONE).byte().cpu())
             found[1].append(quantised(batch[self._names[1]]).cpu())
             examples.beat()
-        return torch.cat(found[0]), torch.cat(found[1])
+        return torch.cat(found[0]), torch.cat(found[1]), classes
 
     def add(self, state: State, fake: Tensor, real: Tensor | None) -> None:
         """Take in nothing: `add_shown` does."""

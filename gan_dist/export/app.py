@@ -10,6 +10,8 @@ from draw import LEAST, draw, from_picture, grid, load, translate
 
 MOST = 64
 """Samples drawn at once."""
+ALL = "(all)"
+"""Of every class: no name of a folder."""
 network, config = load(Path(__file__).resolve().parent)
 inputs = config["inputs"]
 torch.set_grad_enabled(False)
@@ -18,7 +20,7 @@ torch.set_grad_enabled(False)
 def drawn(seed: float, count: float, *more: Any) -> Any:
     """Return a picture of the samples of a seed; `more` are the values of `further`."""
     given = dict(zip(further, more, strict=True))
-    label = choices.index(given.get("label", "all")) - 1
+    label = choices.index(given.get("label", ALL)) - 1
     truncation = given.get("truncation")
     made = draw(network, config, int(seed), int(count), label=None if label < 0 else label, truncation=truncation)
     return grid(made, LEAST)
@@ -31,7 +33,7 @@ def translated(picture: Any, number: float = 0) -> Any:
     return grid(translate(network, config, from_picture(config, picture), [int(number)]))
 
 
-choices, further = ["all"], list[str]()
+choices, further = [ALL], list[str]()
 answer: Callable[..., Any] = translated if "images" in inputs else drawn
 if "images" in inputs:
     fields = [gradio.Image(type="pil", label="picture")]
@@ -46,7 +48,7 @@ else:
         names = inputs["labels"]["names"] or [str(number) for number in range(inputs["labels"]["classes"])]
         choices += names
         further.append("label")
-        fields.append(gradio.Dropdown(choices, value="all", label="class"))
+        fields.append(gradio.Dropdown(choices, value=ALL, label="class"))
     if "truncation" in inputs:
         further.append("truncation")
         default = inputs["truncation"]["default"]

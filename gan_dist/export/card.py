@@ -1,5 +1,6 @@
 """Write the model card of an export (README.md), from the run's own figures."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,31 +11,46 @@ from gan_dist import units
 from gan_dist.export import model
 from gan_dist.export.model import Generator
 
+_NO_LICENCE = {"license": "other", "license_name": "not-chosen-yet"}
 _WALKS = ("walk.webp", "walk.gif")
 
 
-def write(network: Generator, folder: Path, name: str, known: Mapping[str, Any]) -> str:
-    """Return the card of what lies in a folder."""
+def licence(folder: Path) -> dict[str, Any]:
+    """Return the licence that somebody wrote into the card of an earlier export; nothing where nobody did."""
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+        before, front, _ = (folder / model.CARD).read_text().split("---\n", 2)
+        found = yaml.safe_load(front)
+        if not before and isinstance(found, dict):
+            keys = {key: value for key, value in found.items() if str(key).startswith("license")}
+            if keys.get("license") != "other" and keys.get("license_name") == _NO_LICENCE["license_name"]:
+                del keys["license_name"]
+            return {} if keys == _NO_LICENCE else keys
+    return {}
+
+
+def write(
+    network: Generator, folder: Path, name: str, known: Mapping[str, Any], chosen: Mapping[str, Any] | None = None
+) -> str:
+    """Return the card of what lies in a folder. `chosen` are the keys of a licence, where one was chosen before."""
     parts = [
-        _front(network, name, known),
+        _front(network, name, known, chosen or _NO_LICENCE),
         f"# {name}",
         _pictures(folder),
         _about(network, known),
         _use(network, folder),
     ]
-    parts += [_inputs(network.config), _training(known), _scores(known), _files(network.config, folder), _limits(known)]
+    parts += [_inputs(network.config), _training(known), _scores(known), _files(network.config, folder), _limits(known, bool(chosen))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _front(network: Generator, name: str, known: Mapping[str, Any]) -> str:
+def _front(network: Generator, name: str, known: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
     """Return the front matter that the hub reads."""
     kind = network.config["network"]["kind"]
     tag = "image-to-image" if network.takes_images else "unconditional-image-generation"
     front: dict[str, Any] = {
         "library_name": "gan_dist",
         "pipeline_tag": tag,
-        "license": "other",
-        "license_name": "not-chosen-yet",
+        **chosen,
         "tags": ["gan", "gan_dist", kind, "safetensors"],
     }
     results = [{"type": score["metric"], "name": score["metric"], "value": score["value"]} for score in known["scores"]]
@@ -214,13 +230,16 @@ def _files(config: Mapping[str, Any], folder: Path) -> str:
     return "\n".join(["## Files", "", "| file | size | |", "|---|---|---|", *rows])
 
 
-def _limits(known: Mapping[str, Any]) -> str:
+def _limits(known: Mapping[str, Any], chosen: bool) -> str:
     checked = any("neighbours" in score["metric"] for score in known["scores"])
     memory = "" if checked else " It has not been checked for images that it remembers from the data."
+    first = (
+        "The licence stands at the top of this page."
+        if chosen
+        else "**No licence has been chosen yet**: set `license` at the top of this page, and name the data and their licence."
+    )
     return (
-        "## Licence and limits\n\n"
-        "**No licence has been chosen yet**: set `license` at the top of this page, and name the data and their licence. "
-        f"It draws what its data hold, and leaves out what they lack.{memory}"
+        f"## Licence and limits\n\n{first} It draws what its data hold, and leaves out what they lack.{memory}"
     )
 
 

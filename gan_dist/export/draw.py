@@ -155,6 +155,7 @@ def grid(images: Tensor, least: int = 0) -> Any:
 def from_picture(config: Config, picture: Any) -> Tensor:
     """Return a picture of PIL as the network takes it: (1, channels, H, W)."""
     import numpy
+    from PIL import ImageOps
 
     given = config["inputs"]["images"]
     channels = given["shape"][1]
@@ -166,7 +167,14 @@ def from_picture(config: Config, picture: Any) -> Tensor:
             seen = (seen[:, :, None] - colours).square().sum(3).argmin(2)
         planes = seen[None] == torch.arange(channels)[:, None, None]  # other numbers are of no class
         return planes[None].float()
-    pixels = numpy.asarray(picture.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]), numpy.float32) / 255
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):  # grey of 16 bits, which PIL cuts to 8
+        grey = numpy.asarray(picture).astype(numpy.float32)[..., None] / 65535
+        opaque = numpy.ones_like(grey)
+        pixels = numpy.concatenate([grey] * (channels - 1 + channels % 2) + [opaque] * (1 - channels % 2), 2)
+    else:
+        kind = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+        pixels = numpy.asarray(picture.convert(kind), numpy.float32) / 255
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1)[None] * 2 - 1
 
 

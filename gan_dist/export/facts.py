@@ -1,6 +1,7 @@
 """Read what a model card tells of a run: data, training, scores. What cannot be read is left out."""
 
 import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from gan_dist.errors import InputError
 
 _PRIVATE = ("where", "command", "files")
 """Parts of a score's record that name places of one machine."""
+_PLACE = re.compile(r"[/~.]|[A-Za-z]:[/\\]|\w+://|[^:]+/[^:]*\.\w+(?::\w+)?$")
+"""What names a file, a folder or an address: /a/b, ~/a, ./a, C:/a, s3://a/b, a/b.pth, a/b.py:Name; not a score's, a/b."""
 
 
 def read(run: Path, config: Config, checkpoint: str) -> dict[str, Any]:
@@ -49,7 +52,7 @@ def read(run: Path, config: Config, checkpoint: str) -> dict[str, Any]:
 
 def training(config: Config) -> dict[str, Any]:
     """Return what decides about the mathematics of a run, by key, without places and what is off."""
-    tree = redaction.redact_all(without_places(config, config.model_dump(mode="json")))
+    tree = redaction.redact_all(without_places(config.model_dump(mode="json")))
     kept = {
         name: tree[name]
         for name in ("game", "networks", "loss", "penalties", "augment", "optimizers", "average")
@@ -58,13 +61,14 @@ def training(config: Config) -> dict[str, Any]:
     return {**kept, "training": {name: tree["training"][name] for name in ("batch", "micro_batch", "precision")}}
 
 
-def without_places(config: Config, value: Any) -> Any:
-    """Return keys with the kinds of users' files named by file and class alone: where a file lies is nobody's business."""
+def without_places(value: Any) -> Any:
+    """Return keys with files and folders by their last name alone: where they lie is nobody's business."""
     if isinstance(value, dict):
-        return {name: without_places(config, each) for name, each in value.items()}
-    if isinstance(value, str) and value in config.sources:
-        path, _, name = value.rpartition(":")
-        return f"{Path(path).name}:{name}"
+        return {name: without_places(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_places(each) for each in value]
+    if isinstance(value, str) and _PLACE.match(value):
+        return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
     return value
 
 
@@ -108,7 +112,7 @@ def _scores(run: Path, images: int) -> list[dict[str, Any]]:
 def _public(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _public(each) for name, each in value.items() if name not in _PRIVATE}
-    return redaction.redact_all(value)
+    return redaction.redact_all(without_places(value))
 
 
 def _whole(value: Any) -> int:

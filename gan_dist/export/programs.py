@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import importlib.util
 import io
+import itertools
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -91,6 +92,7 @@ def write_pt2(network: Generator, path: Path) -> Written:
             with _quiet(plain_sizes):
                 free = _free(network.config, any_size)
                 program = torch.export.export(seen, (inputs,), given, dynamic_shapes=free, strict=False)
+                _forget_places(program)
                 torch.export.save(program, written)
                 written.seek(0)
                 loaded = torch.export.load(written).module()
@@ -100,6 +102,14 @@ def write_pt2(network: Generator, path: Path) -> Written:
             continue
         return _judged(difference, any_size, written.getvalue(), path)
     return Written(problem=problem)
+
+
+def _forget_places(program: torch.export.ExportedProgram) -> None:
+    """Remove what torch notes of each operation: the lines of code, with the folders of this machine that they lie in."""
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
 
 
 def _contiguous(network: Generator) -> Generator:
@@ -128,7 +138,10 @@ def write_onnx(network: Generator, path: Path, any_size: bool) -> Written:
                 _contiguous(network), (inputs,), kwargs=given, input_names=names, output_names=["output"],
                 dynamic_shapes=_free(network.config, any_size), dynamo=True, verbose=False,
             )  # fmt: skip
-            written: bytes = program.model_proto.SerializeToString()
+            content = program.model_proto
+            for node in itertools.chain(content.graph.node, *(each.node for each in content.functions)):
+                del node.metadata_props[:]  # lines of code, as in `_forget_places`
+            written: bytes = content.SerializeToString()
         session = onnxruntime.InferenceSession(written, providers=["CPUExecutionProvider"])
 
         def run(given: dict[str, Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 
 from gan_dist import __version__, files, generate, run_directory, video, walk
-from gan_dist.checkpoint import store
+from gan_dist.checkpoint import format, store
 from gan_dist.config import Config
 from gan_dist.errors import InputError
 from gan_dist.export import card, facts, model, programs
@@ -23,6 +23,12 @@ from gan_dist.tracking import grid
 _HERE = Path(__file__).parent
 """draw.py and app.py of this folder lie in each export: they import nothing of the package."""
 _NEEDED = "torch\nsafetensors\nnumpy\npillow\ngradio\n"
+_OURS = (
+    model.CONFIG, model.WEIGHTS, model.PROGRAM, model.ONNX, model.CARD, model.GRID,
+    "walk.webp", "draw.py", "app.py", "requirements.txt", "drawn.png", "drawn.csv", "__pycache__",
+)  # fmt: skip
+"""What an export holds, and what using it leaves there: what --replace may remove."""
+_TRIES = 10  # checkpoints that training may delete while they are read
 _SHOWN = 64
 _POINTS = 6
 """Samples that a walk passes."""
@@ -61,6 +67,10 @@ def check_place(folder: Path, replace: bool) -> None:
         raise InputError(f"{folder} holds files that are no export; give a new folder")
     if not replace:
         raise InputError(f"{folder} holds an export already; add --replace to replace it, or give a new folder")
+    if others := sorted(path.name for path in folder.iterdir() if path.name not in _OURS):
+        raise InputError(
+            f"{folder} holds {others[0]}, which is no file of an export and would be lost; move it, or give a new folder"
+        )
 
 
 def export(run: Path, folder: Path, options: Options, say: Callable[[str], None] = lambda text: None) -> Exported:
@@ -68,10 +78,8 @@ def export(run: Path, folder: Path, options: Options, say: Callable[[str], None]
     check_place(folder, options.replace)
     if options.onnx:
         programs.need_onnx()
-    game, config, checkpoint = generate.load(run, options.checkpoint, torch.device("cpu"), options.live)
-    handed = game.hand_over(options.way)
-    directory = run_directory.locate(run)
-    known = facts.read(directory, config, checkpoint)
+    game, config, checkpoint, known = _read(run, options)
+    handed, directory = game.hand_over(options.way), run_directory.locate(run)
     network = Generator(handed.network, describe(handed, config, checkpoint, options.live))
     with _appearing(folder, options.replace) as part:
         say(f"{model.WEIGHTS}: {sum(weight.numel() for weight in network.parameters()):,} weights")
@@ -92,9 +100,24 @@ def export(run: Path, folder: Path, options: Options, say: Callable[[str], None]
             if not game.makes_points:
                 shutil.copyfile(_HERE / "app.py", part / "app.py")
                 (part / "requirements.txt").write_text(_NEEDED)
-        text = card.write(network, part, folder.absolute().name, known)
+        text = card.write(network, part, Path(os.path.abspath(folder)).name, known, card.licence(folder))
         (part / model.CARD).write_text(text)
     return Exported(folder, checkpoint, written)
+
+
+def _read(run: Path, options: Options) -> tuple[Game, Config, str, dict[str, Any]]:
+    """Return the game of a run, its config, the checkpoint's name, and what the card tells of it.
+
+    Where a training deletes the checkpoint between the two, the newest is taken instead.
+    """
+    for _ in range(_TRIES):
+        game, config, checkpoint = generate.load(run, options.checkpoint, torch.device("cpu"), options.live)
+        try:
+            return game, config, checkpoint, facts.read(run_directory.locate(run), config, checkpoint)
+        except format.DamagedError:
+            if options.checkpoint:
+                break
+    raise InputError(f"{run}: checkpoint {checkpoint} was deleted while it was read; choose one that is kept")
 
 
 def describe(handed: Handover, config: Config, checkpoint: str, live: bool) -> dict[str, Any]:
@@ -124,7 +147,7 @@ def describe(handed: Handover, config: Config, checkpoint: str, live: bool) -> d
         "export_format": model.FORMAT,
         "gan_dist": __version__,
         "game": config.game.kind,
-        "network": facts.without_places(config, section.model_dump(mode="json")),
+        "network": facts.without_places(section.model_dump(mode="json")),
         "shape": model.shape_of(shape),
         "dtype": str(next(handed.network.parameters()).dtype).removeprefix("torch."),
         "inputs": inputs,

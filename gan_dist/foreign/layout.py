@@ -65,10 +65,12 @@ class Tensors:
         return number - first
 
     def take(self, name: str) -> Tensor:
-        """Return a tensor in float32, and forget it. Raises InputError where it is missing."""
-        found = self._get(name)
+        """Return a tensor in float32, and forget it. Raises InputError where it is missing, or no number."""
+        found = self._get(name).float()
         del self._tensors[name]
-        return found.float()
+        if not found.isfinite().all():
+            raise InputError(f"{name} holds what is no number (NaN or infinite); is the file damaged?")
+        return found
 
     def take_filters(self) -> None:
         """Forget the filters of resampling. Raises InputError for one that our networks do not have."""

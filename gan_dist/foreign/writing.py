@@ -22,7 +22,8 @@ from gan_dist.foreign.layout import Read, Tensors
 from gan_dist.games.base import Game
 
 _NETWORKS = ("G_ema", "G", "D")
-"""Networks that a file may hold, each behind its name and a dot; without any, it holds G_ema."""
+"""Networks that a file may hold, each behind its name and a dot; without any, it holds one without a name."""
+_UNNAMED = ""
 _WRAPPER = "Model."
 """In front of all names of R3GAN's networks, where its training code saved them."""
 
@@ -37,9 +38,13 @@ def take_in(file: Path, layout: str, folder: Path, discriminator: Path | None = 
     if layout not in LAYOUTS:
         raise InputError(f"--as {layout}: there is no such layout; known are {', '.join(LAYOUTS)}")
     found = networks_in(read(file))
+    if unnamed := found.pop(_UNNAMED, None):
+        found["G_ema"] = unnamed
     if discriminator is not None:
         others = networks_in(read(discriminator))
-        found["D"] = others["D"] if "D" in others else others["G_ema"]
+        if "D" not in others and set(others) != {_UNNAMED}:
+            raise InputError(f"{discriminator} holds no discriminator: its tensors begin with {', '.join(others)}")
+        found["D"] = others["D"] if "D" in others else others[_UNNAMED]
     generators = {name: _read(file, found[name], layout, "generator") for name in ("G_ema", "G") if name in found}
     if not generators:
         raise InputError(f"{file} holds no generator: no tensor begins with G_ema. or G.")
@@ -76,12 +81,17 @@ def read(file: Path) -> dict[str, Tensor]:
 
 
 def networks_in(found: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors of each network that is named in a file, or all of them as those of G_ema."""
+    """Return the tensors of each network that is named in a file, or all of them as those of one without a name.
+
+    Raises InputError for a tensor beside those of the named networks.
+    """
     parts = {
         name: {key.removeprefix(f"{name}."): tensor for key, tensor in found.items() if key.startswith(f"{name}.")}
         for name in _NETWORKS
     }
-    named = {name: each for name, each in parts.items() if each} or {"G_ema": dict(found)}
+    named = {name: each for name, each in parts.items() if each} or {_UNNAMED: dict(found)}
+    if _UNNAMED not in named and (more := sorted(key for key in found if key.partition(".")[0] not in _NETWORKS)):
+        raise InputError(f"{more[0]} is of no network that is known here: {', '.join(_NETWORKS)}; leave it out")
     return {name: {key.removeprefix(_WRAPPER): tensor for key, tensor in each.items()} for name, each in named.items()}
 
 

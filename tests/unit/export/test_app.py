@@ -50,8 +50,8 @@ def test_a_page_draws_classes_and_truncates(tmp_path: Path, monkeypatch: pytest.
     app = page(tmp_path / "out", monkeypatch)
     answer, fields, _ = app.page.given
     assert [type(field).__name__ for field in fields] == ["Slider", "Slider", "Dropdown", "Slider"]
-    assert fields[2].given[0] == ["all", "0", "1", "2"]
-    made = [answer(3, 4, label, truncation) for label, truncation in (("all", 1.0), ("2", 1.0), ("2", 0.3))]
+    assert fields[2].given[0] == ["(all)", "0", "1", "2"]
+    made = [answer(3, 4, label, truncation) for label, truncation in (("(all)", 1.0), ("2", 1.0), ("2", 0.3))]
     assert all(isinstance(each, Image.Image) and each.size == (96, 96) for each in made)
     assert len({each.tobytes() for each in made}) == 3
     assert app.page.named["title"] == "stylegan2_ffhq256"

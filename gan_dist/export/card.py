@@ -39,7 +39,13 @@ def write(
         _about(network, known),
         _use(network, folder),
     ]
-    parts += [_inputs(network.config), _training(known), _scores(known), _files(network.config, folder), _limits(known, bool(chosen))]
+    parts += [
+        _inputs(network.config),
+        _training(known),
+        _scores(known),
+        _files(network.config, folder),
+        _limits(known, bool(chosen)),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -238,9 +244,7 @@ def _limits(known: Mapping[str, Any], chosen: bool) -> str:
         if chosen
         else "**No licence has been chosen yet**: set `license` at the top of this page, and name the data and their licence."
     )
-    return (
-        f"## Licence and limits\n\n{first} It draws what its data hold, and leaves out what they lack.{memory}"
-    )
+    return f"## Licence and limits\n\n{first} It draws what its data hold, and leaves out what they lack.{memory}"
 
 
 def _torch_version() -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,18 @@ _PLACE = re.compile(r"[/~.]|[A-Za-z]:[/\\]|\w+://|[^:]+/[^:]*\.\w+(?::\w+)?$")
 """What names a file, a folder or an address: /a/b, ~/a, ./a, C:/a, s3://a/b, a/b.pth, a/b.py:Name; not a score's, a/b."""
 
 
-def read(run: Path, config: Config, checkpoint: str) -> dict[str, Any]:
-    """Return the facts of a checkpoint of a run."""
+def read(
+    run: Path, config: Config, checkpoint: str, live: bool = False, labels: Collection[str] = ("",)
+) -> dict[str, Any]:
+    """Return the facts of a checkpoint of a run: of scores those of the `live` or of the averaged weights.
+
+    `labels` are those of the scores that are of the way that is handed over ("way" in their records; "": they have none).
+    """
     _, recorded = config_module.read_run(run)
     directory = run / "checkpoints" / checkpoint
     images = store.images_of(checkpoint)
     manifest = format.read_manifest(directory)
-    scores = _scores(run, images)
+    scores = _scores(run, images, live, labels)
     references = [score.get("reference") or {} for score in scores]
     starts = files.read_json_lines(run / "environment.jsonl")
     before = [start for start in starts if _whole(start.get("images")) <= images] or starts
@@ -99,11 +105,13 @@ def _recipe(starts: list[dict[str, Any]]) -> str:
     return ""
 
 
-def _scores(run: Path, images: int) -> list[dict[str, Any]]:
+def _scores(run: Path, images: int, live: bool, labels: Collection[str]) -> list[dict[str, Any]]:
     """Return the newest record of each score of a checkpoint, without what names places of a machine."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for line in files.read_json_lines(run / "scores.jsonl"):
-        if line.get("images") == images and isinstance(line.get("value"), int | float) and line.get("average", True):
+        if bool(line.get("average", True)) is live or line.get("way", "") not in labels:
+            continue
+        if line.get("images") == images and isinstance(line.get("value"), int | float):
             extractor = line.get("extractor") or {}
             found[str(line.get("metric")), str(extractor.get("kind", ""))] = _public(line)
     return list(found.values())

@@ -113,11 +113,21 @@ def _read(run: Path, options: Options) -> tuple[Game, Config, str, dict[str, Any
     for _ in range(_TRIES):
         game, config, checkpoint = generate.load(run, options.checkpoint, torch.device("cpu"), options.live)
         try:
-            return game, config, checkpoint, facts.read(run_directory.locate(run), config, checkpoint)
+            known = facts.read(run_directory.locate(run), config, checkpoint, options.live, _labels(game, options.way))
         except format.DamagedError:
             if options.checkpoint:
                 break
+        else:
+            return game, config, checkpoint, known
     raise InputError(f"{run}: checkpoint {checkpoint} was deleted while it was read; choose one that is kept")
+
+
+def _labels(game: Game, way: str) -> tuple[str, ...]:
+    """Return how the records of scores name a way, and its inputs as they are."""
+    for name, (source, target) in game.ways.items():
+        if name == way or (not way and target == game.judged):
+            return ("" if target == game.judged else name, source)
+    return ("",)
 
 
 def describe(handed: Handover, config: Config, checkpoint: str, live: bool) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from gan_dist import apply, generate
 from gan_dist.cli import apply as command
@@ -25,6 +26,17 @@ def test_a_tiff_of_16_bits_keeps_them_and_one_of_32_is_refused() -> None:
     assert not apply.read(making.encode(making.picture(0, channels=3), "TIFF"), 3, IMAGE).deep
     with pytest.raises(ValueError, match="has int32 pixels"):
         apply.read(making.encode(values[..., 0].astype(np.int32), "TIFF"), 1, IMAGE)
+
+
+@pytest.mark.parametrize("turned", range(1, 9))
+def test_an_image_of_16_bits_is_turned_as_one_of_8(turned: int) -> None:
+    grey, exif = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20, Image.Exif()
+    exif[0x0112] = turned
+    deep, plain = (
+        apply.read(making.encode(pixels, exif=exif), 1, IMAGE) for pixels in (grey.astype(np.uint16) * 257, grey)
+    )
+    assert deep.deep
+    assert np.array_equal(deep.pixels, plain.pixels)
 
 
 def test_no_image_that_is_read_is_replaced(tmp_path: Path) -> None:

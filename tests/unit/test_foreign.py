@@ -125,6 +125,8 @@ def change(tensors: dict[str, Tensor], name: str, tensor: Tensor | None) -> dict
         ("stylegan2-ada", "G_ema.synthesis.b8.conv0.weight", None, "synthesis.b8.conv0.weight is missing"),
         ("stylegan2-ada", "G_ema.synthesis.b4.const", torch.zeros(2, 4, 4), "the shape"),
         ("stylegan2-ada", "G_ema.extra", torch.zeros(2), "extra: unknown in the layout stylegan2-ada"),
+        ("stylegan2-ada", "augment_pipe.p", torch.zeros(2), "augment_pipe.p is of no network that is known here"),
+        ("stylegan2-ada", "G_ema.synthesis.b8.conv1.bias", torch.full((16,), torch.nan), "what is no number"),
         ("stylegan2-ada", "G_ema.synthesis.b8.conv1.weight", torch.zeros(7, 16, 3, 3), "channel_base"),
         ("stylegan2-ada", "G_ema.synthesis.b8.resample_filter", torch.ones(4, 4), "another filter"),
         ("stylegan2-ada", "G_ema.synthesis.b8.conv1.weight", torch.zeros(()), "other shapes"),
@@ -160,4 +162,8 @@ def test_wrong_files_folders_and_layouts_are_one_line_each(tmp_path: Path) -> No
         with pytest.raises(InputError, match=sentence) as raised:
             writing.take_in(file, layout, tmp_path / folder)
         assert "\n" not in str(raised.value)
+    generator = tmp_path / "g.safetensors"
+    save_file({name: each for name, each in state("r3gan").items() if name.startswith("G_ema.")}, generator)
+    with pytest.raises(InputError, match="holds no discriminator: its tensors begin with G_ema"):
+        writing.take_in(other, "r3gan", tmp_path / "new", generator)
     assert not (tmp_path / "new").exists()

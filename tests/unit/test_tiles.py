@@ -99,6 +99,22 @@ def test_a_network_that_looks_at_the_whole_image_or_draws_noise_is_named() -> No
     assert "draws noise" in tiles.seams(noisy, 3, tile)  # type: ignore[arg-type]
 
 
+class Masked(Stub):
+    """Fills in what its last channel says is missing, as a restoration does."""
+
+    @torch.no_grad()
+    def infer(self, inputs: Mapping[str, Tensor], way: str = "") -> Tensor:
+        images = inputs["input"]
+        return super().infer({"input": images[:, :-1].where(images[:, -1:] > 0, 0.0)}, way)
+
+
+def test_a_mask_does_not_hide_how_far_a_network_sees() -> None:
+    assert tiles.reach(Masked(nn.Conv2d(3, 3, 9, padding=4)), 4) == 4  # type: ignore[arg-type]
+    hides = Stub(nn.Conv2d(3, 3, 9, padding=4))
+    hides.infer = lambda inputs, way="": hides.network(inputs["input"].nan_to_num(0))  # type: ignore[method-assign]
+    assert tiles.reach(hides, 3) is None  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("length", "side", "overlap"), [(5, 8, 0), (8, 8, 2), (9, 8, 2), (64, 8, 3), (100, 24, 8), (33, 8, 0)]
 )

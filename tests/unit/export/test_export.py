@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ from PIL import Image
 
 import gan_dist
 from gan_dist import apply, cli, config as config_module, generate, rng
+from gan_dist.checkpoint import format
 from gan_dist.config import Config
 from gan_dist.config.data_field import DataField
 from gan_dist.errors import InputError
-from gan_dist.export import draw, model, writing
+from gan_dist.export import draw, facts, model, writing
 from gan_dist.foreign.writing import write_run
 from gan_dist.games import build
 from gan_dist.interfaces import Batch, one_hot
@@ -153,6 +156,50 @@ def test_the_snippets_of_the_card_run_where_the_package_cannot_be_imported(digit
     (exported / "drawn.png").unlink()
 
 
+def test_nothing_tells_where_things_lie_on_this_machine(exported: Path, repository: Path) -> None:
+    with zipfile.ZipFile(exported / "model.pt2") as program:
+        texts = [program.read(name) for name in program.namelist() if name.endswith(".json")]
+    texts += [(exported / name).read_bytes() for name in ("config.json", "README.md")]
+    assert not any(str(repository).encode() in text or b"stack_trace" in text for text in texts)
+    kept = {"kind": "vae", "metric": "miou/real", "layers": ["conv5_4"], "weight": 0.5, "relative": "a b/vgg.pth"}
+    told = facts.without_places(
+        {**kept, "weights": "/home/me/secret/vgg.pth", "extractor": {"kind": "~/x/net.py:Mine"}}
+    )
+    assert told == {**kept, "relative": "vgg.pth", "weights": "vgg.pth", "extractor": {"kind": "net.py:Mine"}}
+
+
+@pytest.mark.parametrize(
+    ("way", "live", "names"), [("", False, "kid kid_A"), ("AB", True, "fid"), ("BA", False, "kid_BA kid_B")]
+)
+def test_a_card_has_the_scores_of_its_own_weights_and_way(way: str, live: bool, names: str, tmp_path: Path) -> None:
+    lines = [
+        {"metric": "kid"}, {"metric": "kid_A", "way": "A"}, {"metric": "kid_BA", "way": "BA"}, {"metric": "kid_B", "way": "B"},
+        {"metric": "fid", "average": False},
+    ]  # fmt: skip
+    text = "".join(json.dumps({"images": 5, "value": 1.0, **line}) + "\n" for line in lines)
+    (tmp_path / "scores.jsonl").write_text(text)
+    game: Any = types.SimpleNamespace(ways={"AB": ("A", "B"), "BA": ("B", "A")}, judged="B")
+    found = facts._scores(tmp_path, 5, live, writing._labels(game, way))
+    assert " ".join(line["metric"] for line in found) == names
+
+
+def test_a_checkpoint_that_training_deletes_meanwhile_is_read_anew(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, times = facts.read, []
+
+    def gone_once(*given: Any) -> dict[str, Any]:
+        times.append(1)
+        if len(times) == 1:
+            raise format.DamagedError("gone")
+        return read(*given)
+
+    monkeypatch.setattr(torch.export, "export", refuse)
+    monkeypatch.setattr(facts, "read", gone_once)
+    writing.export(digits, tmp_path / "out", writing.Options())
+    assert len(times) == 2
+
+
 def test_live_weights_are_those_that_train(digits: Path, tmp_path: Path) -> None:
     writing.export(digits, tmp_path / "live", writing.Options(live=True))
     live = gan_dist.load(tmp_path / "live")
@@ -210,9 +257,19 @@ def test_a_folder_in_use_is_refused_and_an_earlier_export_replaced_where_asked(
     assert "torch.export.load" not in (out / "README.md").read_text()
     assert cli.main(["export", str(digits), str(out)]) == 2
     assert "add --replace" in capsys.readouterr().err
-    (out / "old").touch()
+    (out / ".git").mkdir()
+    assert cli.main(["export", str(digits), str(out), "--replace"]) == 2
+    assert "holds .git, which is no file of an export and would be lost" in capsys.readouterr().err
+    (out / ".git").rmdir()
+    card = out / "README.md"
+    card.write_text(card.read_text().replace("license: other", "license: mit"))
+    (out / "grid.png").unlink()
     assert cli.main(["export", str(digits), str(out), "--replace"]) == 0
-    assert not (out / "old").exists()
+    assert (out / "grid.png").exists()
+    text = card.read_text()
+    assert "license: mit" in text
+    assert "not-chosen-yet" not in text
+    assert "No licence" not in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "used"]  # nothing unfinished
 
 

@@ -155,7 +155,8 @@ def read(content: bytes, channels: int, labels: DataField) -> Read:
         deep = pixels.dtype == np.uint16
         if pixels.ndim == 3:
             pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-        pixels = np.ascontiguousarray(_TURNS.get(turned, lambda same: same)(pixels))
+        turn = _TURNS.get(turned)
+        pixels = pixels if turn is None else np.ascontiguousarray(turn(pixels))
     whole = (pixels if pixels.ndim == 3 else pixels[..., None]).astype(np.float32) / np.iinfo(pixels.dtype).max
     alpha = whole[..., -1] if whole.shape[2] in (2, 4) else None
     colours = whole if alpha is None else whole[..., :-1]

@@ -351,6 +351,18 @@ def test_a_label_map_is_read_as_the_run_reads_it(palette: list[str]) -> None:
     assert torch.equal(draw.from_picture(config, Image.open(io.BytesIO(content))), wanted)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_picture_is_read_as_the_run_reads_it(channels: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    grey = picture(0, (5, 7))
+    config = {"inputs": {"images": {"shape": ["N", channels, "H", "W"], "label_map": None}}}
+    for content in (encode(grey.astype(np.uint16) * 200), encode(grey, exif=exif), encode(np.dstack([grey] * 4))):
+        wanted = torch.from_numpy(apply.read(content, channels, DataField(member="")).pixels).permute(2, 0, 1)[None]
+        found = draw.from_picture(config, Image.open(io.BytesIO(content)))
+        assert torch.allclose(found, wanted * 2 - 1, rtol=0, atol=0.01)  # PIL's grey is of 8 bits
+
+
 def test_draws_are_keyed_as_those_of_the_run(tmp_path: Path) -> None:
     run, _ = run_of("edges_digits", tmp_path / "run")
     game, *_ = generate.load(run)

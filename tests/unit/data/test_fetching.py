@@ -109,7 +109,7 @@ def test_ranks_end_after_the_same_step_where_one_lacks_its_data(tmp_path: Path, 
             yield [step]
 
     def work(rank: int) -> None:
-        supply = Supply(config, far, Requests(None, None), gates.of(rank))
+        supply = Supply(config, far, Requests(None, None), lambda: gates.of(rank))
         steps = [batch[0] for batch in supply.of(batches(rank))]  # type: ignore[arg-type]
         ended[rank] = steps, supply.reason
 

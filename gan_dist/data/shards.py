@@ -1,6 +1,7 @@
 """Turn the names in `data.shards` into shards: files on this machine, whole copies of remote ones, or addresses."""
 
 import concurrent.futures
+import contextlib
 import glob
 import hashlib
 import http.client
@@ -9,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import time
 import urllib.parse
 import urllib.request
 import uuid
@@ -31,6 +33,7 @@ _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
 _PATIENCE = 30.0  # seconds for a server to say what it holds
 _BEGIN = stores.Patience(20.0)
 _ASKED_AT_ONCE = 16
+_LEFT = 6 * 3600.0  # seconds after which a copy that does not grow has been left by a process that was killed
 _REMEMBERED = 1000  # addresses whose signatures are looked for in all that is recorded; the same key signs most of them
 
 
@@ -209,6 +212,10 @@ def _about(copy: Path) -> Path:
 
 def _copy(shard: str, copy: Path, state: dict[str, Any] | None) -> None:
     files.make_directory(copy.parent, "the cache for remote shards (data.cache)")
+    for left in copy.parent.glob("*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _LEFT:
+                left.unlink()
     part = copy.with_suffix(f".{uuid.uuid4().hex}.part")
     try:
         if shard.startswith("pipe:"):

@@ -123,6 +123,18 @@ def test_ranks_end_after_the_same_step_where_one_lacks_its_data(tmp_path: Path, 
     assert ended == dict.fromkeys(range(3), (list(range(done)), reason))
 
 
+def test_what_lies_in_files_makes_no_gate(tmp_path: Path) -> None:
+    near = making.data_set(tmp_path / "near", 12)
+    index_module.build([str(near / "0.tar")], tmp_path)
+    config = load(["tests/data/digits.yaml", *making.flags(making.tiny(near, tmp_path / "run"))])
+
+    def refuse() -> OneGate:
+        raise AssertionError("a gate connects all ranks")
+
+    supply = Supply(config, index_module.load([str(near / "0.tar")], tmp_path), Requests(None, None), refuse)
+    assert list(supply.of(iter([[], []]))) == [[], []]
+
+
 def test_a_group_of_two_fields_is_one_request_a_shard(tmp_path: Path) -> None:
     pairs = [(f"{name}.{field}", content) for name, content in _pictures(8) for field in ("a.png", "b.png")]
     path = making.write_tar(tmp_path / "0.tar", pairs)

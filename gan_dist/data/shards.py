@@ -47,7 +47,11 @@ def expand(shards: str | Sequence[str] | Mapping[str, str | Sequence[str]], allo
         return [shard for each in shards.values() for shard in expand(each, allow_pipe)]
     names = [shards] if isinstance(shards, str) else list(shards)
     found = [shard for name in names for shard in _expand_one(name)]
-    redaction.remember(*(secret for shard in found[:_REMEMBERED] for secret in secrets(shard)))
+    for shard in found[:_REMEMBERED]:
+        try:
+            redaction.remember(*secrets(shard))
+        except ValueError:
+            raise InputError(f"data.shards: {redact(shard)} is no address; check its brackets") from None
     if not found:
         raise InputError("data.shards names nothing; give a folder, a brace pattern or a list of .tar files")
     # after the expansion: a pattern may make a command of what did not look like one
@@ -65,7 +69,10 @@ def _expand_one(name: str) -> list[str]:
     if name.startswith("file://"):
         name = urllib.request.url2pathname(urllib.parse.urlparse(name).path)
     if is_remote(name):
-        return [shard for each in expand_urls(name) for shard in _listed(each)]
+        # webdataset cuts names at each ::, and so addresses with an IPv6 host or such a query: here only before another name
+        names = re.split(r"::(?=\w+:|\.{0,2}/)", name)
+        found = [each.replace("\0", "::") for one in names for each in expand_urls(one.replace("::", "\0"))]
+        return [shard for each in found for shard in _listed(each)]
     if Path(name).is_dir():
         shards = sorted(
             str(path) for path in Path(name).rglob("*.tar") if not tar.is_hidden(str(path.relative_to(name)))

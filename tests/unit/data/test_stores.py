@@ -304,3 +304,14 @@ def test_a_copy_that_was_left_is_removed(tmp_path: Path, odd: serving.Odd) -> No
     os.utime(left, (0, 0))
     shards.fetch([f"{odd.url}/1.tar"], tmp_path, copy=True)
     assert (left.exists(), growing.exists()) == (False, True)
+
+
+def test_an_address_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["index", "http://[::1/0.tar?sig=SECRET"]) == 2
+    assert capsys.readouterr().err == "error: data.shards: http://[::1/0.tar is no address; check its brackets\n"
+
+
+def test_an_address_is_not_cut_at_colons() -> None:
+    names = ["http://[::1]:80/0.tar?sig=a::b", "http://[::1]:80/1.tar?sig=a::b"]
+    assert shards.expand("http://[::1]:80/{0..1}.tar?sig=a::b") == names
+    assert shards.expand("s3://a/0.tar::s3://a/1.tar") == ["s3://a/0.tar", "s3://a/1.tar"]

@@ -28,11 +28,12 @@ class Gate(Protocol):
 class Supply:
     """Batches of a rank, while all ranks have theirs."""
 
-    def __init__(self, config: Config, index: Index, requests: Requests, gate: Gate) -> None:
-        """Make it on all ranks."""
+    def __init__(self, config: Config, index: Index, requests: Requests, gate: Callable[[], Gate]) -> None:
+        """Make it on all ranks. `gate` makes one, which costs connections between all of them."""
         self._config, self._requests = config, requests
         far = any(each.is_remote for each in index.images.values())
-        self._gate = gate if far and not gate.is_alone else None  # what lies in files waits for nobody
+        made = gate() if far else None  # what lies in files waits for nobody
+        self._gate = made if made is not None and not made.is_alone else None
         self.reason = Reason.NONE
         """Why there are no more batches; NONE where the run is finished."""
         self.problem = ""

@@ -65,7 +65,7 @@ class Trainer:
         self.checkpointer = Checkpointer(config, engine, self.game, run)
         self.agreement = engine.agreement(2)
         self.requests = Requests(run.directory if engine.is_main else None, deadline, stop.is_date(config.run.deadline))
-        self.supply = Supply(config, self.index, self.requests, Gate(engine.world_size))
+        self.supply = Supply(config, self.index, self.requests, lambda: Gate(engine.world_size))
         self.quarantine = Quarantine(self.index)
         self.images = 0
         self._owed = False  # a checkpoint that is due

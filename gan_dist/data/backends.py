@@ -109,8 +109,10 @@ def _split(url: str) -> tuple[str, str]:
 
 def connect(base: str, long: bool) -> Any:
     """Return obstore's store of a bucket or server. It tries nothing again: stores.py does, and can be stopped."""
-    from obstore import store  # only where something is remote
-
+    try:
+        from obstore import store  # only where something is remote
+    except ImportError:
+        raise RefusedError(f"{redact(base)}: obstore is not installed; `pip install obstore`", "other") from None
     options: Any = {
         "connect_timeout": timedelta(seconds=_CONNECT),
         "read_timeout": timedelta(seconds=_STALL),
@@ -186,22 +188,24 @@ class _Stored:
 
 def put(url: str, content: bytes, opened: Callable[[str, bool], Any]) -> None:
     """Write an object of a bucket. Raises StoreError."""
-    import obstore
-
     base, path = _split(url)
     try:
-        obstore.put(opened(base, False), path, content)
+        opened_store = opened(base, False)
+        import obstore
+
+        obstore.put(opened_store, path, content)
     except Exception as error:
         raise error if isinstance(error, StoreError) else _named(url, error) from None
 
 
 def listed(folder: str, opened: Callable[[str, bool], Any]) -> list[str]:
     """Return the addresses of all objects of a bucket whose names begin as the address of a folder does. Raises StoreError."""
-    import obstore
-
     base, path = _split(folder)
     try:
-        found = [meta["path"] for page in obstore.list(opened(base, False), prefix=path or None) for meta in page]
+        opened_store = opened(base, False)
+        import obstore
+
+        found = [meta["path"] for page in obstore.list(opened_store, prefix=path or None) for meta in page]
     except Exception as error:
         raise error if isinstance(error, StoreError) else _named(folder, error) from None
     return [f"{base}/{each}" for each in found]

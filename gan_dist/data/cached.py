@@ -191,10 +191,12 @@ def _of(config: Config, name: str, images: Mapping[str, Index], slots: range, li
 def limit_of(config: Config, folder: Folder, contents: Contents, schedule: Schedule) -> int:
     """Return the bytes that the cache may have. Raises InputError where there is no room for them, or they are too few."""
     files.make_directory(folder.path, "the cache of blocks (data.cache)")
-    used = sum(each.bytes for each in folder.scan().values())
-    room = files.room(folder.path) + used
-    wanted = config.data.cache_limit
-    limit = min(_MOST, int(_AUTO * room)) if config.data.cache_bytes is None else config.data.cache_bytes
+    room, asked, wanted = files.room(folder.path), config.data.cache_bytes, config.data.cache_limit
+    if (
+        _MOST / _AUTO if asked is None else asked
+    ) > room:  # only then what is there counts: it may be millions of files
+        room += sum(each.bytes for each in folder.scan().values())
+    limit = min(_MOST, int(_AUTO * room)) if asked is None else asked
     if limit > room and min(limit, contents.stored) > room:
         raise InputError(
             f"data.cache_limit = {wanted}: {folder.path} has room for {units.size(room)}; set data.cache_limit lower, 0 for no "

@@ -283,11 +283,12 @@ def read_or_substitute(
     """
     notes: list[Note] = []
     used, passing = samples.copy(), np.zeros(len(samples), bool)
-    chosen = (samples if only is None else samples[only]).tolist()
     before = {name: decoder.held for name, decoder in decoders.items()}
-    missing = [sample for sample in chosen if any(sample not in held for held in before.values())]
-    for name, found in together(decoders, missing).items():
-        decoders[name].held = {**before[name], **found}
+    if any(decoder.reader is not None for decoder in decoders.values()):
+        chosen = (samples if only is None else samples[only]).tolist()
+        missing = [sample for sample in chosen if any(sample not in held for held in before.values())]
+        for name, found in together(decoders, missing).items():
+            decoders[name].held = {**before[name], **found}
     for place in range(len(samples)) if only is None else only.tolist():
         candidate = sample = int(samples[place])
         where = None if places is None else places[place]

@@ -215,7 +215,9 @@ def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
         rows = tables.map_rows(table)
     else:
         if table is not None:
-            tables.write_parts(table, _ROW, total, map(_rows_of, found))
+            with tables.alone(table):  # the other ranks of the machine wait, then map what one has written
+                if not table.exists():
+                    tables.write_parts(table, _ROW, total, map(_rows_of, found))
             rows = tables.map_rows(table)
         else:
             rows = np.concatenate([np.empty(0, _ROW), *map(_rows_of, found)])

@@ -77,7 +77,6 @@ def prepare(config: Config, progress: bool = True) -> None:
         members = data.members(set_name)
         for member in members.values():
             index_module.build(local, cache, member, progress, renew=False)
-            index_module.load(local, cache, member)  # writes the table that all ranks of the machine map
         fields = {name: field for name, field in data.fields.items() if name in members}
         label_maps.check(local, fields, cache)
 

@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load as load_tensors, save
+from safetensors.numpy import load as load_tensors
 
 from gan_dist import files
 from gan_dist.data import backends, parts, stores, workers
@@ -30,6 +30,17 @@ from gan_dist.errors import InputError
 
 _COLUMNS = ("offset", "size", "label", "width", "height")
 _ALL = (*_COLUMNS, "keys")
+_TYPES = {
+    **dict.fromkeys(("first", "first_key", "offset"), ("I64", "<i8")),
+    **{
+        "size": ("U32", "<u4"),
+        "label": ("I32", "<i4"),
+        "width": ("U16", "<u2"),
+        "height": ("U16", "<u2"),
+        "keys": ("U8", "u1"),
+    },
+}
+"""Of each vector in the set's file, as safetensors and numpy call it."""
 _ASKED = 2000  # shards that a training's start asks for changes at most; the others are asked as they are read
 _AT_ONCE = 32
 _SHARDS_AT_ONCE = 8
@@ -177,22 +188,70 @@ def _beside_place(url: str, image: str) -> str:
 
 
 def _join(urls: Sequence[str], facts: dict[str, Facts], cache: Path, image: str, place: Path) -> None:
-    """Write the set's file from the parts of its shards."""
-    found = []
-    for url in urls:
-        part = parts.read(_part_place(url, cache, image), _stamp(facts[url]), _ALL)
-        if part is None:
+    """Write the set's file from the parts of its shards, of which one at a time is in memory."""
+
+    def part(url: str, columns: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        found = parts.read(_part_place(url, cache, image), _stamp(facts[url]), columns)
+        if found is None:
             raise InputError(f"the index of {redact(url)} in {place.parent} is gone already; start again")
-        found.append(part)
-    tensors = {name: np.concatenate([arrays[name] for arrays, _ in found]) for name in _ALL}
-    for name, column in (("first", "offset"), ("first_key", "keys")):
-        tensors[name] = np.cumsum([0, *(len(arrays[column]) for arrays, _ in found)])
+        return found
+
+    first, first_key, summaries = [0], [0], []
+    for url in urls:
+        arrays, summary = part(url, ("offset", "keys"))
+        first.append(first[-1] + len(arrays["offset"]))
+        first_key.append(first_key[-1] + len(arrays["keys"]))
+        summaries.append(summary)
     about = {
         "version": str(parts.VERSION),
         "facts": json.dumps([facts[url] for url in urls]),
-        "summaries": json.dumps([summary for _, summary in found]),
+        "summaries": json.dumps(summaries),
     }
-    _write(place, save(tensors, metadata=about))
+    heads = {"first": np.array(first), "first_key": np.array(first_key)}
+    lengths = {
+        "first": len(first),
+        "first_key": len(first),
+        **dict.fromkeys(_COLUMNS, first[-1]),
+        "keys": first_key[-1],
+    }
+    header, begins = _header(lengths, about)
+    temporary = files.temporary(place)
+    try:
+        with temporary.open("wb") as file:
+            file.write(header)
+            for name, values in heads.items():
+                file.write(values.astype(_TYPES[name][1]).tobytes())
+            for number, url in enumerate(urls):
+                arrays, _ = part(url, _ALL)
+                for name, starts in (*((column, first) for column in _COLUMNS), ("keys", first_key)):
+                    start, end = starts[number : number + 2]
+                    if len(arrays[name]) != end - start:
+                        raise InputError(f"the index of {redact(url)} in {place.parent} changed meanwhile; start again")
+                    kind = np.dtype(_TYPES[name][1])
+                    file.seek(begins[name] + start * kind.itemsize)
+                    file.write(arrays[name].astype(kind, copy=False).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(place)
+        files.sync_directory(place.parent)
+    except OSError as error:
+        raise InputError(f"the index cache (data.cache) {place.parent} cannot be written ({error.strerror})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _header(lengths: dict[str, int], about: dict[str, str]) -> tuple[bytes, dict[str, int]]:
+    """Return the beginning of a safetensors file, and the byte at which each of its vectors begins."""
+    described: dict[str, Any] = {"__metadata__": about}
+    end, offsets = 0, {}
+    for name, length in lengths.items():  # the widest first, so that all are aligned
+        kind, numpy_kind = _TYPES[name]
+        offsets[name], end = end, end + length * np.dtype(numpy_kind).itemsize
+        described[name] = {"dtype": kind, "shape": [length], "data_offsets": [offsets[name], end]}
+    text = json.dumps(described).encode()
+    text += b" " * (-len(text) % 8)
+    header = len(text).to_bytes(8, "little") + text
+    return header, {name: len(header) + offset for name, offset in offsets.items()}
 
 
 def load(urls: Sequence[str], cache: Path, image: str) -> list[parts.Part]:

@@ -1,6 +1,7 @@
 """Turn the names in `data.shards` into shards: files on this machine, whole copies of remote ones, or addresses."""
 
 import concurrent.futures
+import contextlib
 import glob
 import hashlib
 import http.client
@@ -9,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import time
 import urllib.parse
 import urllib.request
 import uuid
@@ -31,6 +33,7 @@ _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
 _PATIENCE = 30.0  # seconds for a server to say what it holds
 _BEGIN = stores.Patience(20.0)
 _ASKED_AT_ONCE = 16
+_LEFT = 6 * 3600.0  # seconds after which a copy that does not grow has been left by a process that was killed
 _REMEMBERED = 1000  # addresses whose signatures are looked for in all that is recorded; the same key signs most of them
 
 
@@ -44,7 +47,11 @@ def expand(shards: str | Sequence[str] | Mapping[str, str | Sequence[str]], allo
         return [shard for each in shards.values() for shard in expand(each, allow_pipe)]
     names = [name for name in ([shards] if isinstance(shards, str) else shards) if name]  # "" is the folder of today
     found = [shard for name in names for shard in _expand_one(name)]
-    redaction.remember(*(secret for shard in found[:_REMEMBERED] for secret in secrets(shard)))
+    for shard in found[:_REMEMBERED]:
+        try:
+            redaction.remember(*secrets(shard))
+        except ValueError:
+            raise InputError(f"data.shards: {redact(shard)} is no address; check its brackets") from None
     if not found:
         raise InputError("data.shards names nothing; give a folder, a brace pattern or a list of .tar files")
     # after the expansion: a pattern may make a command of what did not look like one
@@ -62,7 +69,10 @@ def _expand_one(name: str) -> list[str]:
     if name.startswith("file://"):
         name = urllib.request.url2pathname(urllib.parse.urlparse(name).path)
     if is_remote(name):
-        return [shard for each in expand_urls(name) for shard in _listed(each)]
+        # webdataset cuts names at each ::, and so addresses with an IPv6 host or such a query: here only before another name
+        names = re.split(r"::(?=\w+:|\.{0,2}/)", name)
+        found = [each.replace("\0", "::") for one in names for each in expand_urls(one.replace("::", "\0"))]
+        return [shard for each in found for shard in _listed(each)]
     if Path(name).is_dir():
         shards = sorted(
             str(path) for path in Path(name).rglob("*.tar") if not tar.is_hidden(str(path.relative_to(name)))
@@ -209,6 +219,10 @@ def _about(copy: Path) -> Path:
 
 def _copy(shard: str, copy: Path, state: dict[str, Any] | None) -> None:
     files.make_directory(copy.parent, "the cache for remote shards (data.cache)")
+    for left in copy.parent.glob("*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _LEFT:
+                left.unlink()
     part = copy.with_suffix(f".{uuid.uuid4().hex}.part")
     try:
         if shard.startswith("pipe:"):

@@ -1,9 +1,10 @@
 """Keep tables that the ranks and workers of a node map from one file."""
 
 import contextlib
+import fcntl
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,17 @@ def write_parts(path: Path, dtype: np.dtype, total: int, parts: Iterable[np.ndar
         ) from None
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Let one process of the machine at a time do something about a table, where its file system has locks."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path.parent, os.O_RDONLY)  # its lock leaves no file behind
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def map_rows(path: Path) -> np.ndarray:

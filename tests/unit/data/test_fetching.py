@@ -109,7 +109,7 @@ def test_ranks_end_after_the_same_step_where_one_lacks_its_data(tmp_path: Path, 
             yield [step]
 
     def work(rank: int) -> None:
-        supply = Supply(config, far, Requests(None, None), gates.of(rank))
+        supply = Supply(config, far, Requests(None, None), lambda: gates.of(rank))
         steps = [batch[0] for batch in supply.of(batches(rank))]  # type: ignore[arg-type]
         ended[rank] = steps, supply.reason
 
@@ -121,6 +121,18 @@ def test_ranks_end_after_the_same_step_where_one_lacks_its_data(tmp_path: Path, 
     done = 5 if lost is None else lost
     reason = Reason.NO_DATA if done < 5 else Reason.NONE
     assert ended == dict.fromkeys(range(3), (list(range(done)), reason))
+
+
+def test_what_lies_in_files_makes_no_gate(tmp_path: Path) -> None:
+    near = making.data_set(tmp_path / "near", 12)
+    index_module.build([str(near / "0.tar")], tmp_path)
+    config = load(["tests/data/digits.yaml", *making.flags(making.tiny(near, tmp_path / "run"))])
+
+    def refuse() -> OneGate:
+        raise AssertionError("a gate connects all ranks")
+
+    supply = Supply(config, index_module.load([str(near / "0.tar")], tmp_path), Requests(None, None), refuse)
+    assert list(supply.of(iter([[], []]))) == [[], []]
 
 
 def test_a_group_of_two_fields_is_one_request_a_shard(tmp_path: Path) -> None:

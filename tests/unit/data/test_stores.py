@@ -3,8 +3,10 @@
 import concurrent.futures
 import itertools
 import json
+import os
 import pickle
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,8 +48,6 @@ def nginx(tmp_path: Path, need: Callable[[str, bool, str], None]) -> Iterator[se
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Starts that give up soon, and no credentials of this machine's."""
-    import os
-
     monkeypatch.setattr(remote_index, "_BEGIN", ONCE)
     monkeypatch.setattr(shards, "_BEGIN", ONCE)
     for name in [name for name in os.environ if name.startswith(CLOUDS)]:
@@ -283,3 +283,35 @@ def test_no_credentials_and_no_program_are_said(monkeypatch: pytest.MonkeyPatch)
         STORE.facts("none://user:SECRET@x/0.tar")
     with pytest.raises(RefusedError, match=r"no credentials were found; give them by AZURE_STORAGE_ACCOUNT_NAME"):
         STORE.facts("az://photos/0.tar")
+
+
+@pytest.mark.parametrize("name", ["s3://bucket/0.tar", "s3://bucket/", "http://127.0.0.1:1/0.tar"])
+def test_without_obstore_a_remote_shard_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    assert cli.main(["index", name, "--cache", str(tmp_path)]) == 2
+    assert "obstore is not installed; `pip install obstore`" in capsys.readouterr().err
+
+
+def test_a_copy_that_was_left_is_removed(tmp_path: Path, odd: serving.Odd) -> None:
+    odd.objects["/1.tar"] = (making.data_set(tmp_path / "www", 6) / "0.tar").read_bytes()
+    odd.etags["/1.tar"] = '"1"'
+    left, growing = tmp_path / "shards/.0.tar.1-a.part", tmp_path / "shards/1.part"
+    left.parent.mkdir()
+    for path in (left, growing):
+        path.write_bytes(b"a part")
+    os.utime(left, (0, 0))
+    shards.fetch([f"{odd.url}/1.tar"], tmp_path, copy=True)
+    assert (left.exists(), growing.exists()) == (False, True)
+
+
+def test_an_address_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["index", "http://[::1/0.tar?sig=SECRET"]) == 2
+    assert capsys.readouterr().err == "error: data.shards: http://[::1/0.tar is no address; check its brackets\n"
+
+
+def test_an_address_is_not_cut_at_colons() -> None:
+    names = ["http://[::1]:80/0.tar?sig=a::b", "http://[::1]:80/1.tar?sig=a::b"]
+    assert shards.expand("http://[::1]:80/{0..1}.tar?sig=a::b") == names
+    assert shards.expand("s3://a/0.tar::s3://a/1.tar") == ["s3://a/0.tar", "s3://a/1.tar"]

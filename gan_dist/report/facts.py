@@ -12,14 +12,27 @@ GROUP = "score/"
 _NONE: Mapping[str, str] = types.MappingProxyType({})
 _LARGEST = 1e150
 _FAR = 1e18  # images
-OF_RECORD = ("samples", "classifier_accuracy")
+OF_RECORD = ("samples", "classifier_accuracy", "segmenter_accuracy")
 """Last parts of names that say how a score was made."""
 EVALUATED = "/evaluated"
 """Ends the name of a score of `gan-dist evaluate` where the training has one of that name: of another protocol, maybe."""
 _FIRST = ("kid", "fid", "fd", "cmmd", "kl", "covered", "recall", "precision", "is", "inception")
 """Which of several scores a line of text shows."""
 _HIGHER = {
-    *("is", "precision", "recall", "density", "coverage", "authenticity", "covered", "psnr", "ssim", "diversity"),
+    *(
+        "is",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "authenticity",
+        "covered",
+        "psnr",
+        "ssim",
+        "segmentation",
+        "miou",
+        "diversity",
+    ),
     *("neighbours", "modes", "good"),
 }
 """Words in the last part of a score's name of which more is better, where the run's files do not say."""

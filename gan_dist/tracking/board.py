@@ -27,12 +27,17 @@ QUALITY = (
     ("Inception score (higher is better)", rf"^score/inception_score{_MORE}$", False),
     ("% that are no copies: authenticity (higher is better)", rf"^score/authenticity{_MORE}$", False),
     ("Distance to the nearest real image (about 1 is best)", rf"^score/neighbours{_MORE}$", False),
-    ("PSNR against the target (higher is better)", rf"^score/psnr{_MORE}$", False),
-    ("SSIM against the target (higher is better)", rf"^score/ssim{_MORE}$", False),
-    ("LPIPS against the target (lower is better)", rf"^score/lpips{_MORE}$", False),
+    ("PSNR against the target (higher is better)", rf"^score/psnr{_MORE}(/input)?$", False),
+    ("SSIM against the target (higher is better)", rf"^score/ssim{_MORE}(/input)?$", False),
+    (
+        "Label maps read back: mIoU and accuracy (higher is better)",
+        rf"^score/segmentation{_MORE}(/(real_)?(miou|accuracy))?$",
+        False,
+    ),
+    ("LPIPS against the target (lower is better)", rf"^score/lpips{_MORE}(/input)?$", False),
     ("Pixels: a smoke signal (lower is better)", rf"^score/pixels{_MORE}$", True),
     ("Errors of scores", r"^score/.*/(error|deviation|subsets)$", True),
-    ("How the scores were made", r"^score/.*/(samples|classifier_accuracy)$", False),
+    ("How the scores were made", r"^score/.*/(samples|classifier_accuracy|segmenter_accuracy)$", False),
 )
 COLLAPSE = (
     ("Diversity over that of real images (no alarm: 0.45 to 1.4)", r"^collapse/diversity", False),

@@ -337,11 +337,13 @@ def test_index_says_what_shards_hold(shards: Path) -> None:
 
 KEYS = """
 run.name run.directory run.seed run.deadline run.fresh
-data.shards data.allow_pipe data.source data.image data.fields data.resolution data.crop data.load_size data.channels data.labels
-data.classes data.flip data.workers data.resident data.streams data.max_bad_fraction data.cache
+data.shards data.allow_pipe data.remote data.patience data.source data.image data.fields data.resolution data.crop
+data.load_size data.channels data.labels data.classes data.flip data.workers data.resident data.streams data.order data.block
+data.window data.max_bad_fraction data.cache data.cache_limit data.cache_local
 training.images training.batch training.micro_batch training.micro_batches_per_pass training.strategy
 training.precision training.tf32 training.device training.processes training.threads training.deterministic
 training.channels_last training.graphs training.compile
+start.from start.networks start.averaged start.optimizers start.strict start.skip start.freeze phases
 checkpoint.every checkpoint.keep checkpoint.milestones checkpoint.max_missed
 control.hang_seconds control.max_bad_steps control.desync_every control.margin_seconds control.collapse
 control.limits.readings control.limits.warm_up control.limits.warm_up_live control.limits.warm_up_steps

@@ -142,7 +142,7 @@ WEIGHTS = ["--penalties.r1.weight", "1", "--penalties.r2.weight", "1"]
         ),
         ("optimizers:\n  discriminator:\n    kind: adm\n", "line 11", "did you mean adam"),
         ("penalties:\n  r3: {weight: 1}\n", "line 10", "penalties.r3.kind = r3: there is no such kind; did you mean "),
-        ("game: generatoin\n", "line 9", "game.kind = generatoin: there is no such kind; did you mean generation?"),
+        ("game: generatoin\n", "line 9", "game.kind = generatoin: there is no such kind; did you mean generation"),
         (
             "augment: {flip: {}}\n",
             "line 9",

@@ -35,6 +35,8 @@ def going_back(requests: Requests) -> Trainer:
     trainer.engine.on_main = lambda work: "images-000000032"  # type: ignore[method-assign,assignment,return-value]
     trainer.engine.is_main = False
     trainer.engine.skipped = lambda wait=False: {"D": Skipped(3, 3, 64)}  # type: ignore[method-assign]
+    trainer.supply = Anything()  # type: ignore[assignment]
+    trainer.supply.lacking = lambda *_: ""  # type: ignore[method-assign]
     trainer._note_skipped = trainer._resume = lambda *_, **__: None  # type: ignore[method-assign,assignment]
     return trainer
 

@@ -124,7 +124,7 @@ def test_bad_sets_are_one_line(sets: dict[str, Path], tmp_path: Path) -> None:
     assert "data.resident = host keeps samples of one set" in refused(data__resident="host")
     assert "data.fields names C" in refused(data__fields="{C: {member: png}}")
     assert "is a label map" in refused(data__fields="{A: {classes: 3}}")
-    assert "game.identity = 5 compares" in refused(data__fields="{A: {channels: 3}}")
+    assert "game.identity = 5.0 compares" in refused(data__fields="{A: {channels: 3}}")
     assert "data.shards names A;" in refused(shards={"A": sets["A"]})
 
 

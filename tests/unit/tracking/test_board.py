@@ -25,6 +25,8 @@ FIGURES = {
     *("speed/evaluation_seconds", "memory/process_gib", "collapse/cells_kl", "score/kid/error", "score/fid/limit"),
     *("score/kid/subsets", "score/modes/kl", "score/modes/kl_above_floor", "score/modes/samples", "score/modes_b/kl"),
     *("score/modes/classifier_accuracy", "score/kid_random", "score/fd_mine", "score/neighbours-b"),
+    *("score/psnr/input", "score/segmentation/miou", "score/segmentation/real_miou", "score/kid_A"),
+    *("score/segmentation/segmenter_accuracy",),
     *(f"score/{name}" for name in LOGITS),
     *(rule.signal for rule in RULES),
     *(

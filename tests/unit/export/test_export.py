@@ -134,6 +134,7 @@ sys.meta_path.insert(0, Blocker())
 """
 
 
+@pytest.mark.slow
 def test_the_snippets_of_the_card_run_where_the_package_cannot_be_imported(digits: Path, exported: Path) -> None:
     snippets = re.findall(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)
     plain = [each for each in snippets if "gan_dist" not in each]

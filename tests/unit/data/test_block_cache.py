@@ -5,6 +5,7 @@ import errno
 import os
 import pickle
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -313,12 +314,19 @@ def test_a_disk_that_is_full_meanwhile_is_told_once_and_the_training_goes_on(
     plain, _ = play(load(shards))
     config = load(shards, data__cache_local=True)
 
+    tried = threading.Event()
+
     def full(descriptor: int, buffers: list[memoryview]) -> None:
+        tried.set()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def wait(step: int) -> None:
+        assert tried.wait(60)
+        time.sleep(0.3 if step < 2 else 0)
 
     monkeypatch.setattr(block_cache, "_write_all", full)
     monkeypatch.setattr(prefetch, "_BROKEN", 0.01)
-    found, notes = play(config, lambda step: time.sleep(0.3 if step < 2 else 0))
+    found, notes = play(config, wait)
     assert found == plain
     (said,) = [note.reason for note in notes if note.kind == "cache"]
     assert said.endswith("cannot be written (No space left on device); shards are read without it")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from gan_dist.export import writing
@@ -19,6 +20,13 @@ class Recorded:
 
     def __init__(self, *given: Any, **named: Any) -> None:
         self.given, self.named = given, named
+
+
+@pytest.fixture(autouse=True)
+def gradients() -> Iterator[None]:
+    """The app turns them off for its process, which is this one here."""
+    yield
+    torch.set_grad_enabled(True)
 
 
 @pytest.fixture

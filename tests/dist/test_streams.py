@@ -13,7 +13,7 @@ from tests import making, serving
 from tests.fault.test_stopping import figures, running, status
 from tests.launching import Started, digests, lines, start, train
 
-pytestmark = [pytest.mark.fault, pytest.mark.slow]
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
 IMAGES = 2048  # a process holds those of two groups, 512, before it needs them
 SLOW = "slow:seconds=0.1"

@@ -92,6 +92,7 @@ def test_ranks_share_a_batch_of_a_billion_samples_without_knowing_of_each_other(
     tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_an_agreement_of_all_ranks_is_one_small_message_of_each_twice_a_second(group: Group) -> None:
     steps = 8
 

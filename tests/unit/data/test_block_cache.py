@@ -183,6 +183,7 @@ def test_a_damaged_or_lost_unit_is_fetched_again(tmp_path: Path, monkeypatch: py
     assert read(folder, one.schedule, 32) == BATCH
 
 
+@pytest.mark.slow
 def test_two_runs_of_a_cache_spare_what_the_other_needs_sooner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefetch, "_ROUND", 16 * SAMPLE)
     now, folder = [time.time()], Folder(tmp_path)

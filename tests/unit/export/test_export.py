@@ -44,7 +44,7 @@ RECIPES = {
     "sr_x4_psnr": "images",
 }
 """One of each network, and what it takes."""
-QUICK = ("digits", "gaussians", "edges_digits")
+QUICK = ("digits", "gaussians")
 
 
 def run_of(recipe: str, folder: Path, **keys: object) -> tuple[Path, Config]:

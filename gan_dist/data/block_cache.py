@@ -157,7 +157,7 @@ class Folder:
         return None
 
     def remove(self, unit: Unit) -> None:
-        """Give a unit up, whoever uses it."""
+        """Delete a unit from the cache, even while a process reads it."""
         with contextlib.suppress(OSError):
             self.file(unit).unlink(missing_ok=True)
 

@@ -318,7 +318,7 @@ class Thread:
             except OSError as error:
                 self._failed(error)
             except (SourceError, StoreError):
-                self._ending.wait(_LOOK)  # whoever needs the bytes meets the same, and tells it
+                self._ending.wait(_LOOK)  # the worker that needs these bytes fails in the same way, and reports it
 
     def _failed(self, error: OSError) -> None:
         self._problem(

@@ -69,7 +69,7 @@ class Patience(NamedTuple):
     seconds: float = 30.0
     """From the first failure on."""
     refusals: bool = False
-    """Whether a refusal is tried again too: during a training a key may be renewed, or a server mended."""
+    """Whether a refusal is tried again too: during a training a key may be renewed, or a server repaired."""
     failed: Callable[[str, str], None] = _unheard
     """Told of each failure that will be tried again: address without secrets, reason. Called from any thread."""
     stopped: Callable[[], bool] = _never

@@ -102,6 +102,7 @@ class _Encoding(Game):
     """What both games share: latents of images, and images of latents."""
 
     reconstructs: ClassVar[bool] = True
+    goes = "from an image to its reconstruction"
     drawn_by: ClassVar[str] = "decoder"
 
     def __init__(self, config: Config) -> None:
@@ -164,8 +165,7 @@ class _Encoding(Game):
 
         Raises InputError for images of another size than the training's, which the dense layers do not take.
         """
-        if way:
-            raise InputError(f"an autoencoder goes one way, from an image to its reconstruction; remove --way {way}")
+        self.takes(way)
         encoder, decoder = self.averaged()
         given = inputs.get(self.judged)
         images = inputs["input"] if given is None else given  # `gan-dist apply` calls what it has an input

@@ -139,10 +139,11 @@ class Game(abc.ABC):
 
     def takes(self, way: str) -> str:
         """Name the field whose images `infer` takes on a way. Raises InputError for a way that it does not know."""
-        if way:
-            raise InputError(f"--way {way}: this run goes one way; remove it")
+        one_way(way, self.goes)
         return "input"
 
+    goes: ClassVar[str] = "from input to output"
+    """The way of a game that has only one, in words."""
     multiple: int = 1
     """Sides of images that `infer` takes are multiples of it; other images are padded."""
     scale: int = 1

@@ -12,8 +12,7 @@ from gan_dist import losses, rng
 from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Positive, Section
 from gan_dist.ema import AverageKeys
-from gan_dist.errors import InputError
-from gan_dist.games.base import Game, GameKeys, Handover, expect, initial_weights, make_player
+from gan_dist.games.base import Game, GameKeys, Handover, expect, initial_weights, make_player, one_way
 from gan_dist.games.unpaired import check_domains
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape, initialisation
@@ -209,8 +208,7 @@ class ContrastiveGame(Game):
         return self._best(shown["A"])
 
     def takes(self, way: str) -> str:
-        if way and way not in self.ways:
-            raise InputError(f"--way {way}: a contrastive run goes one way, AB; remove it")
+        one_way("" if way in self.ways else way, "AB")
         return "A"
 
     def hand_over(self, way: str = "") -> Handover:

@@ -11,8 +11,7 @@ from gan_dist import losses, rng, schedules
 from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Section
 from gan_dist.ema import AverageKeys
-from gan_dist.errors import InputError
-from gan_dist.games.base import Game, GameKeys, Handover, expect, initial_weights, make_player, one_way
+from gan_dist.games.base import Game, GameKeys, Handover, expect, initial_weights, make_player
 from gan_dist.games.colours import coloured
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape
@@ -92,6 +91,7 @@ class PairedGame(Game):
     """A generator that turns inputs into targets, against a discriminator that tells pairs of (input, image) apart."""
 
     judged = "target"
+    goes = "from input to target"
 
     def __init__(self, config: Config) -> None:
         keys: Paired = config.game
@@ -209,8 +209,7 @@ class PairedGame(Game):
         return self.infer(shown)
 
     def hand_over(self, way: str = "") -> Handover:
-        if way != "AB":
-            one_way(way, "from input to target")
+        self.takes(way)
         assert self.generator.average is not None
         return Handover(
             self.generator.average.network,
@@ -223,9 +222,7 @@ class PairedGame(Game):
         )
 
     def takes(self, way: str) -> str:
-        if way not in ("", "AB"):
-            raise InputError(f"a paired run goes one way, from input to target; remove --way {way}")
-        return "input"
+        return super().takes("" if way == "AB" else way)
 
     @torch.no_grad()
     def infer(self, inputs: Batch, way: str = "") -> Tensor:

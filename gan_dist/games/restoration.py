@@ -12,8 +12,7 @@ from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Section, Steps
 from gan_dist.degrade import DEGRADE, Mask
 from gan_dist.ema import AverageKeys
-from gan_dist.errors import InputError
-from gan_dist.games.base import Game, GameKeys, Handover, expect, initial_weights, make_player, one_way
+from gan_dist.games.base import Game, GameKeys, Handover, expect, initial_weights, make_player
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape
 from gan_dist.networks.msrresnet import as_channels
@@ -86,6 +85,7 @@ class RestorationGame(Game):
     """A generator that restores, and where it is to look real a discriminator that tells its images from clean ones."""
 
     judged = "target"
+    goes = "from degraded to clean"
 
     def __init__(self, config: Config) -> None:
         keys: Restoration = config.game
@@ -174,7 +174,7 @@ class RestorationGame(Game):
         return self.infer(shown)
 
     def hand_over(self, way: str = "") -> Handover:
-        one_way(way, "from degraded to clean")
+        self.takes(way)
         assert self.generator.average is not None
         network = self.generator.average.network
         return Handover(network, "generator", self.shape, "images", multiple=self.multiple, fill=self._fill)
@@ -182,8 +182,7 @@ class RestorationGame(Game):
     @torch.no_grad()
     def infer(self, inputs: Batch, way: str = "") -> Tensor:
         """Return the restored images, `scale` times as large as `inputs["input"]`."""
-        if way:
-            raise InputError(f"a restoration goes one way, from degraded to clean; remove --way {way}")
+        self.takes(way)
         assert self.generator.average is not None
         seen = inputs["input"]
         if self._fill is not None:  # transparent pixels of somebody's image hold anything

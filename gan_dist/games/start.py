@@ -187,7 +187,7 @@ def match(game: Game, own: Shapes, config: Config, other: Config, manifest: Mapp
         label, problem = next(iter(unfit.items()))
         raise InputError(
             f"start.from = {start.source}: {label} {problem} ({len(unfit)} in all that do not fit); make the keys of networks.* "
-            f"alike, set start.skip: [{label}] for those that shall begin at random, or start.strict: false for all"
+            f"alike, set start.skip: [{label}] to begin these at random, or start.strict: false to begin all that do not fit at random"
         )
     steps = _optimizers(game, config, other, pairs, tensors, manifest) if start.optimizers else {}
     return Taken(tensors, steps, tuple(left), tuple(pairs))

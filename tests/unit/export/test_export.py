@@ -318,7 +318,6 @@ def test_what_is_no_export_is_one_line(exported: Path, tmp_path: Path) -> None:
 
 
 def test_onnx_gives_the_same(digits: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
     written = writing.export(digits, tmp_path / "out", writing.Options(onnx=True)).programs[model.ONNX]
     assert written.problem == ""
     assert written.difference <= 1e-6

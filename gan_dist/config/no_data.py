@@ -17,6 +17,7 @@ class NoData(Section):
     max_bad_fraction: ClassVar[float] = 0.0
     cache: ClassVar[str] = ""
     resident: ClassVar[str] = "no"
+    patience: ClassVar[float] = 0.0
 
     @model_validator(mode="before")
     @classmethod

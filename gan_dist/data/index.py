@@ -84,7 +84,7 @@ class Index:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self.table is not None:
-            self.__dict__["rows"] = tables.map_rows(self.table)
+            self.__dict__["rows"] = tables.map_rows(self.table, _ROW)
 
     @property
     def images(self) -> "dict[str, Index]":
@@ -210,15 +210,15 @@ def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
         # named by all that is in it; a rank that comes later maps the file that is there
         places = [parts.identity(shard) if is_remote(shard) else str(Path(shard).absolute()) for shard in shards]
         about = json.dumps([VERSION, image, digest, places, stamps])
-        table = tables.folder() / f"index-{hashlib.sha256(about.encode()).hexdigest()[:24]}.npy"
+        table = tables.folder() / f"index-{hashlib.sha256(about.encode()).hexdigest()[:24]}.rows"
     if table is not None and table.exists():
-        rows = tables.map_rows(table)
+        rows = tables.map_rows(table, _ROW)
     else:
         if table is not None:
             with tables.alone(table):  # the other ranks of the machine wait, then map what one has written
                 if not table.exists():
                     tables.write_parts(table, _ROW, total, map(_rows_of, found))
-            rows = tables.map_rows(table)
+            rows = tables.map_rows(table, _ROW)
         else:
             rows = np.concatenate([np.empty(0, _ROW), *map(_rows_of, found)])
     shown = tuple(redact(shard) if is_remote(shard) else shard for shard in shards)

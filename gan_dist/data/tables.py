@@ -40,8 +40,6 @@ def write_parts(path: Path, dtype: np.dtype, total: int, parts: Iterable[np.ndar
     part = files.temporary(path)
     try:
         with part.open("wb") as file:
-            about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (total,)}
-            np.lib.format.write_array_header_1_0(file, about)
             for rows in parts:
                 file.write(rows.tobytes())
             file.flush()
@@ -67,6 +65,10 @@ def alone(path: Path) -> Iterator[None]:
         yield
 
 
-def map_rows(path: Path) -> np.ndarray:
-    """Return a table that lies in its file."""
-    return np.asarray(np.load(path, mmap_mode="r"))
+def map_rows(path: Path, dtype: np.dtype) -> np.ndarray:
+    """Return a table that lies in its file, one row after the other.
+
+    There is no header, as NumPy parses it by `ast`, which fails at random where several threads do so (CPython 3.11,
+    issue 106905).
+    """
+    return np.asarray(np.memmap(path, dtype, "r"))

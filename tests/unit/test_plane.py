@@ -128,6 +128,12 @@ def test_dots_lie_where_their_points_are() -> None:
     assert weights[32:].sum() < math.pi * 4
 
 
+def test_a_run_without_data_trains(tmp_path: Path) -> None:
+    keys = {"training.images": 512, "training.device": "cpu", "sample.count": 4, "track.wandb": "disabled"}
+    done = train({**keys, "run.directory": tmp_path / "run"}, config="configs/gaussians.yaml")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.dist
 @pytest.mark.slow
 def test_a_run_without_data_goes_on_at_two_ranks_with_the_same_bits(tmp_path: Path) -> None:

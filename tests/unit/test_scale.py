@@ -126,7 +126,7 @@ def test_ranks_of_a_machine_map_one_index_and_read_it_together(tmp_path: Path, m
     index_module.build(shards, tmp_path / "cache", progress=False)
     found = on_all_ranks(lambda rank: index_module.load(shards, tmp_path / "cache"))
     assert len({one.table for one in found}) == 1
-    assert [path.name for path in tmp_path.glob("*.npy")] == [found[0].table.name]
+    assert [path.name for path in tmp_path.glob("*.rows")] == [found[0].table.name]
     for one in found:
         rows = one.rows
         while isinstance(rows.base, np.ndarray):

@@ -2,14 +2,18 @@
 
     python benchmarks/overhead.py --shards FOLDER                                    # DCGAN 64x64
     python benchmarks/overhead.py --shards FOLDER --recipe r3gan                     # R3GAN 32x32, narrow, without augmentation
-    python benchmarks/overhead.py --shards FOLDER --recipe stylegan2                 # StyleGAN2 64x64, narrow, without ADA
+    python benchmarks/overhead.py --shards FOLDER --recipe stylegan2 --steps 16      # StyleGAN2 64x64, narrow, without ADA
+    python benchmarks/overhead.py --shards FOLDER --recipe paired --batch 16         # pix2pix, 32x32, of edges:digits
+    python benchmarks/overhead.py --shards A --shards-b B --recipe unpaired --batch 4   # CycleGAN, 64x64, narrow
 
 A bare loop is what an expert writes: same networks, batch, losses, penalties, optimizers and tricks (channels_last, the
 discriminator frozen in the generator's turn, images made once, logits of a penalty shared with the loss), with its images
-in memory and nothing else: no loader, no figures, no moving average, no progress. FOLDER holds shards of RGB images.
+in memory and nothing else: no loader, no figures, no moving average, no progress. FOLDER holds shards of RGB images. A
+round should have a whole number of the recipe's lazy penalties: 16 steps for StyleGAN2.
 """
 
 import argparse
+import random
 import statistics
 import sys
 import tempfile
@@ -22,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import yaml
-from torch.nn.functional import softplus
+from torch.nn.functional import l1_loss as l1, softplus
 
 from gan_dist import config as config_module
 from gan_dist.data import loader
@@ -38,6 +42,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", required=True)
+    parser.add_argument("--shards-b", help="of the domain B, where two are played")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=4, help="steps of each in a round")
@@ -45,7 +50,7 @@ def main() -> None:
     parser.add_argument("keys", nargs="*", help="--key.path value of the config, after --")
     options = parser.parse_args()
     settings = {
-        "data.shards": options.shards,
+        "data.shards": f"{{A: {options.shards}, B: {options.shards_b}}}" if options.shards_b else options.shards,
         "training.batch": options.batch,
         "training.micro_batch": options.batch,
         "track.every": options.batch * options.steps,
@@ -63,7 +68,9 @@ def main() -> None:
         config = config_module.load(words)
         trainer = Trainer(config, Engine(config))
         batches = loader.micro_batches(trainer.index, config, 0, trainer.engine.slots, trainer.engine.device)
-        bare = recipe.loop(config, trainer.engine.device, torch.cat([next(batches)[0]["image"] for _ in range(4)]))
+        some = [next(batches)[0] for _ in range(4)]
+        images = {name: torch.cat([batch[name] for batch in some]) for name in trainer.game.fields}
+        bare = recipe.loop(config, trainer.engine.device, images)
         ours, theirs = [], []
         with trainer.tracker:
             trainer.advance(next(batches))
@@ -74,11 +81,9 @@ def main() -> None:
                 rates = [options.batch * options.steps / times[-1] for times in (ours, theirs)]
                 print(f"round {number + 1}: trainer {rates[0]:.1f} images/s, bare loop {rates[1]:.1f}", flush=True)
         batches.close()
-    images = options.batch * options.steps
+    seen = options.batch * options.steps
     ratios = [b / o for b, o in zip(theirs, ours, strict=True)]
-    print(
-        f"trainer {images / statistics.median(ours):.1f} images/s, bare loop {images / statistics.median(theirs):.1f}"
-    )
+    print(f"trainer {seen / statistics.median(ours):.1f} images/s, bare loop {seen / statistics.median(theirs):.1f}")
     print(
         f"RATIO images/s, trainer over bare loop: median {statistics.median(ratios):.3f} ({min(ratios):.3f}..{max(ratios):.3f})"
     )
@@ -101,7 +106,7 @@ class Dcgan:
 
     def __init__(self, config, device, images) -> None:
         self.generator, self.discriminator = (
-            network.to(device, memory_format=torch.channels_last) for network in build_networks(config)
+            network.to(device, memory_format=torch.channels_last) for network in self.networks(config)
         )
         fused = device.type == "cuda" or None
         self.adam_g, self.adam_d = (
@@ -109,12 +114,17 @@ class Dcgan:
             for network in (self.generator, self.discriminator)
         )
         self.images, self.device = images, device
-        self.batch, self.latent, self.count = config.training.batch, config.game.latent, 0
+        self.batch, self.latent, self.count = config.training.batch, getattr(config.game, "latent", 0), 0
 
-    def real(self) -> torch.Tensor:
-        first = self.count * self.batch % len(self.images)
+    def networks(self, config):
+        return build_networks(config)
+
+    def real(self, *names: str):
+        names = names or ("image",)
+        first = self.count * self.batch % len(self.images[names[0]])
         self.count += 1
-        return self.images[first : first + self.batch]
+        found = [self.images[name][first : first + self.batch] for name in names]
+        return found if len(found) > 1 else found[0]
 
     def latents(self) -> torch.Tensor:
         return torch.randn(self.batch, self.latent, device=self.device)
@@ -164,13 +174,19 @@ class R3gan(Dcgan):
 
 
 class Numbers:
-    """StyleGAN2's noise and mixing from torch's generator."""
+    """StyleGAN2's noise and mixing, and dropout, from torch's generator."""
 
     def __init__(self, count: int, device: torch.device) -> None:
         self.count, self.device = count, device
 
     def normal(self, name: str, *shape: int) -> torch.Tensor:
         return torch.randn(self.count, *shape, device=self.device)
+
+    def normals(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+        return {name: self.normal(name, *shape) for name, shape in shapes.items()}
+
+    def uniform(self, name: str, *shape: int) -> torch.Tensor:
+        return torch.rand(self.count, *shape, device=self.device)
 
     def for_micro_batch(self, name: str, parts: int) -> torch.Tensor:
         return torch.rand(parts, device=self.device)
@@ -223,6 +239,72 @@ class Stylegan2(Dcgan):
         adam.zero_grad()
 
 
+class Paired(Dcgan):
+    """pix2pix: the discriminator sees pairs, and half of its loss; images made once."""
+
+    def networks(self, config):
+        game = config.game.build(config)
+        return game.generator.network, game.discriminator.network
+
+    def step(self) -> None:
+        given, wanted = self.real("input", "target")
+        self.discriminator.requires_grad_(False)
+        self.adam_g.zero_grad()
+        fake = self.generator(given, draws=Numbers(self.batch, self.device))
+        loss = softplus(-self.discriminator(torch.cat([given, fake], 1))).mean()
+        (loss + 100 * (wanted - fake).abs().mean()).backward()
+        self.adam_g.step()
+        self.discriminator.requires_grad_(True)
+        self.adam_d.zero_grad()
+        real = self.discriminator(torch.cat([given, wanted], 1))
+        made = self.discriminator(torch.cat([given, fake.detach()], 1))
+        ((softplus(-real).mean() + softplus(made).mean()) / 2).backward()
+        self.adam_d.step()
+
+
+class Unpaired(Paired):
+    """CycleGAN with its pools, as lists of images."""
+
+    def __init__(self, config, device, images) -> None:
+        super().__init__(config, device, images)
+        self.pools = {"A": [], "B": []}
+
+    def networks(self, config):
+        game = config.game.build(config)
+        return game.generators.network, game.discriminators.network
+
+    def shown(self, name: str, images: torch.Tensor) -> torch.Tensor:
+        pool, chosen = self.pools[name], []
+        for image in images.split(1):
+            if len(pool) < 50:
+                pool.append(image)
+            elif random.random() < 0.5:
+                place = random.randrange(50)
+                image, pool[place] = pool[place], image
+            chosen.append(image)
+        return torch.cat(chosen)
+
+    def step(self) -> None:
+        a, b = self.real("A", "B")
+        generators, judges = self.generator, self.discriminator
+        judges.requires_grad_(False)
+        self.adam_g.zero_grad()
+        fakes = {"B": generators(a, "AB"), "A": generators(b, "BA")}
+        adversarial = sum((judges(fake, name) - 1).square().mean() for name, fake in fakes.items())
+        cycle = l1(generators(fakes["B"], "BA"), a) + l1(generators(fakes["A"], "AB"), b)
+        identity = l1(generators(b, "AB"), b) + l1(generators(a, "BA"), a)
+        (adversarial + 10 * cycle + 5 * identity).backward()
+        self.adam_g.step()
+        judges.requires_grad_(True)
+        self.adam_d.zero_grad()
+        loss = 0
+        for name, real in (("A", a), ("B", b)):
+            made = judges(self.shown(name, fakes[name].detach()), name)
+            loss = loss + ((judges(real, name) - 1).square().mean() + made.square().mean()) / 2
+        loss.backward()
+        self.adam_d.step()
+
+
 @dataclass(frozen=True)
 class Recipe:
     config: str
@@ -237,6 +319,15 @@ def narrow(**keys: object) -> tuple[str, ...]:
 
 RECIPES = {
     "dcgan": Recipe("dcgan.yaml", Dcgan),
+    "paired": Recipe("edges_digits.yaml", Paired),
+    "unpaired": Recipe(
+        "horse2zebra.yaml",
+        Unpaired,
+        narrow(
+            networks__generator__base_channels=32, networks__discriminator__base_channels=32, data__resolution=64,
+            data__load_size=71, data__flip="false",
+        ),
+    ),
     "r3gan": Recipe(
         "cifar10_r3gan.yaml",
         R3gan,

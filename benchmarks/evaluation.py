@@ -1,9 +1,10 @@
 """What ranks save in an evaluation: seconds of one and of two, in turn, with Inception's network and one core each.
 
-    python benchmarks/evaluation.py --images 500 --rounds 3
+    python benchmarks/evaluation.py --images 256 --rounds 2
 
 As many real and generated images, 64x64, are resized, looked at by a network of Inception's shape (seeded random weights,
-in the file format of the published ones) and scored by fid, kid and prdc. Nothing is cached. Starts are not timed.
+in the file format of the published ones) and scored by kid and prdc. Nothing is cached. Starts are not timed. As many
+evaluations beside each other, which know nothing of each other, tell what the machine's cores can give at most.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rank", help=argparse.SUPPRESS)  # the words of an evaluation, in a rank of it
@@ -36,32 +38,43 @@ def main() -> None:
         for seed, name in enumerate(("real", "made")):
             pictures(place / name, options.images, seed)
         weights(place / "inception.pth")
-        words = f"made --against real --scores fid,kid,prdc --features inception:{place}/inception.pth --device cpu"
+        words = f"made --against real --scores kid,prdc --features inception:{place}/inception.pth --device cpu"
         seconds: dict[int, list[float]] = {count: [] for count in options.processes}
+        beside: dict[int, list[float]] = {count: [] for count in options.processes if count > 1}
         for number in range(options.rounds):
             for count, times in seconds.items():
                 times.append(measure(place, words, count))
                 rate = 2 * options.images / times[-1]
                 print(f"round {number + 1}: {count} ranks {times[-1]:.1f} s, {rate:.1f} images/s", flush=True)
+            for count, times in beside.items():
+                with ThreadPoolExecutor(count) as pool:
+                    times.append(max(pool.map(lambda _: measure(place, words, 1), range(count))))
+                print(f"round {number + 1}: {count} evaluations beside each other {times[-1]:.1f} s", flush=True)
     first = seconds[options.processes[0]]
     for count, times in list(seconds.items())[1:]:
-        ratios = [one / many for one, many in zip(first, times, strict=True)]
-        print(
-            f"RATIO speed of {count} ranks over {options.processes[0]}: median {statistics.median(ratios):.3f} "
-            f"({min(ratios):.3f}..{max(ratios):.3f})"
+        report(
+            f"speed of {count} ranks over {options.processes[0]}", [a / b for a, b in zip(first, times, strict=True)]
         )
+        if count in beside:
+            bound = [count * a / b for a, b in zip(first, beside[count], strict=True)]
+            report(f"work of {count} evaluations beside each other over one", bound)
+
+
+def report(what: str, ratios: list[float]) -> None:
+    print(f"RATIO {what}: median {statistics.median(ratios):.3f} ({min(ratios):.3f}..{max(ratios):.3f})")
 
 
 def measure(place: Path, words: str, count: int) -> float:
-    """Seconds of an evaluation by `count` ranks, once all have joined."""
+    """Seconds of an evaluation by `count` ranks, once all have joined, which finds no features of an earlier one."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    done = subprocess.run(
-        [*launcher, str(Path(__file__).resolve()), "--rank", words],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=place,
-        text=True,
-        capture_output=True,
-    )
+    with tempfile.TemporaryDirectory() as cache:
+        done = subprocess.run(
+            [*launcher, str(Path(__file__).resolve()), "--rank", words],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "GAN_DIST_CACHE": cache},
+            cwd=place,
+            text=True,
+            capture_output=True,
+        )
     found = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     if not found:
         raise SystemExit(done.stdout + done.stderr)

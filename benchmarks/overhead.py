@@ -182,8 +182,8 @@ class Numbers:
     def normal(self, name: str, *shape: int) -> torch.Tensor:
         return torch.randn(self.count, *shape, device=self.device)
 
-    def normals(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-        return {name: self.normal(name, *shape) for name, shape in shapes.items()}
+    def normals(self, shapes: dict[str, tuple[int, ...]]) -> list[torch.Tensor]:
+        return [self.normal(name, *shape) for name, shape in shapes.items()]
 
     def uniform(self, name: str, *shape: int) -> torch.Tensor:
         return torch.rand(self.count, *shape, device=self.device)

@@ -161,7 +161,7 @@ class Alarms:
             if (reals := self._reals(_REALS)) is None:
                 self._broken = True
                 return {}
-            self._variety = signals.Variety(reals[self._game.judged])
+            self._variety = signals.Variety(reals[self._game.judged], reals.get("class"))
         seed = self._config.run.seed
         found: dict[str, float] = {}
         shown = {
@@ -170,7 +170,9 @@ class Alarms:
         }
         for whose, drawn in shown.items():
             if drawn is not None and len(drawn) > 1:
-                found |= {f"collapse/{name}{whose}": value for name, value in self._variety.of(drawn).items()}
+                count = self._config.data.classes  # sample n is of class n modulo these
+                classes = torch.arange(len(drawn)) % count if count and not whose else None
+                found |= {f"collapse/{name}{whose}": value for name, value in self._variety.of(drawn, classes).items()}
         if self._config.data.labels and images >= self._config.control.limits.warm_up_live:
             self._prepare()
         return found if self._labels is None else {**found, "data/labels": self._labels}

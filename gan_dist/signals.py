@@ -15,6 +15,7 @@ from gan_dist import rng
 
 _LARGE = 64  # pixels: from here on images are reduced to 8x8
 _CLOSE = 0.001  # the part of pairs of real images that are nearer than what counts as the same
+_PAIRS = 30  # of one class, at least: fewer say little
 _ROUNDS = 12  # of k-means
 _IN_CELL = 16  # real images that a cell, and a class, should have at least
 
@@ -50,25 +51,40 @@ def reduced(images: Tensor, side: int = 0) -> Tensor:
 class Variety:
     """How different samples are from each other, beside real images (N, C, H, W)."""
 
-    def __init__(self, reals: Tensor) -> None:
-        """Raise ValueError where the real images are fewer than two, or all alike."""
+    def __init__(self, reals: Tensor, classes: Tensor | None = None) -> None:
+        """Raise ValueError where the real images are fewer than two, or all alike. `classes` are theirs, (N,), if they have some."""
         distances = functional.pdist(reduced(reals))
         self._usual = float(distances.mean()) if len(distances) else 0.0
         if not self._usual > 0:
             raise ValueError("the data has no two different images")
+        self._usual_in_class = _in_class(distances, classes)
         place = max(1, round(_CLOSE * len(distances)))
         self._close = float(distances.sort().values[place - 1])  # kthvalue has no deterministic form on a GPU
 
-    def of(self, images: Tensor) -> dict[str, float]:
-        """Return `diversity` and `duplicates` of images (N, C, H, W), N of at least 2.
+    def of(self, images: Tensor, classes: Tensor | None = None) -> dict[str, float]:
+        """Return `diversity` and `duplicates` of images (N, C, H, W), N of at least 2, and `diversity_in_class`.
 
-        diversity: their mean pairwise distance over that of the real images. duplicates: the part of their pairs that are
-        nearer than the nearest 0.1 % of the pairs of real ones.
+        diversity: their mean pairwise distance over that of the real images. diversity_in_class: the same over pairs of one
+        class, where there are 30 of them at least. duplicates: the part of their pairs that are nearer than the nearest
+        0.1 % of the pairs of real ones.
         """
         distances = functional.pdist(reduced(images))
         near = (distances < self._close).float().mean()
         mean, near = torch.stack([distances.mean(), near]).tolist()
-        return {"diversity": mean / self._usual, "duplicates": near}
+        found = {"diversity": mean / self._usual, "duplicates": near}
+        in_class = _in_class(distances, classes)
+        if in_class is not None and self._usual_in_class:
+            found["diversity_in_class"] = in_class / self._usual_in_class
+        return found
+
+
+def _in_class(distances: Tensor, classes: Tensor | None) -> float | None:
+    """Return the mean of `distances`, as pdist orders them, of pairs of one class; None where these are few."""
+    if classes is None:
+        return None
+    one, other = torch.triu_indices(len(classes), len(classes), 1, device=classes.device)
+    alike = (classes[one] == classes[other]).to(distances.device)
+    return float(distances[alike].mean()) if int(alike.sum()) >= _PAIRS else None
 
 
 class Cells:

@@ -27,6 +27,8 @@ class Limits(Section):
     """Steps before which these are not judged, however many images they have; 4 times as many for the averaged generator."""
     diversity: Annotated[float, Field(ge=0)] = 0.45
     """Least collapse/diversity, 1 being that of real images."""
+    diversity_in_class: Annotated[float, Field(ge=0)] = 0.3
+    """Least collapse/diversity_in_class, the same of images of one class."""
     diversity_high: Annotated[float, Field(gt=0)] = 1.4
     """Most collapse/diversity, of both generators."""
     diversity_of_best: Part = 0.6

@@ -25,6 +25,8 @@ _PENALTIES = ("r1", "r2", "wgan_gp")
 _SHARED = {"every": 1, "full_precision": True}
 """What all penalties had in common, with the defaults."""
 
+_CONDITIONING = "networks.generator.conditioning"
+
 
 def is_old(tree: Mapping[str, Any]) -> bool:
     """Whether a config.yaml is of version 0.1."""
@@ -46,11 +48,13 @@ def convert(tree: dict[str, Any]) -> dict[str, Any]:
     average = game.pop("average", {})
     players = {player: {"kind": "adam", **game.pop(player, {})} for player in ("generator", "discriminator")}
     loss = game.pop("loss", "nonsaturating")
+    labels = tree.get("data", {}).get("labels", False)
+    joined = {"conditioning": "concatenation"} if kind == "dcgan" and labels else {}
     shared = {key: penalty.get(key, usual) for key, usual in _SHARED.items()}
     return {
         **{name: section for name, section in tree.items() if name != "game"},
         "game": game,
-        "networks": {player: {"kind": kind, **width} for player in players},
+        "networks": {"generator": {"kind": kind, **width, **joined}, "discriminator": {"kind": kind, **width}},
         "loss": {"kind": loss},
         "penalties": {name: {"weight": weight, **shared} for name in _PENALTIES if (weight := penalty.get(name, 0.0))},
         "optimizers": players,
@@ -77,6 +81,9 @@ def names(chosen: Mapping[str, Any], everything: Mapping[str, Any]) -> dict[str,
             del found[key]
         if changed:
             found[old] = values[0]
+    by_class = _CONDITIONING in everything and everything.get("data.labels")
+    if by_class and found.pop(_CONDITIONING, None) is None:  # version 0.1 had what is not today's default
+        found[_CONDITIONING] = everything[_CONDITIONING]
     for name in on:
         found.pop(f"penalties.{name}.kind", None)
     for key, usual in _SHARED.items():

@@ -17,6 +17,7 @@ HALF_LIVES = 4
 
 Trouble = Literal[
     "few pictures",
+    "classes",
     "other pictures",
     "labels",
     "sure",
@@ -77,6 +78,7 @@ def rules(limits: Limits, half_life: int, batch: int, sure: float, level: float 
     best = limits.diversity_of_best
     return [
         Rule("collapse/diversity", "few pictures", "below", limits.diversity, average, best),
+        Rule("collapse/diversity_in_class", "classes", "below", limits.diversity_in_class, average),
         # a slow healthy run (WGAN-GP) draws few pictures for longer than its logits are odd
         Rule(_LIVE, "few pictures", "below", limits.diversity_live, 2 * live, best),
         Rule("collapse/diversity", "other pictures", "above", limits.diversity_high, average),

@@ -7,6 +7,7 @@ from gan_dist.control.collapse import Rule, Trouble
 
 _MEANING: dict[Trouble, str] = {
     "few pictures": "the generator draws few different pictures",
+    "classes": "the generator draws nearly one picture a class",
     "other pictures": "generated images differ from each other more than real ones do",
     "labels": "the labels say nothing about the images",
     "sure": "the discriminator is sure of every image",
@@ -30,6 +31,8 @@ def remedy(trouble: Trouble, keys: Mapping[str, Any]) -> str:
         return "raise the weight of the critic's gradient penalty, or apply it in every update"
     if trouble == "labels":
         return "look at a few samples of one class, and pack the data again with the right labels"
+    if trouble == "classes" and keys.get("networks.generator.conditioning") == "concatenation":
+        return "let the BatchNorms learn the classes (networks.generator.conditioning: batch_norm)"
     if apart := _rates_apart(keys):
         return apart
     if keys.get("loss.kind") == "minimax" and trouble in ("sure", "generator fades", "few pictures", "other pictures"):

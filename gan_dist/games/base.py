@@ -114,8 +114,8 @@ class Game(abc.ABC):
     def samples(self, seed: int, first: int, count: int, label: int | None = None) -> Tensor:
         """Draw samples number `first`, ... of a seed from the averaged generator: (count, C, H, W) in [-1, 1].
 
-        The same number of the same seed gives the same image, however many are drawn with it. Raises InputError for a game
-        that draws nothing from latents.
+        The same number of the same seed gives the same image, however many are drawn with it. Without `label` the classes
+        take turns: number n is of class n modulo their count. Raises InputError for a game that draws nothing from latents.
         """
         raise InputError(f"{type(self).__name__} turns images into images and draws none from latents")
 

@@ -61,7 +61,8 @@ SECTIONS = ("Scores", "Collapse", "Players", "Speed and memory", "More figures")
 CHARTS = (
     Chart("How the scores were made", tuple(f"score/*/{name}" for name in facts.OF_RECORD), "Scores", apart=True, unless="constant"),
     Chart("", ("score/*", *(f"!score/{name}" for name in LOGITS)), "Scores", apart=True),
-    Chart("Diversity", ("collapse/diversity*",), "Collapse", "distance between samples over that of real images, 1: as diverse", zero=True, band=lambda keys: (limit("diversity", keys), limit("diversity_high", keys))),
+    Chart("Diversity", ("collapse/diversity*", "!collapse/diversity_in_class"), "Collapse", "distance between samples over that of real images, 1: as diverse", zero=True, band=lambda keys: (limit("diversity", keys), limit("diversity_high", keys))),
+    Chart("Diversity within a class", ("collapse/diversity_in_class",), "Collapse", "distance between samples of one class over that of real ones", zero=True, band=lambda keys: (limit("diversity_in_class", keys), None)),
     Chart("Duplicates", ("collapse/duplicates*",), "Collapse", "share of pairs that are nearly the same picture", zero=True, band=lambda keys: (None, limit("duplicates", keys))),
     Chart("Empty cells", ("collapse/cells",), "Collapse", "share of the data's regions that no sample falls into", zero=True, band=lambda keys: (None, limit("cells", keys))),
     Chart("Gap of the logits", ("score/gap",), "Collapse", "mean logit of real images less that of generated ones", band=gap_band),

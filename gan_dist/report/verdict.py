@@ -99,6 +99,7 @@ def collapse(run: RunFiles) -> Verdict:
     words, outside = [], False
     for name, what in (
         ("collapse/diversity", "diversity"),
+        ("collapse/diversity_in_class", "diversity within a class"),
         ("collapse/duplicates", "duplicates"),
         ("collapse/cells", "empty cells"),
     ):

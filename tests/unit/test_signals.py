@@ -32,6 +32,17 @@ def test_one_shape_with_new_speckle_is_a_collapse_though_its_pixels_differ() -> 
     assert found["duplicates"] > 0.02
 
 
+def test_one_picture_a_class_is_told_from_variety_within_the_classes() -> None:
+    reals, classes = smooth(256, 0), torch.arange(256) % 4
+    variety = signals.Variety(reals, classes)
+    assert variety.of(smooth(64, 1), classes[:64])["diversity_in_class"] == pytest.approx(1, abs=0.2)
+    alike = variety.of(smooth(4, 2).repeat(16, 1, 1, 1), classes[:64])
+    assert alike["diversity_in_class"] == pytest.approx(0, abs=1e-4)
+    assert alike["diversity"] > 0.45  # no alarm
+    assert "diversity_in_class" not in variety.of(smooth(64, 1), torch.arange(64))  # no two of a class
+    assert "diversity_in_class" not in signals.Variety(reals).of(smooth(64, 1), classes[:64])
+
+
 def test_data_without_variety_is_refused() -> None:
     with pytest.raises(ValueError, match="no two different images"):
         signals.Variety(torch.zeros(9, 1, 16, 16))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from gan_dist.networks import article, dcgan
+from gan_dist.networks.residual import ConditionalBatchNorm
 
 
 def count(network: torch.nn.Module) -> int:
@@ -20,6 +21,22 @@ def test_dcgan_has_every_power_of_two(size: int, channels: int, classes: int) ->
     assert images.shape == (3, channels, size, size)
     assert images.abs().max() <= 1
     assert discriminator(images, labels).shape == (3,)
+
+
+@torch.no_grad()
+def test_classes_of_dcgan_leave_the_latents_their_say() -> None:
+    torch.manual_seed(0)
+    network = dcgan.Generator(16, 1, 10, 4, classes=3)
+    norms = [layer for layer in network.modules() if isinstance(layer, ConditionalBatchNorm)]
+    for norm in norms:
+        torch.nn.init.normal_(norm.shift.weight, 0, 100)  # classes as different as can be
+    labels = torch.arange(24) % 3
+    x = network.layers[0](torch.randn(24, 10)[:, :, None, None])
+    # by class or not, BatchNorm makes what latents give as large as 1
+    assert (norms[0](x, labels) - norms[0].shift(labels)[:, :, None, None]).var() == pytest.approx(1, rel=0.1)
+    joined = dcgan.Generator(16, 1, 10, 4, classes=3, conditioning="concatenation")
+    assert joined.classes.weight.shape == (3, 10)
+    assert not any(isinstance(layer, ConditionalBatchNorm) for layer in joined.modules())
 
 
 def test_dcgan_at_64_has_the_papers_number_of_weights() -> None:

@@ -30,7 +30,7 @@ game:
   latent: 8
   discriminator_steps: 2
 networks:
-  generator: {base_channels: 4}
+  generator: {base_channels: 4, conditioning: concatenation}
   discriminator: {base_channels: 4}
 loss: minimax
 penalties:

@@ -221,7 +221,7 @@ class Stylegan2(Network):
 
     mapping_layers: Positive = 8
     """Layers from latents [and classes] to styles; in a discriminator those of its classes. Small configurations of
-    StyleGAN2-ADA have 2."""
+    StyleGAN2-ADA have 2 in the generator, and 8 in the discriminator."""
     style: Positive = 512
     """Numbers in a style w. The paper has as many in a latent: game.latent: 512."""
     channel_base: Literal["auto"] | Positive = "auto"

@@ -36,7 +36,8 @@ def translated(picture: Any, number: float = 0) -> Any:
 choices, further = [ALL], list[str]()
 answer: Callable[..., Any] = translated if "images" in inputs else drawn
 if "images" in inputs:
-    fields = [gradio.Image(type="pil", label="picture")]
+    # as it is: else transparency, label maps and 16 bits would be lost
+    fields = [gradio.Image(type="pil", image_mode=None, label="picture")]
     if "numbers" in inputs:
         fields.append(gradio.Slider(0, 100, value=0, step=1, label="number of the dropout"))
 else:
@@ -54,7 +55,9 @@ else:
         default = inputs["truncation"]["default"]
         fields.append(gradio.Slider(0, 1.2, value=default, step=0.05, label="truncation"))
 
-page = gradio.Interface(answer, fields, gradio.Image(type="pil"), title=config["run"]["name"], flagging_mode="never")
+page = gradio.Interface(
+    answer, fields, gradio.Image(type="pil", format="png"), title=config["run"]["name"], flagging_mode="never"
+)
 
 if __name__ == "__main__":
     page.launch()

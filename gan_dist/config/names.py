@@ -122,7 +122,7 @@ MEANINGS: dict[str, Meaning] = {
     "n_critic": _CRITIC, "d_steps": _CRITIC, "critic_iters": _CRITIC, "num_d_steps": _CRITIC,
     "lambda_l1": Meaning(("game.l1",)), "lambda_feat": Meaning(("game.feature_matching",)),
     "lambda_a": Meaning(("game.cycle",)), "lambda_b": Meaning(("game.cycle",)), "pool_size": Meaning(("game.pool",)),
-    "lambda_identity": Meaning(("game.identity",), "not a factor of game.cycle: half of it is the authors' 0.5"),
+    "lambda_identity": Meaning(("game.identity",), "a weight of its own: 0.5 of the authors' code is half of game.cycle"),
     "n_layers_d": Meaning(("networks.discriminator.layers",)), "num_d": Meaning(("networks.discriminator.scales",)),
     "scale": Meaning(("data.degrade",), "[{kind: downscale, factor: 4}]"),
     "upscale": Meaning(("data.degrade",), "[{kind: downscale, factor: 4}]"),

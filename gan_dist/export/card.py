@@ -113,7 +113,8 @@ def _use(network: Generator, folder: Path) -> str:
             "```",
             "",
             "`model.pt2` is a program of torch "
-            f"{_torch_version()}; other versions of torch may not read it. The weights are plain safetensors.",
+            f"{_torch_version()}; other versions of torch may not read it. Reading it may run code, as reading a pickle does: "
+            "take it from people whom you trust. The weights are plain safetensors.",
             "",
             "`draw.py` in this folder needs no other code either. Sample i of a seed is always the same:",
             "",

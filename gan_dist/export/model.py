@@ -136,7 +136,7 @@ def _network(folder: Path, config: Mapping[str, Any]) -> nn.Module:
     from safetensors.torch import load_file
 
     if config["network"]["kind"] not in NETWORKS:
-        raise ValueError(f"its network is a file of its author's; load {PROGRAM} by {folder / 'draw.py'}")
+        raise ValueError(f"its network is a file of its author's; load {PROGRAM} by the draw.py beside it")
     network = build(config).to(dtype=draw.dtype_of(dict(config)))
     network.to(memory_format=torch.channels_last)  # as a run has them: it decides about bits
     saved = load_file(folder / WEIGHTS)
@@ -149,7 +149,7 @@ def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS, "draw.py"]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS]))
     except HFValidationError:
         raise InputError(f"there is no folder {name}, and it is no name on the hub (OWNER/NAME)") from None
     except Exception as error:  # no such name, or no network: its kind is that of the HTTP library of the day

@@ -33,7 +33,7 @@ _RESUME = Meaning(
 _FROM = Meaning(("start.from",), "a run directory, or a checkpoint of gan_dist in one")
 _VGG = Meaning(("game.perceptual.weight",))
 _GPUS = Meaning((), "all GPUs of this machine: ./launch/run.sh CONFIG; fewer: PROCESSES=2 ./launch/run.sh CONFIG")
-_NODES = Meaning((), "several machines: sbatch --nodes 2 slurm/train.sbatch CONFIG, or torchrun")
+_NODES = Meaning((), "several machines: gan-dist slurm CONFIG --nodes 2, or torchrun on each of them")
 _PRECISION = Meaning(("training.precision",), "fp32, bf16 or fp16")
 _DATA = Meaning(("data.shards",), "shards that `gan-dist pack FOLDER SHARDS` makes of images")
 _SIZE = Meaning(("data.resolution",))

@@ -141,6 +141,11 @@ class Autoencoder(Network):
                 f"networks.*.kind = autoencoder halves an image three times, and data.resolution is {config.data.resolution}; "
                 f"set sides from 16 that 8 divides, for example {near}"
             )
+        if self.normalisation == "batch" and config.training.micro_batch == 1:
+            raise ValueError(
+                "networks.*.kind = autoencoder normalises single numbers over the samples of a micro-batch, which takes two; "
+                "set training.micro_batch: 2 or more, or networks.*.normalisation: layer"
+            )
 
     def encoder(self, shape: Shape) -> nn.Module:
         return Encoder(shape.size, shape.channels, shape.latent, self.base_channels, self.normalisation)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gan_dist.config.common import Config
 from gan_dist.config.section import Positive
+from gan_dist.errors import InputError
 from gan_dist.networks import initialisation
 from gan_dist.networks.base import Network, Shape
 from gan_dist.networks.statistics import BatchNorm
@@ -151,10 +152,16 @@ class Autoencoder(Network):
         return Encoder(shape.size, shape.channels, shape.latent, self.base_channels, self.normalisation)
 
     def generator(self, shape: Shape) -> nn.Module:
+        self._refuse_classes(shape)
         return Decoder(shape.size, shape.channels, shape.latent, self.base_channels, self.normalisation)
 
     def discriminator(self, shape: Shape) -> nn.Module:
+        self._refuse_classes(shape)
         return Discriminator(shape.size, shape.channels, self.base_channels, self.normalisation)
+
+    def _refuse_classes(self, shape: Shape) -> None:
+        if shape.classes:
+            raise InputError("networks.*.kind = autoencoder knows no classes; set data.labels: false, or another kind")
 
 
 class Vae(nn.Module):

@@ -179,7 +179,7 @@ def from_picture(config: Config, picture: Any) -> Tensor:
         if not numbers and not palette:
             raise ValueError("a picture in colours is no label map here; give a grey one, or one with a palette")
         seen = torch.from_numpy(numpy.array(picture if numbers else picture.convert("RGB")).astype("int64"))
-        if not numbers:  # the class of the nearest colour
+        if palette and not numbers:  # the class of the nearest colour
             colours = torch.tensor([[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in palette])
             seen = (seen[:, :, None] - colours).square().sum(3).argmin(2)
         planes = seen[None] == torch.arange(channels)[:, None, None]  # other numbers are of no class

@@ -172,6 +172,9 @@ _TROUBLES = {
     "quarantined": "samples quarantined",
     "score failed": "scores failed",
     "panel failed": "panels failed",
+    "picture failed": "pictures failed",
+    "signals failed": "signals failed",
+    "data unreachable": "data unreachable",
     "tracker failed": "reports failed",
 }
 

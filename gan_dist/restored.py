@@ -60,6 +60,8 @@ def restored(
     if inputs:
         lows = pairs.by_key(sources.open_source(folder, scratch / "low", "none").items, template or "{}", folder)
     wanted, border = config.data.seen("target"), game.scale if border is None else border
+    if channels == "y" and wanted != 3:
+        raise InputError(f"--channels y is the luma of RGB, and the run makes images of {wanted} channel(s); remove it")
     chosen: Any = channels or ("y" if wanted == 3 else "rgb")
     measures = {
         "psnr": Psnr(kind="psnr", channels=chosen, border=border),

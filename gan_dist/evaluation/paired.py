@@ -42,12 +42,12 @@ class Paired(Metric):
             return
         border = getattr(self, "border", 0)
         if min(config.data.size) - 2 * border < self.least:
-            within = (
-                f" within the border of {border}, which evaluate.scores.NAME.border makes smaller" if border else ""
+            within, advice = (
+                (f" within its border of {border}", "make the border smaller") if border else ("", "enlarge it")
             )
             raise ValueError(
-                f"the score {self.kind} compares {self.least} pixels or more along each side{within}, and data.resolution = "
-                f"{config.data.resolution}; change it, or remove the score"
+                f"the score {self.kind} needs sides of {self.least} pixels{within}, and data.resolution = "
+                f"{config.data.resolution}; {advice}, or remove the score"
             )
 
     def each(self, fake: Tensor, real: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import tarfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from gan_dist import apply, cli, config as config_module, interfaces, trial
 from gan_dist.config import Config
 from gan_dist.engine import Engine
+from gan_dist.errors import InputError
 from gan_dist.evaluation.paired import Psnr
 from gan_dist.games.restoration import RestorationGame
 from gan_dist.interfaces import Batch
@@ -196,3 +198,25 @@ def test_whole_images_are_scored_by_the_command(
         assert cli.main(refused) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert said in line
+
+
+def test_an_image_that_equals_its_target_is_null_in_json(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gan_dist import generate, restored
+
+    config, game, _ = build()
+    monkeypatch.setattr(generate, "load", lambda run, checkpoint: (game, config, "images-1"))
+    same = dict.fromkeys(("psnr", "psnr/input"), math.inf) | dict.fromkeys(("ssim", "ssim/input"), 1.0)
+    monkeypatch.setattr(restored, "restored", lambda *given: iter([restored.Restored("a", b"", b"", same)]))
+    assert cli.main(["psnr", "run", "clean", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found["images"] == {"a": {**same, "psnr": None, "psnr/input": None}}
+
+
+def test_luma_of_grey_images_is_refused(tmp_path: Path) -> None:
+    from gan_dist import restored
+
+    config, game, _ = build(data__channels=1)
+    with pytest.raises(InputError, match="--channels y is the luma of RGB"):
+        next(restored.restored(game, config, "nowhere", tmp_path, channels="y"))

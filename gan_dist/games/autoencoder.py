@@ -1,7 +1,6 @@
 """Play with autoencoders: a VAE (Kingma and Welling, 2014), and one whose pixels a GAN judges (VAE-GAN; Larsen et al., 2016)."""
 
 import abc
-import functools
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -149,8 +148,7 @@ class _Encoding(Game):
         divergence = divergence_of(mean, log_variance)
         self.metrics.add("elbo/reconstruction", reconstruction)
         self.metrics.add("elbo/kl", divergence)
-        beta = schedules.number(functools.partial(schedules.at, self.keys.beta), self.images)
-        return reconstruction + beta * divergence
+        return reconstruction + schedules.number_of(self.keys.beta, self.images) * divergence
 
     def pictures(self, seed: int, count: int, shown: Batch) -> dict[str, Tensor]:
         return {"input": shown["image"], "reconstruction": self.infer(shown)}

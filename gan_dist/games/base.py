@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gan_dist import rng, schedules
 from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Part, Section, Steps
-from gan_dist.ema import RAMP
+from gan_dist.ema import RAMP, AverageKeys
 from gan_dist.errors import InputError
 from gan_dist.interfaces import Batch, Field, LatentSpace, Phase
 from gan_dist.metrics import Metrics
@@ -22,6 +22,13 @@ from gan_dist.networks.statistics import Statistics
 from gan_dist.optimizers import Optimizer
 from gan_dist.player import Player
 from gan_dist.pool import Pool
+
+
+class TranslatorAverage(AverageKeys):
+    """The moving average (EMA) of generators that turn images into images, for grids, scores and `gan-dist apply`."""
+
+    half_life: schedules.ScheduledCount = 1_000
+    """Half-life of the average in images."""
 
 
 class GameKeys(Part):
@@ -268,6 +275,14 @@ def expect(made: Tensor, shape: tuple[int, ...], what: str) -> None:
     if not isinstance(made, Tensor) or tuple(made.shape[: len(shape)]) != shape:
         made_shape = tuple(made.shape) if isinstance(made, Tensor) else f"a {type(made).__name__}"
         raise InputError(f"{what} gives {made_shape}; a tensor of {', '.join(map(str, shape))} is needed")
+
+
+def refuse_dropout(config: Config) -> None:
+    """Raise InputError for a generator with dropout, in a game that draws no noise: nothing would be dropped."""
+    if rate := getattr(config.networks.generator, "dropout", 0):
+        raise InputError(
+            f"networks.generator.dropout = {rate:g} has no effect: game.kind: {config.game.kind} draws no noise; set it to 0"
+        )
 
 
 def one_way(way: str, which: str) -> None:

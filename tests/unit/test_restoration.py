@@ -37,6 +37,7 @@ KEYS: dict[str, object] = {
 
 def build(**keys: object) -> tuple[Config, RestorationGame, list[Batch]]:
     chosen = {**KEYS, **{name.replace("__", "."): value for name, value in keys.items()}}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
     config = config_module.load([str(REPOSITORY / "configs/digits_denoise.yaml"), *making.flags(chosen)])
     engine = Engine(config)
     game = trial.build(config, engine)
@@ -88,6 +89,19 @@ def test_weights_may_be_schedules() -> None:
     for images, learns in ((50, False), (200, True)):
         game.images = images
         assert bool(game.restore(micros[0]).item()) is learns
+
+
+def test_a_generator_s_dropout_and_least_size_are_those_of_the_game() -> None:
+    keys = {"networks__generator__kind": "unet", "networks__generator__blocks": None}
+    with pytest.raises(InputError, match=r"networks\.generator\.dropout = 0\.5 has no effect: game\.kind: restoration"):
+        build(**keys)[1].check_start()
+    build(**keys, networks__generator__dropout=0)[1].check_start()
+    config, game, _ = build(networks__generator__kind="resnet")
+    assert game.least == 8
+    assert Image.open(io.BytesIO(apply.apply(game, config, making.encode(making.picture(0, 5)), "a.png"))).size == (
+        5,
+        5,
+    )
 
 
 def test_pictures_are_input_output_and_target_of_one_size() -> None:

@@ -12,6 +12,7 @@ from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Section, Steps
 from gan_dist.degrade import DEGRADE, Mask
 from gan_dist.ema import AverageKeys
+from gan_dist.errors import InputError
 from gan_dist.games.base import Game, GameKeys, Handover, expect, initial_weights, make_player, refuse_dropout
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape
@@ -118,7 +119,16 @@ class RestorationGame(Game):
         self.multiple, self.least = int(getattr(generator, "multiple", 1)), int(getattr(generator, "least", 1))
 
     def check_start(self) -> None:
-        refuse_dropout(self._config)
+        config = self._config
+        refuse_dropout(config)
+        if self.keys.adversarial:
+            return
+        for key, kind in (("loss", config.loss.kind), ("networks.discriminator", config.networks.discriminator.kind)):
+            place = self.keys.parts[key]
+            if isinstance(place, One) and kind != place.default:
+                raise InputError(
+                    f"{key}.kind = {kind} has no effect without game.adversarial; set it (ESRGAN: 0.005), or remove {key}"
+                )
 
     def restore(self, batch: Batch) -> Tensor:
         """pixel * |y - G(x)| + perceptual * |features of y - features of G(x)| + adversarial * (the generator's side of the loss)."""

@@ -104,6 +104,12 @@ def test_a_generator_s_dropout_and_least_size_are_those_of_the_game() -> None:
     )
 
 
+def test_a_loss_without_its_weight_is_refused_at_a_new_start() -> None:
+    with pytest.raises(InputError, match=r"loss\.kind = hinge has no effect without game\.adversarial"):
+        build(loss="hinge")[1].check_start()
+    build(loss="hinge", game__adversarial=0.1)[1].check_start()
+
+
 def test_pictures_are_input_output_and_target_of_one_size() -> None:
     steps = "[{kind: downscale, factor: 4}, grey]"
     _, game, (batch, *_) = build(data__degrade=steps)

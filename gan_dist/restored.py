@@ -54,14 +54,12 @@ def restored(
         )
     if steps is None and not inputs:
         raise InputError("the run has stored inputs and no data.degrade: name theirs by --inputs FOLDER")
-    wanted, border = config.data.seen("target"), game.scale if border is None else border
-    if channels == "y" and wanted != 3:
-        raise InputError(f"--channels y is the luma of RGB, and the run makes images of {wanted} channel(s); remove it")
     items = sources.open_source(source, scratch / "clean", "none").items
     folder, _, template = inputs.partition(":")
     lows: Mapping[str, Item] = {}
     if inputs:
         lows = pairs.by_key(sources.open_source(folder, scratch / "low", "none").items, template or "{}", folder)
+    wanted, border = config.data.seen("target"), game.scale if border is None else border
     chosen: Any = channels or ("y" if wanted == 3 else "rgb")
     measures = {
         "psnr": Psnr(kind="psnr", channels=chosen, border=border),

@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
         "scale": game.scale,
     }
     if options.json:
-        print(json.dumps(files.plain({"scores": means, "images": rows, "record": record}), indent=1))
+        print(json.dumps({"scores": means, "images": rows, "record": record}, indent=1))
         return
     print(f"{checkpoint}, {channels}, border {border}:  PSNR input -> output (dB)   SSIM input -> output")
     for label, row in {**rows, f"mean of {len(rows)}": means}.items():

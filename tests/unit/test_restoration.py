@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import tarfile
 from pathlib import Path
 
@@ -218,25 +217,3 @@ def test_whole_images_are_scored_by_the_command(
         assert cli.main(refused) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert said in line
-
-
-def test_an_image_that_equals_its_target_is_null_in_json(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from gan_dist import generate, restored
-
-    config, game, _ = build()
-    monkeypatch.setattr(generate, "load", lambda run, checkpoint: (game, config, "images-1"))
-    same = dict.fromkeys(("psnr", "psnr/input"), math.inf) | dict.fromkeys(("ssim", "ssim/input"), 1.0)
-    monkeypatch.setattr(restored, "restored", lambda *given: iter([restored.Restored("a", b"", b"", same)]))
-    assert cli.main(["psnr", "run", "clean", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
-    assert found["images"] == {"a": {**same, "psnr": None, "psnr/input": None}}
-
-
-def test_luma_of_grey_images_is_refused(tmp_path: Path) -> None:
-    from gan_dist import restored
-
-    config, game, _ = build(data__channels=1)
-    with pytest.raises(InputError, match="--channels y is the luma of RGB"):
-        next(restored.restored(game, config, "nowhere", tmp_path, channels="y"))

@@ -203,3 +203,11 @@ def test_modules_of_one_class_may_differ_in_size(tmp_path: Path) -> None:
     (tmp_path / "others.py").write_text(OTHERS)
     blurs = ["--augment.a.kind", "others.py:Blur", "--augment.b.kind", "others.py:Blur", "--augment.b.width", "3"]
     try_game(str(tmp_path / "mine.yaml"), *blurs)
+
+
+def test_a_score_that_the_game_has_nothing_for_is_refused_before_there_is_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"{TEXT}evaluate: {{every: 16, scores: ssim}}\n")
+    config = load([str(path), "--networks.generator.base_channels", "2", "--networks.discriminator.base_channels", "2"])
+    with pytest.raises(InputError, match="ssim compares each image with its target, and this game draws from latents"):
+        trial.build(config, Engine(config))

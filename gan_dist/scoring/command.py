@@ -72,7 +72,7 @@ class Task:
         if not self.extractors:
             return None
         self.progress.begin(f"{real.count:,} real images")
-        return sets_of(self.extractors, real, cache, self.ranks, self.progress)
+        return sets_of(self.extractors, real, cache, self.ranks, self.progress, self.metrics)
 
     def pairs(self, metrics: Mapping[str, Metric], sets: Sets | None, count: int) -> tuple[int, float]:
         """Return the blocks of pairs that this rank will compute for `count` images, and the seconds of one, about."""

@@ -33,7 +33,7 @@ from gan_dist.evaluation import (
 )
 from gan_dist.evaluation.features import Features, RandomNetwork
 from gan_dist.evaluation.pairs import Wants
-from gan_dist.scoring import lines_of
+from gan_dist.scoring import ImageSet, lines_of, sets_of
 from tests.unit.evaluation.ranking import on_ranks
 
 
@@ -382,6 +382,22 @@ def test_what_a_score_cannot_be_made_of_is_told_before_an_image_is_drawn() -> No
     limit = METRICS["fd"](kind="fd", features="random", limit=True)
     with pytest.raises(InputError, match="needs 258 generated images or more, and there are 257"):
         check({"fd": limit}, {"random": random}, 257)
+
+
+def test_a_score_that_compares_with_nothing_looks_at_two_real_images(tmp_path: Path) -> None:
+    looked: list[int] = []
+
+    def read(number: int) -> np.ndarray:
+        looked.append(number)
+        return np.full((8, 8, 1), number, np.uint8)
+
+    real = ImageSet(50, (8, 8), 1, read, {"data": "d"})
+    extractors = {"random": RandomNetwork(kind="random")}
+    alone = METRICS["inception_score"](kind="inception_score", features="random")
+    found = sets_of(extractors, real, tmp_path, Ranks(), metrics={"is": alone})
+    assert (len(looked), found.references["random"].rows.shape) == (2, (2, 256))
+    both = {"is": alone, "kid": METRICS["kid"](kind="kid", features="random")}
+    assert sets_of(extractors, real, tmp_path, Ranks(), metrics=both).references["random"].moments.count == 50
 
 
 def test_the_deviation_over_subsets_is_the_error_of_their_mean_in_the_record(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Penalties on a network's gradient: of logits (N, ...) by images (N, C, H, W), or of images by styles.
 
 They differentiate an output and are differentiated again when the loss is descended; their networks must therefore not lose
-weights in between, nor be compiled by themselves (engine/traced.py compiles both derivatives together). All add nothing times the output, so that every weight has a gradient: an output bias
-has none by a penalty alone, and DDP would wait for it.
+weights in between, nor be compiled by themselves (engine/traced.py compiles both derivatives together). All add nothing
+times the output, so that every weight has a gradient: an output bias has none by a penalty alone, and DDP would wait for it.
 """
 
 import math

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gan_dist import apply, cli, config as config_module, interfaces, trial
+from gan_dist import apply, cli, config as config_module, games, interfaces, trial
 from gan_dist.config import Config
 from gan_dist.engine import Engine
 from gan_dist.errors import InputError
@@ -36,7 +36,6 @@ KEYS: dict[str, object] = {
 
 def build(**keys: object) -> tuple[Config, RestorationGame, list[Batch]]:
     chosen = {**KEYS, **{name.replace("__", "."): value for name, value in keys.items()}}
-    chosen = {name: value for name, value in chosen.items() if value is not None}
     config = config_module.load([str(REPOSITORY / "configs/digits_denoise.yaml"), *making.flags(chosen)])
     engine = Engine(config)
     game = trial.build(config, engine)
@@ -90,11 +89,13 @@ def test_weights_may_be_schedules() -> None:
         assert bool(game.restore(micros[0]).item()) is learns
 
 
-def test_a_generator_s_dropout_and_least_size_are_those_of_the_game() -> None:
-    keys = {"networks__generator__kind": "unet", "networks__generator__blocks": None}
+def test_a_generator_s_dropout_and_least_size_are_those_of_the_game(tmp_path: Path) -> None:
+    text = (REPOSITORY / "configs/digits_denoise.yaml").read_text()
+    path = tmp_path / "unet.yaml"
+    path.write_text(text.replace("{kind: msrresnet, base_channels: 16, blocks: 4}", "{kind: unet, base_channels: 4}"))
     with pytest.raises(InputError, match=r"networks\.generator\.dropout = 0\.5 has no effect: game\.kind: restoration"):
-        build(**keys)[1].check_start()
-    build(**keys, networks__generator__dropout=0)[1].check_start()
+        games.build(config_module.load([str(path)])).check_start()
+    games.build(config_module.load([str(path), "--networks.generator.dropout", "0"])).check_start()
     config, game, _ = build(networks__generator__kind="resnet")
     assert game.least == 8
     assert Image.open(io.BytesIO(apply.apply(game, config, making.encode(making.picture(0, 5)), "a.png"))).size == (

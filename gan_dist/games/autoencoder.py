@@ -117,7 +117,11 @@ class _Encoding(Game):
 
     def make(self, config: Config) -> tuple[nn.Module, nn.Module]:
         """Return encoder and decoder with their initial weights; the caller has seeded torch."""
-        encoder, decoder = config.networks.encoder.encoder(self.shape), config.networks.decoder.generator(self.shape)
+        encoder = config.networks.encoder.encoder(self.shape)
+        try:
+            decoder = config.networks.decoder.generator(self.shape)
+        except InputError as error:  # a generator has another place in other games
+            raise InputError(str(error).replace("networks.generator.", "networks.decoder.")) from None
         if getattr(decoder, "takes_draws", False):
             raise InputError(
                 f"networks.decoder.kind = {self._decoder_kind} draws noise of its own; choose another kind"

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from gan_dist import config as config_module, trial
+from gan_dist import config as config_module, games, trial
 from gan_dist.config import Config
 from gan_dist.data import index
 from gan_dist.engine import Engine
@@ -118,12 +118,13 @@ def test_scores_of_pairs_look_at_reconstructions_and_the_others_at_samples() -> 
         (VAE, ["--data.labels", "true"], r"data\.labels has no effect with game\.kind: autoencoder"),
         (VAE, ["--data.resolution", "20"], r"sides from 16 that 8 divides, for example 16"),
         (VAE, ["--networks.decoder", "{kind: mlp}"], r"mlp is for points"),
+        (VAE, ["--networks.decoder", "{kind: patchgan}"], r"networks\.decoder\.kind = patchgan has no generator"),
         (GAN, ["--networks.discriminator", "{kind: dcgan}"], r"dcgan gives no features"),
     ],
 )
 def test_what_will_not_do_is_said_beforehand(recipe: str, words: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        config_module.load([str(REPOSITORY / f"configs/{recipe}.yaml"), *words])
+        games.build(config_module.load([str(REPOSITORY / f"configs/{recipe}.yaml"), *words]))
 
 
 def test_samples_are_compared_with_images_of_a_folder_too() -> None:

@@ -10,7 +10,16 @@ from torch import Tensor
 from gan_dist import losses, rng, schedules
 from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Section
-from gan_dist.games.base import Game, GameKeys, Handover, TranslatorAverage, expect, initial_weights, make_player
+from gan_dist.games.base import (
+    Game,
+    GameKeys,
+    Handover,
+    TranslatorAverage,
+    check_networks,
+    expect,
+    initial_weights,
+    make_player,
+)
 from gan_dist.games.colours import coloured
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape
@@ -51,6 +60,7 @@ class Paired(GameKeys):
     }
 
     def check(self, config: Config) -> None:
+        check_networks(config, of_images=True)
         fields = config.data.fields
         if isinstance(config.data.shards, dict):
             raise ValueError(

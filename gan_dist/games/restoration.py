@@ -13,7 +13,16 @@ from gan_dist.config.section import Many, One, Section, Steps
 from gan_dist.degrade import DEGRADE, Mask
 from gan_dist.ema import AverageKeys
 from gan_dist.errors import InputError
-from gan_dist.games.base import Game, GameKeys, Handover, expect, initial_weights, make_player, refuse_dropout
+from gan_dist.games.base import (
+    Game,
+    GameKeys,
+    Handover,
+    check_networks,
+    expect,
+    initial_weights,
+    make_player,
+    refuse_dropout,
+)
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape
 from gan_dist.networks.msrresnet import as_channels
@@ -56,6 +65,7 @@ class Restoration(GameKeys):
     }
 
     def check(self, config: Config) -> None:
+        check_networks(config, of_images=True)
         data = config.data
         if isinstance(data.shards, dict):
             raise ValueError(

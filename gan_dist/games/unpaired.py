@@ -16,6 +16,7 @@ from gan_dist.games.base import (
     GameKeys,
     Handover,
     TranslatorAverage,
+    check_networks,
     expect,
     initial_weights,
     make_player,
@@ -64,7 +65,8 @@ class Unpaired(GameKeys):
 
 
 def check_domains(config: Config) -> None:
-    """Raise ValueError unless the data are a set A and a set B of images."""
+    """Raise ValueError unless the data are a set A and a set B of images, and the networks are for these."""
+    check_networks(config, of_images=True)
     data, kind = config.data, config.game.kind
     if set(data.sets) != {"A", "B"}:
         raise ValueError(

@@ -126,6 +126,8 @@ class Discriminator(nn.Module):
 class Autoencoder(Network):
     """The networks of VAE-GAN (Larsen et al., 2016): encoder, decoder and discriminator, for sides from 16 that 8 divides."""
 
+    of_latents: ClassVar[bool] = True
+
     base_channels: Positive = 64
     """Width of the first layer; those that follow have 2 and 4 times as many, the dense ones 16 (encoder) and 8 times."""
     normalisation: Normalisation = "batch"

@@ -217,6 +217,8 @@ def _in_full_precision(number: int, doublings: int) -> bool:
 class Stylegan2(Network):
     """StyleGAN2 (Karras et al., 2020): any h x 2^k by w x 2^k, from 8."""
 
+    of_latents: ClassVar[bool] = True
+
     gives_styles: ClassVar[bool] = True
 
     mapping_layers: Positive = 8

@@ -118,7 +118,11 @@ def test_scores_of_pairs_look_at_reconstructions_and_the_others_at_samples() -> 
         (VAE, ["--data.labels", "true"], r"data\.labels has no effect with game\.kind: autoencoder"),
         (VAE, ["--data.resolution", "20"], r"sides from 16 that 8 divides, for example 16"),
         (VAE, ["--networks.decoder", "{kind: mlp}"], r"mlp is for points"),
-        (VAE, ["--networks.decoder", "{kind: patchgan, layers: 1}"], r"networks\.decoder\.kind = patchgan has no generator"),
+        (
+            VAE,
+            ["--networks.decoder", "{kind: patchgan, layers: 1}"],
+            r"networks\.decoder\.kind = patchgan has no generator",
+        ),
         (GAN, ["--networks.discriminator", "{kind: dcgan}"], r"dcgan gives no features"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gan_dist import apply, cli, config as config_module, games, interfaces, trial
+from gan_dist import apply, cli, config as config_module, interfaces, trial
 from gan_dist.config import Config
 from gan_dist.engine import Engine
 from gan_dist.errors import InputError
@@ -90,6 +90,8 @@ def test_weights_may_be_schedules() -> None:
 
 
 def test_a_generator_s_dropout_and_least_size_are_those_of_the_game(tmp_path: Path) -> None:
+    from gan_dist import games
+
     text = (REPOSITORY / "configs/digits_denoise.yaml").read_text()
     path = tmp_path / "unet.yaml"
     path.write_text(text.replace("{kind: msrresnet, base_channels: 16, blocks: 4}", "{kind: unet, base_channels: 4}"))

@@ -160,8 +160,8 @@ TABLE: dict[str, list[Small]] = {
             f"{{photos}} --steps 16 --recipe stylegan2 -- {RUN} --data.resolution 16"
             " --networks.generator.channel_maximum 4 --networks.discriminator.channel_maximum 4",
             f"{{edges}} --steps 1 --recipe paired -- {RUN} {NARROW}",
-            f"{{photos}} --shards-b {{large}} --steps 1 --recipe unpaired -- {RUN} {NARROW} --data.resolution 16"
-            " --data.load_size 18 --networks.generator.blocks 1",
+            f"{{photos}} --shards-b {{large}} --steps 1 --recipe unpaired -- {RUN} {NARROW} --data.resolution 32"
+            " --data.load_size 36 --networks.generator.blocks 1",
         )
     ],
     "pacgan": [

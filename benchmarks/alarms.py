@@ -155,6 +155,7 @@ def main() -> None:
     parser.add_argument("--classifier", type=Path)
     parser.add_argument("--report", action="store_true", help="train nothing")
     parser.add_argument("--cost", action="store_true", help="measure what the signals cost")
+    parser.add_argument("--rounds", type=int, default=9, help="of --cost")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.cost:
@@ -317,7 +318,7 @@ def cost(options) -> None:
     for each in work.values():
         each()
     times = {name: [] for name in work}
-    for _ in range(9):
+    for _ in range(options.rounds):
         for name, each in work.items():
             began = time.process_time()
             each()

@@ -121,7 +121,7 @@ def decode_only(found, workers: int, images: int) -> float:
     children = []
     for number in range(workers):
         if (child := os.fork()) == 0:
-            decoder = Decoder(found, 64, 3)
+            decoder = Decoder(found, (64, 64), 3)
             mine = np.random.default_rng(number).integers(0, len(found), images // workers).reshape(-1)
             batches = [mine[i : i + BATCH] for i in range(0, len(mine), BATCH)]
             decoder.read(batches[0])
@@ -182,7 +182,7 @@ def reduced(options: argparse.Namespace) -> None:
         for table in (decode._REDUCED, whole):
             kept, decode._REDUCED = decode._REDUCED, table
             begin = time.perf_counter()
-            Decoder(found, 64, 3).read(samples)
+            Decoder(found, (64, 64), 3).read(samples)
             times.append(time.perf_counter() - begin)
             decode._REDUCED = kept
         ratios.append(times[1] / times[0])

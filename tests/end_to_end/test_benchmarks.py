@@ -219,7 +219,7 @@ ONLY_HELP = {
 }
 
 
-def trained(recipe: str, **keys: object) -> None:
+def trained(recipe: str, keys: dict[str, object]) -> None:
     config = config_module.load([str(REPOSITORY / recipe), *making.flags(keys)])
     assert Trainer(config, Engine(config, alone=True)).train() == EXIT_FINISHED
 
@@ -264,13 +264,13 @@ while True:
 @pytest.fixture(scope="module")
 def runs(places: dict[str, Path]) -> None:
     """Runs of four steps, for the benchmarks that look at one."""
-    digits, mnist = places["digits"], places["mnist"]
-    trained("tests/data/digits.yaml", **making.tiny(digits, places["gan"]))
-    article = {f"networks__{player}__kind": "article" for player in ("generator", "discriminator")}
-    trained("tests/data/digits.yaml", **making.tiny(mnist, places["article"], data__resolution=28, **article))
-    vae = making.tiny(digits, places["vae"])
-    vae = {name: value for name, value in vae.items() if not name.startswith("networks.")}
-    trained("configs/digits_vae.yaml", **vae)
+    digits = places["digits"]
+    trained("tests/data/digits.yaml", making.tiny(digits, places["gan"]))
+    for recipe, keys in (
+        ("configs/digits_vae.yaml", making.tiny(digits, places["vae"])),
+        ("configs/mnist.yaml", making.tiny(places["mnist"], places["article"], data__resolution=28)),
+    ):
+        trained(recipe, {key: value for key, value in keys.items() if not key.startswith("networks.")})
 
 
 @pytest.mark.parametrize("name", sorted(TABLE))

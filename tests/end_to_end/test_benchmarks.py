@@ -64,7 +64,10 @@ TABLE: dict[str, list[Small]] = {
     ],
     "cache": [
         small(
-            "benchmarks/cache.py --epochs 1", r"full +4 machine\(s\)", r"blocks +1 machine\(s\)", r"Belady.*: [\d.]+"
+            "benchmarks/cache.py --epochs 1 --layouts 1",
+            r"full +1 machine\(s\)",
+            r"blocks +1 machine\(s\)",
+            r"Belady.*: [\d.]+",
         ),
         small("benchmarks/cache.py --stop", r"\d+ steps, \d+ samples not in the cache"),
     ],

@@ -240,7 +240,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {name: folder / name for name in names}
     found["digits"] = making.data_set(folder / "sets/digits", 96, classes=10)
     making.data_set(folder / "mnist", 512, 1, size=28, classes=10)
-    for name, count, size in (("photos", 128, 64), ("large", 16, 192)):
+    for name, count, size in (("photos", 128, 64), ("large", 64, 192)):
         making.write_tar(folder / name / "0.tar", jpegs(count, size))
     sketches = [(f"{number:06d}", making.encode(making.picture(number, 32))) for number in range(32)]
     members = [(f"{name}.{kind}.png", png) for name, png in sketches for kind in ("edges", "image")]

@@ -25,6 +25,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SEEDS = 3
+LEAST = 160  # samples: FID needs more than the classifier has features
 IMAGES = {"digits": 30_000, "stacked": 40_000}
 G, D = "optimizers.generator", "optimizers.discriminator"
 
@@ -100,7 +101,7 @@ def recipe(data: str, levels: dict[str, str], options: argparse.Namespace) -> di
         "training.images": images,
         "evaluate": {
             "every": images,
-            "samples": round((10_000 if stacked else 2_000) * options.scale),
+            "samples": max(LEAST, round((10_000 if stacked else 2_000) * options.scale)),
             "scores": scores,
         },
     }

@@ -238,7 +238,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("benchmarks")
     names = ("sets", "photos", "large", "edges", "mnist", "files", "gan", "article", "vae", "config", "script", "cache")
     found = {name: folder / name for name in names}
-    found["digits"] = making.data_set(folder / "sets/digits", 96, classes=10)
+    found["digits"] = making.data_set(folder / "sets/digits", 192, classes=10)
     making.data_set(folder / "mnist", 512, 1, size=28, classes=10)
     for name, count, size in (("photos", 128, 64), ("large", 64, 192)):
         making.write_tar(folder / name / "0.tar", jpegs(count, size))

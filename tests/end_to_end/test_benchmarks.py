@@ -20,10 +20,12 @@ from gan_dist.errors import EXIT_FINISHED
 from gan_dist.trainer import Trainer
 from tests import making, serving
 from tests.documents import commands
-from tests.launching import LIMIT, REPOSITORY
+from tests.launching import REPOSITORY
 from tests.unit.test_documents import DOCUMENTS, problem
 
 pytestmark = pytest.mark.slow
+
+PATIENCE = 1200  # seconds; none takes twenty on a core of its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,7 +302,7 @@ def play(words: str, folder: Path, cache: Path) -> tuple[int | None, str]:
     log = folder / "printed.txt"
     process = context.Process(target=_program, args=(shlex.split(words), log, cache))
     process.start()
-    process.join(LIMIT)
+    process.join(PATIENCE)
     process.kill()
     process.join()
     return process.exitcode, log.read_text()

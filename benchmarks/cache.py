@@ -63,7 +63,15 @@ class Machine:
         self.folder, self.schedule, self.slots = Folder(path), schedule, slots
         self.contents, self.fetched, self.missed = Contents(), Source(), Source()
         self.hits = self.reads = 0
-        self.fetcher = prefetch.Fetcher(self.folder, path.name, limit, schedule, self.contents, self.fetched, clock)
+        plan = prefetch.Plan(
+            folder=self.folder,
+            run=path.name,
+            limit=limit,
+            schedule=schedule,
+            contents=self.contents,
+            source=self.fetched,
+        )
+        self.fetcher = prefetch.Fetcher(plan, clock)
 
     def fetch(self, images: int, allowed: int) -> None:
         """Fetch ahead, so many bytes at most, but for the last round."""

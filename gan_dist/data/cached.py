@@ -53,9 +53,14 @@ class Cached:
         return self._folder.read(unit, self._contents.sizes(samples), place)
 
     def at(self, images: int) -> None:
-        """Say that this process reads samples of the step that begins at `images`."""
+        """Say that this process reads samples of the step that begins at `images`.
+
+        Fetching ahead begins with the second call, so that it takes no bandwidth from what the first step waits for.
+        """
         if self._pid != os.getpid():
             self._begin()
+        elif self._thread is None and self._announced is not None:
+            self._thread = Thread(Fetcher(self.plan), self._problem)
         if self._announced is not None:
             self._announced.at(images)
 
@@ -67,8 +72,6 @@ class Cached:
             self._problem(
                 f"the cache {self._folder.path} cannot be written ({error.strerror}); shards are read without it"
             )
-            return
-        self._thread = Thread(Fetcher(self.plan), self._problem)
 
     def _problem(self, text: str) -> None:
         if text not in self._said:

@@ -9,6 +9,7 @@ from gan_dist.data.block_cache import Kept, Unit
 
 _COUNT, _FIRST = 24, 39  # bits of a key that say how many samples a unit has, and which is the first
 _NEW = 1 << 16  # units that are not sorted in yet, at most
+_AT_ONCE = 1 << 20  # units that are looked up together
 
 
 def keys_of(firsts: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -54,12 +55,14 @@ class Held:
 
     def find(self, keys: np.ndarray) -> np.ndarray:
         """Return the place of each key among the settled ones, -1 where it is not there: (N,) int64."""
-        if not len(self.keys):
-            return np.full(len(keys), -1)
-        places = np.searchsorted(self.keys, keys)
-        places[places == len(self.keys)] = 0
-        places[(self.keys[places] != keys) | (self.bytes[places] == 0)] = -1
-        return places
+        found = np.full(len(keys), -1)
+        for start in range(0, len(keys) if len(self.keys) else 0, _AT_ONCE):
+            part = keys[start : start + _AT_ONCE]
+            places = np.searchsorted(self.keys, part)
+            places[places == len(self.keys)] = 0
+            there = (self.keys[places] == part) & (self.bytes[places] > 0)
+            found[start : start + _AT_ONCE][there] = places[there]
+        return found
 
     def bytes_of(self, keys: np.ndarray) -> np.ndarray:
         """Return the bytes of each unit, 0 where it is not there: (N,) int64."""
@@ -90,8 +93,8 @@ class Held:
         """Sort in what is new, and leave out what was given up."""
         if (there := self.bytes > 0).all() and not self._new:
             return
-        added = sorted(self._new)
-        new = [self._new[key] for key in added]
+        added = np.array(sorted(self._new), np.int64)
+        new = [self._new[key] for key in added.tolist()]
         self._new.clear()
         places = np.searchsorted(self.keys[there], added)
         self.bytes = np.insert(self.bytes[there], places, [taken for taken, _ in new])
@@ -143,7 +146,11 @@ class Holdings:
 
     def has_all_of(self, other: "Holdings") -> bool:
         """Say whether all of another one, which is settled, is here as well."""
-        return all((self.of(name).bytes_of(held.keys) > 0).all() for name, held in other.sets.items())
+        return all(
+            (self.of(name).bytes_of(held.keys[start : start + _AT_ONCE]) > 0).all()
+            for name, held in other.sets.items()
+            for start in range(0, len(held.keys), _AT_ONCE)
+        )
 
     def __contains__(self, unit: Unit) -> bool:
         return bool(self.of(unit.set).bytes_of(np.array([_key(unit)]))[0])

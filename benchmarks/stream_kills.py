@@ -6,14 +6,19 @@ A try is one run: one or two trainings that are killed (SIGKILL to all processes
 loop), then one that ends. Each draws its ranks (1 or 2), its source (nginx, moto's S3 server, local files), its cache (none,
 a third of the set, all of it) and its workers, and nginx is stopped for some seconds in some of them. The order is full or
 blocks. At the end the digest must be that of an undisturbed run from local files. It needs nginx; moto where it is installed.
+
+Ranks are forked from a process that has imported all modules: most of such a short training would be their import.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import json
+import logging
+import multiprocessing
 import os
 import random
+import runpy
 import sys
 import tempfile
 import threading
@@ -23,13 +28,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import psutil
-
 from gan_dist.checkpoint import store
 from tests import making, serving
-from tests.launching import Started, digests, start, train
+from tests.launching import REPOSITORY, digests, free_port
 
 IMAGES, SAMPLES = 2048, 720
+LIMIT = 1200  # seconds, on a machine that does much else
 SLOW = 0.08  # seconds by which a step takes longer, so that there is something to kill
 PARTS = {"full": "1MiB", "blocks": "300KiB"}  # a third of the set, as it lies on a disk
 ORDERS = {"full": {}, "blocks": {"data__order": "blocks", "data__block": 4, "data__window": 16}}
@@ -55,8 +59,8 @@ class Training:
 def drawn(chance: random.Random, sources: list[str], order: str, kill: str) -> Training:
     source = chance.choice(sources)
     ranks, cache, workers = chance.choice((1, 2)), chance.choice(("none", "part", "all")), chance.choice((0, 0, 1))
-    after = chance.uniform(0.5, 8.0) if kill == "start" else chance.uniform(0.0, 3.0)
-    gone = (chance.uniform(0.0, 12.0), chance.uniform(0.3, 4.0)) if chance.random() < 0.5 else (0.0, 0.0)
+    after = chance.uniform(0.2, 4.0) if kill == "start" else chance.uniform(0.0, 3.0)
+    gone = (chance.uniform(0.0, 6.0), chance.uniform(0.3, 4.0)) if chance.random() < 0.5 else (0.0, 0.0)
     return Training(ranks, source, cache, workers, kill, after, gone if source == "nginx" else (0.0, 0.0))
 
 
@@ -66,16 +70,72 @@ def keys(shards: str, directory: Path, order: str, **more: object) -> dict[str, 
     return making.tiny(shards, directory, **sizes, **saves, **ORDERS[order], **more)
 
 
+class Ranks:
+    """The processes of a training in the background."""
+
+    def __init__(self, wanted: dict[str, object], count: int) -> None:
+        self.directory = Path(str(wanted["run.directory"]))
+        self.output = self.directory.with_name(f"{self.directory.name}.txt")
+        words = [f"slow:seconds={SLOW}", "tests/data/digits.yaml", *making.flags(wanted)]
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["gan_dist.trainer", "torch._dynamo", "tests.launching"])
+        port = free_port()
+        each = ((rank, count, port, words, self.output) for rank in range(count))
+        self.processes = [context.Process(target=be_rank, args=one) for one in each]
+        for process in self.processes:
+            process.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until all have ended, or one has failed. Says whether that is so."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            codes = self.codes
+            if None not in codes or any(codes):
+                return True
+            time.sleep(0.02)
+        return False
+
+    @property
+    def codes(self) -> list[int | None]:
+        return [process.exitcode for process in self.processes]
+
+    def progress(self) -> tuple[int, int]:
+        """What rank 0 of this start says of itself, as beats and images; it has not begun where it says nothing yet."""
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            told = json.loads((self.directory / "logs/processes/rank-0.json").read_text())
+            if told["pid"] == self.processes[0].pid:
+                return told["beats"], told["images"]
+        return 0, -1
+
+    def kill(self) -> None:
+        """SIGKILL to all. Their workers end by themselves."""
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.join()
+
+
+def be_rank(rank: int, count: int, port: int, words: list[str], output: Path) -> None:
+    """Train in this process."""
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    if count > 1:
+        local = {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in {"RANK": rank, "WORLD_SIZE": count, **local}.items()})
+    sys.argv = [str(REPOSITORY / "tests/fault/inject.py"), *words]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
 class Tries:
-    def __init__(
-        self, scratch: Path, nginx: serving.Nginx, sources: dict[str, str], environment: dict[str, str]
-    ) -> None:
-        self.scratch, self.nginx, self.sources, self.environment = scratch, nginx, sources, environment
+    def __init__(self, scratch: Path, nginx: serving.Nginx, sources: dict[str, str]) -> None:
+        self.scratch, self.nginx, self.sources = scratch, nginx, sources
         self.wanted: dict[str, str] = {}
         for order in ORDERS:
-            done = train(keys(sources["files"], scratch / order, order))
-            if done.returncode:
-                raise SystemExit(f"the run from local files failed\n{done.stderr}")
+            run = Ranks(keys(sources["files"], scratch / order, order), 1)
+            if not run.wait(LIMIT) or any(run.codes):
+                run.kill()
+                raise SystemExit(f"the run from local files failed\n{run.output.read_text()}")
             self.wanted[order] = digests(scratch / order)[store.name_of(IMAGES)]
 
     def play(self, number: int, order: str, trainings: list[Training]) -> bool:
@@ -96,32 +156,27 @@ class Tries:
         more |= {} if far or one.cache == "none" else {"data__cache_local": True}
         wanted = keys(self.sources[one.source], directory, order, data__cache=directory.parent / "cache", **more)
         with self.restarts(one):
-            run = start(wanted, one.ranks, fault=f"slow:seconds={SLOW}", environment=self.environment)
+            run = Ranks(wanted, one.ranks)
             try:
                 ended = self.disturb(run, one)
             finally:
-                kill(run)
+                run.kill()
         words = f"{one.ranks} rank(s) {one.source} cache {one.cache}{' with a worker' if one.workers else ''}"
         words += f", server gone {one.gone[1]:.1f} s" if one.gone[1] else ""
         return f"{words}, {ended}"
 
-    def disturb(self, run: Started, one: Training) -> str:
+    def disturb(self, run: Ranks, one: Training) -> str:
         """Wait for the kill, or the end. Returns how it ended."""
-        begun = not one.kill
-        while not begun and run.process.poll() is None:
-            begun = one.kill == "start" or progress(run)["beats"] > 1
-            time.sleep(0.02)
-        with contextlib.suppress(Exception):
-            run.process.wait(one.after if one.kill else 300)
-        if (code := run.process.poll()) is not None:
-            if code:
-                raise SystemExit(
-                    f"{run.directory} ended by itself with exit code {code}\n{run.output.read_text()[-4000:]}"
-                )
+        ended = False
+        while one.kill == "loop" and not ended and run.progress()[0] < 2:
+            ended = run.wait(0.05)
+        if run.wait(one.after if one.kill else LIMIT):
+            if any(run.codes):
+                raise SystemExit(f"{run.directory} failed: {run.codes}\n{run.output.read_text()[-4000:]}")
             return "ended"
         if not one.kill:
             raise SystemExit(f"{run.directory} does not end\n{run.output.read_text()[-4000:]}")
-        at = progress(run)["images"]
+        at = run.progress()[1]
         return f"killed at {at:,}" if at >= 0 else "killed in its start"
 
     @contextlib.contextmanager
@@ -146,50 +201,25 @@ class Tries:
                 thread.join()
 
 
-def progress(run: Started) -> dict[str, int]:
-    """What rank 0 of this start says of itself; it has not begun where it says nothing yet."""
-    with contextlib.suppress(OSError, ValueError, KeyError, psutil.Error):
-        told = json.loads((run.directory / "logs/processes/rank-0.json").read_text())
-        rank = psutil.Process(told["pid"])
-        if run.process.pid in (rank.pid, *(each.pid for each in rank.parents())):  # not one of the start before
-            return {"beats": told["beats"], "images": told["images"]}
-    return {"beats": 0, "images": -1}
-
-
-def kill(run: Started) -> None:
-    """SIGKILL to the launcher, its ranks and their workers. The launcher is stopped before, so that it starts nobody more."""
-    family = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        parent = psutil.Process(run.process.pid)
-        if run.process.poll() is None:
-            parent.suspend()
-        family = [parent, *parent.children(recursive=True)]
-    for each in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            each.kill()
-    run.process.wait()
-    psutil.wait_procs(family, 10)
-
-
 @contextlib.contextmanager
-def servers(www: Path, scratch: Path) -> Iterator[tuple[serving.Nginx, dict[str, str], dict[str, str]]]:
-    """nginx, the addresses of the shards by source, and the environment for them."""
+def servers(www: Path, scratch: Path) -> Iterator[tuple[serving.Nginx, dict[str, str]]]:
+    """nginx, and the addresses of the shards by source."""
     with contextlib.ExitStack() as stack:
         nginx = stack.enter_context(serving.nginx(www, scratch / "nginx"))
-        sources, environment = {"files": str(www), "nginx": f"{nginx.url}/{{0..2}}.tar"}, {}
+        sources = {"files": str(www), "nginx": f"{nginx.url}/{{0..2}}.tar"}
         if serving.MOTO:
             import boto3
 
+            logging.getLogger("werkzeug").setLevel(logging.ERROR)  # moto's lines for each request
             address = stack.enter_context(serving.s3())
-            environment = {"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "SECRET"}
-            environment |= {"AWS_ENDPOINT_URL": address, "AWS_REGION": "us-east-1"}
-            os.environ.update(environment)
+            os.environ.update(AWS_ACCESS_KEY_ID="AKIAIOSFODNN7EXAMPLE", AWS_SECRET_ACCESS_KEY="SECRET")
+            os.environ.update(AWS_ENDPOINT_URL=address, AWS_REGION="us-east-1")  # before the ranks' server starts
             client = boto3.client("s3", endpoint_url=address, region_name="us-east-1")
             client.create_bucket(Bucket="photos")
             for path in www.glob("*.tar"):
                 client.upload_file(str(path), "photos", path.name)
             sources["s3"] = "s3://photos/{0..2}.tar"
-        yield nginx, sources, environment
+        yield nginx, sources
 
 
 def main() -> None:
@@ -201,8 +231,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         www = making.data_set(scratch / "www", SAMPLES)
-        with servers(www, scratch) as (nginx, sources, environment):
-            tries = Tries(scratch, nginx, sources, environment)
+        with servers(www, scratch) as (nginx, sources):
+            tries = Tries(scratch, nginx, sources)
             often = [source for source in sources for _ in range(3 if source == "nginx" else 1)]
             same = 0
             for number in range(options.tries):

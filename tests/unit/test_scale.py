@@ -188,8 +188,9 @@ def test_one_rank_of_a_machine_opens_the_indexes_of_shards(tmp_path: Path, monke
     shards = [str(path) for path in sorted((tmp_path / "data").glob("*.tar"))]
     index_module.build(shards, tmp_path / "cache", progress=False)
     monkeypatch.setattr(parts, "safe_open", counted("index", parts.safe_open))
+    counted_open = counted("file", open)
     for module in (builtins, io):  # NumPy maps files by the one, pathlib reads them by the other
-        monkeypatch.setattr(module, "open", counted("file", open))
+        monkeypatch.setattr(module, "open", counted_open)
     first = index_module.load(shards, tmp_path / "cache")
     assert opened.count("index") == 24
     opened.clear()

@@ -226,7 +226,7 @@ def plan(units: int) -> None:
         )
         before, began = peak(), time.perf_counter()
         fetcher = prefetch.Fetcher(made)
-        for images in range(0, 64 * BATCH, BATCH):
+        for images in range(0, 16 * BATCH, BATCH):
             fetcher.step([Reading(images, range(BATCH))])
         seconds = time.perf_counter() - began
     print(

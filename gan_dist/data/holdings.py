@@ -117,8 +117,10 @@ class Holdings:
                 continue
             if unit.set not in columns:
                 columns[unit.set] = array("q"), array("q"), array("d")
-            for column, value in zip(columns[unit.set], (_key(unit), kept.bytes, kept.written), strict=True):
-                column.append(value)
+            keys, taken, written = columns[unit.set]
+            keys.append(_key(unit))
+            taken.append(kept.bytes)
+            written.append(kept.written)
         self.sets: dict[str, Held] = {}
         while columns:
             name, parts = columns.popitem()

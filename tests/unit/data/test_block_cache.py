@@ -355,6 +355,7 @@ def test_another_process_takes_over_from_one_that_was_killed(shards: Path) -> No
         wait_until(lambda: prefetch._has_fetcher(made.plan.folder, run))
         made = pickle.loads(pickle.dumps(made))  # as a worker has it
         made.at(0)
+        assert made._thread is None  # what is read first waits for nothing that is fetched ahead
         made.at(0)
         time.sleep(1.2)
         assert not cache_files(config)

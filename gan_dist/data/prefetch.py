@@ -109,12 +109,12 @@ class Fetcher:
 
     def _fetch(self, units: list[Unit]) -> bool:
         pieces = [self._contents.pieces(range(unit.first, unit.end)) for unit in units]
-        began = time.monotonic()
+        began = self._clock()
         try:
             data = self.plan.source.read_many([piece for each in pieces for piece in each])
         except OSError as error:
             raise SourceError(error.strerror or str(error)) from None
-        self._lasted = time.monotonic() - began
+        self._lasted = max(0.0, self._clock() - began)
         done = 0
         for unit, each in zip(units, pieces, strict=True):
             taken = self.plan.folder.write(unit, data[done : done + len(each)])

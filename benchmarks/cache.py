@@ -3,6 +3,7 @@
     python benchmarks/cache.py                     # full and blocks, 1, 2 and 4 machines, a cache of a quarter of the set
     python benchmarks/cache.py --part 0.5          # another size
     python benchmarks/cache.py --stop              # the server stops for 10 s with a warm cache
+    python benchmarks/cache.py --units 5_000_000   # the memory of the plan, with so many single samples in the cache
 
 The real fetcher and the real files, on a simulated clock: a step takes `batch / rate` seconds, and the source counts bytes.
 Ranks of one machine share a cache, so that for them it is the figure of one machine.
@@ -10,8 +11,10 @@ Ranks of one machine share a cache, so that for them it is the figure of one mac
 
 import argparse
 import itertools
+import resource
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -19,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from gan_dist.data import prefetch
-from gan_dist.data.block_cache import Folder, Reading, Unit
+from gan_dist.data.block_cache import Folder, Kept, Reading, Unit
 from gan_dist.data.order import Blocks
 from gan_dist.data.reading import Piece
 from gan_dist.data.upcoming import Schedule
@@ -65,7 +68,15 @@ class Machine:
         self.folder, self.schedule, self.slots = Folder(path), schedule, slots
         self.contents, self.fetched, self.missed = Contents(), Source(), Source()
         self.hits = self.reads = 0
-        self.fetcher = prefetch.Fetcher(self.folder, path.name, limit, schedule, self.contents, self.fetched, clock)
+        plan = prefetch.Plan(
+            folder=self.folder,
+            run=path.name,
+            limit=limit,
+            schedule=schedule,
+            contents=self.contents,
+            source=self.fetched,
+        )
+        self.fetcher = prefetch.Fetcher(plan, clock)
 
     def fetch(self, images: int, allowed: int) -> None:
         """Fetch ahead, so many bytes at most, but for the last round."""
@@ -188,6 +199,48 @@ def stop(blocks: Blocks, speed: float) -> None:
     print(f"server silent for 10 s, a twentieth of an epoch: {steps} steps, {lacking} samples not in the cache")
 
 
+class Full(Folder):
+    """A cache that has been filled with single samples: its names are made up, and what is written is forgotten."""
+
+    def __init__(self, path: Path, units: int) -> None:
+        super().__init__(path)
+        self.units = units
+
+    def entries(self):
+        return ((Unit(Contents.set, first, first + 1), Kept(4096, 0.0)) for first in range(self.units))
+
+    def write(self, unit: Unit, parts) -> int:
+        return 4096
+
+
+def plan(units: int) -> None:
+    """Print the memory of a fetcher of a full shuffle whose cache holds half of the set."""
+    schedule = Schedule(seed=0, name="", total=2 * units, batch=BATCH, streams=1, end=8 * units, blocks=None)
+    with tempfile.TemporaryDirectory() as scratch:
+        contents = Contents()
+        made = prefetch.Plan(
+            folder=Full(Path(scratch), units),
+            run="run",
+            limit=units * 4096,
+            schedule=schedule,
+            contents=contents,
+            source=Source(),
+        )
+        before, began = peak(), time.perf_counter()
+        fetcher = prefetch.Fetcher(made)
+        for images in range(0, 16 * BATCH, BATCH):
+            fetcher.step([Reading(images, range(BATCH))])
+        seconds = time.perf_counter() - began
+    print(
+        f"{units:,} units: {(peak() - before) / 1e6:,.0f} MB more than the {before / 1e6:,.0f} MB before, {seconds:.0f} s"
+    )
+
+
+def peak() -> int:
+    """The most bytes that this process had in memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layouts", type=int, default=6, help="of machines and ranks: the first so many")
@@ -195,7 +248,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--speed", type=float, default=4.0, help="bandwidth over what the training reads")
     parser.add_argument("--stop", action="store_true")
+    parser.add_argument("--units", type=int, default=0, help="measure the memory of a plan of so many")
     options = parser.parse_args()
+    if options.units:
+        plan(options.units)
+        return
     blocks = Blocks(16, 8)
     prefetch._SORT = prefetch._SCAN_SHARE = 0  # the clock here is not the one of the fetcher's work
     prefetch._ROUND = 16 * 8 * SAMPLE // 4  # of the small set here

@@ -1,10 +1,12 @@
 """What the index of very many samples costs a machine and each of its processes.
 
     python benchmarks/index.py --samples 10_000_000 --shards 100_000
+    python benchmarks/index.py --samples 1_000_000 --shards 100_000 --local
 
 Writes the index of a set on a server into a scratch folder, as `gan-dist index` leaves it, and opens it as the ranks of a
 machine do: the first writes the table that all map. What a process has for itself is anonymous memory; pages of the table
-are the machine's, once.
+are the machine's, once. With --local the shards are files, each with its index beside it, and a further rank is measured
+with and without the summary that the first one leaves.
 """
 
 import argparse
@@ -63,24 +65,59 @@ def write(folder: Path, samples: int, shards: int) -> list[str]:
     return urls
 
 
+def write_local(folder: Path, samples: int, shards: int) -> None:
+    """Shards of no content, as none is read, all of one date, and the index of each."""
+    from gan_dist.data import parts
+
+    each, digest = samples // shards, "0" * 64
+    one = np.arange(each, dtype=np.int64)
+    arrays = {
+        "offset": one * 66_048,
+        "size": np.full(each, 65_536, np.uint32),
+        "label": np.zeros(each, np.int32),
+        "width": np.full(each, 256, np.uint16),
+        "height": np.full(each, 256, np.uint16),
+        "keys": np.zeros(each, np.uint8),
+    }
+    summary = {
+        "channels": {"3": "0"},
+        "bad": [],
+        "digest": digest,
+        "old_digest": digest,
+        "keys": digest,
+        "left_out": {},
+    }
+    stamp = {"version": str(parts.VERSION), "bytes": "0", "mtime_ns": "0"}
+    content = parts.content(stamp, arrays, summary)
+    for name in names(folder, shards):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+        os.utime(name, ns=(0, 0))
+        Path(f"{name}.index").write_bytes(content)
+
+
+def names(folder: Path, shards: int) -> list[str]:
+    return [f"{folder}/{number // 1000:03d}/{number:06d}.tar" for number in range(shards)]
+
+
 def own_memory() -> int:
     """Bytes that only this process has."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("Anonymous:",)))
 
 
-def open_it(folder: str, shards: int) -> None:
+def open_it(folder: str, shards: int, local: bool, prepared: bool) -> None:
     """What a rank does, and prints."""
     from gan_dist import config as config_module
     from gan_dist.data import checks, index
 
     os.environ["TMPDIR"] = tempfile.tempdir = folder
-    urls = [f"s3://bucket/train-{number:06d}.tar" for number in range(shards)]
+    far = [f"s3://bucket/train-{number:06d}.tar" for number in range(shards)]
     repository = Path(__file__).resolve().parent.parent
     flags = ["--data.shards", "s3://bucket/train.tar", "--data.resolution", "64"]
     config = config_module.load([str(repository / "configs/dcgan.yaml"), *flags])
     before, begun = own_memory(), time.perf_counter()
-    found = index.load(urls, Path(folder) / "cache")
+    found = index.load(names(Path(folder), shards) if local else far, Path(folder) / "cache", prepared=prepared)
     loaded = time.perf_counter() - begun
     checks.check(found, config)
     checked = time.perf_counter() - begun - loaded
@@ -100,11 +137,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=10_000_000)
     parser.add_argument("--shards", type=int, default=100_000)
+    parser.add_argument("--local", action="store_true", help="shards in a file system")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        write(Path(scratch), options.samples, options.shards)
-        code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import index; index.open_it({scratch!r}, {options.shards})"
-        for name in ("first rank of a machine", "a further rank"):
+        (write_local if options.local else write)(Path(scratch), options.samples, options.shards)
+        ranks = {"first rank of a machine": False, "a further rank": True}
+        if options.local:
+            ranks = {
+                "first rank of a machine": False,
+                "a further rank without the summary": False,
+                "a further rank": True,
+            }
+        for name, prepared in ranks.items():
+            call = f"index.open_it({scratch!r}, {options.shards}, {options.local}, {prepared})"
+            code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import index; {call}"
             words = [sys.executable, "-c", code]
             output = subprocess.run(words, check=True, capture_output=True, text=True).stdout
             found = json.loads(output.splitlines()[-1])

@@ -40,7 +40,7 @@ class Trainer:
         self.engine = engine
         deadline = stop.deadline(config.run.deadline, config.control.margin_seconds)
         engine.on_main(lambda: _prepare_data(config, engine.is_main), where="machine")
-        self.index = loader.open_index(config)
+        self.index = loader.open_index(config, prepared=True)
         if where := engine.who_differs(self.index.digest):
             raise AgreedError(f"data.shards has other contents {where}; give all machines the same shards")
         config = config.with_classes(lambda: self.index.classes)

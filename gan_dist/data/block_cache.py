@@ -162,21 +162,30 @@ class Folder:
             self.file(unit).unlink(missing_ok=True)
 
     def scan(self) -> dict[Unit, Kept]:
-        """Return all that is there. Removes what a killed writer has left."""
-        found: dict[Unit, Kept] = {}
+        """Return all that is there, where it is known to be little: `entries`."""
+        return dict(self.entries())
+
+    def entries(self) -> Iterator[tuple[Unit, Kept]]:
+        """Yield all that is there. Removes what a killed writer has left."""
         for each in _entries(self.path / "sets"):
             for folder in _entries(each.path):
                 for file in _entries(folder.path):
-                    with contextlib.suppress(OSError, ValueError):
-                        state = file.stat(follow_symlinks=False)
-                        if file.name.endswith(".part"):
-                            if time.time() - state.st_mtime > _LEFT:
-                                os.unlink(file.path)
-                            continue
-                        first, end = map(int, file.name.split("-"))
-                        taken = max(state.st_blocks * 512, state.st_size)
-                        found[Unit(each.name, first, end)] = Kept(taken, state.st_mtime)
-        return found
+                    if (entry := _entry(each.name, file)) is not None:
+                        yield entry
+
+
+def _entry(set_name: str, file: "os.DirEntry[str]") -> tuple[Unit, Kept] | None:
+    """Return what a file holds; None where it is not whole, or no file of a cache."""
+    try:
+        state = file.stat(follow_symlinks=False)
+        if file.name.endswith(".part"):
+            if time.time() - state.st_mtime > _LEFT:
+                os.unlink(file.path)
+            return None
+        first, end = map(int, file.name.split("-"))
+    except (OSError, ValueError):
+        return None
+    return Unit(set_name, first, end), Kept(max(state.st_blocks * 512, state.st_size), state.st_mtime)
 
 
 def _write_all(descriptor: int, buffers: list[memoryview]) -> None:

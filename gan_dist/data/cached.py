@@ -12,8 +12,8 @@ from gan_dist.config import Config
 from gan_dist.data.block_cache import Announced, Contents, Folder, Unit, folder_of
 from gan_dist.data.decode import Decoder, Note
 from gan_dist.data.index import Index
-from gan_dist.data.prefetch import Fetcher, Thread
-from gan_dist.data.reading import Direct, Piece, Reader
+from gan_dist.data.prefetch import Fetcher, Plan, Thread
+from gan_dist.data.reading import Direct, Piece
 from gan_dist.data.stores import Patience
 from gan_dist.data.upcoming import Schedule
 from gan_dist.errors import InputError
@@ -26,19 +26,10 @@ _AUTO, _MOST = 0.5, 20 << 30  # of what is free on the disk, and bytes, may be t
 class Cached:
     """The images of one set that are in the cache. It is pickled to workers, and opens nothing before it is used."""
 
-    def __init__(
-        self,
-        folder: Folder,
-        run: str,
-        limit: int,
-        schedule: Schedule,
-        contents: Contents,
-        source: Reader,
-        slots: range,
-    ) -> None:
-        """`slots` are the places of the batch that this rank serves; for the others see `Fetcher`."""
-        self._folder, self._run, self._limit = folder, run, limit
-        self._schedule, self._contents, self._source, self._slots = schedule, contents, source, slots
+    def __init__(self, plan: Plan, slots: range) -> None:
+        """`slots` are the places of the batch that this rank serves."""
+        self.plan, self._slots = plan, slots
+        self._schedule, self._contents, self._folder = plan.schedule, plan.contents, plan.folder
         self._pid = 0
         self._announced: Announced | None = None
         self._thread: Thread | None = None
@@ -62,23 +53,25 @@ class Cached:
         return self._folder.read(unit, self._contents.sizes(samples), place)
 
     def at(self, images: int) -> None:
-        """Say that this process reads samples of the step that begins at `images`."""
+        """Say that this process reads samples of the step that begins at `images`.
+
+        Fetching ahead begins with the second call, so that it takes no bandwidth from what the first step waits for.
+        """
         if self._pid != os.getpid():
             self._begin()
+        elif self._thread is None and self._announced is not None:
+            self._thread = Thread(Fetcher(self.plan), self._problem)
         if self._announced is not None:
             self._announced.at(images)
 
     def _begin(self) -> None:
         self._pid = os.getpid()
         try:
-            self._announced = Announced(self._folder, self._run, self._slots)
+            self._announced = Announced(self._folder, self.plan.run, self._slots)
         except OSError as error:
             self._problem(
                 f"the cache {self._folder.path} cannot be written ({error.strerror}); shards are read without it"
             )
-            return
-        fetcher = Fetcher(self._folder, self._run, self._limit, self._schedule, self._contents, self._source)
-        self._thread = Thread(fetcher, self._problem)
 
     def _problem(self, text: str) -> None:
         if text not in self._said:
@@ -184,8 +177,9 @@ def _of(config: Config, name: str, images: Mapping[str, Index], slots: range, li
     limit = limit_of(config, folder, contents, schedule) if limited else 0
     about = f"{config.directory.absolute()}\0{name}\0{contents.set}"
     run = hashlib.sha256(about.encode()).hexdigest()[:16]
-    index = next(iter(images.values()))
-    return Cached(folder, run, limit, schedule, contents, Shards(index), slots)
+    source = Shards(next(iter(images.values())))
+    plan = Plan(folder=folder, run=run, limit=limit, schedule=schedule, contents=contents, source=source)
+    return Cached(plan, slots)
 
 
 def limit_of(config: Config, folder: Folder, contents: Contents, schedule: Schedule) -> int:
@@ -195,7 +189,7 @@ def limit_of(config: Config, folder: Folder, contents: Contents, schedule: Sched
     if (
         _MOST / _AUTO if asked is None else asked
     ) > room:  # only then what is there counts: it may be millions of files
-        room += sum(each.bytes for each in folder.scan().values())
+        room += sum(kept.bytes for _, kept in folder.entries())
     limit = min(_MOST, int(_AUTO * room)) if asked is None else asked
     if limit > room and min(limit, contents.stored) > room:
         raise InputError(

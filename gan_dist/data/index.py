@@ -2,9 +2,10 @@
 
 The index of a shard is a safetensors file that records the shard's size and time, and is made again when they change.
 That of remote shards is in the cache (remote_index.py). All shards together are one table (20 bytes a sample), in a file
-that all ranks and loader workers of a node map.
+that all ranks and loader workers of a node map. Beside it is a summary, so that one rank of a node opens the shards' indexes.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -193,8 +194,14 @@ def build(shards: Sequence[str], cache: Path, image: str = "auto", progress: boo
                 bar.advance(task)
 
 
-def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
-    """Return the index of `shards`, which `build` has made. It asks no server."""
+def load(shards: Sequence[str], cache: Path, image: str = "auto", prepared: bool = False) -> Index:
+    """Return the index of `shards`, which `build` has made. It asks no server.
+
+    `prepared`: another process of this machine has loaded it since this start began. What that one left is then read in
+    place of each shard's index, as long as no shard has another size or date.
+    """
+    if prepared and (index := _prepared(shards, cache, image)) is not None:
+        return index
     far = [shard for shard in shards if is_remote(shard)]
     next_far = iter(remote_index.load(far, cache, image) if far else ())
     found = [next(next_far) if is_remote(shard) else _near(shard, cache, image) for shard in shards]
@@ -228,7 +235,7 @@ def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
         left_out.update(summary["left_out"])
         for kind, key in summary["channels"].items():
             channels.setdefault(kind, f"{shard}: {key}")
-    return Index(
+    index = Index(
         shards=shown,
         first=np.cumsum([0, *counts]),
         rows=rows,
@@ -245,6 +252,50 @@ def load(shards: Sequence[str], cache: Path, image: str = "auto") -> Index:
         addresses=tuple(shard if is_remote(shard) else "" for shard in shards) if far else (),
         facts=tuple(part.facts for part in found) if far else (),
     )
+    if table is not None and not far:
+        _leave(index)
+    return index
+
+
+_SUMMARY = ("digest", "old_digest", "channels", "bad", "left_out", "key_digests")
+
+
+def _summary_place(shards: Sequence[str], image: str, stamps: Sequence[tuple[int, int]]) -> Path:
+    """Return where the summary of local shards lies: another place for shards of another size or date."""
+    absolute = [str(Path(shard).absolute()) for shard in shards]
+    about = json.dumps([VERSION, image, list(shards), absolute, stamps])
+    return tables.folder() / f"summary-{hashlib.sha256(about.encode()).hexdigest()[:24]}.json"
+
+
+def _leave(index: Index) -> None:
+    """Write what is known beside the table for the other ranks, who read the shards' own indexes where that fails."""
+    assert index.table is not None
+    content = {name: getattr(index, name) for name in _SUMMARY}
+    text = json.dumps({"table": index.table.name, "first": index.first.tolist(), **content})
+    place = _summary_place(index.shards, index.image, index.stamps)
+    with contextlib.suppress(OSError):
+        if not place.exists() or place.read_text() != text:  # by now a shard's index may be a newer one
+            files.write_atomic(place, text)
+
+
+def _prepared(shards: Sequence[str], cache: Path, image: str) -> Index | None:
+    """Return the index that another process of this machine has left; None where there is none of these files."""
+    if any(is_remote(shard) for shard in shards):
+        return None  # these have one index together
+    states = [stamp(shard) for shard in shards]
+    stamps = tuple((int(state["bytes"]), int(state["mtime_ns"])) for state in states)
+    try:
+        found = json.loads(_summary_place(shards, image, stamps).read_text())
+        table, first = tables.folder() / found.pop("table"), np.array(found.pop("first"))
+        rows = tables.map_rows(table, _ROW)
+        for name in ("bad", "key_digests"):
+            found[name] = tuple(found[name])
+        index = Index(
+            shards=tuple(shards), first=first, rows=rows, table=table, cache=cache, image=image, stamps=stamps, **found
+        )
+        return index if len(rows) == len(index) else None
+    except (OSError, LookupError, ValueError, TypeError, AttributeError):
+        return None
 
 
 def _rows_of(part: parts.Part) -> np.ndarray:

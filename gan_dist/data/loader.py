@@ -81,9 +81,10 @@ def prepare(config: Config, progress: bool = True) -> None:
         label_maps.check(local, fields, cache)
 
 
-def open_index(config: Config, wanted: Mapping[str, Field] | None = None) -> Index:
+def open_index(config: Config, wanted: Mapping[str, Field] | None = None, prepared: bool = False) -> Index:
     """Return the data set's index, checked against the config, this node, and what the game wants of each sample.
 
+    `prepared`: another process of this machine has done so since this start began (`index.load`).
     Raises InputError, naming a sample or a field, where the data cannot serve them.
     """
     if wanted is not None:
@@ -95,7 +96,7 @@ def open_index(config: Config, wanted: Mapping[str, Field] | None = None) -> Ind
     for set_name, named in config.data.sets.items():
         local = shards.places(shards.expand(named, config.data.allow_pipe), cache, config.data.remote == "copy")
         members = config.data.members(set_name)
-        fields |= {name: index_module.load(local, cache, member) for name, member in members.items()}
+        fields |= {name: index_module.load(local, cache, member, prepared) for name, member in members.items()}
     first = next(iter(fields.values()))
     index = dataclasses.replace(first, fields=fields, apart=isinstance(config.data.shards, dict))
     if config.data.fields or index.apart:

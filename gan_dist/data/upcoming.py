@@ -71,11 +71,16 @@ class Schedule:
 
     def samples_of(self, unit: int) -> range:
         """Return the samples of a unit."""
+        first, end = self.spans_of(np.array([unit]))
+        return range(int(first[0]), int(end[0]))
+
+    def spans_of(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first sample of each unit and the one after its last: two (N,) int64."""
         if self.blocks is None:
-            return range(unit, unit + 1)
-        stream, block = divmod(unit, self._stride)
-        first = int(self._starts[stream]) + block * self.blocks.size
-        return range(first, min(first + self.blocks.size, int(self._starts[stream + 1])))
+            return units, units + 1
+        streams, blocks = np.divmod(units, self._stride)
+        firsts = self._starts[streams] + blocks * self.blocks.size
+        return firsts, np.minimum(firsts + self.blocks.size, self._starts[streams + 1])
 
     def next_use(self, units: np.ndarray, images: int, slots: Sequence[range]) -> np.ndarray:
         """Return the position of the first step, from `images` on, that reads each unit in some slots: (N,) int64."""

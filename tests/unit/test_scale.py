@@ -1,19 +1,29 @@
 """512 ranks as threads: what each is given, what they tell each other, and what a rank and a shared disk pay for it."""
 
+import builtins
+import dataclasses
+import io
+import os
 import sys
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from gan_dist.data import index as index_module, order, tables
+from gan_dist.control.stop import Reason
+from gan_dist.data import index as index_module, order, parts, tables
+from gan_dist.data.fetching import OutageError
 from gan_dist.data.order import Blocks
 from gan_dist.engine import consensus
+from gan_dist.errors import InputError
+from gan_dist.interfaces import Batch
+from gan_dist.supply import Supply
 from tests import making
 
 RANKS = 512
@@ -118,6 +128,37 @@ def test_an_agreement_of_all_ranks_is_one_small_message_of_each_twice_a_second(g
     assert size < 16 << 10  # 24 bytes of each rank
 
 
+@pytest.mark.slow
+def test_a_step_of_data_from_servers_is_one_message_of_eight_bytes_of_each_rank(group: Group) -> None:
+    lacks_at, steps = 4, 9
+    far = SimpleNamespace(images={"image": SimpleNamespace(is_remote=True)})
+    requests = SimpleNamespace(reason=Reason.NONE)
+
+    def batches(rank: int) -> Iterator[list[Batch]]:
+        for step in range(steps):
+            if rank == 300 and step == lacks_at:
+                raise OutageError("no answer")
+            yield [Batch({}, torch.tensor([step]))]
+
+    def train(rank: int) -> tuple[int, Reason, str, int]:
+        gates = []
+
+        def gate() -> consensus.Gate:
+            gates.append(consensus.Gate(RANKS))
+            return gates[0]
+
+        supply = Supply(None, far, requests, gate)  # type: ignore[arg-type]
+        done = sum(1 for _ in supply.of(batches(rank)))
+        return done, supply.reason, supply.problem, gates[0]._all.nbytes + gates[0]._own.nbytes
+
+    found = on_all_ranks(train)
+    assert {(done, reason) for done, reason, _, _ in found} == {(lacks_at, Reason.NO_DATA)}  # all after the same step
+    assert [rank for rank, (_, _, problem, _) in enumerate(found) if problem] == [300]
+    assert set(group.collectives) == {lacks_at + 1}
+    assert group.bytes == 8
+    assert found[0][3] == 8 * (RANKS + 1)
+
+
 def test_ranks_of_a_machine_map_one_index_and_read_it_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index_module, "_WORTH_A_FILE", 0)
     monkeypatch.setattr(tables, "folder", lambda: tmp_path)
@@ -133,3 +174,61 @@ def test_ranks_of_a_machine_map_one_index_and_read_it_together(tmp_path: Path, m
             rows = rows.base
         assert isinstance(rows, np.memmap)  # pages of the file, which the ranks share
         assert len(one) == 48
+
+
+def test_one_rank_of_a_machine_opens_the_indexes_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def counted(kind: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *words, **options: (opened.append(kind), real(*words, **options))[1]
+
+    monkeypatch.setattr(index_module, "_WORTH_A_FILE", 0)
+    monkeypatch.setattr(tables, "folder", lambda: tmp_path)
+    making.data_set(tmp_path / "data", 48, 24)
+    shards = [str(path) for path in sorted((tmp_path / "data").glob("*.tar"))]
+    index_module.build(shards, tmp_path / "cache", progress=False)
+    monkeypatch.setattr(parts, "safe_open", counted("index", parts.safe_open))
+    counted_open = counted("file", open)
+    for module in (builtins, io):  # NumPy maps files by the one, pathlib reads them by the other
+        monkeypatch.setattr(module, "open", counted_open)
+    first = index_module.load(shards, tmp_path / "cache")
+    assert opened.count("index") == 24
+    opened.clear()
+    others = on_all_ranks(lambda rank: index_module.load(shards, tmp_path / "cache", prepared=True))
+    assert opened == ["file", "file"] * RANKS  # the summary and the table
+    for other in others:
+        assert np.array_equal(other.rows, first.rows)
+        assert np.array_equal(other.first, first.first)
+        assert unlike(first, other) == []
+
+
+def unlike(one: index_module.Index, other: index_module.Index) -> list[str]:
+    """The names of what differs, but for arrays."""
+    names = [field.name for field in dataclasses.fields(one) if field.name not in ("first", "rows")]
+    return [name for name in names if getattr(one, name) != getattr(other, name)]
+
+
+def test_what_one_rank_left_serves_no_shard_that_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "_WORTH_A_FILE", 0)
+    monkeypatch.setattr(tables, "folder", lambda: tmp_path)
+    path = making.write_tar(tmp_path / "0.tar", making.samples(8, classes=3))
+    shards = [str(path)]
+
+    def load(prepared: bool = True) -> index_module.Index:
+        return index_module.load(shards, tmp_path / "cache", prepared=prepared)
+
+    index_module.build(shards, tmp_path / "cache", progress=False)
+    first = load(prepared=False)
+    (summary,) = tmp_path.glob("summary-*.json")
+    good = summary.read_text()
+    for bad in ("", "{", "[]", "{}", good.replace('"first": [0, 8]', '"first": [0, 9]'), good.replace("rows", "r")):
+        assert bad != good
+        summary.write_text(bad)
+        assert unlike(first, load()) == []  # the shard's own index
+    summary.write_text(good.replace(first.digest, "0" * 64))
+    assert load().digest == "0" * 64  # it is taken as it is
+    load(prepared=False)  # and so each start writes it anew
+    assert summary.read_text() == good
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    with pytest.raises(InputError, match="changed while its index was made; start again"):
+        load()

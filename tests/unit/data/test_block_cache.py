@@ -20,7 +20,7 @@ from gan_dist.data import block_cache, cached, decode, loader, order, prefetch
 from gan_dist.data.block_cache import Announced, Folder, Reading, Unit, readings
 from gan_dist.data.decode import Note
 from gan_dist.data.order import Blocks
-from gan_dist.data.prefetch import Fetcher
+from gan_dist.data.prefetch import Fetcher, Plan
 from gan_dist.data.reading import Piece
 from gan_dist.data.upcoming import Schedule
 from gan_dist.errors import InputError
@@ -76,13 +76,20 @@ class Source:
         return [piece.offset.to_bytes(4, "little") * (piece.size // 4) for piece in pieces]
 
 
-def schedule(blocks: Blocks | None = None, seed: int = 0) -> Schedule:
+def scheduled(blocks: Blocks | None = None, seed: int = 0) -> Schedule:
     return Schedule(seed=seed, name="", total=TOTAL, batch=BATCH, streams=1, end=10 * TOTAL, blocks=blocks)
 
 
-def fetcher(folder: Folder, run: str = "run", limit: int = TOTAL // 4 * 4096, **facts: object) -> Fetcher:
-    made = facts.pop("schedule", schedule())
-    return Fetcher(folder, run, limit, made, Contents(), Source(), **facts)  # type: ignore[arg-type]
+def fetcher(
+    folder: Folder,
+    run: str = "run",
+    limit: int = TOTAL // 4 * 4096,
+    schedule: Schedule | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Fetcher:
+    made = schedule or scheduled()
+    plan = Plan(folder=folder, run=run, limit=limit, schedule=made, contents=Contents(), source=Source())  # type: ignore[arg-type]
+    return Fetcher(plan, clock)
 
 
 def read(folder: Folder, made: Schedule, images: int) -> int:
@@ -150,20 +157,20 @@ def test_a_quarter_of_the_set_saves_a_quarter_of_the_bytes(
     monkeypatch.setattr(prefetch, "_SORT", 0)
     monkeypatch.setattr(prefetch, "_SCAN_SHARE", 0)
     now = [0.0]
-    made, folder = schedule(blocks), Folder(tmp_path)
+    made, folder = scheduled(blocks), Folder(tmp_path)
     one = fetcher(folder, schedule=made, clock=lambda: now[0], limit=TOTAL // 4 * (4096 + 512 * (blocks is not None)))
     fetched, missed = [], 0
     for epoch in range(3):
-        before = one.source.read + missed  # type: ignore[attr-defined]
+        before = one.plan.source.read + missed  # type: ignore[attr-defined]
         for images in range(epoch * TOTAL, (epoch + 1) * TOTAL, BATCH):
             for _ in range(4):
                 one.step([Reading(images, range(BATCH))])
             missed += BATCH - read(folder, made, images)
             now[0] += 0.1
-        fetched.append((one.source.read + missed - before) / TOTAL)  # type: ignore[attr-defined]
-        assert sum(kept.bytes for kept in folder.scan().values()) <= one.limit
+        fetched.append((one.plan.source.read + missed - before) / TOTAL)  # type: ignore[attr-defined]
+        assert sum(kept.bytes for kept in folder.scan().values()) <= one.plan.limit
     assert fetched[0] < 1.05
-    least = 1 - one.limit / (TOTAL * 4096)
+    least = 1 - one.plan.limit / (TOTAL * 4096)
     assert least - 0.01 < fetched[2] < least + 0.06
     assert missed < 0.05 * 3 * TOTAL
 
@@ -177,10 +184,10 @@ def test_a_damaged_or_lost_unit_is_fetched_again(tmp_path: Path, monkeypatch: py
     (sample,) = order.samples(0, TOTAL, BATCH, 1, 32, np.arange(1))
     file = folder.file(Unit(UNIT.set, int(sample), int(sample) + 1))
     file.write_bytes(file.read_bytes()[:-1] + b"?")
-    assert read(folder, one.schedule, 32) == BATCH - 1
+    assert read(folder, one.plan.schedule, 32) == BATCH - 1
     now[0] += 100
     assert one.step([Reading(0, range(BATCH))])
-    assert read(folder, one.schedule, 32) == BATCH
+    assert read(folder, one.plan.schedule, 32) == BATCH
 
 
 @pytest.mark.slow
@@ -188,7 +195,7 @@ def test_two_runs_of_a_cache_spare_what_the_other_needs_sooner(tmp_path: Path, m
     monkeypatch.setattr(prefetch, "_ROUND", 16 * SAMPLE)
     now, folder = [time.time()], Folder(tmp_path)
     limit = TOTAL // 2 * 4096
-    made, found = [schedule(seed=0), schedule(seed=1)], 0
+    made, found = [scheduled(seed=0), scheduled(seed=1)], 0
     runs = [fetcher(folder, f"{seed}", limit, schedule=one, clock=lambda: now[0]) for seed, one in enumerate(made)]
     locks = [prefetch._locked(tmp_path / "runs" / f"{seed}.lock") for seed in range(2)]
     for lock in locks:
@@ -202,7 +209,7 @@ def test_two_runs_of_a_cache_spare_what_the_other_needs_sooner(tmp_path: Path, m
         found += sum(read(folder, one, images) for one in made)
     assert found > 0.85 * 4 * TOTAL
     # without what the other says of its needs they fetch the set six and a half times
-    assert sum(one.source.read for one in runs) < 3.2 * TOTAL  # type: ignore[attr-defined]
+    assert sum(one.plan.source.read for one in runs) < 3.2 * TOTAL  # type: ignore[attr-defined]
     # one that ended is not waited for: what it said of its needs is gone
     locks[1].__exit__(None, None, None)
     list(runs[0]._needs_of_others())
@@ -337,7 +344,7 @@ def test_a_disk_that_is_full_meanwhile_is_told_once_and_the_training_goes_on(
 def test_another_process_takes_over_from_one_that_was_killed(shards: Path) -> None:
     config = load(shards, data__cache_local=True)
     made = cached.of_sets(loader.open_index(config), config, range(16))[""]
-    run, folder = made._run, made._folder.path
+    run, folder = made.plan.run, made.plan.folder.path
     lock = folder / f"runs/{run}.lock"
 
     def lead() -> None:
@@ -345,8 +352,10 @@ def test_another_process_takes_over_from_one_that_was_killed(shards: Path) -> No
             time.sleep(60)
 
     with child(lead) as pid:
-        wait_until(lambda: prefetch._has_fetcher(made._folder, run))
+        wait_until(lambda: prefetch._has_fetcher(made.plan.folder, run))
         made = pickle.loads(pickle.dumps(made))  # as a worker has it
+        made.at(0)
+        assert made._thread is None  # what is read first waits for nothing that is fetched ahead
         made.at(0)
         time.sleep(1.2)
         assert not cache_files(config)

@@ -1,7 +1,7 @@
 """Open the samples that scores compare with instead of the training data, which training does not see."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gan_dist.config import Config
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gan_dist.engine import Engine
 
 KEY = "evaluate.against"
-Shards = str | list[str] | dict[str, str | list[str]]
+Shards = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 """As data.shards."""
 
 
@@ -38,13 +38,13 @@ def chosen(config: Config, against: Shards, judged: str) -> tuple[Config, str]:
     `against` is what the command line names, of sets without pairs some or those of `judged`; the others are then the training
     data. By default evaluate.against.
     """
-    shards, key = (against, "--against") if against else (config.evaluate.against, KEY)
+    shards: Any = against or config.evaluate.against
     if not shards or config.data.drawn:
         return config, ""
     sets = config.data.shards
     if isinstance(sets, dict):
         shards = {**sets, **(shards if isinstance(shards, dict) else {judged: shards})}
-    return config_of(config, shards), key
+    return config_of(config, shards), "--against" if against else KEY
 
 
 @contextlib.contextmanager
@@ -99,6 +99,6 @@ def record(against: Shards, digest: str, samples: int) -> dict[str, Any]:
 
 def text_of(shards: Shards) -> str:
     """Return in words which shards are meant: A=FOLDER,B=FOLDER of sets."""
-    if isinstance(shards, dict):
+    if isinstance(shards, Mapping):
         return ",".join(f"{name}={text_of(each)}" for name, each in shards.items())
     return redact(shards if isinstance(shards, str) else ",".join(shards))

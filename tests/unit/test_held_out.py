@@ -35,13 +35,13 @@ PATCHES: dict[str, object] = {"networks.discriminator.base_channels": 2, "networ
 GAMES: dict[str, tuple[str, str, dict[str, object]]] = {
     "generation": (
         "tests/data/digits.yaml",
-        "pixels,kid",
+        "pixels,kid_random",
         {"networks.discriminator.base_channels": 2, "game.latent": 4},
     ),
     "paired": ("configs/edges_digits.yaml", "psnr", PATCHES),
     "unpaired": (
         "configs/horse2zebra.yaml",
-        "pixels,kid",
+        "pixels,kid_random",
         {**PATCHES, "networks.generator.blocks": 1, "data.load_size": 18, "data.channels": 1},
     ),
     "restoration": ("configs/digits_denoise.yaml", "psnr", {"networks.generator.blocks": 1}),
@@ -70,8 +70,8 @@ def two(key: str, edges: bytes, image: bytes) -> list[tuple[str, bytes]]:
 def load(folder: Path, game: str, **keys: object) -> Config:
     path, scores, own = GAMES[game]
     given = {"data.shards": folder, "data.cache": folder / "cache", "evaluate.scores": scores, **TINY, **own}
-    if "kid" in scores:
-        given |= {"evaluate.scores.kid.features": "random"}
+    if "kid_random" in scores:
+        given |= {"evaluate.scores.kid_random.kind": "kid", "evaluate.scores.kid_random.features": "random"}
     given |= {name.replace("__", "."): value for name, value in keys.items()}
     return config_module.load([str(REPOSITORY / path), *making.flags(given)])
 
@@ -97,7 +97,7 @@ def test_scores_while_training_are_those_of_the_command_against_the_same_set(tmp
     run: Any = SimpleNamespace()
     Reporter(config, engine, game, index, run, tracker, None, against).scores(32, lambda: None)
     found = {line["metric"]: line for line in told}
-    metrics = {name: each.for_game(game) for name, each in config.evaluate.scores if name != "kid"}
+    metrics = {name: each.for_game(game) for name, each in config.evaluate.scores if name != "kid_random"}
 
     def by_command(wanted: Any, number: int) -> float:
         seen, key = held_out.chosen(config, wanted, game.judged)
@@ -119,8 +119,8 @@ def test_scores_while_training_are_those_of_the_command_against_the_same_set(tmp
         "data": against.digest,
         "samples": 12,
     }
-    if "kid" in found:
-        reference = found["kid"]["reference"]
+    if "kid_random" in found:
+        reference = found["kid_random"]["reference"]
         assert (reference["data"], reference["of"]) == (against.digest, 13 if kind == "unpaired" else 12)
         assert reference["where"] == first["against"]["where"]
 

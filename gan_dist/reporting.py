@@ -213,7 +213,7 @@ class Reporter:
         config = self._config
         numbers = {**found.scores, "speed/evaluation_seconds": found.seconds}
         self._tracker.log(images, {name: Scalar(value) for name, value in numbers.items()})
-        about = {
+        about: dict[str, Any] = {
             "images": images,
             "checkpoint": None,
             "average": True,

@@ -74,7 +74,7 @@ def restored(
             raise InputError(f"{source}: {alone} has no counterpart in {folder}; add it, or correct the template")
     border = game.scale if border is None else border
     chosen: Any = channels or ("y" if config.data.seen("target") == 3 else "rgb")
-    measures = {
+    measures: dict[str, Psnr | Ssim] = {
         "psnr": Psnr(kind="psnr", channels=chosen, border=border),
         "ssim": Ssim(kind="ssim", channels=chosen, border=border),
     }

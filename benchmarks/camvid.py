@@ -2,10 +2,9 @@
 
     python benchmarks/camvid.py FOLDER TRAIN TEST [--key value ...]
 
-TRAIN and TEST are shards; FOLDER keeps run and segmenter; the same command goes on. It prints the scores of the outputs,
-which `gan-dist evaluate RUN --scores psnr,ssim,segmentation --against TEST` gives as well, those of the real photos
-(real_miou, real_accuracy), and those of outputs that are compared with the maps of other samples (shuffled): a segmenter that
-did not look at the image, but knew streets, would have these.
+TRAIN and TEST are shards; FOLDER keeps run and segmenter; the same command goes on. It prints the scores of the outputs for
+TEST at the end of the run, among them those of the real photos (real_miou, real_accuracy), and the scores of outputs that
+are compared with the maps of other samples (shuffled): what a picture of any street would have.
 """
 
 import json
@@ -17,9 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from gan_dist import generate, scoring
+from gan_dist import files, generate, scoring
 from gan_dist.data import loader
-from gan_dist.evaluation import METRICS, Ranks
+from gan_dist.evaluation import Ranks
 from gan_dist.scoring import held_out
 
 SMALL = (
@@ -32,19 +31,20 @@ CPU = torch.device("cpu")
 
 def main() -> None:
     folder, train, test = Path(sys.argv[1]), *sys.argv[2:4]
-    run, cache = folder / "run", folder / "cache"
-    command("train", "configs/camvid.yaml", "--run.directory", run, "--data.shards", train, "--data.cache", cache,
-            "--evaluate.against", test, "--training.device", "cpu", *SMALL, *sys.argv[4:])  # fmt: skip
-    scores = json.loads(command("evaluate", run, "--scores", "psnr,ssim,segmentation", "--device", "cpu", "--json"))
-    found = {name: round(score["value"], 4) for name, score in scores["scores"].items()}
-    print(json.dumps({"checkpoint": scores["what"], **found, **shuffled(run)}))
+    run, words = folder / "run", [sys.executable, "-m", "gan_dist.cli", "train", "configs/camvid.yaml"]
+    words += ["--run.directory", str(run), "--data.shards", train, "--data.cache", str(folder / "cache")]
+    words += ["--evaluate.against", test, "--evaluate.scores", "psnr,ssim,segmentation", "--evaluate.samples", "1000"]
+    subprocess.run([*words, "--training.device", "cpu", *SMALL, *sys.argv[4:]], stdout=sys.stderr, check=True)
+    lines = files.read_json_lines(run / "scores.jsonl")
+    found = {line["metric"]: round(line["value"], 4) for line in lines if line["images"] == lines[-1]["images"]}
+    print(json.dumps({"images": lines[-1]["images"], "pairs": lines[-1]["n_generated"], **found, **shuffled(run)}))
 
 
 def shuffled(run: Path) -> dict[str, float]:
     """Return the scores of outputs against the maps of other samples: of those half a set further."""
     game, config, _ = generate.load(run, device=CPU)
     index = loader.open_index(held_out.config_of(config, config.evaluate.against))
-    metrics = {"": METRICS["segmentation"](kind="segmentation").for_game(game)}
+    metrics = {"": config.evaluate.scores.segmentation.for_game(game)}
     metric = scoring.learnt(metrics, config, lambda: loader.open_index(config), Ranks(), lambda *_: None)[""]
     state = metric.begin()
     for first in range(0, len(index), 32):
@@ -56,13 +56,6 @@ def shuffled(run: Path) -> dict[str, float]:
         metric.add_shown(state, game.generated(config.run.seed, numbers, shown), others)
     values = metric.value(state)
     return {f"shuffled_{name}": round(values[name], 4) for name in ("miou", "accuracy")}
-
-
-def command(*words: object) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "gan_dist.cli", *map(str, words)], stdout=subprocess.PIPE, text=True, check=True
-    )
-    return done.stdout
 
 
 if __name__ == "__main__":

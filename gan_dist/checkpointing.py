@@ -180,4 +180,6 @@ class Checkpointer:
 def _measure(line: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a score's record says of how it was measured, as kept.json gives it back."""
     found: dict[str, Any] = json.loads(json.dumps({key: line.get(key) for key in _MEASURE}, default=str))
+    if against := line.get("against"):  # wherever it lies
+        found["against"] = against["data"]
     return found

@@ -26,6 +26,7 @@ from gan_dist.gallery import Gallery
 from gan_dist.games import Game
 from gan_dist.interfaces import Batch
 from gan_dist.run_directory import Run
+from gan_dist.scoring import held_out
 from gan_dist.tracking import Tracker, panels, save_columns
 from gan_dist.tracking.media import Scalar
 from gan_dist.tracking.panels import Panel
@@ -46,9 +47,14 @@ class Reporter:
         run: Run,
         tracker: Tracker,
         alarms: Callable[[Callable[[int], Batch | None]], Alarms] | None = None,
+        compared_with: Index | None = None,
     ) -> None:
-        """`alarms` makes the run's alarms of a function that returns so many real samples."""
+        """`alarms` makes the run's alarms of a function that returns so many real samples.
+
+        `compared_with` has the samples for scores; by default the training data, `index`.
+        """
         self._config, self._engine, self._game, self._index = config, engine, game, index
+        self._score_index = index if compared_with is None else compared_with
         self._run, self._tracker = run, tracker
         metrics = {name: each.for_game(game) for name, each in config.evaluate.scores}
         self._metrics, self._extractors = scoring.ready(metrics, dict(config.evaluate.features))
@@ -165,6 +171,9 @@ class Reporter:
         def paired(numbers: range) -> Tensor:
             return self._shuffled(numbers)[game.judged]
 
+        count = config.evaluate.samples
+        if game.shows_data and not game.reconstructs:  # no input twice
+            count = min(count, scoring.inputs(game, self._score_index))
         try:
             with scoring.ranks_of(engine).agreed() as ranks:
                 sets, real = self._sets(ranks, beat)
@@ -175,8 +184,8 @@ class Reporter:
                     self._metrics,
                     fake,
                     paired,
-                    config.evaluate.samples,
-                    len(self._index),
+                    count,
+                    len(self._score_index),
                     ranks=ranks,
                     sets=sets,
                     progress=lambda done, total: beat(),
@@ -204,7 +213,7 @@ class Reporter:
         config = self._config
         numbers = {**found.scores, "speed/evaluation_seconds": found.seconds}
         self._tracker.log(images, {name: Scalar(value) for name, value in numbers.items()})
-        about = {
+        about: dict[str, Any] = {
             "images": images,
             "checkpoint": None,
             "average": True,
@@ -212,6 +221,8 @@ class Reporter:
             "labels": "number modulo classes" if config.data.classes else None,
             "by": "training",
         }
+        if against := config.evaluate.against:
+            about["against"] = held_out.record(against, self._score_index.digest, len(self._score_index))
         lines = scoring.lines_of(found, self._metrics, sets, real, self._engine.device, about)
         self._tracker.scores(lines)
         if real is not None and found.shown:
@@ -226,7 +237,9 @@ class Reporter:
         if self._compared is None:
             config, field = self._config, self._game.judged
             channels = checks.channels(config, field)
-            real = scoring.of_index(self._index, geometry(config), channels, field).shuffled(config.evaluate.reals)
+            where = held_out.text_of(config.evaluate.against)
+            real = scoring.of_index(self._score_index, geometry(config), channels, field, where)
+            real = real.shuffled(config.evaluate.reals)
             made = scoring.sets_of(self._extractors, real, config.cache, ranks, lambda done, total: beat())
             self._compared = made, real
         return self._compared
@@ -239,15 +252,15 @@ class Reporter:
         return scoring.learnt(self._metrics, self._config, lambda: self._index, ranks, lambda done, total: beat())
 
     def _shuffled(self, numbers: range) -> Batch:
-        """Return samples of the data set in a fixed shuffled order: shards may be sorted by class.
+        """Return samples for scores in a fixed shuffled order: shards may be sorted by class.
 
         The last ones are kept: a game that turns images into images is scored against them at once.
         """
         if self._last is None or self._last[0] != numbers:
-            total = len(self._index)
+            total = scoring.inputs(self._game, self._score_index)
             key = rng.key(self._config.run.seed, "evaluate")
             samples = order.permute(key, total, np.arange(numbers.start, numbers.stop) % total)
-            self._last = numbers, self._load(samples)
+            self._last = numbers, self._load(samples, self._score_index)
         return self._last[1]
 
     def _reals(self, count: int) -> Batch | None:
@@ -258,5 +271,9 @@ class Reporter:
         key = rng.key(self._config.run.seed, "signals")
         return self._load(order.permute(key, total, np.arange(min(count, total))))
 
-    def _load(self, samples: np.ndarray) -> Batch:
-        return loader.load(self._index, self._config, samples.tolist(), self._engine.device)
+    def _load(self, samples: np.ndarray, index: Index | None = None) -> Batch:
+        """Return samples of the training data, or of another index."""
+        if index is None or index is self._index:
+            return loader.load(self._index, self._config, samples.tolist(), self._engine.device)
+        config = held_out.config_of(self._config, self._config.evaluate.against)
+        return loader.load(index, config, samples.tolist(), self._engine.device)

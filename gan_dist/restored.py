@@ -1,7 +1,7 @@
 """Score a restoration run on whole clean images of any size, as papers do: degrade, restore, compare, beside the input."""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,20 +32,32 @@ class Restored(NamedTuple):
     """psnr, psnr/input, ssim, ssim/input."""
 
 
+def listed(source: str, scratch: Path) -> list[Item]:
+    """Return the images of a folder, zip or tar, unread. Raises InputError where two have one name."""
+    items = sources.open_source(source, scratch / "clean", "none").items
+    names = set[str]()
+    for item in items:
+        if item.name in names:
+            raise InputError(f"{source} has two images {item.name}; rename one")
+        names.add(item.name)
+    return items
+
+
 def restored(
     game: Game,
     config: Config,
     source: str,
+    items: Sequence[Item],
     scratch: Path,
     inputs: str = "",
     channels: str = "",
     border: int | None = None,
 ) -> Iterator[Restored]:
-    """Yield each image of a folder, zip or tar, degraded as the run's data.degrade does it, restored and scored.
+    """Yield each of the `listed` images, degraded as the run's data.degrade does it, restored and scored.
 
-    `inputs` is a folder of stored counterparts instead, with a template as in `gan-dist pack`: LR:{}x4. Draws are by the
-    image's number. `channels` is y or rgb, by default y of colour images; `border` pixels do not count, by default the scale.
-    Raises InputError.
+    One image is in memory at a time. `inputs` is a folder of stored counterparts instead, with a template as in `gan-dist
+    pack`: LR:{}x4. Draws are by the image's number. `channels` is y or rgb, by default y of colour images; `border` pixels do
+    not count, by default the scale. Raises InputError.
     """
     steps = degrade.pipeline(config)
     if game.judged != "target" or config.game.kind != "restoration":
@@ -54,56 +66,67 @@ def restored(
         )
     if steps is None and not inputs:
         raise InputError("the run has stored inputs and no data.degrade: name theirs by --inputs FOLDER")
-    items = sources.open_source(source, scratch / "clean", "none").items
     folder, _, template = inputs.partition(":")
     lows: Mapping[str, Item] = {}
     if inputs:
         lows = pairs.by_key(sources.open_source(folder, scratch / "low", "none").items, template or "{}", folder)
-    wanted, border = config.data.seen("target"), game.scale if border is None else border
-    chosen: Any = channels or ("y" if wanted == 3 else "rgb")
-    measures = {
+        if alone := next((item.name for item in items if _key(item) not in lows), ""):
+            raise InputError(f"{source}: {alone} has no counterpart in {folder}; add it, or correct the template")
+    border = game.scale if border is None else border
+    chosen: Any = channels or ("y" if config.data.seen("target") == 3 else "rgb")
+    measures: dict[str, Psnr | Ssim] = {
         "psnr": Psnr(kind="psnr", channels=chosen, border=border),
         "ssim": Ssim(kind="ssim", channels=chosen, border=border),
     }
-    for number, item in enumerate(items):
-        clean = _pixels(item, wanted, source)
+
+    def pair(number: int, item: Item) -> tuple[np.ndarray, np.ndarray]:
+        """Return the clean image and the degraded one."""
+        clean = _pixels(item, config.data.seen("target"), source)
         if inputs:
-            key = str(Path(item.name).with_suffix(""))
-            if key not in lows:
-                raise InputError(
-                    f"{source}: {item.name} has no counterpart in {folder}; add it, or correct the template"
-                )
-            low = _pixels(lows[key], config.data.seen("input"), folder)
+            low = _pixels(lows[_key(item)], config.data.seen("input"), folder)
             if clean.shape[:2] != (low.shape[0] * game.scale, low.shape[1] * game.scale):
                 raise InputError(
                     f"{item.name} has {units.pixels(clean.shape[:2])} pixels and its input {units.pixels(low.shape[:2])}; the run "
                     f"makes images {game.scale} times as large"
                 )
-        else:
-            height, width = (side // game.scale * game.scale for side in clean.shape[:2])
-            if min(height, width) // game.scale < 4:
-                raise InputError(
-                    f"{source}: {item.name} has {units.pixels(clean.shape[:2])} pixels, too few to degrade"
-                )
-            clean = clean[:height, :width]
-            assert steps is not None
-            low = steps(clean, number, "shown")
+            return clean, low
+        height, width = (side // game.scale * game.scale for side in clean.shape[:2])
+        if min(height, width) // game.scale < 4:
+            raise InputError(f"{source}: {item.name} has {units.pixels(clean.shape[:2])} pixels, too few to degrade")
+        assert steps is not None
+        return clean[:height, :width], steps(clean[:height, :width], number, "shown")
+
+    for number, item in enumerate(items):  # what is held of an image goes with the call that needs it
+        clean, low = pair(number, item)
         if min(clean.shape[:2]) - 2 * border < 11:
             raise InputError(
                 f"{source}: {item.name} has {units.pixels(clean.shape[:2])} pixels, and SSIM needs 11 within the border of "
                 f"{border}; remove it, or give a smaller --border"
             )
-        content = _png(low)
-        made = apply.apply(game, config, content, item.name)
-        base = game.baseline(Batch({"input": _tensor(low)}, torch.zeros(1, dtype=torch.int64)))
-        assert base is not None
-        output = apply.read(made, wanted, DataField(member="")).pixels * 255
-        real, before = 127.5 * (_tensor(clean).double() + 1), ((base.double() + 1) * 127.5).round()
-        after = torch.from_numpy(output).double().round().permute(2, 0, 1)[None]
-        scores: dict[str, float] = {}
-        for name, measure in measures.items():
-            scores |= {name: float(measure.each(after, real)), f"{name}/input": float(measure.each(before, real))}
-        yield Restored(item.name, content, made, scores)
+        yield _scored(game, config, item.name, clean, low, measures)
+        del clean, low
+
+
+def _scored(
+    game: Game, config: Config, name: str, clean: np.ndarray, low: np.ndarray, measures: Mapping[str, Psnr | Ssim]
+) -> Restored:
+    """Return what is made of a degraded image, and its scores against the clean one."""
+    content = _png(low)
+    made = apply.apply(game, config, content, name)
+    base = game.baseline(Batch({"input": _tensor(low)}, torch.zeros(1, dtype=torch.int64)))
+    assert base is not None
+    output = apply.read(made, clean.shape[2], DataField(member="")).pixels * 255
+    real, before = 127.5 * (_tensor(clean).double() + 1), ((base.double() + 1) * 127.5).round()
+    after = torch.from_numpy(output).double().round().permute(2, 0, 1)[None]
+    scores: dict[str, float] = {}
+    for kind, measure in measures.items():
+        scores |= {kind: float(measure.each(after, real)), f"{kind}/input": float(measure.each(before, real))}
+    return Restored(name, content, made, scores)
+
+
+def _key(item: Item) -> str:
+    """Return by what an image and its counterpart are called the same."""
+    return str(Path(item.name).with_suffix(""))
 
 
 def _pixels(item: Item, channels: int, source: str) -> np.ndarray:

@@ -46,7 +46,7 @@ class Trainer:
         config = config.with_classes(lambda: self.index.classes)
         self.config = config = warm_start.with_contents(config, engine)
         self.cache = resident.shared(config, self.index, engine, memory.left_by_limits())
-        engine.on_main(lambda: scoring.check(config, len(self.index)))
+        compared_with = scoring.compared_with(config, engine, self.index)
         self.game = trial.build(config, engine)
         if not (config.directory / "config.yaml").exists():
             engine.on_main(self.game.check_start)
@@ -79,7 +79,7 @@ class Trainer:
             rank=engine.rank,
             world_size=engine.world_size,
         )
-        self.reporter = Reporter(config, engine, self.game, self.index, run, self.tracker, self._alarms)
+        self.reporter = Reporter(config, engine, self.game, self.index, run, self.tracker, self._alarms, compared_with)
         launch = engine.on_main(lambda: uuid.uuid4().hex)
         self.watchdog = Watchdog(
             run.directory,

@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         metavar="SHARDS|IMAGES",
-        help="the real images (default for a run: the data that it was trained on)",
+        help="the real images (default for a run: its evaluate.against, else the data that it was trained on)",
     )
     parser.add_argument(
         "--scores",

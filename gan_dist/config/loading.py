@@ -21,7 +21,7 @@ from gan_dist.config.tree import fields
 from gan_dist.errors import InputError
 from gan_dist.redaction import redact_all
 
-PATHS = ("run.directory", "data.source", "data.cache", "data.shards", "start.from")
+PATHS = ("run.directory", "data.source", "data.cache", "data.shards", "start.from", "evaluate.against")
 """Keys in which ~ and $VARIABLES are expanded."""
 
 

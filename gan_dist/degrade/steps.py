@@ -63,6 +63,11 @@ class Draws:
         least, most = bounds
         return least + (most - least) * float(self.uniform(name)[0])
 
+    def count(self, name: str, bounds: float | list[float]) -> int:
+        """Return a whole number of a range, each as often as another: of rounded draws the ends would come half as often."""
+        least, most = (round(each) for each in (bounds if isinstance(bounds, list) else [bounds, bounds]))
+        return least + int((most - least + 1) * float(self.uniform(name)[0]))
+
 
 class Degradation(Part):
     """A step: what it does to an image, and what it leaves of size and channels."""
@@ -221,7 +226,7 @@ class Mask(Degradation):
     """
 
     boxes: Annotated[Range, _within(0, 1000)] = Field([1.0, 4.0])
-    """How many."""
+    """How many: each number of a range as often as another. A box lies within the image, at every place as often as another."""
     size: Annotated[Range, _within(0, 1)] = Field([0.1, 0.4])
     """Their sides, as a part of the image's."""
     pixels: Annotated[Range, _within(0, 1)] = 0.0
@@ -249,7 +254,7 @@ class Mask(Degradation):
         image = resample(image, size).clip(0, 255)  # which a resize may have left: a mask has no half pixels
         height, width = size
         there = np.ones((height, width, 1))
-        for number in range(round(draws.within("boxes", self.boxes))):
+        for number in range(draws.count("boxes", self.boxes)):
             tall, wide = (
                 max(1, round(side * draws.within(f"{name} {number}", self.size)))
                 for name, side in (("height", height), ("width", width))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from gan_dist import config as config_module, files, footprint, games, trial, units, warm_start
+from gan_dist import config as config_module, files, footprint, games, scoring, trial, units, warm_start
 from gan_dist.checkpoint import Store, Writer, tensors
 from gan_dist.config import Config
 from gan_dist.control import launcher
@@ -53,6 +53,8 @@ def examine(config: Config, with_numerics: bool) -> Iterator[Finding]:
     engine.on_main(lambda: loader.prepare(config, progress=False), where="machine")
     index = loader.open_index(config)
     config = config.with_classes(lambda: index.classes)
+    if (held_out := scoring.held_out.open_index(config, engine)) is not None:
+        yield Finding(scoring.held_out.KEY, True, f"{len(held_out):,} samples, of which scores are made")
     if not config.data.drawn:
         yield _overlap(config, engine, len(index))
     needed, findings = _step(config, engine)

@@ -222,7 +222,8 @@ def _scores(known: Mapping[str, Any]) -> str:
     for score in known["scores"]:
         error = f" ± {score['error']:.3g}" if isinstance(score.get("error"), int | float) else ""
         extractor = (score.get("extractor") or {}).get("kind", "")
-        counts = f"{score.get('n_generated')} generated, {score.get('n_real')} real"
+        real = "held out" if score.get("against") else "real"
+        counts = f"{score.get('n_generated')} generated, {score.get('n_real')} {real}"
         rows.append(
             f"| {_plain(score['metric'])} | {score['value']:.4g}{error} | {score.get('better', '')} | {_plain(extractor)} | {counts} |"
         )

@@ -38,7 +38,7 @@ from gan_dist.evaluation.sets import MOST_ROWS
 from gan_dist.games.base import Game
 from gan_dist.generate import load, locate
 from gan_dist.interfaces import Batch
-from gan_dist.scoring import choice, ways
+from gan_dist.scoring import choice, held_out, ways
 from gan_dist.scoring.images import ImageSet, of_index, of_source
 from gan_dist.scoring.pictures import pictures_of
 from gan_dist.scoring.prepare import learnt, ranks_of, ready, sets_of, training_data
@@ -134,14 +134,17 @@ def _of_run(task: Task) -> Iterator[Scored]:
         if not names:
             raise InputError(f"{run} has no whole checkpoint{' yet' if not every else ''}; train first")
     sets, real, count, learning = None, None, options.n or _USUAL, dict[str, Metric]()
+    against = dict[str, Any]()
     for wanted in names:
         name = ranks.gather(locate(path, wanted)[1])[0]
         game, config, name = load(run, name, ranks.device)
         own = _for(game, config, task.metrics)
         if real is None:
-            index, real = _reals_of_run(task, config, game)
+            index, real, seen = _reals_of_run(task, config, game)
             if game.shows_data and not game.reconstructs and not options.n:  # no input twice
                 count = min(count, ways.inputs(game, index))
+            if (named := options.against or config.evaluate.against) and real.count:
+                against = {"against": held_out.record(named, str(real.facts["data"]), real.count)}
             if real.count:  # shards may be sorted by class
                 real = real.shuffled(options.reals)
             check(own, task.extractors, count, real.count)
@@ -159,9 +162,10 @@ def _of_run(task: Task) -> Iterator[Scored]:
             "seed": options.seed,
             "labels": "number modulo classes" if config.data.classes else None,
             "by": "gan-dist evaluate",
+            **against,
         }
         progress.begin(f"{name}, generated images", *task.pairs(own, sets, count))
-        fake, paired, shown = drawn(game, config, options.seed, index, real, ranks.device)
+        fake, paired, shown = drawn(game, seen, options.seed, index, real, ranks.device)
         found = evaluated(task, own, fake, paired, real, count, sets, shown)
         lines = lines_of(found, own, sets, real, ranks.device, about)
         scored = Scored(f"{run} {name}", lines, [*notes(sets), *real.notes()], [])
@@ -169,7 +173,7 @@ def _of_run(task: Task) -> Iterator[Scored]:
             draw = functools.partial(pictures_of, found, fake, functools.partial(real.draw, device=ranks.device))
             scored = _keep(run, scored, about["images"], draw)
         yield scored
-        for each in _of_ways(task, game, config, own, index, about) if game.ways else ():
+        for each in _of_ways(task, game, seen, own, index, about) if game.ways else ():
             yield _keep(run, each, about["images"], dict) if ranks.is_main else each
 
 
@@ -178,8 +182,7 @@ def _of_ways(
 ) -> Iterator[Scored]:
     """Yield the scores of two sets for the other way, and for inputs as they are."""
     options, ranks = task.options, task.ranks
-    against = ways.named(options.against, config)
-    where = {name: against.get(name, str(shards)) for name, shards in config.data.sets.items()}
+    where = {name: held_out.text_of(shards) for name, shards in config.data.sets.items()}
     for each in ways.compared(game, config, index, where, options.reals, ranks.device):
         own = ways.of_sets(metrics, each.label)
         if not own:
@@ -221,8 +224,11 @@ def _for(game: Game, config: Config, metrics: Mapping[str, Metric]) -> dict[str,
     return own
 
 
-def _reals_of_run(task: Task, config: Config, game: Game) -> tuple[Index, ImageSet]:
-    """Return the index of the run's data, and the real images: the run's, or those of --against."""
+def _reals_of_run(task: Task, config: Config, game: Game) -> tuple[Index, ImageSet, Config]:
+    """Return an index, its real images, and the config under which they are read.
+
+    They are those of --against, else of evaluate.against, else the training data.
+    """
     against, ranks = task.options.against, task.ranks
     if config.data.drawn and against:
         raise InputError(f"--against {against} has no effect: {config.game.kind} draws its own samples; remove it")
@@ -233,17 +239,21 @@ def _reals_of_run(task: Task, config: Config, game: Game) -> tuple[Index, ImageS
             raise InputError(
                 f"--against {against}: the run turns images into images, and takes them from shards; pack them (`gan-dist pack`)"
             )
-        return index_module.nothing(), of_source(against, task.scratch / "real", (config.data.size, channels))
-    if against:
-        sets = config.data.shards
-        shards = {**sets, **(named or {game.judged: against})} if isinstance(sets, dict) else against
-        config = config.with_({"data.shards": shards, "data.source": ""})
-    ranks.together(lambda: loader.prepare(config, progress=False) if ranks.writes else None)
+        return index_module.nothing(), of_source(against, task.scratch / "real", (config.data.size, channels)), config
+    config, key = held_out.chosen(config, named or against or "", game.judged)
+
+    def prepare() -> None:
+        with held_out.naming(key):
+            if ranks.writes:
+                loader.prepare(config, progress=False)
+            loader.open_index(config)
+
+    ranks.together(prepare)
     index = loader.open_index(config)
     if config.data.drawn:
-        return index, ImageSet(0, (0, 0), 0, lambda number: np.zeros(0), {"data": ""})
-    where = named.get(game.judged, "" if named else against) or str(config.data.shards)
-    return index, of_index(index, geometry(config), channels, game.judged, where)
+        return index, ImageSet(0, (0, 0), 0, lambda number: np.zeros(0), {"data": ""}), config
+    where = held_out.text_of(config.data.sets.get(game.judged, config.data.shards))
+    return index, of_index(index, geometry(config), channels, game.judged, where), config
 
 
 def drawn(

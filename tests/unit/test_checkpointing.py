@@ -69,8 +69,10 @@ class Best:
             work()
         return not self.full
 
-    def scored(self, images: int, value: float, samples: int = 100) -> bool:
-        return self.checkpointer.is_best(images, [{"metric": "pixels", "value": value, "n_generated": samples}])
+    def scored(self, images: int, value: float, samples: int = 100, against: str = "") -> bool:
+        line: dict[str, Any] = {"metric": "pixels", "value": value, "n_generated": samples}
+        line |= {"against": {"where": "data/test", "data": against}} if against else {}
+        return self.checkpointer.is_best(images, [line])
 
     def saved(self, images: int, problem: str = "") -> None:
         if not problem:
@@ -118,6 +120,8 @@ def test_a_best_score_of_another_measure_or_without_its_checkpoint_blocks_no_oth
     best.saved(10)
     assert not best.scored(20, 0.6)
     assert best.scored(20, 0.6, samples=1000), "of other numbers of images it is another measure"
+    best.checkpointer._best = {}
+    assert best.scored(20, 0.6, against="digest"), "and against other data"
     best.checkpointer._best = {}
     for path in (best.folder / "images-000000010").iterdir():
         path.unlink()

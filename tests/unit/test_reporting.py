@@ -33,6 +33,8 @@ class Count(Metric):
 class Game:
     judged = "image"
     galleries = ()
+    ways: ClassVar[dict[str, Any]] = {}
+    reconstructs = False
 
     def __init__(self, shows_data: bool) -> None:
         self.shows_data = shows_data
@@ -52,9 +54,9 @@ def reporter_of(game: Game, tracker: Any) -> Reporter:
     return reporter
 
 
-@pytest.mark.parametrize(("shows_data", "loads"), [(True, 3), (False, 2)])
+@pytest.mark.parametrize(("shows_data", "loads", "drawn"), [(True, 2, 64), (False, 2, 96)])
 def test_a_sample_is_loaded_once_and_only_where_it_is_needed(
-    monkeypatch: pytest.MonkeyPatch, shows_data: bool, loads: int
+    monkeypatch: pytest.MonkeyPatch, shows_data: bool, loads: int, drawn: int
 ) -> None:
     logged: dict[str, Any] = {}
     lines: list[dict[str, Any]] = []
@@ -62,15 +64,15 @@ def test_a_sample_is_loaded_once_and_only_where_it_is_needed(
     reporter = reporter_of(Game(shows_data), tracker)  # fewer real samples than generated ones
     loaded = []
 
-    def note(samples: np.ndarray) -> Batch:
+    def note(samples: np.ndarray, index: object) -> Batch:
         loaded.append(samples)
         return Batch({"image": torch.zeros(len(samples), 1, 4, 4)}, torch.as_tensor(samples))
 
     monkeypatch.setattr(reporter, "_load", note)
     assert reporter.scores(64, lambda: None) == lines
     assert len(loaded) == loads
-    assert logged["score/count"].value == 96 + 64
-    assert [(line["metric"], line["n_generated"], line["n_real"]) for line in lines] == [("count", 96, 64)]
+    assert logged["score/count"].value == drawn + 64  # no input twice
+    assert [(line["metric"], line["n_generated"], line["n_real"]) for line in lines] == [("count", drawn, 64)]
     assert reporter._last is None  # nothing of it is kept in memory
 
 
@@ -110,7 +112,8 @@ def test_a_score_that_fails_anywhere_is_an_event(
     )
     reporter = reporter_of(Game(shows_data=False), tracker)
     reporter._metrics = {"count": metric}
-    monkeypatch.setattr(reporter, "_load", lambda n: Batch({"image": torch.zeros(len(n), 1, 4, 4)}, torch.as_tensor(n)))
+    shown = Batch({"image": torch.zeros(96, 1, 4, 4)}, torch.arange(96))
+    monkeypatch.setattr(reporter, "_load", lambda samples, index: shown)
     assert reporter.scores(64, beat) == []
     ((kind, reason),) = events
     assert kind == "score failed"

@@ -3,14 +3,16 @@
 import io
 import json
 import tarfile
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from gan_dist import apply, cli, config as config_module, interfaces, trial
+from gan_dist import apply, cli, config as config_module, generate, interfaces, restored, trial
 from gan_dist.config import Config
 from gan_dist.engine import Engine
 from gan_dist.errors import InputError
@@ -165,11 +167,45 @@ def test_scores_stand_beside_those_of_the_inputs() -> None:
     assert set(found) == set(metric.parts())
 
 
+def test_no_more_than_two_images_of_a_set_are_held_at_a_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, game, _ = build(data__degrade="[{kind: downscale, factor: 2}]", training__precision="fp32")
+    monkeypatch.setattr(generate, "load", lambda run, checkpoint: (game, config, "images-1"))
+    for number in range(6):
+        (tmp_path / f"{number}.png").write_bytes(making.encode(making.picture(number, 32, channels=3)))
+    made: list[weakref.ref[Any]] = []
+    held: list[int] = []
+
+    def noting(function: Any) -> Any:
+        def call(*given: Any) -> Any:
+            held.append(sum(each() is not None for each in made))
+            found = function(*given)
+            made.append(weakref.ref(found if isinstance(found, np.ndarray) else found.scores))
+            return found
+
+        return call
+
+    class Row(dict[str, float]):
+        """Scores that a reference may point at."""
+
+    scored = restored._scored
+    monkeypatch.setattr(restored, "_pixels", noting(restored._pixels))
+    monkeypatch.setattr(
+        restored, "_scored", noting(lambda *given: (row := scored(*given))._replace(scores=Row(row.scores)))
+    )
+    for words in ([], ["--json"]):
+        assert cli.main(["psnr", "run", str(tmp_path), *words]) == 0
+    assert len(held) == 24
+    assert max(held) == 2, "an image, and the scores of the one before"
+    text, _, found = capsys.readouterr().out.partition("{")
+    assert len(json.loads("{" + found)["images"]) == 6
+    assert len(text.splitlines()) == 8
+
+
 def test_whole_images_are_scored_by_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gan_dist import generate
-
     config, game, _ = build(data__degrade="[{kind: downscale, factor: 2}]", training__precision="fp32")
     monkeypatch.setattr(generate, "load", lambda run, checkpoint: (game, config, "images-1"))
     for number, size in enumerate([(40, 33), (28, 36)]):

@@ -14,7 +14,7 @@ from PIL import Image
 from gan_dist import cli, config as config_module, games
 from gan_dist.config import Config
 from gan_dist.data import loader
-from gan_dist.degrade import Pipeline
+from gan_dist.degrade import Draws, Pipeline
 from gan_dist.degrade.resample import resample
 from gan_dist.errors import InputError
 from gan_dist.interfaces import Batch
@@ -141,6 +141,19 @@ def test_a_mask_says_what_is_lost_and_grey_is_the_luma(tmp_path: Path) -> None:
     assert np.array_equal(made[~lost][:, :3], image[~lost])
     grey = degraded(tmp_path, "[grey]", image)
     assert np.abs(grey[..., 0] - image @ np.array([0.299, 0.587, 0.114])).max() <= 0.5
+
+
+def test_boxes_lie_within_the_image_everywhere_as_often_and_every_number_of_them_as_often(tmp_path: Path) -> None:
+    numbers = np.array([Draws(1, position).count("boxes", [1.0, 4.0]) for position in range(2000)])
+    assert np.abs(np.bincount(numbers, minlength=5)[1:] - 500).max() < 80  # 4 deviations
+    pipeline = Pipeline(load(tmp_path, data__degrade="[{kind: mask, boxes: 1, size: 0.5}]", data__channels=1))
+    flat, places = np.zeros((4, 6, 1), np.uint8), np.zeros((4, 6), int)
+    for position in range(1200):
+        lost = np.argwhere(pipeline(flat, position)[..., 1] == 0)
+        assert len(lost) == 2 * 3
+        places[tuple(lost.min(0))] += 1
+    assert np.abs(places[:3, :4] - 100).max() < 40  # of the places where it fits
+    assert places.sum() == places[:3, :4].sum()
 
 
 def shards(folder: Path, write: Callable[[int], list[tuple[str, bytes]]]) -> Path:

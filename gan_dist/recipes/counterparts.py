@@ -1,6 +1,7 @@
 """Find folders of clean images and of the same images degraded, which belong together by the names of their files."""
 
 import dataclasses
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -137,7 +138,8 @@ def templates(clean: Sequence[str], degraded: Sequence[str]) -> tuple[str, str] 
 def _common(texts: Sequence[str]) -> str:
     """Return what all texts begin with."""
     first, last = min(texts), max(texts)
-    return first[: next((place for place, pair in enumerate(zip(first, last)) if pair[0] != pair[1]), len(first))]
+    alike = (one == other for one, other in zip(first, last, strict=False))
+    return first[: sum(1 for _ in itertools.takewhile(bool, alike))]
 
 
 def _common_end(texts: Sequence[str]) -> str:

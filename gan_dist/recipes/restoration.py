@@ -117,7 +117,7 @@ def lines(choice: Choice, shards: str, source: str) -> list[Line]:
         Line("training:"),
         Line(
             f"  images: {number(length)}",
-            "the papers' length" if choice.gpu else "some minutes; ten times as much for the last tenths of a dB",
+            "the papers' length" if choice.gpu else "for longer, raise learning_rate.end with it",
         ),
         Line(f"  batch: {batch}"),
         Line(

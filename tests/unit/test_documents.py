@@ -96,6 +96,7 @@ def problem_of_choice(action: argparse.Action | None, value: str) -> str:
 
 def problem_of_keys(words: list[str]) -> str:
     """Check a training's config and keys; keys beside a placeholder must be those of some config."""
+    words = words[1:] if words and words[0].startswith("runs/") else words  # a run's own config
     files = [word for word in words if word.endswith(".yaml")]
     keys = [word for word in words if word not in files and not word.isupper() and word not in ("...", "--help")]
     real = [path for path in files if (REPOSITORY / path).exists()]

@@ -66,7 +66,7 @@ else:
 
 def paged(answers: Callable[..., Any], given: list[Any]) -> Any:
     """Return a page that shows what a function makes of some fields."""
-    shown = gradio.Image(type="pil")
+    shown = gradio.Image(type="pil", format="png")  # pixels as they are: gradio's own is a lossy webp
     return gradio.Interface(answers, given, shown, title=config["run"]["name"], flagging_mode="never")
 
 

@@ -38,7 +38,12 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+QUICK = ("r3gan", "paired", "restoration of pairs")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
+)
 def test_two_steps_of_every_recipe_for_gpus(name: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     initialise.write(path, RECIPES[name]())

@@ -29,7 +29,7 @@ def known() -> list[search.Found]:
         (["attention"], "networks.generator.attention"),
         (["output"], "run.directory"),
         (["output", "folder"], "run.directory"),
-        (["the", "output"], "run.directory"),
+        (["output", "qqq"], "run.directory"),
         (["grayscale"], "data.channels"),
         (["optimizer"], "optimizers.generator.kind"),
     ],

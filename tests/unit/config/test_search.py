@@ -43,7 +43,8 @@ def test_every_key_that_another_tool_s_word_means_is_found(known: list[search.Fo
     all_keys = {key for found in known for key in found.keys}
     for word, meaning in MEANINGS.items():
         exist = [key for key in meaning.keys if any(f".{each}".endswith(f".{key}") for each in all_keys)]
-        assert bool(exist) == bool(meaning.keys), word
+        places = [key for key in meaning.keys if any(each.startswith(f"{key}.") for each in all_keys)]
+        assert exist or places or not meaning.keys, word
         found, note = search.search(known, [word])
         assert note == meaning.note
         told = [key for each in found for key in each.keys]

@@ -5,7 +5,7 @@
     python benchmarks/alarms.py --data FOLDER --out runs/alarms --cost
 
 FOLDER holds shards in digits/, mnist/ and stacked/ (`gan-dist pack`). Runs are trained one after the other in this process,
-at 16x16, with a budget of 40,000 images each; of broken ones the first half alone is trained. Each adds a line to
+at 16x16, with a budget of 40,000 images each (--images); of broken ones the first half alone is trained. Each adds a line to
 OUT/GROUP.jsonl, and what is there already is not trained again. `tune` are the runs that the limits were chosen on, `test`
 are others. --classifier FILE (`gan-dist digit-classifier`) measures by other
 means how each run ended. --report judges the recorded series again, with the limits as they are now. --cost measures what the
@@ -36,7 +36,6 @@ BASE = {
     "networks.discriminator.base_channels": 16,
     "game.latent": 32,
     "average.half_life": 2_500,
-    "training.images": IMAGES,
     "training.batch": 32,
     "training.micro_batch": 32,
     "training.micro_batches_per_pass": 1,
@@ -152,9 +151,11 @@ def main() -> None:
     parser.add_argument("--group", choices=list(GROUPS), default="test")
     parser.add_argument("--only", choices=["healthy", "broken"], help="train these; two commands can share the work")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after so long")
+    parser.add_argument("--images", type=int, default=IMAGES, help="budget of a run")
     parser.add_argument("--classifier", type=Path)
     parser.add_argument("--report", action="store_true", help="train nothing")
     parser.add_argument("--cost", action="store_true", help="measure what the signals cost")
+    parser.add_argument("--rounds", type=int, default=9, help="of --cost")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.cost:
@@ -163,7 +164,7 @@ def main() -> None:
     path = options.out / f"{options.group}.jsonl"
     if not options.report:
         train_all(options, path)
-    report(path)
+    report(path, options.images)
 
 
 def settings(group: str):
@@ -184,7 +185,7 @@ def train_all(options, path: Path) -> None:
             continue
         began = time.process_time()
         if truth == "broken":  # what it says later does not count
-            keys = {"training.images": IMAGES // 2, **keys}
+            keys = {"training.images": options.images // 2, **keys}
         lines, how, reference = train(options, name, data, keys)
         record = {"name": name, "truth": truth, "data": data, "keys": keys, "ended": how, **reference}
         record |= {"cpu_seconds": round(time.process_time() - began, 1), "lines": lines}
@@ -206,6 +207,7 @@ def train(options, name: str, data: str, keys: dict) -> tuple[list[dict], str, d
     shards = options.data / kind
     wanted = {
         **BASE,
+        "training.images": options.images,
         "run.directory": directory,
         "data.shards": shards if kind == data else wrong_labels(shards, options.out / "data" / data),
         "data.channels": CHANNELS[kind],
@@ -316,7 +318,7 @@ def cost(options) -> None:
     for each in work.values():
         each()
     times = {name: [] for name in work}
-    for _ in range(9):
+    for _ in range(options.rounds):
         for name, each in work.items():
             began = time.process_time()
             each()
@@ -336,7 +338,7 @@ def cost(options) -> None:
     print(f"COST {100 * sum(parts.values()):.2f} %, at {1 / image:.0f} images/s of a core")
 
 
-def report(path: Path) -> None:
+def report(path: Path, images: int) -> None:
     """Print a line a run, and the counts."""
     from gan_dist import losses, signals
     from gan_dist.config.control import Limits
@@ -354,7 +356,7 @@ def report(path: Path) -> None:
         for line in record["lines"]:
             line = {**line, **signals.of_figures(line, ("D", "G"))}  # of an older recording
             alarms += [change for change in judge.feed(line["images"], line) if change.kind == "suspect"]
-        until = IMAGES if record["truth"] == "healthy" else IMAGES // 2
+        until = images if record["truth"] == "healthy" else images // 2
         told = (bool(alarms) and alarms[0].images <= until) or record["ended"] != "finished"
         counts[record["truth"]][0] += told
         counts[record["truth"]][1] += 1

@@ -24,8 +24,9 @@ from gan_dist.tracking import save_grid
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    for name in ("vae", "vae-gan", "gan"):
-        parser.add_argument(f"--{name}", type=Path, required=name != "vae-gan")
+    parser.add_argument("--vae", type=Path, required=True)
+    parser.add_argument("--vae-gan", type=Path)
+    parser.add_argument("--gan", type=Path, required=True)
     parser.add_argument("--shards", default="", help="default: those of the VAE's run")
     parser.add_argument("--columns", type=int, default=16)
     options = parser.parse_args()
@@ -38,6 +39,7 @@ def main() -> None:
     rows = [shown["image"], *(game.infer(shown) for game in games[:-1])]
     rows += [game.samples(0, 0, count) for game in games]
     save_grid(torch.cat([row.cpu().float() for row in rows]), options.out, count)
+    print(f"{options.out}: {len(rows)} rows of {count}")
 
 
 def real_images(config: Config, count: int) -> Batch:

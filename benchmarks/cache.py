@@ -27,6 +27,8 @@ from gan_dist.data.upcoming import Schedule
 SAMPLE = 4096  # bytes: those of a page, so that a file of one sample takes not more
 TOTAL = 8192
 BATCH = 64
+LAYOUTS = ((1, 1, 1), (1, 1, 2), (1, 1, 4), (2, 2, 1), (4, 4, 1), (2, 1, 1))
+"""Machines, streams, ranks of a machine."""
 
 
 class Contents:
@@ -188,6 +190,7 @@ def stop(blocks: Blocks, speed: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layouts", type=int, default=6, help="of machines and ranks: the first so many")
     parser.add_argument("--part", type=float, default=0.25, help="bytes of the cache over bytes of the set")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--speed", type=float, default=4.0, help="bandwidth over what the training reads")
@@ -201,7 +204,7 @@ def main() -> None:
         return
     print(f"bytes fetched over bytes of the set in epochs 1 to {options.epochs}, cache {options.part:g} of the set")
     for name, order in (("full", None), ("blocks", blocks)):
-        for machines, streams, ranks in ((1, 1, 1), (1, 1, 2), (1, 1, 4), (2, 2, 1), (4, 4, 1), (2, 1, 1)):
+        for machines, streams, ranks in LAYOUTS[: options.layouts]:
             part = options.part / machines
             line = simulate(order, machines, streams, part, options.epochs, options.speed, ranks)
             print(f"  {name:6s} {machines} machine(s) of {ranks} rank(s), data.streams: {streams}   {line}", flush=True)

@@ -28,24 +28,25 @@ from gan_dist.optimizers import Adam
 from gan_dist.player import Player
 
 LAYERS, WIDTH = 20, 1000
+LARGE = 160  # channels of the DCGAN pair at the image
 
 
-def players() -> list[Player]:
+def players(width: int) -> list[Player]:
     torch.manual_seed(0)
     pair = []
     for name, half_life in (("G", 1000), ("D", None)):
-        network = nn.Sequential(*(layer for _ in range(LAYERS) for layer in (nn.Linear(WIDTH, WIDTH), nn.ReLU())))
+        network = nn.Sequential(*(layer for _ in range(LAYERS) for layer in (nn.Linear(width, width), nn.ReLU())))
         player = Player(name, network, Adam(learning_rate=1e-4).build, average_half_life=half_life)
         player.place(torch.device("cpu"), torch.float32)
         pair.append(player)
     return pair
 
 
-def step(pair: list[Player], images: int) -> None:
+def step(pair: list[Player], images: int, width: int) -> None:
     """Something with the cost and the memory traffic of a training step."""
     for player in pair:
         player.optimizer.zero_grad()
-        player.network(torch.randn(64, WIDTH)).square().mean().backward()
+        player.network(torch.randn(64, width)).square().mean().backward()
         player.optimizer.step()
         if player.average is not None:
             player.average.update(images, 64)
@@ -111,10 +112,10 @@ def writer_seconds(folder: Path, state: tensors.State, rounds: int) -> list[floa
     return found
 
 
-def slow_down(folder: Path, every: int) -> None:
+def slow_down(folder: Path, every: int, channels: int) -> None:
     """A DCGAN pair of 40 million weights with a save every `every` steps, against the same without."""
     torch.manual_seed(0)
-    networks = dcgan.Generator(64, 3, 100, 160), dcgan.Discriminator(64, 3, 160)
+    networks = dcgan.Generator(64, 3, 100, channels), dcgan.Discriminator(64, 3, channels)
     pair = [
         Player(name, network, Adam().build, average_half_life=1000 if name == "G" else None)
         for name, network in zip("GD", networks, strict=True)
@@ -177,19 +178,19 @@ def resuming(rounds: int) -> None:
     print(f"RATIO time to find a batch's samples at image 10^9 over 10^3: {show(ratios)}   (under 1.1)")
 
 
-def loading(folder: Path) -> None:
+def loading(folder: Path, width: int) -> None:
     """Peak memory of a process that loads the state, over the state."""
     name = Store(folder / "timed", 2).names()[-1]
     code = (
         "import sys; sys.path[:0] = [sys.argv[2], sys.argv[3]]; import checkpoint as c, psutil\n"
         "from pathlib import Path; from gan_dist.checkpoint import format, tensors\n"
         "directory = Path(sys.argv[1]); manifest = format.read_manifest(directory); format.verify(directory, manifest)\n"
-        "before = psutil.Process().memory_info().rss; pair = c.players(); c.reset_peak()\n"
+        "before = psutil.Process().memory_info().rss; pair = c.players(int(sys.argv[4])); c.reset_peak()\n"
         "with format.Reader(directory, manifest) as read: tensors.restore(pair, read, manifest['steps'])\n"
         "print((c.peak() - before) / c.size_of(tensors.collect(pair).whole))\n"
     )
     here = Path(__file__).resolve().parent
-    command = [sys.executable, "-c", code, str(folder / "timed" / name), str(here), str(here.parent)]
+    command = [sys.executable, "-c", code, str(folder / "timed" / name), str(here), str(here.parent), str(width)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
@@ -214,15 +215,16 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="on the disk to measure; default: the system's temporary folder")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--every", type=int, default=20, help="steps between saves")
+    parser.add_argument("--width", type=int, default=WIDTH, help="of the networks; a state of 560 MB has 1,000")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="checkpoint-benchmark-", dir=options.folder))
     try:
-        pair = players()
-        step(pair, 1000)
+        pair = players(options.width)
+        step(pair, 1000, options.width)
         stall_and_bandwidth(pair, folder, options.rounds)
         resuming(options.rounds)
-        loading(folder)
-        slow_down(folder, options.every)
+        loading(folder, options.width)
+        slow_down(folder, options.every, max(8, LARGE * options.width // WIDTH))
     finally:
         shutil.rmtree(folder)
 

@@ -20,6 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", required=True, help="the digits, packed at 16x16")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--images", type=int, default=40_000)
     options = parser.parse_args()
     start = [sys.executable]
     if options.processes > 1:
@@ -33,11 +34,14 @@ def main() -> None:
             "--run.directory",
             f"{folder}/run",
         ]
-        keys += ["--track.wandb", "disabled", "--training.images", "40000", "--training.device", "cpu"]
+        keys += ["--track.wandb", "disabled", "--training.images", str(options.images), "--training.device", "cpu"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TIMED": "1"}
         script = [str(HERE / "control.py"), str(HERE.parent / "configs/digits.yaml"), *keys]
         done = subprocess.run([*start, *script], env=environment, capture_output=True, text=True)
-    print("\n".join(line for line in done.stdout.splitlines() if line.startswith("RATIO")) or done.stderr[-3000:])
+    found = [line for line in done.stdout.splitlines() if line.startswith("RATIO")]
+    if done.returncode or not found:
+        sys.exit(done.stderr[-3000:])
+    print("\n".join(found))
 
 
 def timed() -> None:

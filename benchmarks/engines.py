@@ -43,7 +43,7 @@ STRATEGIES = ("ddp", "exact", "zero1", "zero2", "zero3")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "memory", "traffic", "precision"))
+    parser.add_argument("what", nargs="+", choices=WHAT)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--resolution", type=int, default=64)
@@ -55,7 +55,8 @@ def main() -> None:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(options.processes)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         sys.exit(subprocess.call([sys.executable, *launcher, *sys.argv], env=environment))
-    {"speed": speed, "memory": memory, "traffic": traffic, "precision": precision}[options.what](options)
+    for what in options.what:
+        WHAT[what](options)
     sys.stdout.flush()
     os._exit(0)  # gloo aborts where another rank is gone already
 
@@ -306,7 +307,8 @@ PENALTIES: dict[str, dict[str, object]] = {
 
 def traffic(options: argparse.Namespace) -> None:
     for what, keys in PENALTIES.items():
-        for strategy, prefetch in [(strategy, True) for strategy in options.strategies] + [("zero3", False)]:
+        ways = [(strategy, True) for strategy in options.strategies]
+        for strategy, prefetch in ways + [("zero3", False)] * ("zero3" in options.strategies):
             with contextlib.nullcontext() if prefetch else told(3, stage3_prefetch_bucket_size=1):
                 variant = Variant(options, strategy, **keys)
             found, formula = sent(variant)
@@ -377,6 +379,8 @@ def live() -> int:
                     storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
     return sum(storages.values())
 
+
+WHAT = {"speed": speed, "memory": memory, "traffic": traffic, "precision": precision}
 
 if __name__ == "__main__":
     main()

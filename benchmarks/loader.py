@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from gan_dist import config as config_module
-from gan_dist.data import index, loader, order, resident, shards
+from gan_dist.data import index, loader, order, parts, resident, shards
 from gan_dist.data.decode import Decoder
 
 BATCH = 64
@@ -121,7 +121,7 @@ def decode_only(found, workers: int, images: int) -> float:
     children = []
     for number in range(workers):
         if (child := os.fork()) == 0:
-            decoder = Decoder(found, 64, 3)
+            decoder = Decoder(found, (64, 64), 3)
             mine = np.random.default_rng(number).integers(0, len(found), images // workers).reshape(-1)
             batches = [mine[i : i + BATCH] for i in range(0, len(mine), BATCH)]
             decoder.read(batches[0])
@@ -182,7 +182,7 @@ def reduced(options: argparse.Namespace) -> None:
         for table in (decode._REDUCED, whole):
             kept, decode._REDUCED = decode._REDUCED, table
             begin = time.perf_counter()
-            Decoder(found, 64, 3).read(samples)
+            Decoder(found, (64, 64), 3).read(samples)
             times.append(time.perf_counter() - begin)
             decode._REDUCED = kept
         ratios.append(times[1] / times[0])
@@ -258,10 +258,6 @@ def index_memory() -> None:
 
 def make_index(path: Path, samples: int) -> None:
     """A stand-in for a scanned shard: a file of zeros and an index that says it holds `samples` images."""
-    import json
-
-    from safetensors.numpy import save
-
     with path.open("wb") as file:
         file.truncate(samples * 2560 + 1024)
     columns = {
@@ -272,9 +268,9 @@ def make_index(path: Path, samples: int) -> None:
         "height": np.full(samples, 64, np.uint16),
         "keys": np.frombuffer("".join(f"{i:09d}\0" for i in range(samples)).encode(), np.uint8),
     }
-    summary = {"channels": {"3": "0"}, "bad": [], "digest": path.name}
-    metadata = {**index._stamp(str(path)), "summary": json.dumps(summary)}
-    Path(f"{path}.index").write_bytes(save(columns, metadata=metadata))
+    names = dict.fromkeys(("digest", "old_digest", "keys"), path.name)
+    summary = {"channels": {"3": "0"}, "bad": [], "left_out": {}, **names}
+    Path(f"{path}.index").write_bytes(parts.content(index.stamp(str(path)), columns, summary))
 
 
 def measure(folder: str) -> None:

@@ -54,7 +54,7 @@ def read(source: str) -> tuple[torch.Tensor, torch.Tensor]:
     names = shards.expand(source)
     index.build(names, default_cache(), progress=False)
     found = index.load(names, default_cache())
-    pixels = torch.from_numpy(Decoder(found, 28, 1).read(np.arange(len(found))))
+    pixels = torch.from_numpy(Decoder(found, (28, 28), 1).read(np.arange(len(found))))
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, torch.from_numpy(found.label.astype(np.int64))
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SEEDS = 3
+LEAST = 160  # samples: FID needs more than the classifier has features
 IMAGES = {"digits": 30_000, "stacked": 40_000}
 G, D = "optimizers.generator", "optimizers.discriminator"
 
@@ -91,17 +92,23 @@ def combinations(full: bool) -> list[dict[str, str]]:
 
 def recipe(data: str, levels: dict[str, str], options: argparse.Namespace) -> dict:
     """Return the config of a combination, as nested mappings."""
-    stacked = data == "stacked"
+    stacked, images = data == "stacked", round(IMAGES[data] * options.scale)
     scores = {"modes": {"classifier": str(options.classifier)}} if stacked else {"fid": {"features": "classifier"}}
     keys = {
         **BASE,
         "data.shards": str(options.data / data),
         "data.channels": 3 if stacked else 1,
-        "training.images": IMAGES[data],
-        "evaluate": {"every": IMAGES[data], "samples": 10_000 if stacked else 2_000, "scores": scores},
+        "training.images": images,
+        "evaluate": {
+            "every": images,
+            "samples": max(LEAST, round((10_000 if stacked else 2_000) * options.scale)),
+            "scores": scores,
+        },
     }
     if not stacked:
         keys["evaluate"]["scores"]["prdc"] = {"features": "classifier"}
+        if options.scale != 1:
+            keys["evaluate"]["features"] = {"classifier": {"steps": round(1000 * options.scale)}}
     config: dict = {}
     for key, value in itertools.chain(keys.items(), *(FACTORS[name][level].items() for name, level in levels.items())):
         *path, last = key.split(".")
@@ -240,7 +247,11 @@ def tables(data: str, table: dict, runs: dict) -> str:
 
 def plot(table: dict, runs: dict, path: Path) -> None:
     """Draw what each level reaches: a dot a run, a bar the mean."""
-    from matplotlib import pyplot
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        print(f"no {path}: pip install matplotlib")
+        return
 
     figure, axes = pyplot.subplots(len(IMAGES), len(FACTORS), figsize=(13, 6.5), sharey="row", layout="constrained")
     for across, data in zip(axes, IMAGES, strict=True):
@@ -270,6 +281,7 @@ def main() -> None:
     parser.add_argument("action", choices=["write", "train", "report"])
     parser.add_argument("folder", type=Path, help="of the recipes")
     parser.add_argument("--full", action="store_true", help="all combinations, not a sixteenth")
+    parser.add_argument("--scale", type=float, default=1.0, help="of images, and of samples that are scored")
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--classifier", type=Path, default=Path("data/digit-classifier.pt"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))

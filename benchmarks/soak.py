@@ -1,11 +1,11 @@
 """Kills a two-process run at random, again and again, and compares what is left with an undisturbed run.
 
-    python benchmarks/soak.py --kills 100                     restarts with 1 or 2 processes
-    python benchmarks/soak.py --kills 100 --fixed             always 2, and the digest must be equal
+    python benchmarks/soak.py --kills 100
 
 Every kill is one of: SIGKILL to one rank, SIGKILL to all, SIGTERM to one rank, SIGSTOP to one rank (the watchdog must
-end the job), SIGKILL to the launcher and all. After each, every checkpoint that was reported as saved and not replaced
-must be whole. At the end: the right number of images, every metrics line once, and the same figures and bits.
+end the job), SIGKILL to the launcher and all, of a start with 1 or 2 processes. Ten kills are each of these once, in random
+order. After each, every checkpoint that was reported as saved and not replaced must be whole. At the end: the right number of
+images, every metrics line once, and the same figures and bits.
 """
 
 import argparse
@@ -39,6 +39,7 @@ class Soak:
         self.random = random.Random(options.seed)
         self.run = scratch / "run"
         self.survived: Counter[str] = Counter()
+        self.deck: list[tuple[str, int]] = []
         pack("digits", scratch / "digits", resolution=8, progress=False)
 
     def command(self, directory: Path, processes: int, images: int) -> list[str]:
@@ -87,10 +88,16 @@ class Soak:
             time.sleep(0.02)
         return []
 
+    def draw(self) -> tuple[str, int]:
+        """A kind of kill and a number of processes, none again before all have come."""
+        if not self.deck:
+            self.deck = [(kind, processes) for kind in KINDS for processes in (1, 2)]
+            self.random.shuffle(self.deck)
+        return self.deck.pop()
+
     def disturb(self, number: int, images: int) -> None:
         """Start the run, let it train for a while, and do something to it."""
-        processes = 2 if self.options.fixed else self.random.choice((1, 2))
-        kind = self.random.choice(KINDS)
+        kind, processes = self.draw()
         launcher = self.start(self.run, processes, images)
         try:
             pids = self.ranks(processes, launcher)
@@ -171,7 +178,6 @@ def is_running(pid: int) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--fixed", action="store_true", help="always two processes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder to leave everything in")
     options = parser.parse_args()

@@ -75,20 +75,22 @@ class Perceptual(Section):
 
     def check(self, config: "Config") -> None:
         if not self.weight:
-            if self.weights:
-                raise ValueError(
-                    "game.perceptual.weights has no effect without game.perceptual.weight; set it, or remove weights"
-                )
+            for name in ("weights", "layers", "distance"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(
+                        f"game.perceptual.{name} has no effect without game.perceptual.weight; set it, or remove {name}"
+                    )
             return
         target = config.data.fields.get("target")
         if ((target and target.channels) or config.data.channels) == 4:
             raise ValueError(
                 "game.perceptual compares images of 1 or 3 channels, and the target has 4; set game.perceptual.weight: 0"
             )
-        least = 2 ** (max(int(name[4]) for name in self.layers) - 1)
+        deepest = max(self.layers, key=PLACES.__getitem__)
+        least = 2 ** (int(deepest[4]) - 1)
         if min(config.data.size) < least:
             raise ValueError(
-                f"game.perceptual.layers: {max(self.layers)} needs images of {least} pixels at least, and data.resolution is "
+                f"game.perceptual.layers: {deepest} needs images of {least} pixels at least, and data.resolution is "
                 f"{config.data.resolution}; name a layer of a lower block"
             )
 

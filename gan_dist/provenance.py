@@ -1,4 +1,4 @@
-"""Record what each start of a run ran on: command, code, packages, devices and settings."""
+"""Record what each start of a run ran on: command, code, packages, devices and settings; keep of it what bits depend on."""
 
 import hashlib
 import importlib.metadata
@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from gan_dist import redaction
+from gan_dist.config import Config
 from gan_dist.engine import Engine
+from gan_dist.run_directory import Run
 from gan_dist.slurm_jobs import code
 
 _PREFIXES = (
@@ -63,6 +65,26 @@ def _keep(patch: str, logs: Path) -> str:
     except OSError:
         return ""
     return name if patch else ""
+
+
+def keep_bits(config: Config, engine: Engine, run: Run) -> str:
+    """Keep for `exact` what changes rounding and is left to the machine, as it was at the run's first start.
+
+    On a CPU sums depend on the number of threads. Returns in words what cannot be kept. All ranks call it.
+    """
+    training = config.training
+    if training.strategy != "exact":
+        return ""
+    name = " and ".join(sorted(set(engine.gather(machine(engine.device)))))
+    here: dict[str, Any] = {"device": engine.device.type, "channels_last": training.channels_last, "machine": name}
+    if engine.device.type == "cpu":
+        here["threads"] = torch.get_num_threads()
+    kept = engine.on_main(lambda: run.choose(here)) or here
+    if engine.device.type == "cpu":
+        torch.set_num_threads(kept["threads"])
+    if kept["machine"] == name:
+        return ""
+    return f"bits may differ from here on: the run began on {kept['machine']}, and this is {name}"
 
 
 def machine(device: torch.device) -> str:

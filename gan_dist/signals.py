@@ -23,9 +23,9 @@ _IN_CELL = 16  # real images that a cell, and a class, should have at least
 def of_figures(figures: Mapping[str, float], rivals: tuple[str, str] | None) -> dict[str, float]:
     """Return the signals that follow from means of an interval, as far as these are there.
 
-    score/gap is E D(real) - E D(fake), score/level the larger of both without its sign. score/accuracy is the mean of the parts of real and of generated images on their side
-    of the middle, or the part of pairs in the right order; an unsure logit counts half. grad_norm/ratio is log10 of D's mean
-    gradient norm over that of G; `rivals` names both.
+    score/gap is E D(real) - E D(fake), score/level the larger of both without its sign. score/accuracy is the mean of the
+    parts of real and of generated images on their side of the middle, or the part of pairs in the right order; an unsure
+    logit counts half. grad_norm/ratio is log10 of D's mean gradient norm over that of G; `rivals` names both.
     """
     found = {}
     if "score/sign_pair" in figures:

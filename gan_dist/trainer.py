@@ -5,16 +5,16 @@ import gc
 import os
 import uuid
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from gan_dist import provenance, scoring, trial, warm_start
 from gan_dist.alarms import Alarms
+from gan_dist.bad_steps import BadSteps
 from gan_dist.checkpoint import tensors
 from gan_dist.checkpointing import Checkpointer
 from gan_dist.config import Config
-from gan_dist.control import desync, diagnose, load, peers, stop
+from gan_dist.control import desync, load, peers, stop
 from gan_dist.control.stop import Reason, Requests
 from gan_dist.control.watchdog import Watchdog
 from gan_dist.data import loader, resident
@@ -30,9 +30,6 @@ from gan_dist.run_directory import Run, open_run
 from gan_dist.step import play_step
 from gan_dist.supply import Supply
 from gan_dist.tracking import Tracker
-
-_PUT_OFF = 16
-"""Steps after which a save that is owed asks again whether updates are being skipped: on a GPU the host waits for that."""
 
 
 class Trainer:
@@ -60,7 +57,7 @@ class Trainer:
         self.run_directory: Run = run
         config, layout = autotune.settle(config, engine, self.game, run)
         self.config = config
-        other_machine = self._keep_bits()
+        other_machine = provenance.keep_bits(config, engine, run)
         engine.wrap(self.game)
         self.checkpointer = Checkpointer(config, engine, self.game, run)
         self.agreement = engine.agreement(2)
@@ -69,10 +66,8 @@ class Trainer:
         self.quarantine = Quarantine(self.index)
         self.images = 0
         self._owed = False  # a checkpoint that is due
-        self._put_off_to = 0
         self._collected = False
-        self._skipped: dict[str, int] = {}
-        self._went_back_to = ""
+        self.bad_steps = BadSteps(config, engine, self.game, self.requests)
         problems = self._resume()
         warm_start.load(beginning, engine, self.game)
         self.tracker = Tracker(
@@ -112,29 +107,6 @@ class Trainer:
 
         store = self.checkpointer.store
         return Alarms(self.config, self.engine, self.game, self.run_directory, self.tracker, store, reals, stop_for_it)
-
-    def _keep_bits(self) -> str:
-        """Keep for `exact` what changes rounding and is left to the machine, as it was at the run's first start.
-
-        On a CPU sums depend on the number of threads. Returns in words what cannot be kept.
-        """
-        training, engine, run = self.config.training, self.engine, self.run_directory
-        if training.strategy != "exact":
-            return ""
-        machine = " and ".join(sorted(set(engine.gather(provenance.machine(engine.device)))))
-        here: dict[str, Any] = {
-            "device": engine.device.type,
-            "channels_last": training.channels_last,
-            "machine": machine,
-        }
-        if engine.device.type == "cpu":
-            here["threads"] = torch.get_num_threads()
-        kept = engine.on_main(lambda: run.choose(here)) or here
-        if engine.device.type == "cpu":
-            torch.set_num_threads(kept["threads"])
-        if kept["machine"] == machine:
-            return ""
-        return f"bits may differ from here on: the run began on {kept['machine']}, and this is {machine}"
 
     def train(self) -> int:
         """Train to `training.images`, or to a reason to stop. Returns the exit code."""
@@ -243,42 +215,22 @@ class Trainer:
         """Return why all ranks stop after this step; Reason.NONE where they do not. `batch` is the step's."""
         agreement, reason = self.agreement, Reason.NONE
         if agreement.due():
-            self._note_skipped()
+            self.bad_steps.note(self.tracker)
             agreement.send([self.requests.reason, self.quarantine.count])
         elif rows := agreement.receive():
             reason = Reason(max(row[0] for row in rows))
             unusable = self.quarantine.over_ranks([row[1] for row in rows], self.engine.gather)
             if unusable > self.config.data.max_bad_fraction * sum(map(len, self.index.sets)):
                 reason = Reason.BAD_DATA
-        self._batch = batch[:1]  # for _first_bad, which needs no more
+        self.bad_steps.batch = batch[:1]  # it needs no more
         return reason
-
-    def _in_bad_steps(self) -> bool:
-        """Say on all ranks whether updates are being skipped now: a checkpoint of such a state is useless."""
-        if self.images >= self.config.training.images:
-            return False
-        if self.images < self._put_off_to:
-            return True
-        skips = any(found.streak for found in self.engine.skipped(wait=True).values())
-        if skips:
-            self._put_off_to = self.images + _PUT_OFF * self.config.training.batch
-        return skips
-
-    def _note_skipped(self, wait: bool = False) -> None:
-        for player, found in self.engine.skipped(wait).items():
-            if found.total > self._skipped.get(player, 0):
-                if self.engine.is_main:
-                    self.tracker.event("skipped a step", found.last, player=player, total=found.total)
-                self._skipped[player] = found.total
-            if found.streak >= self.config.control.max_bad_steps:
-                self.requests.ask(Reason.BAD_STEPS)
 
     def _quarantined(self, note: Note) -> None:
         if self.quarantine.add(note):
             self.tracker.event(note.kind, self.images, shard=note.shard, key=note.key, reason=note.reason)
 
     def _save_if_owed(self) -> None:
-        if self._owed and not self._in_bad_steps():
+        if self._owed and not self.bad_steps.are_under_way(self.images):
             self._save()
 
     def _save(self) -> None:
@@ -303,7 +255,7 @@ class Trainer:
 
     def _end(self, reason: Reason) -> int:
         """Save what is not saved, and report the end."""
-        self._note_skipped(wait=True)  # also those of the last steps
+        self.bad_steps.note(self.tracker, wait=True)  # also those of the last steps
         if reason and self.checkpointer.saved_at != self.images:
             self.checkpointer.wait(self.tracker)
             if self.checkpointer.saved_at != self.images:
@@ -346,53 +298,24 @@ class Trainer:
 
     def _go_back(self) -> None:
         """Go back to the last checkpoint after too many skipped steps, once. Raises RunError the second time."""
-        self._note_skipped(wait=True)
-        skipped = self.engine.skipped(wait=True)
-        worst = max(skipped, key=lambda player: skipped[player].streak)
+        self.bad_steps.note(self.tracker, wait=True)
         self.checkpointer.wait(self.tracker)
-        bad = f"{skipped[worst].streak} updates of {worst} in a row were skipped: a loss or gradient was not finite"
         name = self.engine.on_main(lambda: self.checkpointer.store.newest()[0])
-        if not name or name == self._went_back_to:
-            again = f"again after going back to {name}, " if name else ""
-            raise RunError(f"{bad}; {again}at {self.images:,} images. First to go bad: {self._first_bad()}")
-        self._went_back_to = name
+        reason = self.bad_steps.go_back(name, self.images)
         if self.engine.is_main:
-            self.tracker.event("went back", self.images, to=name, reason=bad)
+            self.tracker.event("went back", self.images, to=name, reason=reason)
         self._resume()
         self.engine.forgive()
-        self._owed, self._put_off_to = False, 0
+        self._owed = False
         self.requests.discard(Reason.BAD_STEPS)  # a signal that came meanwhile still holds
         self.tracker.rewind(self.images)
-
-    def _first_bad(self) -> str:
-        """Return which layer or weight of which player goes bad first, in which phase, on which rank."""
-        networks = {player.name: player.network for player in self.game.players}
-        cut = any(player.shards is not None for player in self.game.players)
-        place = ""
-        for phase in self.game.phases:
-            for player in self.game.players:
-                player.network.requires_grad_(player is phase.player)
-            loss = phase.loss or phase.penalty
-            if loss is None or (cut and phase.loss is None):
-                continue
-            micro = self._batch[0]
-            place = diagnose.first_bad(networks, lambda loss=loss, micro=micro: loss(micro), together=cut)  # type: ignore[misc]
-            if any(self.engine.gather(bool(place))):
-                place = place and f"{place}, in {_name(loss)} (the turn of {phase.player.name})"
-                break
-        everyone = [f"{text}, on rank {rank}" for rank, text in enumerate(self.engine.gather(place)) if text]
-        return everyone[0] if everyone else "nothing any more in the last batch: check the machine's memory"
 
     def _resume(self) -> list[str]:
         """Load the newest whole checkpoint. Returns what was wrong with newer ones."""
         problems = self.checkpointer.load()
         self.images = self.checkpointer.saved_at
-        self._skipped = {player: found.total for player, found in self.engine.skipped(wait=True).items()}
+        self.bad_steps.resume()
         return problems
-
-
-def _name(loss: Callable[..., Any]) -> str:
-    return str(getattr(loss, "__name__", None) or getattr(loss, "func", loss).__name__)
 
 
 def _prepare_data(config: Config, progress: bool) -> None:

@@ -25,10 +25,17 @@ def build(config: Config, engine: Engine) -> Game:
         game = games.build(config)
         _announce(game, engine)
         engine.on_main(lambda: checks.check_fields(config, game.fields))
+        engine.on_main(lambda: _check_scores(config, game))
         engine.place(game)
     batch = samples(config, engine, game, range(config.training.micro_batch))
     refuse_alike(engine.gather(what_is_wrong(game, config, batch)))
     return game
+
+
+def _check_scores(config: Config, game: Game) -> None:
+    """Raise InputError for a score that this game has nothing for: later, the run would be there already."""
+    for _, metric in config.evaluate.scores:
+        metric.for_game(game)
 
 
 def _announce(game: Game, engine: Engine) -> None:

@@ -36,8 +36,8 @@ def check(out: Path, fps: float, replace: bool, name: str = "OUT") -> None:
     Raises InputError for an ending that is not known, a missing package, and for what is there already and is not to be
     replaced.
     """
-    if not 0 < fps <= 1000:
-        raise InputError(f"--fps {fps:g}: give a number above 0, at most 1000")
+    if not 0.1 <= fps <= 1000:
+        raise InputError(f"--fps {fps:g}: give a number from 0.1 to 1000")
     ending = out.suffix.lower()
     if _is_folder(out):
         others = [path for path in _entries(out) if not _FRAME.fullmatch(path.name)]

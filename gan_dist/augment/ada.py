@@ -104,7 +104,7 @@ class Ada(Augmentation):
         return {name: getattr(self, name) for name in OPERATIONS}
 
     def check(self, config: "Config") -> None:
-        name = f"augment.{self.kind.rpartition(':')[2] or 'ada'}"
+        name = config.key_of(self)
         if not any(self.multipliers.values()):
             raise ValueError(f"{name}: all operations have multiplier 0, so it has no effect; raise one, or remove it")
         if config.data.channels not in (1, 3) and any(self.multipliers[each] for each in COLOUR):

@@ -33,7 +33,7 @@ class DiffAugment(Augmentation):
     """Probability with which an image is changed: a number in [0, 1] or a schedule. The paper's is 1."""
 
     def check(self, config: "Config") -> None:
-        name = f"augment.{self.kind.rpartition(':')[2] or 'diffaugment'}"
+        name = config.key_of(self)
         if not (self.color or self.translation or self.cutout) or self.probability == 0:
             raise ValueError(
                 f"{name} has no effect: set {name}.color, translation or cutout: true, and probability above 0, or remove it"

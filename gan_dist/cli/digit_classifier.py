@@ -34,6 +34,13 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(f"--epochs {options.epochs}: give a number above 0")
     if not options.file.parent.is_dir():
         raise InputError(f"there is no folder {options.file.parent} for {options.file.name}; make it first")
+    if options.file.exists():
+        try:
+            digits.load(options.file)
+        except InputError:
+            raise InputError(
+                f"{options.file} is there already, and is no whole digit classifier; remove it, or give another FILE"
+            ) from None
     images, labels = _digits(options.mnist, None if options.test else "train")
     try:
         tests = _digits(options.test or options.mnist, None if options.test else "test")

@@ -1,7 +1,6 @@
 """`gan-dist film`: show how a run learned: its sample grids over time."""
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
@@ -13,6 +12,8 @@ EXAMPLES = (
     "  gan-dist film runs/digits film.mp4 --fps 10 --last-frame 5\n"
     "  gan-dist film runs/digits film.gif --every 100000 --gallery live"
 )
+
+_LONGEST = 600  # seconds: a GIF shows no frame longer than 655
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +39,8 @@ def run(options: argparse.Namespace) -> None:
 
     if options.every < 0:
         raise InputError(f"--every {options.every}: give a number of images")
-    if not 0 <= options.last_frame < math.inf:
-        raise InputError(f"--last-frame {options.last_frame:g}: give a number of seconds")
+    if not 0 <= options.last_frame <= _LONGEST:
+        raise InputError(f"--last-frame {options.last_frame:g}: give a number of seconds up to {_LONGEST}")
     run = run_directory.locate(options.run)
     shown = film.grids(run, options.gallery, options.every)
     video.check(options.out, options.fps, options.replace)

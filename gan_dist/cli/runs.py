@@ -10,7 +10,7 @@ from gan_dist.errors import InputError
 HELP = "print a line for each run in a folder"
 EXAMPLES = "gan-dist runs\n  gan-dist runs --sort score\n  gan-dist runs /scratch/me/runs --json"
 SORTS = ("name", "state", "images", "rate", "score", "best", "event", "size", "age")
-"""The columns; by numbers the greatest is first, by score, best and age the smallest."""
+"""The columns; by numbers the greatest is first, by score and best the best, by age the newest."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

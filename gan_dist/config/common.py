@@ -241,6 +241,10 @@ class Config(Section):
         """Return a copy with as many classes as `count` says, where data.labels is on and data.classes leaves it to the data."""
         return self.with_({"data.classes": count()}) if self.data.labels and not self.data.classes else self
 
+    def key_of(self, section: Section) -> str:
+        """Return the key of a section: penalties.r1, or the name that a user gave to a part of that kind."""
+        return next(key for key, each in tree.named(self) if each is section)
+
     def flat(self) -> dict[str, Any]:
         """Every key with its value: {"training.batch": 64, ...}."""
         return dict(tree.flat(self, self.model_dump(mode="json")))

@@ -33,7 +33,7 @@ _RESUME = Meaning(
 _FROM = Meaning(("start.from",), "a run directory, or a checkpoint of gan_dist in one")
 _VGG = Meaning(("game.perceptual.weight",))
 _GPUS = Meaning((), "all GPUs of this machine: ./launch/run.sh CONFIG; fewer: PROCESSES=2 ./launch/run.sh CONFIG")
-_NODES = Meaning((), "several machines: sbatch --nodes 2 slurm/train.sbatch CONFIG, or torchrun")
+_NODES = Meaning((), "several machines: gan-dist slurm CONFIG --nodes 2, or torchrun on each of them")
 _PRECISION = Meaning(("training.precision",), "fp32, bf16 or fp16")
 _DATA = Meaning(("data.shards",), "shards that `gan-dist pack FOLDER SHARDS` makes of images")
 _SIZE = Meaning(("data.resolution",))
@@ -156,7 +156,7 @@ MEANINGS: dict[str, Meaning] = {
     "lambda_a": Meaning(("game.cycle",)), "lambda_b": Meaning(("game.cycle",)), "pool_size": Meaning(("game.pool",)),
     "kl_weight": _KL, "kld_weight": _KL, "lambda_kl": _KL, "beta": _KL,
     "lambda_gan": Meaning(("game.adversarial",)), "adv_weight": Meaning(("game.adversarial",)),
-    "lambda_identity": Meaning(("game.identity",), "not a factor of game.cycle: half of it is the authors' 0.5"),
+    "lambda_identity": Meaning(("game.identity",), "a weight of its own: 0.5 of the authors' code is half of game.cycle"),
     "n_layers_d": Meaning(("networks.discriminator.layers",)), "num_d": Meaning(("networks.discriminator.scales",)),
     "scale": Meaning(("data.degrade",), "[{kind: downscale, factor: 4}]"),
     "upscale": Meaning(("data.degrade",), "[{kind: downscale, factor: 4}]"),

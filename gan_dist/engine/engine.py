@@ -1,34 +1,28 @@
-"""Let the ranks of a launch compute together: turns, micro-batches, updates, and what ranks tell each other."""
+"""Let the ranks of a launch compute together: turns, micro-batches and updates."""
 
 import contextlib
 import dataclasses
-import platform
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import torch
-import torch.distributed
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from gan_dist import frozen, rank_counts
 from gan_dist.config import Config
 from gan_dist.engine import launch, update
-from gan_dist.engine.consensus import Agreement, Board, board, channel, who_differs
 from gan_dist.engine.ddp import Ddp
 from gan_dist.engine.exact import Exact
 from gan_dist.engine.flat import Flat
 from gan_dist.engine.health import Health, Skipped
 from gan_dist.engine.precision import HALF, LossScale, Lowered
+from gan_dist.engine.ranks import Ranks
 from gan_dist.engine.shortcuts import Shortcuts
-from gan_dist.errors import AgreedError, InputError, RunError
+from gan_dist.errors import AgreedError
 from gan_dist.interfaces import Batch, Phase
 from gan_dist.metrics import Metrics
 from gan_dist.player import Player
 from gan_dist.pool import Pool
-
-T = TypeVar("T")
 
 
 class Strategy(Protocol):
@@ -73,7 +67,7 @@ class _Turn:
     """Of the loss that is computed now, where they come with it (traced.py)."""
 
 
-class Engine:
+class Engine(Ranks):
     """How this launch's ranks compute together. The loop reads the same for one and for many."""
 
     def __init__(self, config: Config, alone: bool = False) -> None:
@@ -82,17 +76,13 @@ class Engine:
         Engines set torch's determinism, TF32 and threads for the whole process: the newest holds.
         """
         self.config = config
-        self.accelerator: Accelerator | None = None
-        self.rank, self.world_size, self.is_main = 0, 1, True
         if alone:
             assert config.training.strategy in ("ddp", "exact"), "ZeRO needs a process group"
+            super().__init__()
             self.device = launch.start_alone(config)
         else:
-            self.accelerator = launch.start(config)
-            self.device = self.accelerator.device
-            self.rank = self.accelerator.process_index
-            self.world_size = self.accelerator.num_processes
-            self.is_main = self.accelerator.is_main_process
+            super().__init__(accelerator := launch.start(config))
+            self.device = accelerator.device
         self.shortcuts = Shortcuts(config, self.device)
         self.metrics = Metrics(self.device)
         self._players: tuple[Player, ...] = ()
@@ -314,18 +304,6 @@ class Engine:
         """Set the counts of skipped updates in a row to zero."""
         self._health.forgive()
 
-    def channel(self) -> Callable[[Any], list[Any]]:
-        """Make a `gather` for another thread. Every rank calls it."""
-        return channel(self.world_size, launch.TIMEOUT)
-
-    def board(self, names: Sequence[str]) -> Board | None:
-        """Return short texts by name that ranks tell each other from any thread; None for one rank. All ranks call it."""
-        return board(self.rank, self.world_size, names)
-
-    def agreement(self, count: int) -> Agreement:
-        """Exchange `count` integers of every rank from time to time, in the background. Every rank calls it."""
-        return Agreement(self.world_size, count)
-
     def read_metrics(self, clear: bool = True) -> dict[str, tuple[float, float]]:
         """Return sums and counts of all metrics over all ranks: {name: (sum, count)}. Every rank calls it."""
         names, totals = self.metrics.totals()
@@ -336,57 +314,9 @@ class Engine:
             self.metrics.clear()
         return {name: (row[0], row[1]) for name, row in zip(names, totals.tolist(), strict=True)}
 
-    def on_main(self, work: Callable[[], T], where: Literal["first", "machine"] = "first") -> T | None:
-        """Run `work` on one rank (or on one of each machine); an InputError or RunError there is raised everywhere.
-
-        Returns work's result on the ranks that ran it and, with where="first", on all.
-        """
-        runs = self.is_main
-        if where == "machine" and self.accelerator is not None:
-            runs = self.accelerator.is_local_main_process
-        result: T | None = None
-        problem: tuple[type[Exception], str] | None = None
-        if runs:
-            try:
-                result = work()
-            except InputError as error:
-                problem = AgreedError, str(error)
-            except RunError as error:
-                problem = RunError, str(error)
-        if self.world_size > 1:
-            problems = [found for found in gather_object([problem]) if found]
-            problem = problems[0] if problems else None
-            if where == "first" and problem is None:
-                box: list[Any] = [result]
-                broadcast_object_list(box)
-                result = box[0]
-        if problem is not None:
-            kind, text = problem
-            raise kind(text)
-        return result
-
-    def gather(self, value: T) -> list[T]:
-        """Return the value of every rank, in order, on every rank."""
-        return list(gather_object([value])) if self.world_size > 1 else [value]
-
-    def who_differs(self, value: Hashable) -> str:
-        """Return on which machines `value` is another than on most, in words; "" where it is the same. All ranks call it."""
-        everyone = self.gather((platform.node(), value))
-        return who_differs([machine for machine, _ in everyone], [found for _, found in everyone])
-
     def release(self) -> None:
         """Remove what the strategy keeps of the players (DeepSpeed's hooks and buffers)."""
         self._strategy.release()
-
-    def wait(self) -> None:
-        """Wait until every rank is here."""
-        if self.accelerator is not None:
-            self.accelerator.wait_for_everyone()
-
-    def close(self) -> None:
-        """Leave the process group."""
-        if self.accelerator is not None:
-            self.accelerator.end_training()
 
 
 def slots_of(batch: int, micro_batch: int, rank: int, world_size: int, strategy: str = "ddp") -> range:

@@ -18,6 +18,7 @@ from gan_dist.interfaces import Batch
 
 if TYPE_CHECKING:
     from gan_dist.config import Config
+    from gan_dist.evaluation.features import Extractor
     from gan_dist.evaluation.sets import Comparison
 
 State = dict[str, Tensor]
@@ -50,9 +51,6 @@ class Metric(Part):
     together in the order of the samples, `value` is computed once. A metric keeps nothing in itself.
     """
 
-    needs: ClassVar[Literal["features", "samples"]] = "samples"
-    """What `add` is given: images (N, C, H, W) in [-1, 1], or their features (N, F) by the evaluation's network."""
-
     compares: ClassVar[bool] = True
     """Whether it looks at real images at all: they are not read for those that do not."""
 
@@ -82,7 +80,7 @@ class Metric(Part):
         return {}
 
     def add(self, state: State, fake: Tensor, real: Tensor | None) -> None:
-        """Take in generated samples and as many real ones; fewer, or None, where the data set is smaller.
+        """Take in generated samples, (N, C, H, W) in [-1, 1], and as many real ones; fewer, or None, where the data set is smaller.
 
         Sums belong in float64.
         """
@@ -126,6 +124,9 @@ class SetMetric(Metric):
     def least(self, width: int) -> int:
         """Return how many images it needs of each set, for features of `width` numbers."""
         return 2
+
+    def check_extractor(self, name: str, extractor: "Extractor") -> None:
+        """Raise InputError, before any image is drawn, for features that the score called `name` cannot be made of."""
 
     def score(self, sets: "Comparison") -> dict[str, float] | float:
         """Return the score, or several by name; the one named "" is `score/NAME` itself. Rank 0 calls it."""

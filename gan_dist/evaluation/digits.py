@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from gan_dist import files, rng
 from gan_dist.errors import InputError
+from gan_dist.evaluation.ranks import full_precision
 
 SIZE = 28
 """Height and width of a digit in pixels."""
@@ -67,7 +68,7 @@ class Classifier:
         border = (images.shape[-1] - SIZE) // 2
         cut = images[..., border : border + SIZE, border : border + SIZE]
         pixels = ((cut + 1) * 127.5).round().clamp(0, 255) / 255
-        with torch.autocast(images.device.type, enabled=False):
+        with full_precision():
             logits = self.network(pixels.reshape(-1, 1, SIZE, SIZE))
         named: Tensor = logits.argmax(1).view(images.shape[:2])
         return named

@@ -12,6 +12,7 @@ from gan_dist.config.section import Positive
 from gan_dist.errors import InputError
 from gan_dist.evaluation import moments, scores
 from gan_dist.evaluation.base import SetMetric
+from gan_dist.evaluation.features import Extractor
 from gan_dist.evaluation.pairs import Wants
 from gan_dist.evaluation.sets import Comparison
 
@@ -36,10 +37,14 @@ class Frechet(SetMetric):
         return ("", "limit") if self.limit else ("",)
 
     def least(self, width: int) -> int:
+        return self._smallest(width) + self.limit
+
+    def _smallest(self, width: int) -> int:
+        """Return how many images a covariance of `width` numbers needs."""
         return 2 if self.few else width + 1
 
     def score(self, sets: Comparison) -> dict[str, float]:
-        """Return the distance."""
+        """Return the distance, and its limit."""
         found = {"": moments.frechet(sets.fake.moments, sets.real.moments)}
         if self.limit:
             found["limit"] = self._limit(sets)
@@ -48,11 +53,7 @@ class Frechet(SetMetric):
     def _limit(self, sets: Comparison) -> float:
         """Return the intercept of a line through distances of 15 sizes, nested in one another."""
         rows = torch.from_numpy(sets.fake.rows.copy())
-        least = max(self.least(rows.shape[1]), min(5000, len(rows) // 10))
-        if least >= len(rows):
-            raise InputError(
-                f"evaluate.scores: limit needs more than {least:,} generated images, and has {len(rows):,}"
-            )
+        least = max(self._smallest(rows.shape[1]), min(5000, len(rows) // 10))
         sizes = torch.linspace(least, len(rows), _LIMIT_SIZES).long().tolist()
         root, distances = moments.root_of(sets.real.moments.covariance), []
         for fake in moments.nested(rows, sizes):
@@ -79,7 +80,7 @@ class Kid(SetMetric):
     """
 
     subsets: Annotated[int, Field(ge=0)] = 0
-    """Also give score/NAME/subsets, the mean over so many random subsets, as papers do (100). 0: none."""
+    """Also give score/NAME/subsets and score/NAME/subsets/deviation, over so many random subsets, as papers do (100). 0: none."""
     size: Positive = 1000
     """Images in a subset."""
 
@@ -105,7 +106,7 @@ class Kid(SetMetric):
                 for number in range(self.subsets)
             ]
             whole = torch.from_numpy(fake.copy()), torch.from_numpy(real.copy())
-            found["subsets"], found["deviation"] = scores.subset_mmd(*whole, chosen)
+            found["subsets"], found["subsets/deviation"] = scores.subset_mmd(*whole, chosen)
         return found
 
 
@@ -157,10 +158,16 @@ class InceptionScore(SetMetric):
     def least(self, width: int) -> int:
         return 2 * self.splits
 
+    def check_extractor(self, name: str, extractor: Extractor) -> None:
+        if not extractor.may_name_classes:
+            raise InputError(f"the score {name} needs features that name classes: inception with layer 2048")
+
     def score(self, sets: Comparison) -> dict[str, float]:
         """Return mean and deviation over splits of the shuffled images: they may be sorted by class."""
-        if sets.features.logits is None:
-            raise InputError(f"evaluate.scores: {self.kind} needs inception with layer 2048, which names classes")
+        if sets.features.logits is None:  # of a user's extractor
+            raise InputError(
+                f"evaluate.scores: {self.kind} needs features that name classes: inception with layer 2048"
+            )
         rows = torch.from_numpy(sets.fake.rows[_choice("split", 0, len(sets.fake.rows), len(sets.fake.rows)).numpy()])
         logits = torch.cat([sets.features.logits(part).cpu() for part in torch.split(rows, 1000)])
         mean, deviation = scores.inception_score(logits, self.splits)

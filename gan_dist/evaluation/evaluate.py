@@ -70,7 +70,6 @@ def evaluate(
     reals: int = 0,
     *,
     ranks: Ranks = Ranks(),  # noqa: B008  # it is frozen
-    features: Callable[[Tensor], Tensor] | None = None,
     sets: Sets | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
     shown: Callable[[range], Batch] | None = None,
@@ -78,17 +77,17 @@ def evaluate(
     """Score `count` generated samples against the first `count` of `reals` real ones. Every rank calls it.
 
     Part p of the samples is drawn and accumulated by rank p % ranks, 32 samples at a time; rank 0 merges the parts in the
-    order of the samples. So every rank count gives the same bits, if `fake`, `real` and `features` give the same for the
-    same numbers. Number n of `real` should be the n-th of the data set in a shuffled order: shards may be sorted by class.
-    `features` turns images into (N, F) for metrics that accumulate features; `sets` has extractors and the features of the
-    real images for metrics of sets. `progress` is told how many samples of how many are done on this rank; what it raises
-    ends the evaluation. `shown` are the samples that images are made of, whole. Raises InputError for a metric that cannot be computed of what is there, and ScoreError on every rank
-    where anything fails on one.
+    order of the samples. So every rank count gives the same bits, if `fake` and `real` give the same for the same numbers.
+    Number n of `real` should be the n-th of the data set in a shuffled order: shards may be sorted by class. `sets` has
+    extractors and the features of the real images for metrics of sets. `progress` is told how many samples of how many are
+    done on this rank; what it raises ends the evaluation. `shown` are the samples that images are made of, whole. Raises
+    InputError for a metric that cannot be computed of what is there, and ScoreError on every rank where anything fails on one.
     """
     began = time.perf_counter()
     of_sets = {name: metric for name, metric in metrics.items() if isinstance(metric, SetMetric)}
     of_parts = {name: metric for name, metric in metrics.items() if name not in of_sets}
-    _check_needs(of_parts, features is not None)
+    for name in of_parts:
+        check_name(name)
     real = real if any(metric.compares for metric in of_parts.values()) else None
     if of_sets:
         assert sets is not None, "metrics of sets need extractors and references"
@@ -104,7 +103,9 @@ def evaluate(
         nonlocal done
         images = fake(numbers)
         if of_parts:
-            _add(of_parts, accumulated, images, _reals(real, numbers, reals), features)
+            of_real = _reals(real, numbers, reals)
+            for name, metric in of_parts.items():
+                metric.add(accumulated[name], images, of_real)
         if shown is not None:
             for name, metric in of_parts.items():
                 metric.add_shown(accumulated[name], images, shown(numbers))
@@ -236,24 +237,16 @@ def check(
     metrics: Mapping[str, Metric], extractors: Mapping[str, Extractor], generated: int, real: int | None = None
 ) -> None:
     """Raise InputError before any work for a name that is taken, files that are not there, and too few images."""
-    _check_needs(
-        {name: metric for name, metric in metrics.items() if not isinstance(metric, SetMetric)}, features=False
-    )
     for extractor in extractors.values():
         extractor.prepare()
     for name, metric in metrics.items():
         check_name(name)
         metric.prepare()
-        width = extractors[metric.features].width if isinstance(metric, SetMetric) else None
-        if isinstance(metric, SetMetric) and width is not None:
-            check_count(name, metric, width, generated, real)
-
-
-def _check_needs(metrics: Mapping[str, Metric], features: bool) -> None:
-    for name, metric in metrics.items():
-        check_name(name)
-        if metric.needs == "features" and not features:
-            raise InputError(f"evaluate.scores.{name} needs features of images, and no network for them is set")
+        if isinstance(metric, SetMetric):
+            extractor = extractors[metric.features]
+            metric.check_extractor(name, extractor)
+            if extractor.width is not None:
+                check_count(name, metric, extractor.width, generated, real)
 
 
 def _merge(metrics: Mapping[str, Metric], rows: list[tuple[int, dict[str, State]]], count: int) -> dict[str, float]:
@@ -276,21 +269,6 @@ def _reals(real: Images | None, numbers: range, reals: int) -> Tensor | None:
     """Return the real images of these numbers that the data set has; None where it has none."""
     there = range(numbers.start, min(numbers.stop, reals))
     return real(there) if real is not None and there else None
-
-
-def _add(
-    metrics: Mapping[str, Metric],
-    states: dict[str, State],
-    fake: Tensor,
-    real: Tensor | None,
-    features: Callable[[Tensor], Tensor] | None,
-) -> None:
-    """Give the images of one pass, or their features, which are computed once, to every metric."""
-    given = {"samples": (fake, real)}
-    if features is not None and any(metric.needs == "features" for metric in metrics.values()):
-        given["features"] = features(fake), None if real is None else features(real)
-    for name, metric in metrics.items():
-        metric.add(states[name], *given[metric.needs])
 
 
 def _to_cpu(state: State) -> State:

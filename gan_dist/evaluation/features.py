@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -97,6 +96,11 @@ class Extractor(Part):
         """Return D, where it is known before the network is there."""
         return None
 
+    @property
+    def may_name_classes(self) -> bool:
+        """Say whether its network may have `logits`, which the inception score needs."""
+        return bool(self.code_sha256)  # nobody knows what a user's has
+
     def network(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         """Return what turns pixels (N, C, side, side) float32 of 0..255 into features (N, D)."""
         raise NotImplementedError(f"{type(self).__name__} has no network(device)")
@@ -140,22 +144,16 @@ class Extractor(Part):
 
     def path(self) -> Path:
         """Return the weights file. Raises InputError where it is not there, saying how to get it."""
-        if self.weights:
-            path = Path(os.path.expandvars(os.path.expanduser(self.weights)))
-            if not path.is_file():
-                raise InputError(f"evaluate.features: there is no weights file {path} for {self.kind}; fix the path")
-            return path
-        folders = [Path(os.environ[frozen.WEIGHTS])] if os.environ.get(frozen.WEIGHTS) else []
-        folders.append(Path(torch.hub.get_dir()) / "checkpoints")
-        for folder in folders:
-            if (folder / self.file).is_file():
-                return folder / self.file
+        usual, command = self.usual()
+        name = self.kind if self.kind.isidentifier() else "NAME"
         known = f" (SHA-256 {self.digest}...)" if self.digest else ""
-        fetch = f"; a machine with a network fetches it by `{self.fetch}`" if self.fetch else ""
-        raise InputError(
-            f"evaluate.features: no weights {self.file}{known} for {self.kind} in {' or '.join(map(str, folders))}; give "
-            f"the file as weights, or put it there{fetch}; `--features random` needs none and shows a trend"
-        )
+        known += f"; a machine with a network fetches it by `{command}`" if command else ""
+        hint = f"{known}; `--features random` needs none and shows a trend"
+        return frozen.locate(self.weights, usual, f"evaluate.features.{name}.weights", hint)
+
+    def usual(self) -> tuple[str, str]:
+        """Return the usual name of the weights file, and the command that fetches it."""
+        return self.file, self.fetch
 
     def sha256(self) -> str:
         """Return the SHA-256 of the weights file."""
@@ -172,7 +170,7 @@ class Extractor(Part):
             raise InputError(
                 f"evaluate.features: {self.path()} holds the weights of another network than {self.kind}: {wrong[0]} "
                 f"{'does not fit' if wrong[0] in own and wrong[0] in state else 'is missing or too much'} "
-                f"({len(wrong)} tensors in all); give the file {self.file or 'that belongs to it'}"
+                f"({len(wrong)} tensors in all); give the file {self.usual()[0] or 'that belongs to it'}"
             )
         module.load_state_dict(dict(state), strict=False, assign=True)
         return module.float().requires_grad_(False).eval()

@@ -37,6 +37,10 @@ class Inception(Extractor):
     def width(self) -> int:
         return _LAYERS[self.layer][1]
 
+    @property
+    def may_name_classes(self) -> bool:
+        return self.layer == "2048"
+
     def network(self, device: torch.device) -> "InceptionNetwork":
         state = read_weights(self.path())
         network = InceptionNetwork(_LAYERS[self.layer][0])

@@ -59,9 +59,7 @@ class Modes(Metric):
         seen = classifier.digits(fake[finite])
         channels = fake.shape[1]
         places = 10 ** torch.arange(channels - 1, -1, -1, device=seen.device)
-        # counted without bincount, which has no deterministic form on a GPU
-        modes = torch.arange(10**channels, device=seen.device)
-        counts = ((seen * places).sum(1)[:, None] == modes).sum(0).double()
+        counts = (seen * places).sum(1).bincount(minlength=10**channels).double()
         for name, tensor in {"counts": counts, "not_finite": (~finite).sum().double()}.items():
             state[name] = state[name] + tensor if name in state else tensor
 

@@ -2,17 +2,22 @@
 
 import functools
 from collections.abc import Collection
-from typing import Annotated, Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gan_dist import frozen
 from gan_dist.errors import InputError
 from gan_dist.evaluation.base import Metric, State
-from gan_dist.evaluation.features import Extractor, read_weights
+from gan_dist.evaluation.ranks import full_precision
 from gan_dist.interfaces import Batch
+
+if TYPE_CHECKING:
+    from gan_dist.config import Config
 
 _BT601 = (65.481, 128.553, 24.966)
 """Of R, G, B in [0, 1], for a luma of 16..235."""
@@ -28,6 +33,22 @@ class Paired(Metric):
     """A game whose generated images are others than those that it answers real ones by."""
     _inputs_of: Any = PrivateAttr(None)
     """A game whose inputs are perhaps scored too (`baseline`)."""
+
+    least: ClassVar[int] = 1
+    """Pixels that the sides of what is compared must have."""
+
+    def check(self, config: "Config") -> None:
+        if config.data.drawn:  # `for_game` refuses it
+            return
+        border = getattr(self, "border", 0)
+        if min(config.data.size) - 2 * border < self.least:
+            within, advice = (
+                (f" within its border of {border}", "make the border smaller") if border else ("", "enlarge it")
+            )
+            raise ValueError(
+                f"the score {self.kind} needs sides of {self.least} pixels{within}, and data.resolution = "
+                f"{config.data.resolution}; {advice}, or remove the score"
+            )
 
     def each(self, fake: Tensor, real: Tensor) -> Tensor:
         """Return a number for each of the images (N, C, H, W) of 0..255, float64: (N,)."""
@@ -93,6 +114,14 @@ class _Grey(Paired):
     border: Annotated[int, Field(ge=0)] = 0
     """Pixels at each edge that do not count: papers of super-resolution leave out as many as the scale."""
 
+    def check(self, config: "Config") -> None:
+        super().check(config)
+        if self.channels == "y" and not config.data.drawn and config.data.seen("target") != 3:
+            raise ValueError(
+                f"the score {self.kind} has channels: y, the luma of RGB, and the images have {config.data.seen('target')} "
+                "channel(s); set channels: rgb, which is all there are"
+            )
+
     def _seen(self, images: Tensor) -> Tensor:
         if self.channels == "y" and images.shape[1] == 3:
             weights = images.new_tensor(_BT601).view(3, 1, 1) / 255
@@ -115,10 +144,10 @@ class Psnr(_Grey):
 class Ssim(_Grey):
     """Structural similarity (Wang et al., 2004): an 11x11 Gaussian window of 1.5 pixels, valid positions only, as in MATLAB."""
 
+    least: ClassVar[int] = _WINDOW
+
     def each(self, fake: Tensor, real: Tensor) -> Tensor:
         a, b = self._seen(fake), self._seen(real)
-        if min(a.shape[-2:]) < _WINDOW:
-            raise InputError(f"evaluate.scores: ssim needs images of {_WINDOW} pixels or more")
         channels = a.shape[1]
         place = torch.arange(_WINDOW, dtype=torch.float64, device=a.device) - _WINDOW // 2
         line = torch.exp(-place.square() / (2 * _SIGMA**2))
@@ -147,6 +176,12 @@ class Lpips(Paired):
     the same folders."""
 
     better: ClassVar[Literal["lower", "higher"]] = "lower"
+    least: ClassVar[int] = 31  # of fewer, nothing is left for AlexNet's second pooling
+
+    def check(self, config: "Config") -> None:
+        super().check(config)
+        if not config.data.drawn and config.data.seen("target") == 4:
+            raise ValueError(f"the score {self.kind} knows no images with transparency (4 channels); remove it")
 
     def prepare(self) -> None:
         """Raise InputError where a file is missing or another network's."""
@@ -154,18 +189,9 @@ class Lpips(Paired):
 
     def each(self, fake: Tensor, real: Tensor) -> Tensor:
         network = _distance(self.weights, self.heads, str(fake.device))
-        found: Tensor = network(fake.float() / 127.5 - 1, real.float() / 127.5 - 1)
+        with full_precision():
+            found: Tensor = network(fake.float() / 127.5 - 1, real.float() / 127.5 - 1)
         return found
-
-
-class _AlexNet(Extractor):
-    file: ClassVar[str] = "alexnet-owt-7be5be79.pth"
-    digest: ClassVar[str] = "7be5be79"
-    fetch: ClassVar[str] = "python -c \"import torchvision; torchvision.models.alexnet(weights='IMAGENET1K_V1')\""
-
-
-class _Heads(Extractor):
-    file: ClassVar[str] = "lpips-alex-0.1.pth"
 
 
 class LpipsNetwork(nn.Module):
@@ -174,16 +200,13 @@ class LpipsNetwork(nn.Module):
     _ENDS = (1, 4, 7, 9, 11)  # layers of AlexNet's features: the ReLUs
     _WIDTHS = (64, 192, 384, 256, 256)
 
-    def __init__(self) -> None:
+    def __init__(self, trunk: Path, heads: Path) -> None:
+        """Read both files. Raises InputError for those of other networks."""
         super().__init__()
-        from torchvision.models import alexnet
-
-        with torch.device("meta"):  # the file has the weights
-            self.trunk = alexnet(weights=None).features
-        self.heads = nn.Module()
-        for number, width in enumerate(self._WIDTHS):  # a dropout has the place before
-            head = nn.Sequential(nn.Dropout(), nn.Conv2d(width, 1, 1, bias=False))
-            self.heads.add_module(f"lin{number}", nn.ModuleDict({"model": head}))
+        self.trunk = frozen.Frozen(_trunk, lambda: trunk, _KEYS[0], _of_features)
+        self.heads = frozen.Frozen(self._heads, lambda: heads, _KEYS[1], dict)
+        for each in (self.trunk, self.heads):
+            each.read()
         self.shift = nn.Buffer(torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1), persistent=False)
         self.scale = nn.Buffer(torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1), persistent=False)
 
@@ -193,26 +216,42 @@ class LpipsNetwork(nn.Module):
         total = fake.new_zeros(len(fake))
         ends = iter(enumerate(self._ENDS))
         number, end = next(ends)
-        for place, layer in enumerate(self.trunk):
+        for place, layer in enumerate(self.trunk.network.children()):
             a, b = layer(a), layer(b)
             if place == end:
                 apart = (F.normalize(a, eps=1e-10) - F.normalize(b, eps=1e-10)).square()
-                head = self.heads.get_submodule(f"lin{number}.model")
+                head = self.heads.network.get_submodule(f"lin{number}.model")
                 total = total + head(apart).mean((1, 2, 3))
                 if (following := next(ends, None)) is None:
                     break
                 number, end = following
         return total
 
+    def _heads(self) -> nn.Module:
+        made = nn.Module()
+        for number, width in enumerate(self._WIDTHS):  # a dropout has the place before
+            head = nn.Sequential(nn.Dropout(), nn.Conv2d(width, 1, 1, bias=False))
+            made.add_module(f"lin{number}", nn.ModuleDict({"model": head}))
+        return made
+
+
+_KEYS = "evaluate.scores.lpips.weights", "evaluate.scores.lpips.heads"
+_FETCH = " (a machine with a network fetches it by `python -c \"import torchvision; torchvision.models.alexnet(weights='IMAGENET1K_V1')\"`)"
+
+
+def _trunk() -> nn.Module:
+    from torchvision.models import alexnet
+
+    made: nn.Module = alexnet(weights=None).features
+    return made
+
+
+def _of_features(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("features."): each for name, each in state.items()}
+
 
 @functools.lru_cache(maxsize=2)
 def _distance(weights: str, heads: str, device: str) -> LpipsNetwork:
-    network = LpipsNetwork()
-    trunk = _AlexNet(kind="alexnet", weights=weights)
-    state = read_weights(trunk.path())
-    of_features = {
-        name.removeprefix("features."): each for name, each in state.items() if not name.startswith("classifier.")
-    }
-    trunk.load_into(network.trunk, of_features)
-    _Heads(kind="lpips", weights=heads).load_into(network.heads)
+    trunk = frozen.locate(weights, "alexnet-owt-7be5be79.pth", _KEYS[0], _FETCH)
+    network = LpipsNetwork(trunk, frozen.locate(heads, "lpips-alex-0.1.pth", _KEYS[1]))
     return network.requires_grad_(False).eval().to(device)

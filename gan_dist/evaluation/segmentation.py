@@ -80,7 +80,10 @@ class Segmentation(Metric):
         return found
 
     def learn(self, examples: Examples) -> Metric:
-        """Return the metric with its segmenter: from the cache, or trained now on rank 0. Raises ScoreError on all ranks where that fails."""
+        """Return the metric with its segmenter: from the cache, or trained now on rank 0.
+
+        Raises ScoreError on all ranks where that fails.
+        """
         first = examples.draw(range(1))
         maps, image = (first[name] for name in self._names)
         about = [_VERSION, examples.digest, examples.count, list(image.shape[1:]), maps.shape[1]]

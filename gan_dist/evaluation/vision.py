@@ -63,18 +63,20 @@ class DinoV2(Extractor):
     resize: Resize = "pil-bicubic"
     """How images come to 224x224 pixels."""
     size: Literal["small", "base", "large"] = "large"
-    """large: as published, 1,024 numbers. base: a quarter of the work."""
+    """large: as published, 1,024 numbers. base: a quarter of the work. Each has a weights file of its own."""
 
     file: ClassVar[str] = "dinov2_vitl14_pretrain.pth"
-    fetch: ClassVar[str] = (
-        "python -c \"import torch; torch.hub.load_state_dict_from_url('https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/"
-        f"{file}')\""
-    )
     side: ClassVar[int] = 224
 
     @property
     def width(self) -> int:
         return {"small": 384, "base": 768, "large": 1024}[self.size]
+
+    def usual(self) -> tuple[str, str]:
+        name = f"dinov2_vit{self.size[0]}14"
+        file = f"{name}_pretrain.pth"
+        address = f"https://dl.fbaipublicfiles.com/dinov2/{name}/{file}"
+        return file, f"python -c \"import torch; torch.hub.load_state_dict_from_url('{address}')\""
 
     def network(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         name = f"vit_{self.size}_patch14_dinov2"

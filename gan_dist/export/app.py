@@ -45,7 +45,8 @@ def reconstructed(picture: Any) -> Any:
 choices, further = [ALL], list[str]()
 answer: Callable[..., Any] = translated if "images" in inputs else drawn
 if "images" in inputs:
-    fields = [gradio.Image(type="pil", label="picture")]
+    # as it is: else transparency, label maps and 16 bits would be lost
+    fields = [gradio.Image(type="pil", image_mode=None, label="picture")]
     if "numbers" in inputs:
         fields.append(gradio.Slider(0, 100, value=0, step=1, label="number of the dropout"))
 else:

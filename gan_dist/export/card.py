@@ -1,6 +1,7 @@
 """Write the model card of an export (README.md), from the run's own figures."""
 
 import contextlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from gan_dist import units
 from gan_dist.export import model
 from gan_dist.export.model import Generator
 
+_SPECIAL = re.compile(r"([\\`*\[\]<>|&])")
 _NO_LICENCE = {"license": "other", "license_name": "not-chosen-yet"}
-_WALKS = ("walk.webp", "walk.gif")
 
 
 def licence(folder: Path) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def write(
     """Return the card of what lies in a folder. `chosen` are the keys of a licence, where one was chosen before."""
     parts = [
         _front(network, name, known, chosen or _NO_LICENCE),
-        f"# {name}",
+        f"# {_plain(name)}",
         _pictures(folder),
         _about(network, known),
         _use(network, folder),
@@ -68,8 +69,13 @@ def _front(network: Generator, name: str, known: Mapping[str, Any], chosen: Mapp
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---"
 
 
+def _plain(value: object) -> str:
+    """Return a name from outside, of a class or a file, as Markdown shows it: no table ends in it, and no HTML begins."""
+    return _SPECIAL.sub(r"\\\1", " ".join(str(value).split()))
+
+
 def _pictures(folder: Path) -> str:
-    shown = [name for name in (model.GRID, *_WALKS) if (folder / name).exists()]
+    shown = [name for name in (model.GRID, "walk.webp") if (folder / name).exists()]
     return "\n\n".join(f"![{name}]({name})" for name in shown)
 
 
@@ -108,7 +114,8 @@ def _use(network: Generator, folder: Path) -> str:
             "```",
             "",
             "`model.pt2` is a program of torch "
-            f"{_torch_version()}; other versions of torch may not read it. The weights are plain safetensors.",
+            f"{_torch_version()}; other versions of torch may not read it. Reading it may run code, as reading a pickle does: "
+            "take it from people whom you trust. The weights are plain safetensors.",
             "",
             "`draw.py` in this folder needs no other code either. Sample i of a seed is always the same:",
             "",
@@ -200,7 +207,7 @@ def _inputs(config: Mapping[str, Any]) -> str:
         sides = f"sides are {given['size']}" if given["size"] else f"sides are multiples of {given['multiple']}"
         rows.append(("images", given["shape"], f"{colours}; {sides}"))
     if "labels" in inputs:
-        names = ", ".join(f"{number} {name}" for number, name in enumerate(inputs["labels"]["names"][:20]))
+        names = ", ".join(f"{number} {_plain(name)}" for number, name in enumerate(inputs["labels"]["names"][:20]))
         rows.append(("labels", ["N"], f"int64, 0..{inputs['labels']['classes'] - 1}" + (f": {names}" if names else "")))
     if "truncation" in inputs:
         rows.append(("truncation", [], "a number: 1 draws all kinds of images, less draws those nearer to the mean"))
@@ -235,7 +242,7 @@ def _training(known: Mapping[str, Any]) -> str:
         ("commit", known["commit"]),
         ("digest of the checkpoint", known["digest"][:16]),
     ]
-    table = [f"| {name} | {value} |" for name, value in rows if value not in (None, "")]
+    table = [f"| {name} | {_plain(value)} |" for name, value in rows if value not in (None, "")]
     keys_text = yaml.safe_dump(dict(keys), sort_keys=False, width=110)
     hidden = f"<details><summary>All keys that decide about it</summary>\n\n```yaml\n{keys_text}```\n\n</details>"
     return "\n".join(["## Training", "", "| | |", "|---|---|", *table, "", hidden])
@@ -248,7 +255,7 @@ def _scores(known: Mapping[str, Any]) -> str:
         extractor = (score.get("extractor") or {}).get("kind", "")
         counts = f"{score.get('n_generated')} generated, {score.get('n_real')} real"
         rows.append(
-            f"| {score['metric']} | {score['value']:.4g}{error} | {score.get('better', '')} | {extractor} | {counts} |"
+            f"| {_plain(score['metric'])} | {score['value']:.4g}{error} | {score.get('better', '')} | {_plain(extractor)} | {counts} |"
         )
     if not rows:
         return "## Scores\n\nThis checkpoint has not been scored (`gan-dist evaluate`)."

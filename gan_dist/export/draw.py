@@ -81,6 +81,7 @@ def draw(
     Of a network with classes sample i is of class i % classes, or all are of class `label`. `truncation`, of a network that
     takes one: less than 1 moves images towards the mean; None is the export's own.
     """
+    _check(config, count, label, truncation)
     made = []
     groups = range(first // GROUP, (first + count - 1) // GROUP + 1)
     for group in groups:
@@ -132,6 +133,19 @@ def latents(config: Config, seed: int, numbers: Tensor) -> Tensor:
     first, second = _uniform(seed, numbers, 2 * half).chunk(2, dim=1)
     radius, angle = (-2.0 * first.log()).sqrt(), 2.0 * math.pi * second
     return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count].float().to(dtype_of(config))
+
+
+def _check(config: Config, count: int, label: int | None, truncation: float | None) -> None:
+    """Raise ValueError for what the network cannot draw."""
+    inputs = config["inputs"]
+    if count < 1:
+        raise ValueError(f"{count} samples cannot be drawn; ask for 1 or more")
+    if label is not None and "labels" not in inputs:
+        raise ValueError(f"class {label} has no effect: this network knows no classes")
+    if label is not None and not 0 <= label < inputs["labels"]["classes"]:
+        raise ValueError(f"there is no class {label}: they are 0..{inputs['labels']['classes'] - 1}")
+    if truncation is not None and "truncation" not in inputs:
+        raise ValueError("a truncation has no effect: this network takes none")
 
 
 def dtype_of(config: Config) -> torch.dtype:
@@ -189,8 +203,11 @@ def from_picture(config: Config, picture: Any) -> Tensor:
     channels = given["shape"][1]
     palette = (given.get("label_map") or {}).get("palette")
     if given.get("label_map"):
-        seen = torch.from_numpy(numpy.array(picture.convert("RGB") if palette else picture)).long()
-        if palette:  # the class of the nearest colour
+        numbers = picture.mode in ("1", "L") or picture.mode.startswith("I") or (picture.mode == "P" and not palette)
+        if not numbers and not palette:
+            raise ValueError("a picture in colours is no label map here; give a grey one, or one with a palette")
+        seen = torch.from_numpy(numpy.array(picture if numbers else picture.convert("RGB")).astype("int64"))
+        if palette and not numbers:  # the class of the nearest colour
             colours = torch.tensor([[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in palette])
             seen = (seen[:, :, None] - colours).square().sum(3).argmin(2)
         planes = seen[None] == torch.arange(channels)[:, None, None]  # other numbers are of no class
@@ -225,16 +242,22 @@ def _main() -> None:
     options = parser.parse_args()
     folder = Path(__file__).resolve().parent
     network, config = load(folder)
-    if "encoder" in config and options.image:
-        from PIL import Image
+    encodes = "encoder" in config and bool(options.image)
+    if not encodes and bool(options.image) != ("images" in config["inputs"]):
+        parser.error("--image: this network draws from latents" if options.image else "--image FILE is needed")
+    try:
+        if encodes:
+            from PIL import Image
 
-        made = reconstruct(network, load_encoder(folder), config, to_encode(config, Image.open(options.image)))
-    elif "images" in config["inputs"]:
-        from PIL import Image
+            made = reconstruct(network, load_encoder(folder), config, to_encode(config, Image.open(options.image)))
+        elif options.image:
+            from PIL import Image
 
-        made = translate(network, config, from_picture(config, Image.open(options.image)))
-    else:
-        made = draw(network, config, options.seed, options.n, label=options.label, truncation=options.truncation)
+            made = translate(network, config, from_picture(config, Image.open(options.image)))
+        else:
+            made = draw(network, config, options.seed, options.n, label=options.label, truncation=options.truncation)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     out = Path(options.out)
     if made.ndim == 2:  # points
         out = out.with_suffix(".csv")

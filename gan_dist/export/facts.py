@@ -58,7 +58,7 @@ def read(
 
 def training(config: Config) -> dict[str, Any]:
     """Return what decides about the mathematics of a run, by key, without places and what is off."""
-    tree = redaction.redact_all(without_places(config.model_dump(mode="json")))
+    tree = without_places(redaction.redact_all(config.model_dump(mode="json")))
     kept = {
         name: tree[name]
         for name in ("game", "networks", "loss", "penalties", "augment", "optimizers", "average")
@@ -120,7 +120,7 @@ def _scores(run: Path, images: int, live: bool, labels: Collection[str]) -> list
 def _public(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _public(each) for name, each in value.items() if name not in _PRIVATE}
-    return redaction.redact_all(without_places(value))
+    return without_places(redaction.redact_all(value))
 
 
 def _whole(value: Any) -> int:

@@ -176,7 +176,7 @@ def build_encoder(config: Mapping[str, Any]) -> nn.Module:
 def _part(config: Mapping[str, Any]) -> Network:
     kind = config["network"]["kind"]
     if kind not in NETWORKS:
-        raise ValueError(f"its network is a file of its author's; load {PROGRAM} by its draw.py")
+        raise ValueError(f"its network is a file of its author's; load {PROGRAM} by the draw.py beside it")
     part: Network = NETWORKS[kind](**config["network"])
     return part
 
@@ -200,7 +200,7 @@ def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS, ENCODER, "draw.py"]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS, ENCODER]))
     except HFValidationError:
         raise InputError(f"there is no folder {name}, and it is no name on the hub (OWNER/NAME)") from None
     except Exception as error:  # no such name, or no network: its kind is that of the HTTP library of the day

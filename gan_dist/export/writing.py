@@ -18,7 +18,7 @@ from gan_dist.errors import InputError
 from gan_dist.export import card, facts, model, programs
 from gan_dist.export.model import Encoder, Generator
 from gan_dist.games.base import Game, Handover
-from gan_dist.tracking import grid
+from gan_dist.tracking import grid, media
 
 _HERE = Path(__file__).parent
 """draw.py and app.py of this folder lie in each export: they import nothing of the package."""
@@ -228,10 +228,10 @@ def _about(written: programs.Written) -> dict[str, Any]:
 def _write_grid(game: Game, network: Generator, path: Path, directory: Path, checkpoint: str) -> None:
     """Draw samples as `gan-dist generate` does; of a game that shows data, take the run's newest picture up to here."""
     if network.takes_images:
-        pictures = sorted((directory / "samples").glob("images-*.png"))
-        earlier = [each for each in pictures if each.stem <= checkpoint] or pictures[:1]
+        pictures = sorted((images, found) for images, name, found in media.listed(directory / "samples") if name == ".")
+        earlier = [each for each in pictures if each[0] <= store.images_of(checkpoint)] or pictures[:1]
         if earlier:
-            shutil.copyfile(earlier[-1], path)
+            shutil.copyfile(earlier[-1][1], path)
         return
     samples = game.samples(0, 0, _SHOWN).cpu()
     if game.makes_points:

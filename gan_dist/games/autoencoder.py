@@ -1,7 +1,6 @@
 """Play with autoencoders: a VAE (Kingma and Welling, 2014), and one whose pixels a GAN judges (VAE-GAN; Larsen et al., 2016)."""
 
 import abc
-import functools
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -118,7 +117,11 @@ class _Encoding(Game):
 
     def make(self, config: Config) -> tuple[nn.Module, nn.Module]:
         """Return encoder and decoder with their initial weights; the caller has seeded torch."""
-        encoder, decoder = config.networks.encoder.encoder(self.shape), config.networks.decoder.generator(self.shape)
+        encoder = config.networks.encoder.encoder(self.shape)
+        try:
+            decoder = config.networks.decoder.generator(self.shape)
+        except InputError as error:  # a generator has another place in other games
+            raise InputError(str(error).replace("networks.generator.", "networks.decoder.")) from None
         if getattr(decoder, "takes_draws", False):
             raise InputError(
                 f"networks.decoder.kind = {self._decoder_kind} draws noise of its own; choose another kind"
@@ -149,8 +152,7 @@ class _Encoding(Game):
         divergence = divergence_of(mean, log_variance)
         self.metrics.add("elbo/reconstruction", reconstruction)
         self.metrics.add("elbo/kl", divergence)
-        beta = schedules.number(functools.partial(schedules.at, self.keys.beta), self.images)
-        return reconstruction + beta * divergence
+        return reconstruction + schedules.number_of(self.keys.beta, self.images) * divergence
 
     def pictures(self, seed: int, count: int, shown: Batch) -> dict[str, Tensor]:
         return {"input": shown["image"], "reconstruction": self.infer(shown)}

@@ -13,15 +13,22 @@ from torch import Tensor, nn
 from gan_dist import rng, schedules
 from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Part, Section, Steps
-from gan_dist.ema import RAMP
+from gan_dist.ema import RAMP, AverageKeys
 from gan_dist.errors import InputError
 from gan_dist.interfaces import Batch, Field, LatentSpace, Phase
 from gan_dist.metrics import Metrics
-from gan_dist.networks import Shape
+from gan_dist.networks import Network, Shape
 from gan_dist.networks.statistics import Statistics
 from gan_dist.optimizers import Optimizer
 from gan_dist.player import Player
 from gan_dist.pool import Pool
+
+
+class TranslatorAverage(AverageKeys):
+    """The moving average (EMA) of generators that turn images into images, for grids, scores and `gan-dist apply`."""
+
+    half_life: schedules.ScheduledCount = 1_000
+    """Half-life of the average in images."""
 
 
 class GameKeys(Part):
@@ -270,6 +277,33 @@ def expect(made: Tensor, shape: tuple[int, ...], what: str) -> None:
     if not isinstance(made, Tensor) or tuple(made.shape[: len(shape)]) != shape:
         made_shape = tuple(made.shape) if isinstance(made, Tensor) else f"a {type(made).__name__}"
         raise InputError(f"{what} gives {made_shape}; a tensor of {', '.join(map(str, shape))} is needed")
+
+
+def check_networks(config: Config, samples: str = "images", of_images: bool = False) -> None:
+    """Raise ValueError for a generator or a discriminator of other samples, or, with `of_images`, a generator of latents."""
+    keys: GameKeys = config.game
+    for role in ("generator", "discriminator"):
+        network: Network = getattr(config.networks, role)
+        place = keys.parts[f"networks.{role}"]
+        usual = f"set networks.{role}.kind: {place.default}" if isinstance(place, One) else "choose another"
+        if network.samples != samples:
+            raise ValueError(
+                f"networks.{role}.kind = {network.kind} is for {network.samples}, and game.kind: {keys.kind} is played with "
+                f"{samples}; {usual}"
+            )
+        if of_images and role == "generator" and network.of_latents:
+            raise ValueError(
+                f"networks.{role}.kind = {network.kind} draws from latents, and game.kind: {keys.kind} turns images into "
+                f"images; {usual}"
+            )
+
+
+def refuse_dropout(config: Config) -> None:
+    """Raise InputError for a generator with dropout, in a game that draws no noise: nothing would be dropped."""
+    if rate := getattr(config.networks.generator, "dropout", 0):
+        raise InputError(
+            f"networks.generator.dropout = {rate:g} has no effect: game.kind: {config.game.kind} draws no noise; set it to 0"
+        )
 
 
 def one_way(way: str, which: str) -> None:

@@ -11,22 +11,22 @@ from torch.nn import functional
 from gan_dist import losses, rng
 from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Positive, Section
-from gan_dist.ema import AverageKeys
-from gan_dist.games.base import Game, GameKeys, Handover, expect, initial_weights, make_player, one_way
+from gan_dist.games.base import (
+    Game,
+    GameKeys,
+    Handover,
+    TranslatorAverage,
+    expect,
+    initial_weights,
+    make_player,
+    one_way,
+)
 from gan_dist.games.unpaired import check_domains
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape, initialisation
 from gan_dist.optimizers import OPTIMIZERS, Optimizer
-from gan_dist.schedules import ScheduledCount
 
 Weight = Annotated[float, Bounds(ge=0)]
-
-
-class Average(AverageKeys):
-    """The moving average (EMA) of the generator's weights, which translates for grids, scores and `gan-dist apply`."""
-
-    half_life: ScheduledCount = 1_000
-    """Half-life of the average in images."""
 
 
 class Contrastive(GameKeys):
@@ -43,7 +43,7 @@ class Contrastive(GameKeys):
     identity: bool = True
     """Whether half of the contrastive loss is that of B's images, which should stay as they are: true in CUT, false in FastCUT."""
     flip_equivariance: bool = False
-    """Whether every second image is translated mirrored, and compared with the unmirrored one: true in FastCUT."""
+    """Whether images are translated mirrored with probability 1/2, and compared with the unmirrored ones: true in FastCUT."""
     patches: Positive = 256
     """Places in each layer of an image that are told apart; all places, where a layer has fewer."""
     temperature: Annotated[float, Bounds(gt=0)] = 0.07
@@ -57,7 +57,7 @@ class Contrastive(GameKeys):
         "loss": One(losses.Loss, losses.LOSSES, "least_squares"),
         "optimizers.generator": One(Optimizer, OPTIMIZERS, "adam"),
         "optimizers.discriminator": One(Optimizer, OPTIMIZERS, "adam"),
-        "average": Average,
+        "average": TranslatorAverage,
     }
 
     roles: ClassVar[Mapping[str, str]] = {"generator": "G/generator", "discriminator": "D"}
@@ -141,7 +141,7 @@ class ContrastiveGame(Game):
             generator = networks.generator.generator(self.shape)
             translator = Translator(generator, keys.patches, keys.head_channels)
             discriminator = networks.discriminator.discriminator(Shape(data.size, channels))
-        average: Average = config.average
+        average: TranslatorAverage = config.average
         optimizers = config.optimizers
         # one optimizer over generator and heads does to each weight what two would do
         self.generator = make_player(
@@ -184,7 +184,7 @@ class ContrastiveGame(Game):
     def _contrast(self, name: str, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return a domain's images as the generator makes them, and PatchNCE of these and their inputs.
 
-        With `flip_equivariance` every second image is made of the mirrored input, decided by its position.
+        With `flip_equivariance` half of the images are made of the mirrored input: which ones is drawn by position.
         """
         x, draws = batch[name], batch.draws(rng.key(self.seed, f"contrast of {name}"))
         if self.keys.flip_equivariance:

@@ -15,7 +15,17 @@ from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Positive, Section
 from gan_dist.ema import AverageKeys
 from gan_dist.errors import InputError
-from gan_dist.games.base import GROUP, Game, GameKeys, buffers_of, expect, in_groups, initial_weights, make_player
+from gan_dist.games.base import (
+    GROUP,
+    Game,
+    GameKeys,
+    buffers_of,
+    check_networks,
+    expect,
+    in_groups,
+    initial_weights,
+    make_player,
+)
 from gan_dist.interfaces import Batch, Field, LatentSpace, Phase, repeated
 from gan_dist.networks import NETWORKS, Network, Shape
 from gan_dist.networks.statistics import batch_norms, statistics_of
@@ -67,15 +77,7 @@ class Generation(GameKeys):
     """What the players' networks make and judge."""
 
     def check(self, config: Config) -> None:
-        for role in ("generator", "discriminator"):
-            network: Network = getattr(config.networks, role)
-            if network.samples != self.samples:
-                place = self.parts[f"networks.{role}"]
-                usual = f"set networks.{role}.kind: {place.default}" if isinstance(place, One) else "choose another"
-                raise ValueError(
-                    f"networks.{role}.kind = {network.kind} is for {network.samples}, and game.kind: {self.kind} is played "
-                    f"with {self.samples}; {usual}"
-                )
+        check_networks(config, self.samples)
         by_period: dict[tuple[str, int], set[bool]] = {}
         penalty: Penalty
         for _, penalty in config.penalties:

@@ -10,26 +10,26 @@ from torch import Tensor
 from gan_dist import losses, rng, schedules
 from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Section
-from gan_dist.ema import AverageKeys
-from gan_dist.games.base import Game, GameKeys, Handover, expect, initial_weights, make_player
+from gan_dist.games.base import (
+    Game,
+    GameKeys,
+    Handover,
+    TranslatorAverage,
+    check_networks,
+    expect,
+    initial_weights,
+    make_player,
+)
 from gan_dist.games.colours import coloured
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape
 from gan_dist.optimizers import OPTIMIZERS, Optimizer
 from gan_dist.perceptual import Perceptual
-from gan_dist.schedules import ScheduledCount
 
 Features = list[list[Tensor]]
 """Of each scale, the outputs of a discriminator's layers; the last of them are logits."""
 _OUTPUTS = "dropout of outputs"
 """What keys the dropout of images that are shown; training has its own."""
-
-
-class Average(AverageKeys):
-    """The moving average (EMA) of the generator's weights, which translates for grids, scores and `gan-dist apply`."""
-
-    half_life: ScheduledCount = 1_000
-    """Half-life of the average in images."""
 
 
 class Paired(GameKeys):
@@ -56,10 +56,11 @@ class Paired(GameKeys):
         "loss": One(losses.Loss, losses.LOSSES, "nonsaturating"),
         "optimizers.generator": One(Optimizer, OPTIMIZERS, "adam"),
         "optimizers.discriminator": One(Optimizer, OPTIMIZERS, "adam"),
-        "average": Average,
+        "average": TranslatorAverage,
     }
 
     def check(self, config: Config) -> None:
+        check_networks(config, of_images=True)
         fields = config.data.fields
         if isinstance(config.data.shards, dict):
             raise ValueError(
@@ -118,7 +119,7 @@ class PairedGame(Game):
             discriminator = config.networks.discriminator.discriminator(Shape(data.size, seen))
         self._takes_draws = bool(getattr(generator, "takes_draws", False))
         self._gives_features: bool = config.networks.discriminator.gives_features
-        average: Average = config.average
+        average: TranslatorAverage = config.average
         self.generator = make_player(
             "G", generator, config.optimizers.generator, half_life=average.half_life, ramp=average.ramp
         )

@@ -12,7 +12,17 @@ from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Section, Steps
 from gan_dist.degrade import DEGRADE, Mask
 from gan_dist.ema import AverageKeys
-from gan_dist.games.base import Game, GameKeys, Handover, expect, initial_weights, make_player
+from gan_dist.errors import InputError
+from gan_dist.games.base import (
+    Game,
+    GameKeys,
+    Handover,
+    check_networks,
+    expect,
+    initial_weights,
+    make_player,
+    refuse_dropout,
+)
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape
 from gan_dist.networks.msrresnet import as_channels
@@ -55,6 +65,7 @@ class Restoration(GameKeys):
     }
 
     def check(self, config: Config) -> None:
+        check_networks(config, of_images=True)
         data = config.data
         if isinstance(data.shards, dict):
             raise ValueError(
@@ -90,7 +101,7 @@ class RestorationGame(Game):
     def __init__(self, config: Config) -> None:
         keys: Restoration = config.game
         data = config.data
-        self.keys, self.loss = keys, config.loss
+        self._config, self.keys, self.loss = config, keys, config.loss
         self.fields = {
             name: Field("image", channels=data.seen(name), size=data.size_of(name)) for name in ("input", "target")
         }
@@ -115,7 +126,19 @@ class RestorationGame(Game):
                 self.phases = (*self.phases, Phase(self.discriminator, self.tell_apart))
         self.perceptual = keys.perceptual.build()
         self.modules = (self.perceptual,) if self.perceptual else ()
-        self.multiple = int(getattr(generator, "multiple", 1))
+        self.multiple, self.least = int(getattr(generator, "multiple", 1)), int(getattr(generator, "least", 1))
+
+    def check_start(self) -> None:
+        config = self._config
+        refuse_dropout(config)
+        if self.keys.adversarial:
+            return
+        for key, kind in (("loss", config.loss.kind), ("networks.discriminator", config.networks.discriminator.kind)):
+            place = self.keys.parts[key]
+            if isinstance(place, One) and kind != place.default:
+                raise InputError(
+                    f"{key}.kind = {kind} has no effect without game.adversarial; set it (ESRGAN: 0.005), or remove {key}"
+                )
 
     def restore(self, batch: Batch) -> Tensor:
         """pixel * |y - G(x)| + perceptual * |features of y - features of G(x)| + adversarial * (the generator's side of the loss)."""

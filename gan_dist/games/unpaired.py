@@ -10,21 +10,22 @@ from torch import Tensor, nn
 from gan_dist import losses, schedules
 from gan_dist.config.common import Config
 from gan_dist.config.section import Many, One, Section
-from gan_dist.ema import AverageKeys
 from gan_dist.errors import InputError
-from gan_dist.games.base import Game, GameKeys, Handover, expect, initial_weights, make_player
+from gan_dist.games.base import (
+    Game,
+    GameKeys,
+    Handover,
+    TranslatorAverage,
+    check_networks,
+    expect,
+    initial_weights,
+    make_player,
+    refuse_dropout,
+)
 from gan_dist.interfaces import Batch, Field, Phase
 from gan_dist.networks import NETWORKS, Network, Shape
 from gan_dist.optimizers import OPTIMIZERS, Optimizer
 from gan_dist.pool import Pool
-from gan_dist.schedules import ScheduledCount
-
-
-class Average(AverageKeys):
-    """The moving average (EMA) of the generators' weights, which translates for grids, scores and `gan-dist apply`."""
-
-    half_life: ScheduledCount = 1_000
-    """Half-life of the average in images."""
 
 
 class Unpaired(GameKeys):
@@ -47,7 +48,7 @@ class Unpaired(GameKeys):
         "loss": One(losses.Loss, losses.LOSSES, "least_squares"),
         "optimizers.generator": One(Optimizer, OPTIMIZERS, "adam"),
         "optimizers.discriminator": One(Optimizer, OPTIMIZERS, "adam"),
-        "average": Average,
+        "average": TranslatorAverage,
     }
 
     def check(self, config: Config) -> None:
@@ -64,7 +65,8 @@ class Unpaired(GameKeys):
 
 
 def check_domains(config: Config) -> None:
-    """Raise ValueError unless the data are a set A and a set B of images."""
+    """Raise ValueError unless the data are a set A and a set B of images, and the networks are for these."""
+    check_networks(config, of_images=True)
     data, kind = config.data, config.game.kind
     if set(data.sets) != {"A", "B"}:
         raise ValueError(
@@ -99,7 +101,7 @@ class UnpairedGame(Game):
     def __init__(self, config: Config) -> None:
         keys: Unpaired = config.game
         data, networks = config.data, config.networks
-        self.keys, self.loss = keys, config.loss
+        self._config, self.keys, self.loss = config, keys, config.loss
         self.fields = {name: Field(channels=data.seen(name), size=data.size) for name in ("A", "B")}
         a, b = self.fields["A"].channels, self.fields["B"].channels
         self._generator_kind: str = networks.generator.kind
@@ -110,7 +112,7 @@ class UnpairedGame(Game):
                 "A": networks.discriminator.discriminator(Shape(data.size, a)),
                 "B": networks.discriminator.discriminator(Shape(data.size, b)),
             }
-        average: Average = config.average
+        average: TranslatorAverage = config.average
         optimizers = config.optimizers
         # one optimizer over two networks does to each weight what two would do
         self.generators = make_player(
@@ -126,6 +128,9 @@ class UnpairedGame(Game):
         )
         self.multiple = max(int(getattr(network, "multiple", 1)) for network in generators.values())
         self.least = max(int(getattr(network, "least", 1)) for network in generators.values())
+
+    def check_start(self) -> None:
+        refuse_dropout(self._config)
 
     def translate(self, batch: Batch) -> Tensor:
         """(D_B(AB(a)) - 1)^2 + (D_A(BA(b)) - 1)^2 + cycle * (|BA(AB(a)) - a| + |AB(BA(b)) - b|), and the identity."""

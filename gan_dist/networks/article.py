@@ -1,5 +1,7 @@
 """Make the two networks of the article that this project starts from, for 28x28 grey digits (docs/article.md)."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -65,6 +67,8 @@ class Discriminator(nn.Module):
 
 class Article(Network):
     """The article's networks for 28x28 grey digits (docs/article.md)."""
+
+    of_latents: ClassVar[bool] = True
 
     def check(self, config: Config) -> None:
         if (config.data.resolution, config.data.channels) != (28, 1):

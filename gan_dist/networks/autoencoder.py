@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gan_dist.config.common import Config
 from gan_dist.config.section import Positive
+from gan_dist.errors import InputError
 from gan_dist.networks import initialisation
 from gan_dist.networks.base import Network, Shape
 from gan_dist.networks.statistics import BatchNorm
@@ -125,6 +126,8 @@ class Discriminator(nn.Module):
 class Autoencoder(Network):
     """The networks of VAE-GAN (Larsen et al., 2016): encoder, decoder and discriminator, for sides from 16 that 8 divides."""
 
+    of_latents: ClassVar[bool] = True
+
     base_channels: Positive = 64
     """Width of the first layer; those that follow have 2 and 4 times as many, the dense ones 16 (encoder) and 8 times."""
     normalisation: Normalisation = "batch"
@@ -141,15 +144,26 @@ class Autoencoder(Network):
                 f"networks.*.kind = autoencoder halves an image three times, and data.resolution is {config.data.resolution}; "
                 f"set sides from 16 that 8 divides, for example {near}"
             )
+        if self.normalisation == "batch" and config.training.micro_batch == 1:
+            raise ValueError(
+                "networks.*.kind = autoencoder normalises single numbers over the samples of a micro-batch, which takes two; "
+                "set training.micro_batch: 2 or more, or networks.*.normalisation: layer"
+            )
 
     def encoder(self, shape: Shape) -> nn.Module:
         return Encoder(shape.size, shape.channels, shape.latent, self.base_channels, self.normalisation)
 
     def generator(self, shape: Shape) -> nn.Module:
+        self._refuse_classes(shape)
         return Decoder(shape.size, shape.channels, shape.latent, self.base_channels, self.normalisation)
 
     def discriminator(self, shape: Shape) -> nn.Module:
+        self._refuse_classes(shape)
         return Discriminator(shape.size, shape.channels, self.base_channels, self.normalisation)
+
+    def _refuse_classes(self, shape: Shape) -> None:
+        if shape.classes:
+            raise InputError("networks.*.kind = autoencoder knows no classes; set data.labels: false, or another kind")
 
 
 class Vae(nn.Module):

@@ -63,6 +63,8 @@ class Network(Part):
 
     samples: ClassVar[Literal["images", "points"]] = "images"
     """What it makes and judges: (N, channels, H, W), or (N, shape.points)."""
+    of_latents: ClassVar[bool] = False
+    """Whether its generator draws from latents, and turns no images into images."""
     gives_styles: ClassVar[bool] = False
     """Whether its generator, called with styles=True, returns images and the styles (N, layers, F) they were made from."""
     gives_features: ClassVar[bool] = False

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Collection, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -88,6 +88,8 @@ def _norm(condition: int, classes: int) -> Callable[[int], BatchNorm]:
 
 class Biggan(Network):
     """BigGAN (Brock et al., 2019): 32, 64, 128 and 256 pixels, and what doubles as often (48, 96x64, ...)."""
+
+    of_latents: ClassVar[bool] = True
 
     base_channels: Positive = 96
     """Channels of the layers next to the image from 128 pixels (the paper's ch); those inside have up to 16 times as many. At 32

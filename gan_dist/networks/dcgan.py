@@ -1,7 +1,7 @@
 """Make the networks of DCGAN (Radford, Metz and Chintala, 2016) for any power-of-two size from 8, grey or RGB."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +99,8 @@ class Discriminator(nn.Module):
 
 class Dcgan(Network):
     """DCGAN (Radford et al., 2016): any power of two from 8, grey or RGB."""
+
+    of_latents: ClassVar[bool] = True
 
     base_channels: Positive = 64
     """Channels of the layers next to the image; the layers inside have 2, 4, 8 times as many."""

@@ -16,6 +16,9 @@ from gan_dist.networks.base import Network, Shape
 from gan_dist.networks.blur import Halve
 from gan_dist.networks.normalisation import Normalisation, normalised
 
+_OF_ONE_SCALE = ("generation", "unpaired", "contrastive", "restoration")
+"""Games that look at the logits of the whole size alone."""
+
 
 class Patches(nn.Module):
     """(N, C, H, W) images -> the features of each layer, the last of which are logits (N, 1, h, w), one for each patch."""
@@ -95,6 +98,11 @@ class Patchgan(Network):
     gives_features: ClassVar[bool] = True
 
     def check(self, config: Config) -> None:
+        game = getattr(getattr(config, "game", None), "kind", "")
+        if self.scales > 1 and game in _OF_ONE_SCALE:
+            raise ValueError(
+                f"networks.discriminator.scales = {self.scales} has no effect with game.kind: {game}, which sums over none; set scales: 1"
+            )
         side, least = min(config.data.size), _least(self.layers, self.scales)
         if side < least:
             pairs = itertools.product(range(self.layers + 1), range(1, self.scales + 1))

@@ -6,7 +6,7 @@ the identity.
 
 import dataclasses
 import math
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -210,6 +210,8 @@ def _change_of_width(before: int, after: int) -> list[nn.Module]:
 
 class R3gan(Network):
     """R3GAN (Huang et al., 2024): residual, without normalisation; any size that doubles from 4 pixels or more, 96x64 too."""
+
+    of_latents: ClassVar[bool] = True
 
     widths: Positive | list[int] = 768
     """Channels of the stages, from the smallest: one number for each stage, or the number of all stages up to 32 pixels,

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import ClassVar
 
 from torch import nn
 
@@ -35,6 +36,8 @@ DISCRIMINATOR: dict[int, tuple[int, tuple[int, ...]]] = {
 
 class Sngan(Network):
     """SNGAN's ResNets (Miyato et al., 2018): 32, 64 and 128 pixels, and what doubles as often (48, 96x64, ...)."""
+
+    of_latents: ClassVar[bool] = True
 
     base_channels: Positive = 64
     """Channels of the layers next to the image from 64 pixels; those inside have up to 16 times as many. At 32 pixels all layers

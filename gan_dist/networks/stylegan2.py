@@ -217,11 +217,13 @@ def _in_full_precision(number: int, doublings: int) -> bool:
 class Stylegan2(Network):
     """StyleGAN2 (Karras et al., 2020): any h x 2^k by w x 2^k, from 8."""
 
+    of_latents: ClassVar[bool] = True
+
     gives_styles: ClassVar[bool] = True
 
     mapping_layers: Positive = 8
     """Layers from latents [and classes] to styles; in a discriminator those of its classes. Small configurations of
-    StyleGAN2-ADA have 2."""
+    StyleGAN2-ADA have 2 in the generator, and 8 in the discriminator."""
     style: Positive = 512
     """Numbers in a style w. The paper has as many in a latent: game.latent: 512."""
     channel_base: Literal["auto"] | Positive = "auto"

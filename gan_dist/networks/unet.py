@@ -84,7 +84,7 @@ class Unet(Network):
     a shift that are learnt: the paper's BatchNorm for one image at a time, for any micro_batch. batch: over a micro-batch."""
     dropout: Fraction = 0.5
     """Part of the numbers that the three innermost layers of the decoder drop, in training and in samples: the paper's only
-    noise. 0: the same input always gives the same output."""
+    noise. 0: the same input always gives the same output, as in all games but paired."""
 
     def check(self, config: Config) -> None:
         self.levels_of(config.data.size)

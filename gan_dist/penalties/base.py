@@ -89,9 +89,8 @@ class Penalty(Part):
         return None
 
     def check(self, config: Config) -> None:
-        name = self.kind.rpartition(":")[2]
         if config.training.precision in ("fp32", "fp64") and not self.full_precision:
             raise ValueError(
-                f"penalties.{name}.full_precision: false has no effect with training.precision: "
+                f"{config.key_of(self)}.full_precision: false has no effect with training.precision: "
                 f"{config.training.precision}; remove it, or set training.precision: bf16"
             )

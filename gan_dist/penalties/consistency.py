@@ -59,7 +59,7 @@ class Consistency(Penalty):
 
     def check(self, config: Config) -> None:
         super().check(config)
-        name = f"penalties.{self.kind.rpartition(':')[2]}"
+        name = config.key_of(self)
         if getattr(config.game, "samples", "images") != "images":
             raise ValueError(f"{name} mirrors and shifts images, and game.kind: {config.game.kind} has none; remove it")
         moved = self.shift * max(config.data.size) if hasattr(config.data, "size") else 1

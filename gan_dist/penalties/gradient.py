@@ -1,8 +1,8 @@
 """Penalties on a network's gradient: of logits (N, ...) by images (N, C, H, W), or of images by styles.
 
 They differentiate an output and are differentiated again when the loss is descended; their networks must therefore not lose
-weights in between, nor be compiled by themselves (engine/traced.py compiles both derivatives together). All add nothing times the output, so that every weight has a gradient: an output bias
-has none by a penalty alone, and DDP would wait for it.
+weights in between, nor be compiled by themselves (engine/traced.py compiles both derivatives together). All add nothing
+times the output, so that every weight has a gradient: an output bias has none by a penalty alone, and DDP would wait for it.
 """
 
 import math
@@ -90,14 +90,14 @@ class PathLength(Penalty):
 
     def check(self, config: Config) -> None:
         super().check(config)
-        name, micro = self.kind.rpartition(":")[2], config.training.micro_batch
+        name, micro = config.key_of(self), config.training.micro_batch
         if not getattr(getattr(getattr(config, "networks", None), "generator", None), "gives_styles", False):
             raise ValueError(
-                f"penalties.{name} needs a generator with styles; set networks.generator.kind: stylegan2, or remove it"
+                f"{name} needs a generator with styles; set networks.generator.kind: stylegan2, or remove it"
             )
         if micro % self.shrink:
             raise ValueError(
-                f"penalties.{name}.shrink = {self.shrink} does not divide training.micro_batch = {micro}; for example "
+                f"{name}.shrink = {self.shrink} does not divide training.micro_batch = {micro}; for example "
                 f"{math.gcd(self.shrink, micro)} does"
             )
 

@@ -52,6 +52,9 @@ def find(source: str, game: str) -> Pair | None:
         return None
     names = [names_in(Path(source) / folder) for folder in folders]
     if not all(names):
+        if game:
+            empty = next(folder for folder, each in zip(folders, names, strict=True) if not each)
+            raise InputError(f"{source}: --game {game} wants images in both folders, and {empty} has none; add them")
         return None
     keys = [{str(PurePosixPath(name).with_suffix("")) for name in each} for each in names]
     same = keys[0] == keys[1]

@@ -176,7 +176,6 @@ def _stylegan2(choice: Choice) -> list[Line]:
     few = choice.kind == "few_shot"
     height, width = choice.size
     base = ", channel_base: 32768" if few else ""
-    mapping = ", mapping_layers: 2" if choice.labels else ""
     if few:
         weight = float(f"{10 * height * width / 256**2:.3g}")
         why = "10 at 256 pixels, as in the paper of DiffAugment, less with fewer pixels"
@@ -199,7 +198,7 @@ def _stylegan2(choice: Choice) -> list[Line]:
     return [
         Line("networks:"),
         Line(f"  generator: {{kind: stylegan2, mapping_layers: 2{base}}}"),
-        Line(f"  discriminator: {{kind: stylegan2{mapping}{base}}}"),
+        Line(f"  discriminator: {{kind: stylegan2{base}}}"),
         Line("game:"),
         Line("  latent: 512"),
         Line("  fakes: fresh"),

@@ -49,12 +49,17 @@ def limit(name: str, keys: Mapping[str, Any]) -> float:
     return float(own) if own and facts.is_figure(own) else float(getattr(Limits(), name))
 
 
+_SURE = {
+    **dict.fromkeys(("nonsaturating", "minimax", "relativistic", "relativistic_average"), 12.0),
+    "hinge": 4.0,
+}
+"""`sure` of the built-in losses (losses.py) that have one: `watch` must not wait for torch."""
+
+
 def gap_band(keys: Mapping[str, Any]) -> Band:
-    """Return where the gap of the logits raises no alarm: a critic's has no end, hinge saturates early."""
-    loss, own = str(keys.get("loss.kind", "")), keys.get("control.limits.gap")
-    return None, float(own) if own and facts.is_figure(own) else None if loss.startswith(
-        "wasserstein"
-    ) else 4.0 if loss == "hinge" else 12.0
+    """Return where the gap of the logits raises no alarm; without end for a loss that does not say, or a user's."""
+    own = keys.get("control.limits.gap")
+    return None, float(own) if own and facts.is_figure(own) else _SURE.get(str(keys.get("loss.kind")))
 
 
 SECTIONS = ("Scores", "Collapse", "Players", "Speed and memory", "More figures")

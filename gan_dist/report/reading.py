@@ -57,7 +57,7 @@ def read(run: Path) -> RunFiles:
         )
     config, keys, recorded = _config(directory)
     records = files.read_json_lines(directory / "scores.jsonl")
-    status = run_status.of(directory, total=int(config.training.whole_images) if config else 0)
+    status = run_status.of(directory, total=int(config.training.whole_images) if config else None)
     grids = [(facts.position(path.stem), path) for path in sorted((directory / "samples").glob("images-*.png"))]
     return RunFiles(
         directory=directory,

@@ -80,9 +80,8 @@ def _without_score(run: RunFiles, question: str) -> Verdict:
         seen, tone = "no alarm stands, which is no proof: compare the first grids below with the last", "plain"
     else:
         seen, tone = "compare the first grids below with the last: the losses do not tell", "none"
-    command = f"gan-dist evaluate {run.directory} --features random"
-    if run.keys.get("game.kind") == "plane":
-        return Verdict(question, tone, "no score", f"{seen}; for a score name plane_modes in evaluate.scores")
+    scores = "--scores plane_modes" if run.keys.get("game.kind") == "plane" else "--features random"
+    command = f"gan-dist evaluate {run.directory} {scores}"
     how = f"for a score: `{command}` now, or evaluate.scores and evaluate.every while it trains"
     return Verdict(question, tone, "no score", f"{seen}; {how}")
 
@@ -172,6 +171,9 @@ _TROUBLES = {
     "quarantined": "samples quarantined",
     "score failed": "scores failed",
     "panel failed": "panels failed",
+    "picture failed": "pictures failed",
+    "signals failed": "signals failed",
+    "data unreachable": "data unreachable",
     "tracker failed": "reports failed",
 }
 

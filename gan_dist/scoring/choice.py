@@ -66,8 +66,11 @@ def parts(
     if classifier and not any("classifier" in type(metric).model_fields for metric in metrics.values()):
         raise InputError(f"--classifier {classifier} has no effect on {', '.join(kinds)}; remove it, or add modes")
     asked = {metric.features for metric in metrics.values() if isinstance(metric, SetMetric)}
-    if keys and not asked:
-        raise InputError(f"--weights and --resize have no effect on {', '.join(kinds)}; remove them")
+    given = [name for name, value in (("features", features), ("weights", weights), ("resize", resize)) if value]
+    if given and not asked:
+        raise InputError(
+            f"--{given[0]} has no effect on {', '.join(kinds)}, which look at images themselves; remove it"
+        )
     if len(asked) > 1 and "weights" in keys:
         with_file = sorted(name for name in asked if name in EXTRACTORS and EXTRACTORS[name].file)
         if len(with_file) != 1:

@@ -72,7 +72,7 @@ class Task:
         if not self.extractors:
             return None
         self.progress.begin(f"{real.count:,} real images")
-        return sets_of(self.extractors, real, cache, self.ranks, self.progress)
+        return sets_of(self.extractors, real, cache, self.ranks, self.progress, self.metrics)
 
     def pairs(self, metrics: Mapping[str, Metric], sets: Sets | None, count: int) -> tuple[int, float]:
         """Return the blocks of pairs that this rank will compute for `count` images, and the seconds of one, about."""
@@ -224,7 +224,9 @@ def _for(game: Game, config: Config, metrics: Mapping[str, Metric]) -> dict[str,
 def _reals_of_run(task: Task, config: Config, game: Game) -> tuple[Index, ImageSet]:
     """Return the index of the run's data, and the real images: the run's, or those of --against."""
     against, ranks = task.options.against, task.ranks
-    channels = checks.channels(config, game.judged) if config.data.fields else config.data.channels
+    if config.data.drawn and against:
+        raise InputError(f"--against {against} has no effect: {config.game.kind} draws its own samples; remove it")
+    channels = 0 if config.data.drawn else checks.channels(config, game.judged)
     named = ways.named(against, config)
     if against and not named and not _are_shards(against):
         if game.shows_data and not game.reconstructs:
@@ -248,7 +250,7 @@ def drawn(
     game: Game, config: Config, seed: int, index: Index, real: ImageSet, device: torch.device
 ) -> tuple[Images, Images, Callable[[range], Batch] | None]:
     """Return what draws a game's images by number, their real counterparts, and the samples that they are made of, if any."""
-    if not game.shows_data:
+    if not game.shows_data or not len(index):  # an autoencoder's images are compared with anybody's
         none = Batch({}, torch.arange(0))
         return lambda numbers: game.generated(seed, numbers, none), lambda numbers: real.draw(numbers, device), None
 

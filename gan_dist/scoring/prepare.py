@@ -31,6 +31,8 @@ from gan_dist.evaluation.sets import FeatureSet
 from gan_dist.interfaces import Batch
 from gan_dist.scoring.images import ImageSet
 
+_FEW = 2
+"""Real images that tell the width of features; one has no covariance."""
 Beat = Callable[[int, int], object]
 """Told how many real images of how many have been looked at."""
 
@@ -110,11 +112,15 @@ def sets_of(
     cache: Path,
     ranks: Ranks,
     beat: Beat = lambda done, total: None,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> Sets:
     """Return extractors on this rank's device, and the features of the real images: kept ones, or looked at now.
 
-    `real` is in its shuffled order. Every rank calls it. Raises InputError on all ranks for weights that will not do.
+    `real` is in its shuffled order. Where all `metrics` of an extractor compare with no real image, it looks at two of them
+    alone. Every rank calls it. Raises InputError on all ranks for weights that will not do.
     """
+    sets = [metric for metric in (metrics or {}).values() if isinstance(metric, SetMetric)]
+    alone = {metric.features for metric in sets} - {metric.features for metric in sets if metric.compares}
     features: dict[str, Features] = {}
     references: dict[str, FeatureSet] = {}
     labels = torch.from_numpy(real.labels) if real.labels is not None else torch.zeros(0, dtype=torch.int64)
@@ -128,7 +134,8 @@ def sets_of(
     )
     for name, extractor in extractors.items():
         made = features[name] = ranks.together(lambda extractor=extractor: extractor.build(ranks.device, data))  # type: ignore[misc]
-        about = {"version": 2, "real": real.identity, "extractor": made.identity}
-        work = collect(lambda numbers: real.draw(numbers, ranks.device), real.count, made, ranks, beat)
-        references[name] = reference(about, cache, work, real.count, ranks)
+        seen = real.shuffled(_FEW) if name in alone else real
+        about = {"version": 2, "real": seen.identity, "extractor": made.identity}
+        work = collect(lambda numbers, seen=seen: seen.draw(numbers, ranks.device), seen.count, made, ranks, beat)  # type: ignore[misc]
+        references[name] = reference(about, cache, work, seen.count, ranks)
     return Sets(features, references, cache)

@@ -93,15 +93,21 @@ def _replace(directory: Path, folder: Path, run_id: str, recorded: Mapping[str, 
     """Put the run that W&B wrote into RUN/wandb, in the place of all folders of its id."""
     target = directory / "wandb"
     target.mkdir(exist_ok=True)
-    (written,) = (folder / "wandb").glob(f"offline-run-*-{run_id}")
+    (written,) = _folders(folder / "wandb", run_id)
     # the same name each time: leet remembers which runs a person chose by it
     name = f"offline-run-{_stamp(recorded) or written.name.split('-')[2]}-{run_id}"
-    for old in list(target.glob(f"offline-run-*-{run_id}")):
+    for old in _folders(target, run_id):
         shutil.rmtree(old)
     written.rename(target / name)
     latest = target / "latest-run"
     latest.unlink(missing_ok=True)
     latest.symlink_to(name)
+
+
+def _folders(folder: Path, run_id: str) -> list[Path]:
+    """Return what W&B wrote offline of a run, and of no other whose id ends alike."""
+    name = re.compile(rf"offline-run-\d+_\d+-{re.escape(run_id)}")
+    return [path for path in folder.iterdir() if name.fullmatch(path.name)]
 
 
 def _stamp(recorded: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,7 @@ def _fill(writer: Any, directory: Path, config: Config, found: news.News, first:
     when = news.clock(directory)
     if first:
         keys = redact_all(config.flat())
-        rows = "\n".join(f"| {key} | {value} |" for key, value in keys.items())
-        writer.add_text("config", f"| key | value |\n|---|---|\n{rows}", 0, when(0))
+        writer.add_text("config", _table(("key", "value"), keys.items()), 0, when(0))
     for line in found.lines:
         images = int(line["images"])
         for name, value in line.items():
@@ -84,9 +83,14 @@ def _fill(writer: Any, directory: Path, config: Config, found: news.News, first:
         except (OSError, InputError):  # broken, or the run went back meanwhile, and the file with it
             continue
     if found.events:
-        rows = "\n".join(f"| {' | '.join(str(each) for each in event)} |" for event in found.events)
-        table = f"| time | images | event | details |\n|---|---|---|---|\n{rows}"
+        table = _table(("time", "images", "event", "details"), found.events)
         writer.add_text("events", table, found.last, when(found.last))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Return a table in Markdown; a bar in a cell ends no cell."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
 def _show(writer: Any, images: int, name: str, path: Path, time: float) -> None:
@@ -97,9 +101,7 @@ def _show(writer: Any, images: int, name: str, path: Path, time: float) -> None:
         return
     content = media.read(path)
     if isinstance(content, media.Table):
-        rows = [content.columns, ["---"] * len(content.columns), *content.rows]
-        text = "\n".join(f"| {' | '.join(str(each) for each in row)} |" for row in rows)
-        writer.add_text(name, text, images, time)
+        writer.add_text(name, _table(content.columns, content.rows), images, time)
         return
     counts, edges = np.asarray(content.counts, float), np.asarray(content.edges, float)
     middles = (edges[1:] + edges[:-1]) / 2

@@ -1,7 +1,6 @@
 """Paired translation by the real commands: the same bits at 1, 2 and 4 ranks and after a resume, and outputs of images."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,62 +8,37 @@ import pytest
 import torch
 from PIL import Image
 
-from gan_dist import cli, config as config_module, games, trial
-from gan_dist.engine import Engine
-from gan_dist.step import play_step
-from tests import making, reference
-from tests.launching import REPOSITORY, digests, lines, run_ranks, train
+from gan_dist import cli
+from tests import making
+from tests.launching import lines
+from tests.toys import Toy, check_bits, check_goes_on
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
-CONFIG = str(REPOSITORY / "configs/edges_digits.yaml")
-KEYS: dict[str, object] = {
-    "data.resolution": 16,
-    "data.workers": 0,
-    "data.flip": True,
-    "data.crop": "random",
-    "data.load_size": 18,
-    "networks.generator.base_channels": 4,
-    "networks.discriminator.base_channels": 4,
-    "networks.discriminator.layers": 1,
-    "networks.discriminator.scales": 2,
-    "game.feature_matching": 10,
-    "training.batch": 8,
-    "training.micro_batch": 2,
-    "training.images": 48,
-    "training.strategy": "exact",
-    "training.device": "cpu",
-    "checkpoint.every": 32,
-    "sample.every": 48,
-    "sample.count": 4,
-    "track.every": 16,
-    "track.wandb": "disabled",
-    "evaluate.every": 48,
-    "evaluate.samples": 32,
-}
-
-
-def keys(shards: Path, run: Path) -> dict[str, object]:
-    rate = "{kind: linear, start: 0.001, stop: 0, begin: 16, end: 48}"
-    rates = {f"optimizers.{player}.learning_rate": rate for player in ("generator", "discriminator")}
-    return {**KEYS, **rates, "data.shards": shards, "data.source": "", "run.directory": run}
-
-
-def played() -> str:
-    """A hash of all that the players hold after three steps on random samples."""
-    config = config_module.load([CONFIG, *making.flags(keys(Path("none"), Path("none")))])
-    engine, game = Engine(config), games.build(config)
-    engine.place(game)
-    engine.wrap(game)
-    for step in range(3):
-        micros = trial.random_batches(config, game.fields, step, engine.slots)
-        play_step(engine, game, trial.on_device(config, engine, micros), 8 * step, 8)
-    return reference.digest(engine, game)
+RATE = "{kind: linear, start: 0.001, stop: 0, begin: 16, end: 48}"
+TOY = Toy(
+    "edges_digits",
+    {
+        "data.source": "",
+        "data.resolution": 16,
+        "data.flip": True,
+        "data.crop": "random",
+        "data.load_size": 18,
+        "networks.generator.base_channels": 4,
+        "networks.discriminator.base_channels": 4,
+        "networks.discriminator.layers": 1,
+        "networks.discriminator.scales": 2,
+        "game.feature_matching": 10,
+        "optimizers.generator.learning_rate": RATE,
+        "optimizers.discriminator.learning_rate": RATE,
+        "evaluate.every": 48,
+        "evaluate.samples": 32,
+    },
+)
 
 
 def test_the_same_bits_at_1_2_and_4_ranks() -> None:
-    found = {digest for ranks in (1, 2, 4) for digest in run_ranks(ranks, played, forked=True)}
-    assert len(found) == 1
+    check_bits(TOY)
 
 
 @pytest.fixture(scope="module")
@@ -72,19 +46,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Shards, and the directory of a whole run at 1 rank."""
     folder = tmp_path_factory.mktemp("paired")
     assert cli.main(["pack", "edges", str(folder / "data"), "--from", "digits", "--resolution", "18"]) == 0
-    done = train(keys(folder / "data", folder / "run"), config=CONFIG)
-    assert done.returncode == 0, done.stderr
-    return folder / "data", folder / "run"
+    return folder / "data", TOY.of(folder / "data").train(folder / "run")
 
 
 def test_a_run_goes_on_at_2_ranks_within_the_decay_to_the_same_bits(whole: tuple[Path, Path], tmp_path: Path) -> None:
     shards, run = whole
-    name = "images-000000048"
-    shutil.copytree(run, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run/checkpoints" / name)
-    done = train(keys(shards, tmp_path / "run"), 2, config=CONFIG)
-    assert done.returncode == 0, done.stderr
-    assert digests(tmp_path / "run")[name] == digests(run)[name]
+    name = check_goes_on(TOY.of(shards), run, tmp_path / "run", stop=32)
     last = lines(run / "metrics.jsonl")[-1]
     assert last["score/psnr"] == lines(tmp_path / "run/metrics.jsonl")[-1]["score/psnr"]
     assert {"distance/l1", "distance/features", "score/ssim"} <= last.keys()

@@ -7,61 +7,35 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gan_dist import cli, config as config_module, games, trial
-from gan_dist.engine import Engine
-from gan_dist.step import play_step
-from tests import making, reference
-from tests.launching import REPOSITORY, digests, run_ranks, train
+from gan_dist import cli
+from tests import making
+from tests.toys import Toy, check_bits, check_goes_on
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
-CONFIG = str(REPOSITORY / "configs/horse2zebra.yaml")
-KEYS: dict[str, object] = {
-    "data.shards": "{A: none, B: none}",
-    "data.resolution": 16,
-    "data.load_size": 18,
-    "data.workers": 0,
-    "networks.generator.base_channels": 2,
-    "networks.generator.blocks": 1,
-    "networks.discriminator.base_channels": 2,
-    "networks.discriminator.layers": 1,
-    "game.pool": 3,
-    "training.batch": 8,
-    "training.micro_batch": 2,
-    "training.images": 48,
-    "training.strategy": "exact",
-    "training.device": "cpu",
-    "checkpoint.every": 16,
-    "checkpoint.keep": 4,
-    "sample.every": 48,
-    "sample.count": 4,
-    "track.every": 16,
-    "track.wandb": "disabled",
-}
+TOY = Toy(
+    "horse2zebra",
+    {
+        "data.resolution": 16,
+        "data.load_size": 18,
+        "networks.generator.base_channels": 2,
+        "networks.generator.blocks": 1,
+        "networks.discriminator.base_channels": 2,
+        "networks.discriminator.layers": 1,
+        "game.pool": 3,
+        "checkpoint.every": 16,
+        "checkpoint.keep": 4,
+    },
+    "{A: none, B: none}",
+)
 
 
-def played() -> list[str]:
-    """Hashes of all that the players hold after steps on random samples: before the pools are full, and after."""
-    config = config_module.load([CONFIG, *making.flags(KEYS)])
-    engine, game = Engine(config), games.build(config)
-    engine.place(game)
-    engine.wrap(game)
-    hashes = []
-    for step in range(6):
-        micros = trial.random_batches(config, game.fields, step, engine.slots)
-        play_step(engine, game, trial.on_device(config, engine, micros), 8 * step, 8)
-        if step in (1, 5):
-            hashes.append(reference.digest(engine, game))
-    return hashes
+def of(data: Path) -> Toy:
+    return TOY.of(f"{{A: {data}/A, B: {data}/B}}")
 
 
 def test_the_same_bits_at_1_2_and_4_ranks_before_and_after_the_pools_are_full() -> None:
-    found = {tuple(hashes) for ranks in (1, 2, 4) for hashes in run_ranks(ranks, played, forked=True)}
-    assert len(found) == 1
-
-
-def keys(data: Path, run: Path) -> dict[str, object]:
-    return {**KEYS, "data.shards": f"{{A: {data}/A, B: {data}/B}}", "run.directory": run}
+    check_bits(TOY, steps=6, looks=[2])
 
 
 @pytest.fixture(scope="module")
@@ -70,22 +44,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("unpaired")
     making.data_set(folder / "data/A", 18, size=20, channels=3)
     making.data_set(folder / "data/B", 24, size=24, channels=3)
-    done = train(keys(folder / "data", folder / "run"), config=CONFIG)
-    assert done.returncode == 0, done.stderr
-    return folder / "data", folder / "run"
+    return folder / "data", of(folder / "data").train(folder / "run")
 
 
 @pytest.mark.parametrize("stop", [16, 32])  # images, before the pools are full, and after
 def test_a_run_goes_on_at_2_ranks_to_the_same_bits(whole: tuple[Path, Path], tmp_path: Path, stop: int) -> None:
     data, run = whole
-    shutil.copytree(run, tmp_path / "run")
-    for place in (tmp_path / "run/checkpoints").glob("images-*"):
-        if int(place.name.partition("-")[2]) > stop:
-            shutil.rmtree(place)
-    done = train(keys(data, tmp_path / "run"), 2, config=CONFIG)
-    assert done.returncode == 0, done.stderr
-    name = "images-000000048"
-    assert digests(tmp_path / "run")[name] == digests(run)[name]
+    name = check_goes_on(of(data), run, tmp_path / "run", stop)
     manifest = (tmp_path / "run/checkpoints" / name / "manifest.json").read_text()
     assert '"pool/A' in manifest
     assert '"pool/B' in manifest

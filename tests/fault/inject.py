@@ -1,6 +1,6 @@
 """Runs gan_dist/train.py with a fault planted in the process: `inject.py FAULT CONFIG [--key value ...]`.
 
-FAULT is `name` or `name:setting=value:...`. Nothing of this is in the package: in production there is no fault to plant.
+FAULT is `name` or `name:setting=value:...`, several are joined by `+`. Nothing of this is in the package: in production there is no fault to plant.
 
     nan:rank=1:player=G:from=32:to=64    the gradient of a player's first weight is NaN on a rank at these images
     ...:passes=1                         but only until the run goes back
@@ -90,6 +90,7 @@ def plant(fault: str) -> None:
 
 if __name__ == "__main__":
     sys.path[0] = str(REPOSITORY)
-    plant(sys.argv[1])
+    for each in sys.argv[1].split("+"):
+        plant(each)
     sys.argv = [str(TRAIN), *sys.argv[2:]]
     runpy.run_path(str(TRAIN), run_name="__main__")

@@ -1,7 +1,5 @@
 """A metric of one's own: how far the mean brightness of generated images is from that of real ones."""
 
-from typing import ClassVar, Literal
-
 import torch
 from torch import Tensor
 
@@ -10,8 +8,6 @@ from gan_dist.evaluation import Metric
 
 class Brightness(Metric):
     """|mean of generated pixels - mean of real pixels|, pixels in [-1, 1]."""
-
-    needs: ClassVar[Literal["features", "samples"]] = "samples"
 
     def begin(self) -> dict[str, Tensor]:
         return {name: torch.zeros(2, dtype=torch.float64) for name in ("fake", "real")}

@@ -1,16 +1,19 @@
 """The losses of both autoencoders are their papers', their noise is keyed, and passes change nothing."""
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from gan_dist import config as config_module, trial
+from gan_dist import config as config_module, games, trial
 from gan_dist.config import Config
+from gan_dist.data import index
 from gan_dist.engine import Engine
 from gan_dist.errors import InputError
 from gan_dist.evaluation import METRICS, evaluate
 from gan_dist.games.autoencoder import VaeGame, VaeGanGame
 from gan_dist.interfaces import Batch, join
+from gan_dist.scoring import ImageSet, command
 from tests import making
 from tests.launching import REPOSITORY
 
@@ -115,9 +118,24 @@ def test_scores_of_pairs_look_at_reconstructions_and_the_others_at_samples() -> 
         (VAE, ["--data.labels", "true"], r"data\.labels has no effect with game\.kind: autoencoder"),
         (VAE, ["--data.resolution", "20"], r"sides from 16 that 8 divides, for example 16"),
         (VAE, ["--networks.decoder", "{kind: mlp}"], r"mlp is for points"),
+        (
+            VAE,
+            ["--networks.decoder", "{kind: patchgan, layers: 1}"],
+            r"networks\.decoder\.kind = patchgan has no generator",
+        ),
         (GAN, ["--networks.discriminator", "{kind: dcgan}"], r"dcgan gives no features"),
     ],
 )
 def test_what_will_not_do_is_said_beforehand(recipe: str, words: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        config_module.load([str(REPOSITORY / f"configs/{recipe}.yaml"), *words])
+        games.build(config_module.load([str(REPOSITORY / f"configs/{recipe}.yaml"), *words]))
+
+
+def test_samples_are_compared_with_images_of_a_folder_too() -> None:
+    config, game, _ = build(VAE)
+    real = ImageSet(3, (16, 16), 1, lambda number: np.full((16, 16, 1), number, np.uint8), {})
+    cpu = torch.device("cpu")
+    fake, paired, shown = command.drawn(game, config, 0, index.nothing(), real, cpu)
+    assert shown is None
+    assert torch.equal(fake(range(1, 3)), game.samples(0, 1, 2))
+    assert torch.equal(paired(range(2)), real.draw(range(2), cpu))

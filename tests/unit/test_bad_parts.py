@@ -203,3 +203,40 @@ def test_modules_of_one_class_may_differ_in_size(tmp_path: Path) -> None:
     (tmp_path / "others.py").write_text(OTHERS)
     blurs = ["--augment.a.kind", "others.py:Blur", "--augment.b.kind", "others.py:Blur", "--augment.b.width", "3"]
     try_game(str(tmp_path / "mine.yaml"), *blurs)
+
+
+def test_a_score_that_the_game_has_nothing_for_is_refused_before_there_is_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"{TEXT}evaluate: {{every: 16, scores: ssim}}\n")
+    config = load([str(path), "--networks.generator.base_channels", "2", "--networks.discriminator.base_channels", "2"])
+    with pytest.raises(InputError, match="ssim compares each image with its target, and this game draws from latents"):
+        trial.build(config, Engine(config))
+
+
+@pytest.mark.parametrize(
+    ("game", "data"),
+    [
+        ("paired", "shards: -, fields: {input: {member: a.png}, target: {member: b.png}}"),
+        ("restoration", "shards: -, degrade: [grey]"),
+        ("unpaired", "shards: {A: -, B: -}"),
+        ("contrastive", "shards: {A: -, B: -}"),
+    ],
+)
+def test_networks_of_latents_and_of_points_are_refused_by_games_of_images(game: str, data: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    for role, kind, said in (
+        ("generator", "r3gan", f"draws from latents, and game.kind: {game} turns images into images; set networks.gen"),
+        (
+            "generator",
+            "mlp",
+            f"is for points, and game.kind: {game} is played with images; set networks.generator.kind",
+        ),
+        ("discriminator", "mlp", "is for points"),
+    ):
+        path.write_text(
+            f"data: {{{data}, resolution: 32, channels: 3}}\ngame: {{kind: {game}}}\n"
+            f"networks: {{{role}: {{kind: {kind}}}}}\n"
+            "training: {images: 32, batch: 16, micro_batch: 4, device: cpu}\n"
+        )
+        with pytest.raises(InputError, match=f"networks.{role}.kind = {kind} {said}"):
+            load([str(path)])

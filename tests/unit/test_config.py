@@ -342,6 +342,10 @@ def test_a_wrong_value_is_named_with_its_place(path: Path, key: str, value: str,
             "penalties.r1.full_precision: false has no effect with training.precision: fp32; remove it, or set",
         ),
         (
+            {"penalties.mine.kind": "r1", "penalties.mine.weight": 1.0, "penalties.mine.full_precision": False},
+            "penalties.mine.full_precision: false has no effect",
+        ),
+        (
             {
                 "networks.generator.kind": "article",
                 "networks.discriminator.kind": "article",

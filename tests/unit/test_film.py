@@ -41,6 +41,15 @@ def test_broken_grids_are_left_out_and_the_last_one_stays(
     assert not (captions[0] == captions[1]).all()
 
 
+def test_a_long_last_frame_is_a_gif_and_a_longer_one_a_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["film", str(run), str(tmp_path / "film.gif"), "--fps", "0.1", "--last-frame"]
+    assert cli.main([*words, "601"]) == 2
+    assert capsys.readouterr().err == "error: --last-frame 601: give a number of seconds up to 600\n"
+    assert cli.main([*words, "600"]) == 0  # frames that are the same are one to Pillow, and its duration has 16 bits
+
+
 def test_the_last_grid_is_always_shown_and_nothing_is_one_line(run: Path) -> None:
     assert [images for images, _ in film.grids(run, every=150)] == [0, 200, 400]
     with pytest.raises(InputError, match="has no grids named live; it has no others"):

@@ -50,6 +50,7 @@ LEVELS = {
     "warm_start": 4,
     "reporting": 4,
     "alarms": 4,
+    "bad_steps": 4,
     "scoring": 4,
     "gallery": 4,
     "generate": 4,

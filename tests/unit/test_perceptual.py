@@ -173,3 +173,18 @@ def test_a_file_that_is_no_vgg_is_one_line_and_leaves_no_run(
         Trainer(config, Engine(config, alone=True))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"layers": "conv1_2"}, "game.perceptual.layers has no effect without game.perceptual.weight"),
+        ({"distance": "squared"}, "game.perceptual.distance has no effect without game.perceptual.weight"),
+        ({"weight": 1, "layers": "{relu1_1: 1, conv5_4: 1}"}, "layers: conv5_4 needs images of 16 pixels at least"),
+    ],
+)
+def test_keys_that_do_nothing_and_layers_that_see_nothing_are_refused(keys: dict[str, object], said: str) -> None:
+    words = {f"game.perceptual.{name}": value for name, value in keys.items()} | {"data.resolution": 8}
+    words |= {"networks.discriminator.layers": 1, "evaluate": "{every: 0, scores: {}}"}
+    with pytest.raises(InputError, match=said):
+        config_module.load([RECIPE, *making.flags(words)])

@@ -2,6 +2,8 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +13,11 @@ from gan_dist.config import Config
 from gan_dist.data import index, loader
 from gan_dist.engine import Engine
 from gan_dist.errors import InputError
-from gan_dist.evaluation import METRICS, evaluate
+from gan_dist.evaluation import METRICS, Ranks, evaluate
 from gan_dist.games.plane import centres
 from gan_dist.games.scatter import Dots, scatter
 from gan_dist.interfaces import Batch
+from gan_dist.scoring import command
 from gan_dist.step import play_step
 from tests.launching import digests, lines, train
 
@@ -151,3 +154,14 @@ def test_a_run_without_data_goes_on_at_two_ranks_with_the_same_bits(tmp_path: Pa
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
     (line,) = [line for line in lines(tmp_path / "two/metrics.jsonl") if "score/plane_modes/modes" in line][-1:]
     assert line["images"] == 2048
+
+
+def test_a_run_of_points_is_scored_by_the_command_without_data(tmp_path: Path) -> None:
+    config = load()
+    options = SimpleNamespace(against=None)
+    task: Any = SimpleNamespace(options=options, ranks=Ranks(), scratch=tmp_path)
+    found, real, *_ = command._reals_of_run(task, config, games.build(config))
+    assert (len(found), real.count) == (0, 0)
+    options.against = "data/faces"
+    with pytest.raises(InputError, match="--against data/faces has no effect: plane draws its own samples"):
+        command._reals_of_run(task, config, games.build(config))

@@ -13,6 +13,7 @@ from PIL import Image
 from gan_dist import apply, cli, config as config_module, interfaces, trial
 from gan_dist.config import Config
 from gan_dist.engine import Engine
+from gan_dist.errors import InputError
 from gan_dist.evaluation.paired import Psnr
 from gan_dist.games.restoration import RestorationGame
 from gan_dist.interfaces import Batch
@@ -86,6 +87,29 @@ def test_weights_may_be_schedules() -> None:
     for images, learns in ((50, False), (200, True)):
         game.images = images
         assert bool(game.restore(micros[0]).item()) is learns
+
+
+def test_a_generator_s_dropout_and_least_size_are_those_of_the_game(tmp_path: Path) -> None:
+    from gan_dist import games
+
+    text = (REPOSITORY / "configs/digits_denoise.yaml").read_text()
+    path = tmp_path / "unet.yaml"
+    path.write_text(text.replace("{kind: msrresnet, base_channels: 16, blocks: 4}", "{kind: unet, base_channels: 4}"))
+    with pytest.raises(InputError, match=r"networks\.generator\.dropout = 0\.5 has no effect: game\.kind: restoration"):
+        games.build(config_module.load([str(path)])).check_start()
+    games.build(config_module.load([str(path), "--networks.generator.dropout", "0"])).check_start()
+    config, game, _ = build(networks__generator__kind="resnet")
+    assert game.least == 8
+    assert Image.open(io.BytesIO(apply.apply(game, config, making.encode(making.picture(0, 5)), "a.png"))).size == (
+        5,
+        5,
+    )
+
+
+def test_a_loss_without_its_weight_is_refused_at_a_new_start() -> None:
+    with pytest.raises(InputError, match=r"loss\.kind = hinge has no effect without game\.adversarial"):
+        build(loss="hinge")[1].check_start()
+    build(loss="hinge", game__adversarial=0.1)[1].check_start()
 
 
 def test_pictures_are_input_output_and_target_of_one_size() -> None:

@@ -26,7 +26,8 @@ class Scene:
             control=SimpleNamespace(desync_every=0),
             training=SimpleNamespace(batch=16, images=10_000),
         )
-        whole.images, whole._owed, whole._put_off_to = 0, False, 0
+        whole.images, whole._owed = 0, False
+        whole.bad_steps = SimpleNamespace(are_under_way=lambda images: False)
         self.checkpointer = SimpleNamespace(
             is_best=lambda images, lines: best, note=lambda tracker: None, begun_at=0, save=self._save
         )
@@ -36,7 +37,7 @@ class Scene:
         whole.tracker = SimpleNamespace(progress=lambda images: None)
         whole.watchdog = SimpleNamespace(beat=lambda *_: None)
         whole.requests = SimpleNamespace(reason=Reason.NONE)
-        whole.engine = SimpleNamespace(skipped=lambda wait: {}, world_size=1)
+        whole.engine = SimpleNamespace(world_size=1)
         whole.step = self._step
 
     def _step(self, batch: object) -> None:

@@ -38,6 +38,7 @@ def build(folder: Path, **keys: object) -> tuple[Config, UnpairedGame, Engine]:
     path = folder / "run.yaml"
     path.write_text("game: {kind: unpaired}\n")
     chosen = {**KEYS, **{name.replace("__", "."): value for name, value in keys.items()}}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
     config = config_module.load([str(path), *making.flags(chosen)])
     engine = Engine(config)
     game = trial.build(config, engine)
@@ -129,3 +130,11 @@ def test_scores_against_targets_are_refused(tmp_path: Path) -> None:
     _, game, _ = build(tmp_path)
     with pytest.raises(InputError, match="has no targets"):
         Psnr(kind="psnr").for_game(game)
+
+
+def test_dropout_that_nobody_would_draw_is_refused_at_a_new_start(tmp_path: Path) -> None:
+    keys = {"networks__generator__kind": "unet", "networks__generator__blocks": None}
+    _, game, _ = build(tmp_path, **keys)
+    with pytest.raises(InputError, match=r"networks\.generator\.dropout = 0\.5 has no effect: game\.kind: unpaired"):
+        game.check_start()
+    build(tmp_path, **keys, networks__generator__dropout=0)[1].check_start()

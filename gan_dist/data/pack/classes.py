@@ -5,10 +5,11 @@ import io
 import json
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from gan_dist import units
 from gan_dist.errors import InputError
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "traina", "trainb", "testa", "testb"}
@@ -136,16 +137,19 @@ def of_csv(name: str, content: bytes, images: Sequence[str]) -> Labels | None:
             f"{name}, line {reader.line_num}: {error}; write file,label or file,label,name, or pack without it: "
             "--classes folder or --classes none"
         ) from None
-    if rows and rows[0][1][0].lower() in _HEADERS:
-        del rows[0]
+    there = {posixpath.normpath(image) for image in images}
+    stems = {posixpath.splitext(image)[0]: image for image in there}
+    paths = [posixpath.normpath(posixpath.join(posixpath.dirname(name), row[0].replace("\\", "/"))) for _, row in rows]
+    if rows and (rows[0][1][0].lower() in _HEADERS or _is_header([row for _, row in rows], paths, {*there, *stems})):
+        del rows[0], paths[0]
     given: dict[str, tuple[str, str]] = {}
-    for number, row in rows:
+    for (number, row), path in zip(rows, paths, strict=True):
         if len(row) not in (2, 3) or not row[0] or not row[1]:
+            wrong = "a cell is empty" if len(row) in (2, 3) else f"{units.count(len(row), 'column')}"
             raise InputError(
-                f"{name}, line {number}: {len(row)} columns; write file,label or file,label,name, or pack without it: "
+                f"{name}, line {number}: {wrong}; write file,label or file,label,name, or pack without it: "
                 "--classes folder or --classes none"
             )
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(name), row[0].replace("\\", "/")))
         label = row[1], row[2] if len(row) > 2 else ""
         if given.setdefault(path, label) != label:
             raise InputError(
@@ -153,10 +157,8 @@ def of_csv(name: str, content: bytes, images: Sequence[str]) -> Labels | None:
             )
     if not given:
         return None
-    there = {posixpath.normpath(image) for image in images}
     if not there & given.keys():  # Kaggle's tables name files without their endings
-        whole = {posixpath.splitext(image)[0]: image for image in there}
-        given = {whole.get(path, path): label for path, label in given.items()}
+        given = {stems.get(path, path): label for path, label in given.items()}
     if images and not there & given.keys():
         raise InputError(
             f"{name}: none of its {len(given):,} files is there, first {next(iter(given))}; write paths from its folder, as "
@@ -170,6 +172,18 @@ def of_csv(name: str, content: bytes, images: Sequence[str]) -> Labels | None:
     if without := [image for image, label in zip(images, labels, strict=True) if label is None]:
         notes.append(f"{len(without):,} of {len(images):,} images have no label in {name}, first {without[0]}")
     return Labels(labels, classes, notes)
+
+
+def _is_header(rows: Sequence[Sequence[str]], paths: Sequence[str], known: Set[str]) -> bool:
+    """Say whether the first row names no file, as others do, and has a label that no other has: columns of any names."""
+    labels = {row[1] for row in rows[1:] if len(row) > 1}
+    first = rows[0]
+    return (
+        not known.isdisjoint(paths[1:])
+        and paths[0] not in known
+        and not posixpath.splitext(first[0])[1]
+        and not labels.issuperset(first[1:2])
+    )
 
 
 def _classes_of(name: str, given: Sequence[tuple[str, str]]) -> tuple[dict[tuple[str, str], int], dict[str, int]]:

@@ -77,7 +77,7 @@ def prepare(
             return Prepared(image, lossy, kept=True)
         image = ImageOps.exif_transpose(image)
     deep = not isinstance(content, np.ndarray) and (image.mode.startswith("I") or _is_deep_png(content))
-    image = _eight_bits(image, keep_alpha=channels == 4).convert(_MODES[channels])
+    image = eight_bits(image, keep_alpha=channels == 4).convert(_MODES[channels])
     peak = int(np.asarray(image).max()) if deep else None
     enlarged = False
     if size is not None and image.size != (size[1], size[0]):
@@ -129,7 +129,7 @@ def about_dim(dim: Sequence[tuple[str, int]]) -> list[str]:
     ]
 
 
-def _eight_bits(image: Image.Image, keep_alpha: bool) -> Image.Image:
+def eight_bits(image: Image.Image, keep_alpha: bool) -> Image.Image:
     """Return the same picture in L, RGB, RGBA or a mode that converts to them without loss.
 
     What is transparent becomes white, unless `keep_alpha`.

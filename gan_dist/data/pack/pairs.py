@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from gan_dist.data.pack import write
+from gan_dist.data.pack.convert import eight_bits
 from gan_dist.data.pack.items import Item, Member, Source
 from gan_dist.data.pack.sources import open_source, read
 from gan_dist.errors import InputError
@@ -207,11 +208,18 @@ def _halves(item: Item, wanted: Layout) -> Item:
 
 
 def half(side: int, place: tuple[Any, ...]) -> np.ndarray:
-    """Return the left (0) or right (1) half of an image, (H, W / 2) or (H, W / 2, 3) uint8."""
+    """Return the left (0) or right (1) half of an image, (H, W / 2) or (H, W / 2, 3) uint8; grey of more than 8 bits as uint16.
+
+    What is transparent becomes white.
+    """
     content = read(place)
     if isinstance(content, bytes):
         image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-        content = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+        if image.mode.startswith("I"):  # not to 8 bits yet: a label map keeps its numbers
+            content = np.asarray(image).clip(0, 65535).astype(np.uint16)
+        else:
+            image = eight_bits(image, keep_alpha=False)
+            content = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
     middle = content.shape[1] // 2
     return np.ascontiguousarray(content[:, side * middle : (side + 1) * middle])
 

@@ -120,6 +120,10 @@ def _listing(source: str, scratch: Path, classes: str | None, split: str | None)
         raise InputError(f"{source} cannot be read: it {error}; fetch it again") from None
     except DAMAGED as error:
         raise InputError(f"{source} cannot be read: {error}; fix its permissions or fetch it again") from None
+    if kind := tar.compression(beginning):
+        raise InputError(
+            f"{source} is compressed by {kind}, which is not read here; unpack it, or take .gz, .bz2 or .xz"
+        )
     raise InputError(f"{source} is no folder, zip, tar or idx file")
 
 

@@ -254,7 +254,7 @@ def test_a_scheduled_strength_follows_the_images_seen() -> None:
 
 
 def config_of(channels: int) -> types.SimpleNamespace:
-    return types.SimpleNamespace(data=types.SimpleNamespace(channels=channels))
+    return types.SimpleNamespace(data=types.SimpleNamespace(channels=channels), key_of=lambda section: "augment.ada")
 
 
 @pytest.mark.parametrize(

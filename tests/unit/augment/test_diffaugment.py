@@ -1,5 +1,7 @@
 """DiffAugment against what its table says, and its second derivatives."""
 
+import types
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -107,6 +109,6 @@ def test_it_is_computed_in_fp32_whatever_surrounds_it() -> None:
 def test_what_has_no_effect_is_refused() -> None:
     for keys in ({"color": False, "translation": False, "cutout": False}, {"probability": 0}):
         with pytest.raises(ValueError, match=r"augment.diffaugment has no effect: set"):
-            DiffAugment(kind="diffaugment", **keys).check(None)
+            DiffAugment(**keys).check(types.SimpleNamespace(key_of=lambda section: "augment.diffaugment"))
     with pytest.raises(ValidationError, match="at most 1"):
         DiffAugment(probability={"kind": "linear", "start": 0, "stop": 1.5, "end": 100})

@@ -198,6 +198,14 @@ def test_a_score_of_digits_takes_the_classifier_of_the_run_or_of_the_command_lin
         choice.parts("kid", None, None, None, Path("mine.pt"))
 
 
+@pytest.mark.parametrize(
+    "given", [("random", None, None), (None, Path("file.pth"), None), (None, None, "area")], ids=["f", "w", "r"]
+)
+def test_what_looks_at_images_has_no_effect_on_scores_that_do_so_themselves(given: tuple[Any, Any, Any]) -> None:
+    with pytest.raises(InputError, match=r"--(features|weights|resize) has no effect on pixels"):
+        choice.parts("pixels", *given)
+
+
 def test_progress_counts_pairs_into_what_is_left_and_is_quiet_where_nobody_watches(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -4,10 +4,12 @@ import os
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from gan_dist.bad_steps import BadSteps
 from gan_dist.control import stop
 from gan_dist.control.stop import Reason, Requests
 from gan_dist.engine.health import Skipped
@@ -30,14 +32,16 @@ class Anything:
 def going_back(requests: Requests) -> Trainer:
     """As much of a trainer as going back needs."""
     trainer = Trainer.__new__(Trainer)
-    trainer.requests, trainer.images, trainer._went_back_to, trainer._skipped = requests, 64, "", {}
+    trainer.requests, trainer.images = requests, 64
     trainer.tracker = trainer.checkpointer = trainer.engine = Anything()  # type: ignore[assignment]
     trainer.engine.on_main = lambda work: "images-000000032"  # type: ignore[method-assign,assignment,return-value]
     trainer.engine.is_main = False
     trainer.engine.skipped = lambda wait=False: {"D": Skipped(3, 3, 64)}  # type: ignore[method-assign]
     trainer.supply = Anything()  # type: ignore[assignment]
     trainer.supply.lacking = lambda *_: ""  # type: ignore[method-assign]
-    trainer._note_skipped = trainer._resume = lambda *_, **__: None  # type: ignore[method-assign,assignment]
+    config: Any = SimpleNamespace(control=SimpleNamespace(max_bad_steps=3))
+    trainer.bad_steps = BadSteps(config, trainer.engine, Anything(), requests)  # type: ignore[arg-type]
+    trainer._resume = lambda *_, **__: None  # type: ignore[method-assign,assignment,return-value]
     return trainer
 
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -31,13 +31,13 @@ def images(seed: int, scale: float = 0.4, shift: float = 0.0) -> Callable[[range
 class Order(Metric):
     """A metric that shows mistakes: its sums round, and the order of its features counts."""
 
-    needs: ClassVar[Literal["features", "samples"]] = "features"
-
     def add(self, state: base.State, fake: Tensor, real: Tensor | None) -> None:
         for name, tensor in (("fake", fake), ("real", real)):
             if tensor is not None:
-                state[name] = torch.cat([state[name], tensor]) if name in state else tensor
-        state["sum"] = state.get("sum", torch.zeros(1)) + fake.float().sum()  # fp32 on purpose: its sums round
+                rows = features(tensor)
+                state[name] = torch.cat([state[name], rows]) if name in state else rows
+        total = features(fake).float().sum()  # fp32 on purpose: its sums round
+        state["sum"] = state.get("sum", torch.zeros(1)) + total
 
     def merge(self, states: Sequence[base.State]) -> base.State:
         return base.concatenated(states) | {"sum": base.added([{"sum": state["sum"]} for state in states])["sum"]}
@@ -62,7 +62,7 @@ def on_ranks(ranks: int, count: int, reals: int, metrics: dict[str, Metric] | No
     metrics = metrics or PIXELS | {"order": Order()}
     return ranking.on_ranks(
         ranks,
-        lambda each: evaluate(metrics, images(1), images(2, 0.3, 0.1), count, reals, ranks=each, features=features),
+        lambda each: evaluate(metrics, images(1), images(2, 0.3, 0.1), count, reals, ranks=each),
     )
 
 
@@ -109,9 +109,7 @@ def test_progress_is_told_and_time_is_taken() -> None:
     assert found.seconds > 0
 
 
-def test_a_metric_of_features_needs_a_network_and_a_name_must_be_free() -> None:
-    with pytest.raises(InputError, match=r"evaluate\.scores\.order needs features"):
-        evaluate({"order": Order()}, images(1), None, 10)
+def test_real_images_must_be_there_and_a_name_must_be_free() -> None:
     with pytest.raises(ScoreError, match="compares with real images"):
         evaluate(PIXELS, images(1), None, 10)
     for name in ("real", "fake", "a/b", "", "../x"):

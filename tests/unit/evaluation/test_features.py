@@ -121,9 +121,16 @@ def test_weights_are_looked_for_in_the_folder_of_the_variable_and_never_fetched(
         with pytest.raises(InputError, match=f"no weights {extractor.file}") as caught:
             check({}, {kind: extractor(kind=kind)}, 1)
         assert str(tmp_path) in str(caught.value)
+        assert f"give the file as evaluate.features.{kind}.weights" in str(caught.value)
         (tmp_path / extractor.file).write_bytes(b"")
         with pytest.raises(InputError, match="is damaged"):  # before a training, and not at its first evaluation
             check({}, {kind: extractor(kind=kind)}, 1)
+    with pytest.raises(
+        InputError, match=r"no weights dinov2_vitb14_pretrain\.pth .*/dinov2_vitb14/dinov2_vitb14_pretrain"
+    ):
+        check({}, {"small": EXTRACTORS["dinov2"](kind="dinov2", size="base")}, 1)
+    with pytest.raises(InputError, match=r"evaluate\.scores\.lpips\.weights: no weights alexnet"):
+        METRICS["lpips"](kind="lpips").prepare()
 
 
 def test_weights_of_another_network_or_of_none_are_refused_before_a_training(tmp_path: Path) -> None:

@@ -147,6 +147,9 @@ def test_training_learns_bars_and_writes_the_same_weights_twice(
         (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(idx(numbers.astype(np.uint8)))
     for name in ("a.pt", "b.pt"):
         assert cli.main(["digit-classifier", str(tmp_path), str(tmp_path / name), "--epochs", "1"]) == 0
+    (mine := tmp_path / "mine.txt").write_text("not to be lost")
+    assert cli.main(["digit-classifier", str(tmp_path), str(mine), "--epochs", "1"]) == 2
+    assert mine.read_text() == "not to be lost"
     assert "100.00% of 40 test digits right" in capsys.readouterr().out
     one, other = (digits.load(tmp_path / name) for name in ("a.pt", "b.pt"))
     assert (one.test_accuracy, one.test_digits) == (1.0, 40)

@@ -1,6 +1,7 @@
 """Scores of images with a target equal their formulas."""
 
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from gan_dist.config import load
 from gan_dist.errors import InputError
-from gan_dist.evaluation import METRICS, evaluate
+from gan_dist.evaluation import METRICS, evaluate, paired
+from tests import making
 
 
 def score(kind: str, fake: Tensor, real: Tensor, **keys: Any) -> float:
@@ -60,3 +63,34 @@ def test_a_game_without_targets_is_refused() -> None:
     for kind in ("psnr", "ssim", "lpips"):
         with pytest.raises(InputError, match=f"{kind} compares each image with its target"):
             METRICS[kind](kind=kind).for_game(game)
+
+
+@pytest.mark.parametrize(
+    ("scores", "keys", "said"),
+    [
+        ("{psnr: {border: 8}}", {}, "psnr needs sides of 1 pixels within its border of 8"),
+        ("{ssim: {border: 3}}", {}, "ssim needs sides of 11 pixels within its border of 3"),
+        ("ssim", {"data.resolution": 8}, "ssim needs sides of 11 pixels, and data.resolution = 8"),
+        ("lpips", {}, "lpips needs sides of 31 pixels"),
+        ("lpips", {"data.resolution": 32, "data.channels": 4}, "no images with transparency"),
+        ("{psnr: {channels: y}}", {}, "the images have 1 channel"),
+        ("{psnr: {channels: y, border: 2}, ssim: {border: 2}}", {"data.channels": 3}, ""),
+    ],
+)
+def test_what_could_never_be_compared_is_refused_by_the_config(scores: str, keys: dict[str, object], said: str) -> None:
+    words = ["configs/digits_denoise.yaml", *making.flags({"evaluate.scores": scores, **keys})]
+    with pytest.raises(InputError, match=said) if said else nullcontext():
+        load(words)
+
+
+def test_images_are_looked_at_in_full_precision_whatever_training_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.dtype] = []
+
+    def distance(fake: Tensor, real: Tensor) -> Tensor:
+        seen.append(torch.nn.functional.linear(torch.ones(1, 1), torch.ones(1, 1)).dtype)
+        return fake.flatten(1).mean(1)
+
+    monkeypatch.setattr(paired, "_distance", lambda *files: distance)
+    with torch.autocast("cpu", torch.bfloat16):
+        METRICS["lpips"](kind="lpips").each(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4))
+    assert seen == [torch.float32]

@@ -21,6 +21,7 @@ from gan_dist.evaluation import (
     Ranks,
     ScoreError,
     Sets,
+    check,
     collect,
     evaluate,
     moments,
@@ -32,6 +33,7 @@ from gan_dist.evaluation import (
 )
 from gan_dist.evaluation.features import Features, RandomNetwork
 from gan_dist.evaluation.pairs import Wants
+from gan_dist.scoring import ImageSet, lines_of, sets_of
 from tests.unit.evaluation.ranking import on_ranks
 
 
@@ -371,6 +373,43 @@ def test_ranks_that_wait_for_the_first_one_are_heard_meanwhile(monkeypatch: pyte
         return len(beats)
 
     assert on_ranks(3, of_rank) == [5, 5, 5]
+
+
+def test_what_a_score_cannot_be_made_of_is_told_before_an_image_is_drawn() -> None:
+    score, random = METRICS["inception_score"](kind="inception_score", features="random"), RandomNetwork(kind="random")
+    with pytest.raises(InputError, match="the score is needs features that name classes"):
+        check({"is": score}, {"random": random}, 1000)
+    limit = METRICS["fd"](kind="fd", features="random", limit=True)
+    with pytest.raises(InputError, match="needs 258 generated images or more, and there are 257"):
+        check({"fd": limit}, {"random": random}, 257)
+
+
+def test_a_score_that_compares_with_nothing_looks_at_two_real_images(tmp_path: Path) -> None:
+    looked: list[int] = []
+
+    def read(number: int) -> np.ndarray:
+        looked.append(number)
+        return np.full((8, 8, 1), number, np.uint8)
+
+    real = ImageSet(50, (8, 8), 1, read, {"data": "d"})
+    extractors = {"random": RandomNetwork(kind="random")}
+    alone = METRICS["inception_score"](kind="inception_score", features="random")
+    found = sets_of(extractors, real, tmp_path, Ranks(), metrics={"is": alone})
+    assert (len(looked), found.references["random"].rows.shape) == (2, (2, 256))
+    both = {"is": alone, "kid": METRICS["kid"](kind="kid", features="random")}
+    assert sets_of(extractors, real, tmp_path, Ranks(), metrics=both).references["random"].moments.count == 50
+
+
+def test_the_deviation_over_subsets_is_the_error_of_their_mean_in_the_record(tmp_path: Path) -> None:
+    features = Counted().features()
+    found = reference({}, tmp_path, collect(images(2), 64, features, Ranks()), 64, Ranks())
+    of = Sets({"random": features}, {"random": found}, tmp_path)
+    kid = METRICS["kid"](kind="kid", features="random", subsets=3, size=20)
+    evaluation = evaluate({"kid": kid}, images(1), None, 64, sets=of)
+    lines = {line["metric"]: line for line in lines_of(evaluation, {"kid": kid}, of, None, torch.device("cpu"), {})}
+    assert lines.keys() == {"kid", "kid/subsets"}
+    assert lines["kid"]["error"] == evaluation.scores["score/kid/error"]
+    assert lines["kid/subsets"]["error"] == evaluation.scores["score/kid/subsets/deviation"] > 0
 
 
 def test_too_few_images_are_told_with_how_many_are_needed(tmp_path: Path) -> None:

@@ -89,5 +89,6 @@ def test_a_page_translates_a_picture_of_any_size(tmp_path: Path, monkeypatch: py
     app = page(tmp_path / "out", monkeypatch)
     answer, fields, _ = app.page.given
     assert [type(field).__name__ for field in fields] == ["Image"]
+    assert fields[0].named["image_mode"] is None  # gradio's own takes transparency and the numbers of label maps away
     assert answer(None) is None
     assert answer(Image.new("RGB", (22, 17))).size == (22, 17)

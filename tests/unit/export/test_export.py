@@ -22,7 +22,7 @@ from gan_dist.checkpoint import format
 from gan_dist.config import Config
 from gan_dist.config.data_field import DataField
 from gan_dist.errors import InputError
-from gan_dist.export import draw, facts, model, writing
+from gan_dist.export import card, draw, facts, model, writing
 from gan_dist.foreign.writing import write_run
 from gan_dist.games import build
 from gan_dist.interfaces import Batch, one_hot
@@ -393,12 +393,37 @@ def test_the_package_is_imported_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("palette", [[], ["#000000", "#ff0000", "#00ff00"]])
-def test_a_label_map_is_read_as_the_run_reads_it(palette: list[str]) -> None:
+def test_names_of_the_data_are_no_markup_in_a_card() -> None:
+    labels = {"classes": 2, "names": ["a|b", "<img src=x onerror=y>"]}
+    network = {"kind": "dcgan"}
+    config = {"inputs": {"labels": labels}, "output": {"shape": ["N"]}, "shape": {"points": 0}, "network": network}
+    row = next(line for line in card._inputs(config).splitlines() if line.startswith("| labels"))
+    assert row == "| labels | (N) | int64, 0..1: 0 a\\|b, 1 \\<img src=x onerror=y\\> |"
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"count": 0}, "ask for 1 or more"),
+        ({"label": 3}, r"no class 3: they are 0\.\.2"),
+        ({"truncation": 0.5}, "has no effect"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(keys: dict[str, Any], said: str) -> None:
+    config = {"inputs": {"latents": {"shape": ["N", 7], "distribution": "normal"}, "labels": {"classes": 3}}}
+    with pytest.raises(ValueError, match=said):
+        draw.draw(lambda latents, **_: latents, {**config, "dtype": "float32"}, **keys)
+
+
+PALETTE = ["#000000", "#ff0000", "#00ff00"]
+
+
+@pytest.mark.parametrize(("palette", "coloured"), [([], False), (PALETTE, True), (PALETTE, False)])
+def test_a_label_map_is_read_as_the_run_reads_it(palette: list[str], coloured: bool) -> None:
     numbers = np.random.default_rng(1).integers(0, 3, (5, 7)).astype(np.uint8)
     colours = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)
     field = DataField(member="a.png", classes=3, palette=palette)
-    content = encode(colours[numbers] if palette else numbers)
+    content = encode(colours[numbers] if coloured else numbers)
     config = {"inputs": {"images": {"shape": ["N", 3, "H", "W"], "label_map": field.model_dump()}}}
     wanted = one_hot(torch.from_numpy(apply.read(content, 3, field).pixels)[None], 3, torch.float32)
     assert torch.equal(draw.from_picture(config, Image.open(io.BytesIO(content))), wanted)

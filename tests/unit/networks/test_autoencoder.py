@@ -1,8 +1,10 @@
 """The networks of VAE-GAN: the paper's sizes, what passes them, and the features that are compared."""
 
+import pytest
 import torch
 from torch import nn
 
+from gan_dist.errors import InputError
 from gan_dist.networks import NETWORKS, Shape
 
 
@@ -31,3 +33,9 @@ def test_features_are_of_each_layer_and_the_fourth_are_of_the_last_convolution()
     widths = [tuple(each.shape[1:]) for each in features]
     assert widths == [(2, 16, 24), (8, 8, 12), (16, 4, 6), (16, 2, 3), (32,), ()]
     assert torch.equal(features[-1], judge(images))
+
+
+@pytest.mark.parametrize("role", ["generator", "discriminator"])
+def test_classes_which_it_would_not_see_are_refused(role: str) -> None:
+    with pytest.raises(InputError, match="knows no classes"):
+        getattr(NETWORKS["autoencoder"](base_channels=4), role)(Shape((16, 16), 3, 8, classes=2))

@@ -116,3 +116,12 @@ def test_a_patchgan_advises_what_its_images_allow(side: int, layers: int, scales
     fitting.check(data)
     features = fitting.discriminator(Shape((side, side), 3))(torch.zeros(1, 3, side, side), features=True)
     assert all(each[-1].numel() for each in features)
+
+
+def test_scales_that_a_game_does_not_look_at_are_refused() -> None:
+    space = types.SimpleNamespace
+    config = space(data=space(size=(64, 64)), game=space(kind="generation"))
+    with pytest.raises(ValueError, match="scales = 2 has no effect with game"):
+        patchgan.Patchgan(scales=2).check(config)
+    config.game.kind = "paired"
+    patchgan.Patchgan(scales=2).check(config)

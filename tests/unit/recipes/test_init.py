@@ -98,6 +98,11 @@ def test_size_channels_classes_and_mirroring_follow_the_images(images: Images, e
     assert {key: data[key] for key in expected} == expected
 
 
+def test_the_discriminator_of_classes_has_the_mapping_of_stylegan2_ada() -> None:
+    networks = written(seen(5_000, cat=2_500, dog=2_500), GPU).networks
+    assert (networks.generator.mapping_layers, networks.discriminator.mapping_layers) == (2, 8)
+
+
 def two_steps(config: Config) -> None:
     """Pack what the config names, and train on it as it is, for two steps."""
     config = config.with_({"data.workers": 0})
@@ -304,6 +309,7 @@ def test_what_gan_dist_packed_is_not_packed_again() -> None:
         (["toy", "--data", "nowhere"], "no such source: nowhere"),
         (["toy", "--data", "junk"], "0 images can be read: a.png: "),
         (["toy", "--data", "photos", "--game", "paired"], "wants two folders"),
+        (["toy", "--data", "half", "--game", "unpaired"], "wants images in both folders, and B has none"),
         (["a/b", "--data", "photos"], "no name of a config"),
         (["there.yaml", "--data", "photos"], "there.yaml exists, and nothing is overwritten"),
         (["nowhere/x.yaml", "--data", "photos", "--resolution", "7"], "is no doubling of a size"),
@@ -319,6 +325,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     Path("junk/a.png").write_bytes(b"junk")
     Path("data/taken/mine.txt").write_text("mine")
     photos("photos", 8)
+    photos("half/A", 8)
+    Path("half/B").mkdir()
     Path("there.yaml").write_text("mine")
     assert cli.main(["init", *words]) == 2
     said = capsys.readouterr().err

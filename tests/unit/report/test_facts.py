@@ -2,6 +2,8 @@
 
 import datetime
 import json
+import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 
 from gan_dist import cli, run_status
 from gan_dist.evaluation import METRICS
-from gan_dist.report import charts, drawing, facts, reading, sparks, table, terminal, verdict
+from gan_dist.losses import LOSSES
+from gan_dist.report import charts, drawing, events, facts, reading, sparks, table, terminal, verdict
+from tests.launching import REPOSITORY
 from tests.unit.report.runs import event, make_run, write
 
 
@@ -31,6 +35,20 @@ def test_every_figure_is_in_one_chart_and_a_user_s_own_by_its_group() -> None:
     assert titles["alone"] == ["alone"]
     assert titles["kid"] == ["score/kid"]
     assert titles["Gap of the logits"] == ["score/gap"]
+
+
+def test_every_event_of_the_package_has_words() -> None:
+    said = re.compile(r'(?:\.(?:event|alert|report|note)|\bNote)\(\s*"([a-z ]+)"')
+    kinds = {kind for path in (REPOSITORY / "gan_dist").rglob("*.py") for kind in said.findall(path.read_text())}
+    assert len(kinds) > 20
+    assert kinds <= events.WORDS.keys()
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_the_chart_of_the_gap_ends_where_the_alarm_of_the_loss_begins(kind: str) -> None:
+    sure = LOSSES[kind].sure
+    assert charts.gap_band({"loss.kind": kind}) == (None, None if sure == math.inf else sure)
+    assert charts.gap_band({"loss.kind": kind, "control.limits.gap": 3}) == (None, 3)
 
 
 def test_an_alarm_stands_until_it_is_clear_or_the_run_went_back_before_it() -> None:
@@ -220,3 +238,11 @@ def test_watch_ends_when_its_run_was_moved_away(
     monkeypatch.setattr(terminal.time, "sleep", sleep)
     assert cli.main(["watch", str(run), "--json"]) == 2
     assert f"error: {run} is gone" in capsys.readouterr().err
+
+
+def test_a_run_of_another_version_is_finished_at_as_many_images(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "config.yaml").write_text((run / "config.yaml").read_text() + "of_a_later_version: 1\n")
+    read = reading.read(run)
+    assert not read.defaults
+    assert read.status["of"] == 6400

@@ -147,6 +147,15 @@ def test_the_view_of_a_person_stays(tmp_path: Path) -> None:
     assert (tmp_path / rebuild._VIEW).read_text() == "{}"
 
 
+def test_another_run_in_the_same_folder_stays(tmp_path: Path) -> None:
+    for name in ("wandb/offline-run-20260101_000000-ab", "wandb/offline-run-20260101_000000-x-ab"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "new/wandb/offline-run-20260102_000000-ab").mkdir(parents=True)
+    rebuild._replace(tmp_path, tmp_path / "new", "ab", {})
+    names = sorted(path.name for path in (tmp_path / "wandb").glob("offline-run-*"))
+    assert names == ["offline-run-20260101_000000-x-ab", "offline-run-20260102_000000-ab"]
+
+
 KEY = "a" * 40
 
 

@@ -66,6 +66,22 @@ def test_halves_of_an_image_are_two_images(tmp_path: Path) -> None:
     assert np.array_equal(np.hstack([pixels(found[f"00000000.{side}.png"]) for side in ("photo", "map")]), whole)
 
 
+def test_halves_of_16_bits_keep_their_grey_levels_and_what_is_transparent_is_white(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    grey = np.arange(8 * 16, dtype=np.uint16).reshape(8, 16) * 257
+    Image.fromarray(grey).save(tmp_path / "s/1.png")
+    assert pack(tmp_path / "s", tmp_path / "d", "--halves", "a,b") == 0
+    found = members(tmp_path / "d")
+    assert np.array_equal(np.hstack([pixels(found[f"00000000.{side}.png"]) for side in "ab"]), grey // 257)
+    clear = np.zeros((8, 16, 4), np.uint8)
+    clear[:, :4, 3] = 255
+    write(tmp_path / "t/1.png", clear)
+    assert pack(tmp_path / "t", tmp_path / "e", "--halves", "a,b") == 0
+    left = pixels(members(tmp_path / "e")["00000000.a.png"])
+    assert (left[:, :4] == 0).all()
+    assert (left[:, 4:] == 255).all()
+
+
 def test_a_list_names_the_files_of_each_sample(tmp_path: Path) -> None:
     for name, seed in (("x", 0), ("y", 1)):
         write(tmp_path / f"s/{name}.png", making.picture(seed))

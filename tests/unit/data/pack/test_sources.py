@@ -491,6 +491,7 @@ def test_real_sources_have_the_counts_that_their_readme_names(tmp_path: Path, sh
         ("\ufefffilename;label;name\r\na.png;7;cat\r\nx/b.png;3;dog\r\n", [7, 3], {"dog": 3, "cat": 7}),
         ("a.png\tdog\nx\\b.png\tcat\n", [1, 0], {"cat": 0, "dog": 1}),
         ("a.png,dog\ngone.png,dog\n", [0, None], {"dog": 0}),
+        ("id_code,breed\na,dog\nx/b,cat\n", [1, 0], {"cat": 0, "dog": 1}),  # a header of any words is no class
         ("file,label\n", [None, 0], {}),  # an empty table says nothing: the folders do
     ],
 )
@@ -508,7 +509,8 @@ def test_labels_csv_goes_before_folders(
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ("a.png\n", "line 1: 1 columns; write file,label"),
+        ("a.png\n", "line 1: 1 column; write file,label"),
+        ("a.png,cat\nx/b.png,\n", "line 2: a cell is empty; write file,label"),
         ("a.png,0\na.png,1\n", "line 2: a.png has the label 0 already"),
         ("a.png,0,cat\nx/b.png,1,cat\n", "do not belong to each other alone"),
         ("a.png,-1\nx/b.png,2\n", "the label -1 is a number, no whole number from 0"),

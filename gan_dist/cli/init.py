@@ -10,7 +10,8 @@ HELP = "look at images and at this machine, and write a config that fits them"
 EXAMPLES = (
     "gan-dist init flowers --data photos/                     writes configs/flowers.yaml\n"
     "  gan-dist init faces.yaml --data faces.zip --resolution 64\n"
-    "  gan-dist init maps --data maps/ --game paired"
+    "  gan-dist init maps --data maps/ --game paired\n"
+    "  gan-dist init larger --data photos/ --game restoration"
 )
 
 
@@ -22,10 +23,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--game",
-        choices=("generation", "paired", "unpaired"),
+        choices=("generation", "paired", "unpaired", "restoration"),
         default="",
-        help="generation draws new images; paired and unpaired turn images of one folder into those of another (default: by "
-        "the names of the folders: trainA and trainB, A and B, input and target)",
+        help="generation draws new images; paired and unpaired turn images of one folder into those of another; restoration "
+        "makes degraded images clean, which need not be there (default: by the names of the folders: trainA and trainB, A and "
+        "B, input and target; HR and LR)",
     )
     parser.add_argument(
         "--resolution", type=resolution, metavar="N|WxH", help="pixels to train at (default: by the images)"

@@ -9,6 +9,7 @@ EXAMPLES = (
     "gan-dist train configs/digits.yaml\n"
     "  gan-dist train configs/digits.yaml --training.images 200000 --run.name longer\n"
     "  gan-dist train configs/digits.yaml --help          all keys of a config\n"
+    "  gan-dist train runs/digits                         goes on with a run, by its own config\n"
     "  ./launch/run.sh configs/dcgan.yaml                 the same in one process for each GPU\n"
     "exit codes: 0 finished, 2 wrong input, 75 stopped early and saved (start it again), 1 failed"
 )

@@ -35,6 +35,9 @@ def load(arguments: Sequence[str], program: str = "train.py") -> Config:
     path = find(name) if name else None
     document = yaml_file.read(path) if path else yaml_file.Document({}, {}, {})
     tree, places, texts = document
+    recorded: Mapping[str, str] = {}
+    if path and "gan_dist" in tree:
+        tree, texts, recorded = _of_run(path, tree, texts, options)
     if "data.allow_pipe" in places:
         raise InputError(
             f"{places['data.allow_pipe']}: data.allow_pipe lets data.shards run shell commands, so no file may set it; remove "
@@ -57,7 +60,28 @@ def load(arguments: Sequence[str], program: str = "train.py") -> Config:
     run = tree.setdefault("run", {})
     if isinstance(run, dict) and not isinstance(run.get("name"), list | dict):  # these are refused below
         run["name"] = texts.get("run.name") or path.stem
-    return validate(tree, str(path), places, texts, path.parent)
+    return validate(tree, str(path), places, texts, path.parent, recorded)
+
+
+def _of_run(
+    path: Path, tree: dict[str, Any], texts: dict[str, str], options: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, str], Mapping[str, str]]:
+    """Return the keys of a run's own config.yaml, and the hashes that it recorded of users' files.
+
+    Where it lies in its run, that is the run that goes on, wherever it was moved; with another name it is a new run of the
+    same keys. A copy of it elsewhere is a config as any other.
+    """
+    recorded = tree.pop("gan_dist")
+    if legacy.is_old(tree):
+        tree, texts = legacy.convert(tree), {key: text for key, text in texts.items() if key == "run.name"}
+    run = tree.get("run")
+    if path.name == "config.yaml" and (path.parent / "checkpoints").is_dir() and isinstance(run, dict):
+        if "run.directory" not in options:
+            run["directory"] = "" if options.get("run.name") else str(path.parent)
+            texts.pop("run.directory", None)
+        sources = recorded.get("sources") if isinstance(recorded, dict) else None
+        return tree, texts, sources if isinstance(sources, dict) else {}
+    return tree, texts, {}
 
 
 _SECTIONS = {*Config.model_fields, "game", "networks", "loss", "penalties", "augment", "optimizers", "average"}
@@ -95,8 +119,13 @@ def _refuse(text: str) -> NoReturn:
 
 
 def find(name: str) -> Path:
-    """Return the config file: as given, or under the folder that holds this package (`configs/digits.yaml` from anywhere)."""
+    """Return the config file: as given, that of a run directory, or under the folder that holds this package.
+
+    The last finds `configs/digits.yaml` from anywhere.
+    """
     path = Path(name)
+    if (path / "config.yaml").is_file():
+        return path / "config.yaml"
     shipped = Path(__file__).parent.parent.parent / name
     if not path.exists() and shipped.is_file():
         return shipped
@@ -122,16 +151,15 @@ def validate(
             _take_texts(tree, composed, texts or {}, places)
             config = composed.model_validate(tree)
         config._sources = sources
+        return _expand(config)
     except ValidationError as error:
         kinds = [
             _explain(problem, origin, places, composed) for problem in error.errors() if not _is_of_a_union(problem)
         ]
         raise InputError("\n".join(dict.fromkeys(kinds))) from None
     except InputError as error:
-        key = str(error).partition(" ")[0].rstrip(":")
-        where = places.get(key) or places.get(key.removesuffix(".kind"))
-        raise InputError(f"{where}: {error}" if where and not where.startswith("--") else str(error)) from None
-    return _expand(config)
+        where = _place(str(error).partition(" ")[0].rstrip(":").split("."), places)
+        raise InputError(f"{where}: {error}" if where else str(error)) from None
 
 
 def _take_texts(
@@ -305,8 +333,7 @@ def _is_of_a_union(problem: Any) -> bool:
 def _explain(problem: Any, origin: str, places: dict[str, str], composed: type[Config]) -> str:
     path = [str(part) for part in problem["loc"] if not (isinstance(part, str) and _BRANCH.match(part))]
     key = ".".join(path)
-    known = [part for part in (".".join(path[:count]) for count in range(len(path), 0, -1)) if part in places]
-    where = places[known[0]] if known else origin
+    where = _place(path, places) or origin
     if problem["type"] == "extra_forbidden":
         # of an unknown section (optimizer.G.lr) the key in it says more
         below = [name for name in places if name.startswith(f"{key}.")]
@@ -323,9 +350,24 @@ def _explain(problem: Any, origin: str, places: dict[str, str], composed: type[C
         return "\n".join(f"{origin}: {name} is missing; write it there or give --{name} VALUE" for name in needed)
     message = problem["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    if not key or problem["type"] == "value_error":
+    if not key:
+        return f"{_place_of_named(message, places) or origin}: {message}"
+    if problem["type"] == "value_error":
         return f"{where}: {message}"
     return f"{where}: {key} = {problem['input']!r}: {message}"
+
+
+def _place(path: Sequence[str], places: Mapping[str, str]) -> str:
+    """Return where a key, or what lies above it, was written: a line of a file, or an option. Empty: nowhere."""
+    known = (".".join(path[:count]) for count in range(len(path), 0, -1))
+    return next((places[part] for part in known if part in places), "")
+
+
+def _place_of_named(message: str, places: Mapping[str, str]) -> str:
+    """Return where one of the keys that a message names was written: on the command line rather than in the file."""
+    named = [key.rstrip(".") for key in re.findall(r"[A-Za-z_][\w.]*\.[\w.]+", message)]
+    options = (place for key in named if (place := _place(key.split("."), places)).startswith("--"))
+    return next(options, "") or next((places[key] for key in named if key in places), "")
 
 
 _BRANCH = re.compile(r"list\[|str$|float$|int$|constrained|function-|literal|[A-Z]\w*$")

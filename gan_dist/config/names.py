@@ -54,12 +54,31 @@ _CRITIC = Meaning(("game.discriminator_steps",))
 _CLIP = Meaning(("clip_norm",))
 _CLAMP = Meaning(("clip_weights",), "for all weights of a player, after each update")
 _WANDB = Meaning(("track.wandb",), "online, offline or disabled")
+_OPTIMIZER = Meaning(("optimizers.generator.kind", "optimizers.discriminator.kind"))
+_SCHEDULE = Meaning(("learning_rate",), "a schedule in its place: {kind: linear, start: 2.0e-4, stop: 0, end: IMAGES}")
+_ACCUMULATION = Meaning(("training.micro_batch",), "micro-batches accumulate up to training.batch by themselves")
+_STRATEGY = Meaning(("training.strategy",), "ddp, exact, zero1, zero2 or zero3")
+_SYNC = Meaning(
+    ("training.micro_batch",), "BatchNorm's statistics are those of a micro-batch, at any number of processes"
+)
+_CHANNELS = Meaning(("data.channels",), "1 for grey, 3 for RGB, 4 with transparency")
+_KIND = Meaning(("networks.generator.kind", "networks.discriminator.kind"))
+_AUGMENT = Meaning(("augment.ada.target", "augment.ada.probability"))
+_DIFFAUGMENT = Meaning(("augment.diffaugment.color",), "augment: [diffaugment]")
+_KL = Meaning(("game.beta",))
+_KEEP = Meaning(("checkpoint.keep",))
+_EVALUATE = Meaning(("evaluate.every",), "in images")
+_SCORES = Meaning(("evaluate.every",), "evaluate: {every: IMAGES, scores: [kid, fid]}")
+_ELSEWHERE = Meaning((), "`gan-dist track RUN --to tensorboard` (or wandb, trackio) writes a run's figures there")
 
 MEANINGS: dict[str, Meaning] = {
     # optimizers
     "lr": _RATES, "learning_rate": _RATES, "base_lr": _RATES, "lr_g": _RATE_G, "g_lr": _RATE_G, "glr": _RATE_G,
     "lr_d": _RATE_D, "d_lr": _RATE_D, "dlr": _RATE_D, "generator_lr": _RATE_G, "discriminator_lr": _RATE_D,
     "beta1": _BETA1, "b1": _BETA1, "adam_beta1": _BETA1, "beta2": _BETA2, "b2": _BETA2, "adam_beta2": _BETA2,
+    "optimizer": _OPTIMIZER, "optim": _OPTIMIZER, "opt": _OPTIMIZER, "wd": Meaning(("weight_decay",)),
+    "scheduler": _SCHEDULE, "lr_scheduler": _SCHEDULE, "lr_schedule": _SCHEDULE, "lr_policy": _SCHEDULE, "lr_decay": _SCHEDULE,
+    "warmup": _SCHEDULE, "warmup_steps": _SCHEDULE, "lr_warmup_steps": _SCHEDULE,
     "betas": Meaning(("beta1", "beta2")), "eps": Meaning(("epsilon",)), "adam_eps": Meaning(("epsilon",)),
     "clip": _CLIP, "grad_clip": _CLIP, "clip_grad": _CLIP, "max_grad_norm": _CLIP, "gradient_clip_val": _CLIP,
     "clip_value": _CLAMP, "weight_clip": _CLAMP, "wc_bound": _CLAMP, "clamp": _CLAMP,
@@ -67,9 +86,8 @@ MEANINGS: dict[str, Meaning] = {
     "batch_size": _BATCH, "batchsize": _BATCH, "batch": _BATCH, "bs": _BATCH, "train_batch_size": _BATCH,
     "global_batch_size": _BATCH, "batch_gpu": _MICRO, "batch_per_gpu": _MICRO, "micro_batch_size": _MICRO,
     "per_device_train_batch_size": _MICRO,
-    "gradient_accumulation_steps": Meaning(
-        ("training.micro_batch",), "micro-batches accumulate up to training.batch by themselves"
-    ),
+    "gradient_accumulation_steps": _ACCUMULATION, "accumulate_grad_batches": _ACCUMULATION, "grad_accum": _ACCUMULATION,
+    "accumulation_steps": _ACCUMULATION,
     "epochs": _EPOCHS, "epoch": _EPOCHS, "n_epochs": _EPOCHS, "num_epochs": _EPOCHS, "max_epochs": _EPOCHS,
     "kimg": _KIMG, "total_kimg": _KIMG,
     "steps": _STEPS, "max_steps": _STEPS, "num_steps": _STEPS, "num_train_steps": _STEPS, "iterations": _STEPS,
@@ -78,10 +96,15 @@ MEANINGS: dict[str, Meaning] = {
     "name": _NAME, "run_name": _NAME, "exp_name": _NAME, "experiment": _NAME, "exp": _NAME,
     "outdir": _DIRECTORY, "out": _DIRECTORY, "output_dir": _DIRECTORY, "out_dir": _DIRECTORY, "logdir": _DIRECTORY,
     "log_dir": _DIRECTORY, "workdir": _DIRECTORY, "work_dir": _DIRECTORY, "results_dir": _DIRECTORY,
-    "save_dir": _DIRECTORY, "checkpoints_dir": _DIRECTORY,
+    "save_dir": _DIRECTORY, "checkpoints_dir": _DIRECTORY, "output": _DIRECTORY, "outputs": _DIRECTORY,
+    "output_path": _DIRECTORY, "output_folder": _DIRECTORY, "out_path": _DIRECTORY, "save_path": _DIRECTORY,
+    "results": _DIRECTORY, "result_dir": _DIRECTORY, "folder": _DIRECTORY, "log_path": _DIRECTORY, "model_dir": _DIRECTORY,
+    "ckpt_dir": _DIRECTORY, "checkpoint_dir": _DIRECTORY, "checkpoint_path": _RESUME,
+    "overwrite": Meaning(("run.fresh",), "what is there is moved aside"), "restart": Meaning(("run.fresh",)),
+    "time_limit": Meaning(("run.deadline",)), "max_time": Meaning(("run.deadline",)), "timeout": Meaning(("run.deadline",)),
     "seed": _SEED, "manual_seed": _SEED, "random_seed": _SEED,
     "resume": _RESUME, "resume_from_checkpoint": _RESUME, "continue_train": _RESUME, "load": _RESUME,
-    "checkpoint_path": _RESUME, "resume_pkl": _FROM, "pretrained": _FROM, "pretrained_path": _FROM, "init_from": _FROM,
+    "resume_pkl": _FROM, "pretrained": _FROM, "pretrained_path": _FROM, "init_from": _FROM,
     "load_from": _FROM, "finetune": _FROM, "finetune_from": _FROM, "pretrain_network_g": _FROM, "load_pretrain": _FROM,
     "freezed": Meaning(("start.freeze",), "patterns of layers"), "freeze_d": Meaning(("start.freeze",), "patterns of layers"),
     "lambda_vgg": _VGG, "perceptual_weight": _VGG, "lambda_perceptual": _VGG,
@@ -91,7 +114,8 @@ MEANINGS: dict[str, Meaning] = {
     "nodes": _NODES, "num_nodes": _NODES, "nnodes": _NODES, "num_machines": _NODES,
     "device": Meaning(("training.device",)), "cuda": Meaning(("training.device",), "auto, cuda or cpu"),
     "cpu": Meaning(("training.device",), "auto, cuda or cpu"),
-    "strategy": Meaning(("training.strategy",)), "accelerator": Meaning(("training.device",), "auto, cuda or cpu"),
+    "strategy": _STRATEGY, "ddp": _STRATEGY, "fsdp": _STRATEGY, "deepspeed": _STRATEGY, "zero": _STRATEGY, "zero_stage": _STRATEGY,
+    "sync_bn": _SYNC, "syncbn": _SYNC, "sync_batchnorm": _SYNC, "accelerator": Meaning(("training.device",), "auto, cuda or cpu"),
     "fp16": _PRECISION, "bf16": _PRECISION, "fp32": _PRECISION, "amp": _PRECISION, "use_amp": _PRECISION,
     "precision": _PRECISION, "mixed_precision": _PRECISION, "half": _PRECISION,
     "compile": Meaning(("training.compile",)), "torch_compile": Meaning(("training.compile",)),
@@ -100,10 +124,11 @@ MEANINGS: dict[str, Meaning] = {
     "threads": Meaning(("training.threads",)), "num_threads": Meaning(("training.threads",)),
     # data
     "data": _DATA, "dataset": _DATA, "dataroot": _DATA, "data_dir": _DATA, "data_path": _DATA, "data_root": _DATA,
-    "train_data_dir": _DATA, "path": _DATA,
+    "train_data_dir": _DATA, "path": _DATA, "input": _DATA, "inputs": _DATA, "input_dir": _DATA, "image_folder": _DATA,
+    "train_dir": _DATA, "train_path": _DATA,
+    "grey": _CHANNELS, "gray": _CHANNELS, "grayscale": _CHANNELS, "rgb": _CHANNELS, "rgba": _CHANNELS, "color_mode": _CHANNELS,
     "resolution": _SIZE, "image_size": _SIZE, "img_size": _SIZE, "imsize": _SIZE, "size": _SIZE, "load_size": Meaning(("data.load_size",)),
-    "crop_size": _SIZE, "channels": Meaning(("data.channels",)), "nc": Meaning(("data.channels",)),
-    "img_channels": Meaning(("data.channels",)),
+    "crop_size": _SIZE, "channels": _CHANNELS, "nc": _CHANNELS, "img_channels": _CHANNELS, "image_channels": _CHANNELS,
     "workers": _WORKERS, "num_workers": _WORKERS, "n_cpu": _WORKERS, "n_workers": _WORKERS,
     "mirror": Meaning(("data.flip",)), "flip": Meaning(("data.flip",)), "hflip": Meaning(("data.flip",)),
     "cond": _LABELS, "conditional": _LABELS, "labels": _LABELS, "class_cond": _LABELS,
@@ -112,6 +137,13 @@ MEANINGS: dict[str, Meaning] = {
     "cache_images": Meaning(("data.resident",), "no, host, device or auto"),
     # networks and losses
     "nz": _LATENT, "z_dim": _LATENT, "zdim": _LATENT, "latent_dim": _LATENT, "latent_size": _LATENT, "latent": _LATENT,
+    "noise_dim": _LATENT, "noise_size": _LATENT, "z": _LATENT, "latents": _LATENT,
+    "arch": _KIND, "architecture": _KIND, "model": _KIND, "network": _KIND, "backbone": _KIND, "cfg": _KIND,
+    "netg": Meaning(("networks.generator.kind",)), "netd": Meaning(("networks.discriminator.kind",)),
+    "norm": Meaning(("normalisation",)), "normalization": Meaning(("normalisation",)),
+    "truncation_psi": Meaning(("truncation",)), "psi": Meaning(("truncation",)), "trunc": Meaning(("truncation",)),
+    "aug": _AUGMENT, "augpipe": _AUGMENT, "augment": _AUGMENT, "ada_target": Meaning(("augment.ada.target",)),
+    "diffaug": _DIFFAUGMENT, "diff_aug": _DIFFAUGMENT, "diffaugment": _DIFFAUGMENT,
     "ngf": _WIDTH_G, "ndf": _WIDTH_D, "cbase": _WIDTH, "channel_base": _WIDTH, "base_channels": _WIDTH, "width": _WIDTH,
     "loss": Meaning(("loss.kind", "game.loss")), "gan_mode": Meaning(("loss.kind", "game.loss")),
     "loss_type": Meaning(("loss.kind", "game.loss")),
@@ -122,6 +154,8 @@ MEANINGS: dict[str, Meaning] = {
     "n_critic": _CRITIC, "d_steps": _CRITIC, "critic_iters": _CRITIC, "num_d_steps": _CRITIC,
     "lambda_l1": Meaning(("game.l1",)), "lambda_feat": Meaning(("game.feature_matching",)),
     "lambda_a": Meaning(("game.cycle",)), "lambda_b": Meaning(("game.cycle",)), "pool_size": Meaning(("game.pool",)),
+    "kl_weight": _KL, "kld_weight": _KL, "lambda_kl": _KL, "beta": _KL,
+    "lambda_gan": Meaning(("game.adversarial",)), "adv_weight": Meaning(("game.adversarial",)),
     "lambda_identity": Meaning(("game.identity",), "a weight of its own: 0.5 of the authors' code is half of game.cycle"),
     "n_layers_d": Meaning(("networks.discriminator.layers",)), "num_d": Meaning(("networks.discriminator.scales",)),
     "scale": Meaning(("data.degrade",), "[{kind: downscale, factor: 4}]"),
@@ -133,6 +167,11 @@ MEANINGS: dict[str, Meaning] = {
     # when
     "snap": _CHECKPOINT, "save_every": _CHECKPOINT, "save_interval": _CHECKPOINT, "checkpoint_every": _CHECKPOINT,
     "save_freq": _CHECKPOINT, "save_steps": _CHECKPOINT, "checkpointing_steps": _CHECKPOINT,
+    "save_total_limit": _KEEP, "max_keep": _KEEP, "keep_last": _KEEP, "checkpoints_total_limit": _KEEP,
+    "eval_every": _EVALUATE, "eval_interval": _EVALUATE, "eval_freq": _EVALUATE, "validation_steps": _EVALUATE,
+    "metrics": _SCORES, "fid": _SCORES, "eval_metrics": _SCORES,
+    "n_samples": Meaning(("sample.count",)), "num_samples": Meaning(("sample.count",)),
+    "tensorboard": _ELSEWHERE, "logger": _ELSEWHERE, "trackio": _ELSEWHERE,
     "sample_every": _SAMPLE, "sample_interval": _SAMPLE, "image_snapshot_ticks": _SAMPLE,
     "log_every": _LOG, "log_interval": _LOG, "logging_steps": _LOG, "print_freq": _LOG,
     "wandb": _WANDB, "use_wandb": _WANDB, "report_to": _WANDB,

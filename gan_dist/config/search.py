@@ -62,6 +62,9 @@ def search(known: Sequence[Found], words: Sequence[str]) -> tuple[list[Found], s
     )
     told = {key for found in meant for key in found.keys}
     others = [known[place] for _, place in ranked if not told.issuperset(known[place].keys)] if parts else []
+    if not meant and not others and len(words) > 1:  # one of them may be another tool's
+        answers = (search(known, [word]) for word in words if word in MEANINGS)
+        return next((answer for answer in answers if answer[0]), ([], ""))
     return [*meant, *others], meaning.note if meaning else ""
 
 

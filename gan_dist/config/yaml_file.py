@@ -97,7 +97,14 @@ def read(path: Path) -> Document:
     if not isinstance(tree, dict):
         raise InputError(f"{path} must hold sections (run, data, training, ...), not a {type(tree).__name__}")
     # a section with all its keys commented out is an empty one
-    return Document({str(key): {} if value is None else value for key, value in tree.items()}, places, texts)
+    return Document({str(key): {} if value is None else _apart(value) for key, value in tree.items()}, places, texts)
+
+
+def _apart(value: Any) -> Any:
+    """Return a copy in which what an alias stands for is another object each time: a key is changed where it is named alone."""
+    if isinstance(value, dict):
+        return {key: _apart(below) for key, below in value.items()}
+    return [_apart(each) for each in value] if isinstance(value, list) else value
 
 
 def _keys(root: yaml.Node, path: Path) -> Iterator[tuple[str, int, yaml.Node]]:

@@ -67,7 +67,8 @@ def prepare(config: Config, progress: bool = True) -> None:
             packing.pack(
                 data.source,
                 Path(data.shards),
-                resolution=data.resolution,
+                # parts are cut out of whole images
+                resolution=data.resolution if data.crop == "centre" else data.load_size or None,
                 channels=data.channels,
                 progress=progress,
             )

@@ -6,13 +6,15 @@ from typing import Any
 
 import gradio
 import torch
-from draw import LEAST, draw, from_picture, grid, load, translate
+from draw import ENCODER_PROGRAM, LEAST, draw, from_picture, grid, load, load_encoder, reconstruct, to_encode, translate
 
 MOST = 64
 """Samples drawn at once."""
 ALL = "(all)"
 """Of every class: no name of a folder."""
-network, config = load(Path(__file__).resolve().parent)
+FOLDER = Path(__file__).resolve().parent
+network, config = load(FOLDER)
+encoder = load_encoder(FOLDER) if (FOLDER / ENCODER_PROGRAM).exists() else None
 inputs = config["inputs"]
 torch.set_grad_enabled(False)
 
@@ -31,6 +33,13 @@ def translated(picture: Any, number: float = 0) -> Any:
     if picture is None:
         return None
     return grid(translate(network, config, from_picture(config, picture), [int(number)]))
+
+
+def reconstructed(picture: Any) -> Any:
+    """Return what an autoencoder makes of a picture, which is cropped and resized to the training's size before."""
+    if picture is None or encoder is None:
+        return None
+    return grid(reconstruct(network, encoder, config, to_encode(config, picture)), LEAST)
 
 
 choices, further = [ALL], list[str]()
@@ -55,9 +64,17 @@ else:
         default = inputs["truncation"]["default"]
         fields.append(gradio.Slider(0, 1.2, value=default, step=0.05, label="truncation"))
 
-page = gradio.Interface(
-    answer, fields, gradio.Image(type="pil", format="png"), title=config["run"]["name"], flagging_mode="never"
-)
+
+def paged(answers: Callable[..., Any], given: list[Any]) -> Any:
+    """Return a page that shows what a function makes of some fields."""
+    shown = gradio.Image(type="pil", format="png")  # pixels as they are: gradio's own is a lossy webp
+    return gradio.Interface(answers, given, shown, title=config["run"]["name"], flagging_mode="never")
+
+
+page = paged(answer, fields)
+if encoder is not None:
+    pages = [page, paged(reconstructed, [gradio.Image(type="pil", label="picture")])]
+    page = gradio.TabbedInterface(pages, ["draw", "reconstruct"])
 
 if __name__ == "__main__":
     page.launch()

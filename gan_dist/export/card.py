@@ -88,9 +88,10 @@ def _about(network: Generator, known: Mapping[str, Any]) -> str:
     )
     verb = "turns images into" if network.takes_images else "draws"
     weights = "the moving average of its weights" if config["weights"] == "averaged" else "its weights as trained"
+    encoder = " It is the decoder of an autoencoder, whose encoder is here too." if "encoder" in config else ""
     return (
         f"A generator ({config['network']['kind']}) that {verb} {what}: {weights} after {known['images']:,} images. "
-        f"Trained by gan_dist {known['gan_dist'] or config['gan_dist']}."
+        f"Trained by gan_dist {known['gan_dist'] or config['gan_dist']}.{encoder}"
     )
 
 
@@ -130,6 +131,25 @@ def _use(network: Generator, folder: Path) -> str:
         ]
         if keyed == "translate":
             lines.insert(lines.index("from draw import translate, load"), "import torch")
+    if (folder / model.PROGRAM).exists() and (folder / model.ENCODER_PROGRAM).exists():
+        lines += [
+            "Encode images, and reconstruct them:",
+            "",
+            "```python",
+            "import torch",
+            "from draw import encode, load, load_encoder, reconstruct",
+            "",
+            'network, config = load(".")',
+            'encoder = load_encoder(".")',
+            f"images = {_images(config['encoder'], 4)}",
+            "latents = encode(encoder, config, images)",
+            "images = reconstruct(network, encoder, config, images)",
+            "```",
+            "",
+            "`encoder(images)` gives the means and the log-variances of the latents; `encode` takes the means. `python draw.py "
+            "--image PICTURE` reconstructs a picture.",
+            "",
+        ]
     lines += [
         "With the package (`pip install gan_dist`), from this folder or by its name on the hub:",
         "",
@@ -140,6 +160,7 @@ def _use(network: Generator, folder: Path) -> str:
         "images = generator.draw(seed=0, count=16)"
         if keyed == "draw"
         else "images = generator.translate(images)  # (N, C, H, W) in [-1, 1]",
+        *(["images = generator.reconstruct(images)  # (N, C, H, W) in [-1, 1]"] if "encoder" in config else []),
         "```",
     ]
     if (folder / "app.py").exists():
@@ -152,8 +173,7 @@ def _call(config: Mapping[str, Any]) -> str:
     inputs, shape = config["inputs"], config["shape"]
     dtype = "" if config["dtype"] == "float32" else f", dtype=torch.{config['dtype']}"
     if "images" in inputs:
-        height, width = (side // config["scale"] for side in shape["size"])
-        words = [f"torch.rand(4, {shape['inputs']}, {height}, {width}{dtype}) * 2 - 1"]
+        words = [_images(config, 4)]
     elif inputs["latents"]["distribution"] == "uniform":
         words = [f"torch.rand(16, {shape['latent']}{dtype}) * 2 - 1"]
     else:
@@ -165,6 +185,13 @@ def _call(config: Mapping[str, Any]) -> str:
     if "numbers" in inputs:
         words.append("numbers=torch.arange(4)")
     return ", ".join(words)
+
+
+def _images(config: Mapping[str, Any], count: int) -> str:
+    """Return images for a network, as Python."""
+    height, width = (side // config["scale"] for side in config["shape"]["size"])
+    dtype = "" if config["dtype"] == "float32" else f", dtype=torch.{config['dtype']}"
+    return f"torch.rand({count}, {config['shape']['inputs']}, {height}, {width}{dtype}) * 2 - 1"
 
 
 def _inputs(config: Mapping[str, Any]) -> str:
@@ -187,6 +214,10 @@ def _inputs(config: Mapping[str, Any]) -> str:
     if "numbers" in inputs:
         rows.append(("numbers", ["N"], "int64: keys of the dropout; the same number drops the same"))
     rows.append(("output", config["output"]["shape"], "points" if config["shape"]["points"] else "about in [-1, 1]"))
+    if encoder := config.get("encoder"):
+        given, made = encoder["inputs"]["images"]["shape"], encoder["output"]["means"]["shape"]
+        rows.append(("images of the encoder", given, "[-1, 1]; of this size only"))
+        rows.append(("its outputs", made, "means and log-variances of the latents, two such tensors"))
     table = [f"| {name} | ({', '.join(map(str, shape))}) | {text} |" for name, shape, text in rows]
     text = "\n".join(["## Inputs and output", "", "| name | shape | meaning |", "|---|---|---|", *table])
     if config["network"]["kind"] == "stylegan2":

@@ -21,7 +21,9 @@ GROUP = 32
 """Samples that pass the network together: rounding may depend on the batch."""
 LEAST = 48
 """Pixels of a side of a sample in a picture of many: smaller ones are enlarged."""
+ENCODER, ENCODER_PROGRAM = "encoder.safetensors", "encoder.pt2"
 Network = Callable[..., Tensor]
+Encoder = Callable[[Tensor], tuple[Tensor, Tensor]]
 Config = dict[str, Any]
 _MULTIPLIERS, _SHIFTS, _GOLDEN = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB), (30, 27, 31), 0x9E3779B97F4A7C15
 
@@ -35,6 +37,32 @@ def load(folder: str | Path) -> tuple[Network, Config]:
     network = torch.export.load(folder / "model.pt2").module()
     network.load_state_dict(load_file(folder / "model.safetensors"))  # the weights that model.pt2 has too
     return network, config
+
+
+def load_encoder(folder: str | Path) -> Encoder:
+    """Return the encoder of an export of an autoencoder: (N, C, H, W) images -> means and log-variances, (N, latent) each."""
+    from safetensors.torch import load_file
+
+    encoder = torch.export.load(Path(folder) / ENCODER_PROGRAM).module()
+    encoder.load_state_dict(load_file(Path(folder) / ENCODER))
+    return encoder
+
+
+@torch.no_grad()
+def encode(encoder: Encoder, config: Config, images: Tensor) -> Tensor:
+    """Return the latents of images (N, C, H, W) in [-1, 1] of the training's size: their means, (N, latent)."""
+    height, width = config["encoder"]["inputs"]["images"]["size"]
+    if images.shape[2:] != (height, width):
+        raise ValueError(
+            f"an image has {images.shape[3]}x{images.shape[2]} pixels, and this export takes {width}x{height}; resize it"
+        )
+    return encoder(images.to(dtype_of(config)))[0]
+
+
+@torch.no_grad()
+def reconstruct(network: Network, encoder: Encoder, config: Config, images: Tensor) -> Tensor:
+    """Return what the network makes of the latents of images: (N, C, H, W), about in [-1, 1]."""
+    return network(encode(encoder, config, images))
 
 
 @torch.no_grad()
@@ -195,6 +223,14 @@ def from_picture(config: Config, picture: Any) -> Tensor:
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1)[None] * 2 - 1
 
 
+def to_encode(config: Config, picture: Any) -> Tensor:
+    """Return a picture of PIL as the encoder takes it, cropped at the centre and resized: (1, channels, H, W)."""
+    from PIL import ImageOps
+
+    height, width = config["encoder"]["inputs"]["images"]["size"]
+    return from_picture(config["encoder"], ImageOps.fit(ImageOps.exif_transpose(picture), (width, height)))
+
+
 def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="drawn.png", help="the picture to write")
@@ -202,13 +238,19 @@ def _main() -> None:
     parser.add_argument("--n", type=int, default=16, help="how many samples")
     parser.add_argument("--class", dest="label", type=int, help="this class only")
     parser.add_argument("--truncation", type=float)
-    parser.add_argument("--image", help="the picture to translate, for a network that takes images")
+    parser.add_argument("--image", help="the picture to translate, or to reconstruct by an autoencoder")
     options = parser.parse_args()
-    network, config = load(Path(__file__).resolve().parent)
-    if bool(options.image) != ("images" in config["inputs"]):
+    folder = Path(__file__).resolve().parent
+    network, config = load(folder)
+    encodes = "encoder" in config and bool(options.image)
+    if not encodes and bool(options.image) != ("images" in config["inputs"]):
         parser.error("--image: this network draws from latents" if options.image else "--image FILE is needed")
     try:
-        if options.image:
+        if encodes:
+            from PIL import Image
+
+            made = reconstruct(network, load_encoder(folder), config, to_encode(config, Image.open(options.image)))
+        elif options.image:
             from PIL import Image
 
             made = translate(network, config, from_picture(config, Image.open(options.image)))
@@ -221,7 +263,7 @@ def _main() -> None:
         out = out.with_suffix(".csv")
         out.write_text("\n".join(",".join(f"{number:.6g}" for number in point) for point in made.tolist()) + "\n")
     else:
-        grid(made, 0 if "images" in config["inputs"] else LEAST).save(out)
+        grid(made, 0 if options.image else LEAST).save(out)
     print(out)
 
 

@@ -34,7 +34,10 @@ def push(folder: Path, name: str, private: bool = True) -> str:
     try:
         address = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(
-            repo_id=name, folder_path=folder, commit_message="gan-dist export", delete_patterns=["model.*", "walk.*"]
+            repo_id=name,
+            folder_path=folder,
+            commit_message="gan-dist export",
+            delete_patterns=["model.*", "encoder.*", "walk.*"],
         )
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "?")

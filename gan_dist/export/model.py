@@ -14,21 +14,42 @@ from torch import Tensor, nn
 from gan_dist import rng
 from gan_dist.errors import InputError
 from gan_dist.export import draw
-from gan_dist.networks import NETWORKS, Shape
+from gan_dist.networks import NETWORKS, Network, Shape
 
 CONFIG, WEIGHTS, PROGRAM, ONNX, CARD, GRID = (
     "config.json", "model.safetensors", "model.pt2", "model.onnx", "README.md", "grid.png",
 )  # fmt: skip
+ENCODER, ENCODER_PROGRAM, ENCODER_ONNX = draw.ENCODER, draw.ENCODER_PROGRAM, "encoder.onnx"
 FORMAT = 1
 """Of config.json: raised when older code could not read it."""
+
+
+class Encoder(nn.Module):
+    """The encoder of an exported autoencoder: images of the training's size to the Gaussians of their latents."""
+
+    takes_images = True
+
+    def __init__(self, network: nn.Module, config: Mapping[str, Any]) -> None:
+        """`config` is what `config["encoder"]` of the export says."""
+        super().__init__()
+        self.network = network
+        self.config = dict(config)
+        self.eval().requires_grad_(False)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) images in [-1, 1] -> means and log-variances, (N, latent) each."""
+        means, log_variances = self.network(inputs)
+        return means, log_variances
 
 
 class Generator(nn.Module):
     """An exported network: it draws from latents, or turns images into images, as `config["inputs"]` says.
 
     Call it by what it takes: `generator(latents)`, `generator(latents, labels=..., truncation=...)`,
-    `generator(images, numbers=...)`.
+    `generator(images, numbers=...)`. Of an autoencoder it is the decoder, and `encoder` the encoder.
     """
+
+    encoder: Encoder | None
 
     def __init__(self, network: nn.Module, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -36,6 +57,7 @@ class Generator(nn.Module):
         self.config = dict(config)
         self.draws_key: int | None = self.config.get("draws_key")
         self.takes_images = "images" in self.config["inputs"]
+        self.encoder = None
         self.eval().requires_grad_(False)
 
     def forward(
@@ -84,6 +106,19 @@ class Generator(nn.Module):
             raise InputError("this network draws from latents: use draw")
         return draw.translate(self, self.config, images, numbers)
 
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the latents of images (N, C, H, W) in [-1, 1] of the training's size: their means, (N, latent)."""
+        return draw.encode(self._encoder(), self.config, images)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Return what the decoder makes of the latents of images: (N, C, H, W), as `gan-dist apply` does."""
+        return draw.reconstruct(self, self._encoder(), self.config, images)
+
+    def _encoder(self) -> Encoder:
+        if self.encoder is None:
+            raise InputError("this export has no encoder: `gan-dist export` writes one of a run of an autoencoder")
+        return self.encoder
+
     @classmethod
     def from_pretrained(cls, source: str | Path, revision: str | None = None) -> "Generator":
         """Load a folder that `gan-dist export` wrote, or the name of one on the hub (OWNER/NAME), at a revision.
@@ -95,7 +130,10 @@ class Generator(nn.Module):
             folder = _download(str(source), revision)
         config = read_config(folder)
         try:
-            return cls(_network(folder, config), config)
+            made = cls(_filled(build(config), config, folder / WEIGHTS), config)
+            if own := config.get("encoder"):
+                made.encoder = Encoder(_filled(build_encoder(own), own, folder / ENCODER), own)
+            return made
         except (
             OSError,
             KeyError,
@@ -127,19 +165,32 @@ def is_export(folder: Path) -> bool:
 
 def build(config: Mapping[str, Any]) -> nn.Module:
     """Return the network that a config describes, with weights that mean nothing."""
-    shape = dict(config["shape"])
-    part = NETWORKS[config["network"]["kind"]](**config["network"])
-    return part.generator(Shape(**{**shape, "size": tuple(shape["size"])}))
+    return _part(config).generator(_shape(config))
 
 
-def _network(folder: Path, config: Mapping[str, Any]) -> nn.Module:
+def build_encoder(config: Mapping[str, Any]) -> nn.Module:
+    """Return the encoder that `config["encoder"]` of an export describes, with weights that mean nothing."""
+    return _part(config).encoder(_shape(config))
+
+
+def _part(config: Mapping[str, Any]) -> Network:
+    kind = config["network"]["kind"]
+    if kind not in NETWORKS:
+        raise ValueError(f"its network is a file of its author's; load {PROGRAM} by the draw.py beside it")
+    part: Network = NETWORKS[kind](**config["network"])
+    return part
+
+
+def _shape(config: Mapping[str, Any]) -> Shape:
+    return Shape(**{**config["shape"], "size": tuple(config["shape"]["size"])})
+
+
+def _filled(network: nn.Module, config: Mapping[str, Any], weights: Path) -> nn.Module:
     from safetensors.torch import load_file
 
-    if config["network"]["kind"] not in NETWORKS:
-        raise ValueError(f"its network is a file of its author's; load {PROGRAM} by the draw.py beside it")
-    network = build(config).to(dtype=draw.dtype_of(dict(config)))
+    network.to(dtype=draw.dtype_of(dict(config)))
     network.to(memory_format=torch.channels_last)  # as a run has them: it decides about bits
-    saved = load_file(folder / WEIGHTS)
+    saved = load_file(weights)
     network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in saved.items()})
     return network
 
@@ -149,7 +200,7 @@ def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS, ENCODER]))
     except HFValidationError:
         raise InputError(f"there is no folder {name}, and it is no name on the hub (OWNER/NAME)") from None
     except Exception as error:  # no such name, or no network: its kind is that of the HTTP library of the day

@@ -8,7 +8,7 @@ import io
 import itertools
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from torch.fx.experimental import _config as _sizes
 
 from gan_dist.errors import InputError
 from gan_dist.export import draw
-from gan_dist.export.model import Generator
+from gan_dist.export.model import Encoder, Generator
 
+Exported = Generator | Encoder
 _TOLERANCE = 1e-4
 """Largest difference from the network's own outputs, in parts of the largest of them, with which a program is kept."""
 
@@ -75,14 +76,16 @@ def _free(config: Mapping[str, Any], any_size: bool) -> dict[str, Any]:
     return found
 
 
-def write_pt2(network: Generator, path: Path) -> Written:
+def write_pt2(network: Exported, path: Path) -> Written:
     """Write torch.export's program of a network, after it was loaded again and compared with the network.
 
-    One for images of any size is tried first, then one for those of the training's size. Raises OSError where the disk
-    refuses it.
+    One for images of any size is tried first, then one for those of the training's size, unless the config says a size. Raises
+    OSError where the disk refuses it.
     """
     problem = ""
-    ways = ((True, False), (True, True), (False, False)) if network.takes_images else ((False, False),)
+    given_images = network.config["inputs"].get("images")
+    any_sizes = given_images is not None and not given_images["size"]
+    ways = ((True, False), (True, True), (False, False)) if any_sizes else ((False, False),)
     for any_size, plain_sizes in ways:
         given = example(network.config, 3, 2 if any_size else 1)
         inputs = given.pop("inputs")
@@ -112,9 +115,9 @@ def _forget_places(program: torch.export.ExportedProgram) -> None:
                 node.meta.pop("stack_trace", None)
 
 
-def _contiguous(network: Generator) -> Generator:
+def _contiguous(network: Exported) -> Exported:
     """Return a copy with weights in torch's usual order: in the order of pixels, a batch of 1 is a case of its own."""
-    made: Generator = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+    made: Exported = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
     return made
 
 
@@ -125,17 +128,18 @@ def need_onnx() -> None:
         raise InputError(f"--onnx needs {', '.join(missing)}; pip install 'gan_dist[onnx]'")
 
 
-def write_onnx(network: Generator, path: Path, any_size: bool) -> Written:
+def write_onnx(network: Exported, path: Path, any_size: bool) -> Written:
     """Write a network as ONNX, after it was run by onnxruntime and compared. Raises OSError where the disk refuses it."""
     import onnxruntime
 
     given = example(network.config, 3, 2 if any_size else 1)
     names = ["images" if network.takes_images else "latents", *(name for name in given if name != "inputs")]
+    made = ["means", "log_variances"] if isinstance(network, Encoder) else ["output"]
     inputs = given.pop("inputs")
     try:
         with _quiet(network.takes_images):
             program: Any = torch.onnx.export(
-                _contiguous(network), (inputs,), kwargs=given, input_names=names, output_names=["output"],
+                _contiguous(network), (inputs,), kwargs=given, input_names=names, output_names=made,
                 dynamic_shapes=_free(network.config, any_size), dynamo=True, verbose=False,
             )  # fmt: skip
             content = program.model_proto
@@ -144,9 +148,9 @@ def write_onnx(network: Generator, path: Path, any_size: bool) -> Written:
             written: bytes = content.SerializeToString()
         session = onnxruntime.InferenceSession(written, providers=["CPUExecutionProvider"])
 
-        def run(given: dict[str, Tensor]) -> Tensor:
+        def run(given: dict[str, Tensor]) -> list[Tensor]:
             fed = dict(zip(names, (tensor.numpy() for tensor in given.values()), strict=True))
-            return torch.from_numpy(session.run(None, fed)[0])
+            return [torch.from_numpy(each) for each in session.run(None, fed)]
 
         difference = _difference(network, run, any_size)
     except Exception as error:
@@ -155,16 +159,23 @@ def write_onnx(network: Generator, path: Path, any_size: bool) -> Written:
 
 
 @torch.no_grad()
-def _difference(network: Generator, run: Any, any_size: bool) -> float:
+def _difference(network: Exported, run: Any, any_size: bool) -> float:
     """Return the largest difference at other numbers of inputs, and another size."""
     worst = 0.0
     # few and not much larger: a translation at 256 pixels takes a CPU seconds
     for count, more, seed in ((1, 0, 2), (2, int(any_size), 3)):
         given = example(network.config, count, 1, more, seed)
-        expected = network(**given)
+        expected = _joined(network(**given))
         scale = max(1.0, float(expected.abs().max()))
-        worst = max(worst, float((run(given) - expected).abs().max()) / scale)
+        worst = max(worst, float((_joined(run(given)) - expected).abs().max()) / scale)
     return worst
+
+
+def _joined(outputs: Tensor | Sequence[Tensor]) -> Tensor:
+    """Return one output, or all numbers of several."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    return outputs[0] if len(outputs) == 1 else torch.cat([each.flatten() for each in outputs])
 
 
 def _judged(difference: float, any_size: bool, content: bytes, path: Path) -> Written:

@@ -16,7 +16,7 @@ from gan_dist.checkpoint import format, store
 from gan_dist.config import Config
 from gan_dist.errors import InputError
 from gan_dist.export import card, facts, model, programs
-from gan_dist.export.model import Generator
+from gan_dist.export.model import Encoder, Generator
 from gan_dist.games.base import Game, Handover
 from gan_dist.tracking import grid, media
 
@@ -25,6 +25,7 @@ _HERE = Path(__file__).parent
 _NEEDED = "torch\nsafetensors\nnumpy\npillow\ngradio\n"
 _OURS = (
     model.CONFIG, model.WEIGHTS, model.PROGRAM, model.ONNX, model.CARD, model.GRID,
+    model.ENCODER, model.ENCODER_PROGRAM, model.ENCODER_ONNX,
     "walk.webp", "draw.py", "app.py", "requirements.txt", "drawn.png", "drawn.csv", "__pycache__",
 )  # fmt: skip
 """What an export holds, and what using it leaves there: what --replace may remove."""
@@ -82,13 +83,13 @@ def export(run: Path, folder: Path, options: Options, say: Callable[[str], None]
     handed, directory = game.hand_over(options.way), run_directory.locate(run)
     network = Generator(handed.network, describe(handed, config, checkpoint, options.live))
     with _appearing(folder, options.replace) as part:
-        say(f"{model.WEIGHTS}: {sum(weight.numel() for weight in network.parameters()):,} weights")
-        plain = {
-            name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in network.state_dict().items()
-        }
-        (part / model.WEIGHTS).write_bytes(save(plain))
-        del plain
+        _write_weights(network, part / model.WEIGHTS, say)
         written = _write_programs(network, part, options.onnx, say)
+        if handed.encoder is not None:
+            encoder = Encoder(handed.encoder, describe_encoder(handed, config))
+            network.config["encoder"] = encoder.config
+            _write_weights(encoder, part / model.ENCODER, say)
+            written |= _write_encoder(encoder, part, options.onnx, say)
         network.config["files"] = {name: _about(each) for name, each in written.items() if not each.problem}
         network.config["run"] = known
         files.write_json(part / model.CONFIG, files.plain(network.config))
@@ -171,6 +172,28 @@ def describe(handed: Handover, config: Config, checkpoint: str, live: bool) -> d
     }
 
 
+def describe_encoder(handed: Handover, config: Config) -> dict[str, Any]:
+    """Return what config.json says of an autoencoder's encoder."""
+    assert handed.encoder is not None
+    shape = dataclasses.replace(handed.shape, inputs=handed.shape.channels)
+    images = {"shape": ["N", shape.channels, *shape.size], "range": [-1, 1], "multiple": 1, "least": 1}
+    latents = {"shape": ["N", shape.latent]}
+    return {
+        "network": facts.without_places(config.networks.encoder.model_dump(mode="json")),
+        "shape": model.shape_of(shape),
+        "dtype": str(next(handed.encoder.parameters()).dtype).removeprefix("torch."),
+        "inputs": {"images": {**images, "size": list(shape.size), "label_map": None}},
+        "output": {"means": latents, "log_variances": latents},
+        "scale": 1,
+    }
+
+
+def _write_weights(network: Generator | Encoder, path: Path, say: Callable[[str], None]) -> None:
+    say(f"{path.name}: {sum(weight.numel() for weight in network.parameters()):,} weights")
+    plain = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in network.state_dict().items()}
+    path.write_bytes(save(plain))
+
+
 def _write_programs(
     network: Generator, part: Path, onnx: bool, say: Callable[[str], None]
 ) -> dict[str, programs.Written]:
@@ -181,9 +204,21 @@ def _write_programs(
         network.config["inputs"]["images"]["size"] = [side // network.config["scale"] for side in sides]
     if onnx:
         written[model.ONNX] = programs.write_onnx(network, part / model.ONNX, any_size)
+    _say_of(written, say)
+    return written
+
+
+def _write_encoder(encoder: Encoder, part: Path, onnx: bool, say: Callable[[str], None]) -> dict[str, programs.Written]:
+    written = {model.ENCODER_PROGRAM: programs.write_pt2(encoder, part / model.ENCODER_PROGRAM)}
+    if onnx:
+        written[model.ENCODER_ONNX] = programs.write_onnx(encoder, part / model.ENCODER_ONNX, any_size=False)
+    _say_of(written, say)
+    return written
+
+
+def _say_of(written: Mapping[str, programs.Written], say: Callable[[str], None]) -> None:
     for name, each in written.items():
         say(f"{name}: left out, {each.problem}" if each.problem else f"{name}: differs by {each.difference:.2g}")
-    return written
 
 
 def _about(written: programs.Written) -> dict[str, Any]:

@@ -62,6 +62,8 @@ class Handover:
     """Sides of images that it takes are multiples of it."""
     fill: float | None = None
     """What stands where the last channel of an input says that something is missing; None: it says nothing of that."""
+    encoder: nn.Module | None = None
+    """What turns an image into means and log-variances of its latents, made by the section `networks.encoder`; None: nothing."""
     label_map: Mapping[str, Any] | None = None
     """Keys of the label map (config/data_field.py) that it takes as a channel for each class; None: it takes colours."""
 
@@ -205,7 +207,7 @@ class Game(abc.ABC):
         one_way(way, "from latents")
         space = self.latent_space()
         distribution: Literal["normal", "uniform"] = "uniform" if space.uniform else "normal"
-        return Handover(space.network, self.drawn_by, shape, "latents", distribution)
+        return Handover(space.network, self.drawn_by, shape, "latents", distribution, encoder=space.encoder)
 
     def infer(self, inputs: Batch, way: str = "") -> Tensor:
         """Return the averaged network's answer to given images: (N, C, H, W) in [-1, 1].

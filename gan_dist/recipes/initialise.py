@@ -11,7 +11,7 @@ from pathlib import Path
 from gan_dist import config as config_module, files, rank_counts, units
 from gan_dist.config import Config
 from gan_dist.errors import InputError
-from gan_dist.recipes import choose, look, pairs, text
+from gan_dist.recipes import choose, counterparts, look, pairs, restoration, text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,9 @@ def make(
         raise InputError(
             f"--data {source!r}: configs cannot hold this name, as it has letters that cannot be shown, or a variable; rename it"
         )
+    restored = counterparts.find(source, game)
+    if restored or game == "restoration":
+        return _restoration(path, source, restored, resolution, machine)
     pair = pairs.find(source, game)
     return (
         _translation(path, source, pair, resolution, machine)
@@ -106,6 +109,29 @@ def _translation(
     top = header(path, source, f"{what}. --game generation takes them as one set", found, commands)
     count = max(images.images for images in sets)
     content = pairs.text_of(pair, shards, size, why, channels, count, bool(machine.gpus), top)
+    return Made(path, write(path, content), found, commands)
+
+
+def _restoration(
+    path: Path,
+    source: str,
+    pair: counterparts.Pair | None,
+    resolution: tuple[int, int] | None,
+    machine: look.Machine | None,
+) -> Made:
+    machine = machine or look.machine()
+    images = look.images(str(Path(source) / pair.target) if pair else source)
+    choose.refuse_unreadable(images)
+    choice = restoration.choose(source, images, pair, bool(machine.gpus), resolution)
+    packed = pair is None and choose.shards_of_pack(source)
+    shards = source if packed else _shards(path, source)
+    found = [*found_lines(images), machine_line(machine)]
+    if pair:
+        found[0] = f"{pair.target}: {found[0]}"
+    before, after = restoration.commands(choice, source, shards, path.stem)
+    commands = [*before, train(path), *after]
+    top = header(path, source, f"{choice.what}. --game generation takes all images as one set", found, commands)
+    content = text.join(top, restoration.lines(choice, shards, "" if packed or pair else source))
     return Made(path, write(path, content), found, commands)
 
 

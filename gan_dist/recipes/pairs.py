@@ -50,7 +50,7 @@ def find(source: str, game: str) -> Pair | None:
         if game:
             raise InputError(f"{source}: --game {game} wants two folders in it, as {_examples()}; rename yours")
         return None
-    names = [_images(Path(source) / folder) for folder in folders]
+    names = [names_in(Path(source) / folder) for folder in folders]
     if not all(names):
         if game:
             empty = next(folder for folder, each in zip(folders, names, strict=True) if not each)
@@ -64,21 +64,28 @@ def find(source: str, game: str) -> Pair | None:
             f"{source}: {odd} is in one of {folders[0]} and {folders[1]} only; pairs are files of the same name but for the "
             "ending: add it, or take --game unpaired"
         )
-    jpeg = tuple(all(name.lower().endswith(_JPEG) for name in each) for each in names)
-    return Pair(folders, "paired" if same and game != "unpaired" else "unpaired", (jpeg[0], jpeg[1]))
+    return Pair(
+        folders, "paired" if same and game != "unpaired" else "unpaired", (all_jpeg(names[0]), all_jpeg(names[1]))
+    )
 
 
 def _examples() -> str:
     return ", ".join("/".join(pair) for pair in (("A", "B"), ("trainA", "trainB"), ("input", "target")))
 
 
-def _images(folder: Path) -> list[str]:
+def names_in(folder: Path) -> list[str]:
+    """Return the images in a folder and below it, by their paths from there."""
     return [
         os.path.relpath(os.path.join(place, name), folder)
         for place, _, names in os.walk(folder)
         for name in names
         if not tar.is_hidden(name) and name.rsplit(".", 1)[-1].lower() in IMAGE_ENDINGS
     ]
+
+
+def all_jpeg(names: Sequence[str]) -> bool:
+    """Say whether all names are those of JPEGs."""
+    return all(name.lower().endswith(_JPEG) for name in names)
 
 
 def commands(pair: Pair, source: str, shards: str, size: tuple[int, int], channels: int) -> list[str]:

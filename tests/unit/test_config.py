@@ -367,6 +367,44 @@ def test_values_that_contradict_each_other_are_named_with_what_would_do(
     assert said in refusal(path, *(f"--{key}={value}" for key, value in words.items()))
 
 
+def test_a_contradiction_names_the_option_that_made_it_and_else_the_line(path: Path) -> None:
+    sentence = "training.micro_batch = 4 does not divide training.batch = 10; for example 2 does"
+    assert refusal(path, "--training.batch", "10") == f"--training.batch: {sentence}"
+    said = refusal(path, text=TEXT.replace("batch: 16", "batch: 10", 1))
+    assert said == f"{path}, line 8: {sentence}"
+    path.write_text(TEXT)
+    assert refusal(path, "--loss", "hing").startswith("--loss: loss.kind = hing: there is no such kind")
+    assert refusal(path, "--data.shards", "$NOWHERE/x").startswith(
+        "--data.shards: data.shards = $NOWHERE/x: the variable"
+    )
+
+
+def test_an_option_changes_the_key_that_it_names_and_no_alias_of_it(path: Path) -> None:
+    path.write_text(TEXT + "optimizers:\n  generator: &adam {beta1: 0.1}\n  discriminator: *adam\n")
+    config = load([str(path), "--optimizers.generator.beta1", "0.2"])
+    assert (config.optimizers.generator.beta1, config.optimizers.discriminator.beta1) == (0.2, 0.1)
+    said = refusal(path, "--optimizers.generator.beta1", "abc")
+    assert said.startswith("--optimizers.generator.beta1: ")
+    assert len(said.splitlines()) == 1
+
+
+def test_a_run_s_own_config_goes_on_with_that_run(path: Path, tmp_path: Path) -> None:
+    config = load([str(path), "--run.directory", "runs/elsewhere", "--game.latent", "7"])
+    run = tmp_path / "moved"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text(to_yaml(config, {"version": "0.2.0", "fingerprint": config.fingerprint()}))
+    for given in (run, run / "config.yaml"):
+        again = load([str(given), "--training.images", "2000"])
+        assert again.directory == run
+        assert again.run.name == "mine"
+        assert again.fingerprint() == config.fingerprint()
+    assert load([str(run), "--run.name", "other"]).directory == Path("runs/other")
+    assert load([str(run), "--run.directory", "there"]).directory == Path("there")
+    copied = tmp_path / "copy.yaml"
+    copied.write_text((run / "config.yaml").read_text())
+    assert load([str(copied)]).directory == Path("runs/elsewhere")  # what it says
+
+
 def test_several_mistakes_are_said_at_once(path: Path) -> None:
     said = refusal(path, "--training.batch", "x", "--data.channels", "7", text=TEXT + "sampel: {}\n")
     assert len(said.splitlines()) == 3

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import itertools
 import re
 from pathlib import Path
 
@@ -46,30 +47,56 @@ def problem(words: list[str]) -> str:
 
 def problem_of_ours(words: list[str]) -> str:
     """Check a `gan-dist` command, of which `words` are what follows."""
-    words = [word.split("=")[0] if is_option(word) else word for word in words]
+    words = [part for word in words for part in (word.split("=", 1) if is_option(word) else [word])]
     if not words or words[0] == "..." or words[0].isupper() or words[0].startswith("-"):
         return ""
     if words[0] not in cli.COMMANDS:
         return f"there is no command {words[0]}"
+    if words[0] == "train":
+        return problem_of_keys(words[1:])
     parser = subparsers()[words[0]]
-    known = set(parser._option_string_actions)
+    known = dict(parser._option_string_actions)
     nested = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     for action in nested:
         for each in action.choices.values():
-            known |= set(each._option_string_actions)
-    if words[0] == "train":
-        return problem_of_keys(words[1:])
+            known |= each._option_string_actions
     keys = [word for word in words if is_option(word) and "." in word]
     options = [word for word in words[1:] if re.match(r"--?[a-zA-Z]", word)]
     if unknown := [word for word in options if word not in known and word not in keys]:
         return f"{words[0]} has no {unknown[0]}"
+    for option, value in itertools.pairwise(words):
+        if problem := problem_of_choice(known.get(option), value):
+            return f"{words[0]} {option} {value}: {problem}"
     at = [words.index(key) for key in keys]
-    named = [word for word in words if word.startswith("configs/")]
+    named = [word for word in words[1:] if word.endswith((".yaml", ".yml")) and word not in keys]
+    if missing := [path for path in named if not is_placeholder(path) and not (REPOSITORY / path).exists()]:
+        return f"there is no {missing[0]}"
     return problem_of_keys([*named[:1], *(word for place in at for word in words[place : place + 2])]) if keys else ""
+
+
+def problem_of_choice(action: argparse.Action | None, value: str) -> str:
+    """Say what is wrong with an option's value: none of its choices, or no number. AB|BA stands for both."""
+    if (
+        action is None
+        or action.nargs == 0
+        or is_option(value)
+        or value == "..."
+        or (value.isupper() and not action.choices)
+    ):
+        return ""
+    for each in value.split("|"):
+        try:
+            given = action.type(each) if callable(action.type) else each
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            return str(error)
+        if action.choices is not None and given not in action.choices and not each.isupper():
+            return f"the choices are {', '.join(map(str, action.choices))}"
+    return ""
 
 
 def problem_of_keys(words: list[str]) -> str:
     """Check a training's config and keys; keys beside a placeholder must be those of some config."""
+    words = words[1:] if words and words[0].startswith("runs/") else words  # a run's own config
     files = [word for word in words if word.endswith(".yaml")]
     keys = [word for word in words if word not in files and not word.isupper() and word not in ("...", "--help")]
     real = [path for path in files if (REPOSITORY / path).exists()]
@@ -141,8 +168,16 @@ gan-dist train configs/digit.yaml
 python benchmarks/nothing.py
 python benchmarks/cache.py --shards FOLDER
 sbatch slurm/command.sbatch evaluate runs/x --m 50000
+gan-dist track runs/x --to tensorboards
+gan-dist pack photos/ data/photos --channels=2
+gan-dist generate runs/x --n many
+gan-dist doctor configs/digit.yaml
+gan-dist config diff configs/digits.yaml configs/digit.yaml
 ```"""
-    assert [bool(problem(words)) for words in commands(block)] == [True] * 7
+    wrong = list(commands(block))
+    assert [words for words in wrong if not problem(words)] == []
+    assert len(wrong) == 12
+    assert not problem(["gan-dist", "track", "RUN", "--to", "tensorboard|trackio"])
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -67,7 +67,7 @@ def listed(source: str, scratch: Path, wanted: Layout, resized: bool = False) ->
     if wanted.kind == "halves":
         found = open_source(source, scratch, "none")
         for item in found.items:
-            if (size := _size(item.place)) and size[0] % 2:
+            if (size := size_of(item.place)) and size[0] % 2:
                 raise InputError(f"{source}: {item.name} is {size[0]} pixels wide, which has no half; crop it first")
         items = [_halves(item, wanted) for item in found.items]
         return Source(items, {}, found.skipped, found.notes)
@@ -224,7 +224,7 @@ def half(side: int, place: tuple[Any, ...]) -> np.ndarray:
     return np.ascontiguousarray(content[:, side * middle : (side + 1) * middle])
 
 
-def _size(place: tuple[Any, ...]) -> tuple[int, int] | None:
+def size_of(place: tuple[Any, ...]) -> tuple[int, int] | None:
     """Return width and height of an image; None for what packing will find unreadable."""
     try:
         content = place[1] if place[0] == "file" else read(place)
@@ -244,7 +244,7 @@ def _factors(source: str, items: Sequence[Item]) -> dict[str, tuple[int, str]]:
     """
     factors: dict[str, tuple[int, str]] = {}
     for item in items:
-        sizes = {member.field: _size(member.place) for member in item.members}
+        sizes = {member.field: size_of(member.place) for member in item.members}
         known = {name: size for name, size in sizes.items() if size}
         if len(known) < len(sizes):
             continue

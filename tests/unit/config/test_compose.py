@@ -164,7 +164,7 @@ def test_an_unknown_kind_is_named_with_its_line_and_the_nearest(path: Path, text
 
 def test_an_unknown_kind_on_the_command_line_names_its_key(path: Path) -> None:
     assert refusal(path, "loss: hinge\n", "--loss.kind", "hing").startswith(
-        "loss.kind = hing: there is no such kind; did"
+        "--loss.kind: loss.kind = hing: there is no such kind; did"
     )
     assert "did you mean sgd?" in refusal(path, "", "--optimizers.generator", "sg")
 

@@ -27,6 +27,11 @@ def known() -> list[search.Found]:
         (["mirror"], "data.flip"),
         (["Half-life", "average"], "average.half_life"),
         (["attention"], "networks.generator.attention"),
+        (["output"], "run.directory"),
+        (["output", "folder"], "run.directory"),
+        (["output", "qqq"], "run.directory"),
+        (["grayscale"], "data.channels"),
+        (["optimizer"], "optimizers.generator.kind"),
     ],
 )
 def test_words_find_the_key_they_mean_first(known: list[search.Found], words: list[str], first: str) -> None:
@@ -38,6 +43,8 @@ def test_every_key_that_another_tool_s_word_means_is_found(known: list[search.Fo
     all_keys = {key for found in known for key in found.keys}
     for word, meaning in MEANINGS.items():
         exist = [key for key in meaning.keys if any(f".{each}".endswith(f".{key}") for each in all_keys)]
+        places = [key for key in meaning.keys if any(each.startswith(f"{key}.") for each in all_keys)]
+        assert exist or places or not meaning.keys, word
         found, note = search.search(known, [word])
         assert note == meaning.note
         told = [key for each in found for key in each.keys]

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from gan_dist.export import writing
+import gan_dist
+from gan_dist.export import draw, writing
 from tests.unit.export.test_export import run_of
 
 
@@ -32,7 +34,7 @@ def gradients() -> Iterator[None]:
 @pytest.fixture
 def gradio(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     stub = types.ModuleType("gradio")
-    for name in ("Image", "Slider", "Dropdown", "Interface"):
+    for name in ("Image", "Slider", "Dropdown", "Interface", "TabbedInterface"):
         setattr(stub, name, type(name, (Recorded,), {}))
     monkeypatch.setitem(sys.modules, "gradio", stub)
     yield
@@ -63,6 +65,21 @@ def test_a_page_draws_classes_and_truncates(tmp_path: Path, monkeypatch: pytest.
     assert all(isinstance(each, Image.Image) and each.size == (96, 96) for each in made)
     assert len({each.tobytes() for each in made}) == 3
     assert app.page.named["title"] == "stylegan2_ffhq256"
+
+
+@pytest.mark.usefixtures("gradio")
+def test_a_page_of_an_autoencoder_draws_and_reconstructs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = run_of("digits_vae", tmp_path / "run")
+    writing.export(run, tmp_path / "out", writing.Options())
+    pages, names = page(tmp_path / "out", monkeypatch).page.given
+    assert names == ["draw", "reconstruct"]
+    (drawn, *_), (reconstructed, *_) = (each.given for each in pages)
+    assert drawn(3, 4).size == (96, 96)
+    assert reconstructed(None) is None
+    made = reconstructed(Image.new("L", (22, 17), 255))  # cropped and resized, and shown enlarged
+    wanted = gan_dist.load(tmp_path / "out").reconstruct(torch.ones(1, 1, 16, 16))
+    assert made.size == (48, 48)
+    assert np.abs(np.asarray(made, int)[::3, ::3] - draw.to_pixels(wanted)[0, ..., 0].astype(int)).max() <= 1
 
 
 @pytest.mark.usefixtures("gradio")

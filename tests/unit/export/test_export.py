@@ -114,6 +114,59 @@ def test_the_package_gives_the_bits_of_the_run_and_the_program_gives_them_to_rou
         )
 
 
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run of a VAE-GAN, and its export."""
+    folder = tmp_path_factory.mktemp("runs")
+    run, _ = run_of("digits_vae_gan", folder / "run")
+    writing.export(run, folder / "out", writing.Options())
+    return run, folder / "out"
+
+
+def test_an_autoencoder_s_encoder_is_handed_over_too(autoencoder: tuple[Path, Path]) -> None:
+    run, out = autoencoder
+    game, *_ = generate.load(run)
+    images = torch.stack([torch.from_numpy(picture(number, 16)) for number in range(5)])[:, None] / 127.5 - 1
+    wanted = game.infer(Batch({"image": images}, torch.arange(5)))
+    loaded = gan_dist.load(out)
+    assert torch.equal(loaded.reconstruct(images), wanted)
+    assert float(loaded.encode(images).std(0).mean()) > 1e-5
+    assert torch.equal(loaded.draw(3, 2), game.samples(3, 0, 2))
+    network, facts = draw.load(out)
+    encoder = draw.load_encoder(out)
+    assert torch.allclose(draw.reconstruct(network, encoder, facts, images), wanted, rtol=0, atol=1e-6)
+    means, log_variances = encoder(images)
+    assert means.shape == log_variances.shape == (5, loaded.config["shape"]["latent"])
+    assert not torch.equal(means, log_variances)
+    assert draw.to_encode(facts, Image.new("RGB", (40, 30))).shape == (1, 1, 16, 16)
+    with pytest.raises(ValueError, match="an image has 20x16 pixels, and this export takes 16x16; resize it"):
+        loaded.encode(torch.zeros(1, 1, 16, 20))
+    assert facts["files"][model.ENCODER_PROGRAM]["largest_difference"] <= 1e-6
+
+
+def test_an_export_without_an_encoder_says_so(exported: Path) -> None:
+    with pytest.raises(InputError, match="this export has no encoder"):
+        gan_dist.load(exported).encode(torch.zeros(1, 1, 16, 16))
+
+
+@pytest.mark.slow
+def test_the_card_of_an_autoencoder_says_how_to_reconstruct(autoencoder: tuple[Path, Path]) -> None:
+    _, out = autoencoder
+    snippets = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    code = (
+        BLOCKED
+        + "\n".join(each for each in snippets if "gan_dist" not in each)
+        + "assert images.shape == (4, 1, 16, 16)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], cwd=out, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    words = [sys.executable, "draw.py", "--image", "grid.png", "--out", "again.png"]
+    subprocess.run(words, cwd=out, env=environment, check=True)
+    assert Image.open(out / "again.png").size == (16, 16)
+    (out / "again.png").unlink()
+
+
 def test_both_ways_of_a_run_can_be_exported_and_only_they(tmp_path: Path) -> None:
     run, _ = run_of("horse2zebra", tmp_path / "run")
     game, *_ = generate.load(run)

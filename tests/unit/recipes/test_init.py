@@ -1,6 +1,7 @@
 """`gan-dist init` writes a config that fits images and machine, loads, and trains its first steps; bad input is one line."""
 
 import io
+import shlex
 import zipfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from gan_dist import cli, config as config_module, games, step, trial
 from gan_dist.config import Config
 from gan_dist.data import loader
 from gan_dist.engine import Engine
-from gan_dist.recipes import choose, expect, initialise, look
+from gan_dist.recipes import choose, counterparts, expect, initialise, look, restoration
 from gan_dist.recipes.look import Images, Machine, Picture
 from tests import making
 from tests.launching import REPOSITORY
@@ -155,6 +156,103 @@ def test_two_folders_are_sets_of_a_game_that_turns_one_into_the_other(
     config = config_module.load(["toy.yaml"])
     assert config.game.kind == game
     two_steps(config)
+
+
+@pytest.mark.parametrize(
+    ("clean", "degraded", "expected"),
+    [
+        (["0001.png", "0011.png"], ["0001x4.png", "0011x4.png"], ("{}", "{}x4")),
+        (["a/1.png", "b/1.png"], ["b/1.jpg", "a/1.jpg"], ("{}", "{}")),
+        (["img_1_HR.png", "img_2_HR.png"], ["img_1_LR.png", "img_2_LR.png"], ("{}HR", "{}LR")),
+        (["1.png", "11.png"], ["LR_1.png", "LR_11.png"], ("{}", "LR_{}")),
+        (["1.png", "2.png"], ["1.png", "3.png"], None),
+        (["1.png", "2.png"], ["1.png"], None),
+        (["x.png", "x1.png"], ["y.png", "y1.png"], None),  # nothing would be the same in the first
+        (["a/1.png", "b/2.png"], ["b/1.png", "a/2.png"], None),
+    ],
+)
+def test_files_belong_together_by_what_is_the_same_in_their_names(
+    clean: list[str], degraded: list[str], expected: tuple[str, str] | None
+) -> None:
+    assert counterparts.templates(clean, degraded) == expected
+
+
+def enlarged(folder: str, of: str, scale: int, name: str = "{}") -> None:
+    """Images of a folder, `scale` times smaller, in another one."""
+    Path(folder).mkdir(parents=True)
+    for path in Path(of).iterdir():
+        with Image.open(path) as image:
+            small = image.resize((image.width // scale, image.height // scale))
+        small.save(Path(folder) / f"{name.format(path.stem)}{path.suffix}")
+
+
+@pytest.mark.parametrize("layout", ["DIV2K", "HR and LR", "input and target"])
+def test_degraded_images_beside_clean_ones_are_restored(layout: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if layout == "DIV2K":
+        clean, scale = photos("toy/DIV2K_train_HR", 9, (64, 72)), 4
+        photos("toy/DIV2K_valid_HR", 3, (64, 72))
+        for times in (2, 4):
+            enlarged(f"toy/DIV2K_train_LR_bicubic/X{times}", str(clean), times, f"{{}}x{times}")
+    elif layout == "HR and LR":
+        clean, scale = photos("toy/HR", 9, (40, 40), 1, "JPEG"), 1
+        enlarged("toy/LR", str(clean), 1)
+    else:  # of one size they are pix2pix's
+        clean, scale = photos("toy/target", 9, (64, 64)), 2
+        enlarged("toy/input", str(clean), 2)
+    assert cli.main(["init", "toy", "--data", "toy"]) == 0
+    said = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert cli.main(shlex.split(next(line for line in said if line.startswith("gan-dist pack")))[1:]) == 0
+    config = config_module.load(["configs/toy.yaml"])
+    assert config.game.kind == "restoration"
+    assert config.data.scale_of("input") == scale
+    text = Path("configs/toy.yaml").read_text().replace("\n# ", " ")
+    assert "are pairs by their names: restoration" in text
+    assert ("DIV2K_train_LR_bicubic/X2 would do too" in text) == (layout == "DIV2K")
+    two_steps(config)
+
+
+@pytest.mark.parametrize(("size", "step"), [((70, 64), "downscale"), ((34, 40), "noise")])
+def test_photos_are_restored_where_that_is_asked(size: tuple[int, int], step: str) -> None:
+    photos("photos", 9, size)
+    assert cli.main(["init", "toy", "--data", "photos", "--game", "restoration"]) == 0
+    config = config_module.load(["configs/toy.yaml"])
+    assert [each.kind for each in config.data.degradations] == [step]
+    two_steps(config)
+    index = loader.open_index(config)
+    stored = (int(index.height[0]), int(index.width[0]))
+    assert stored == (size if step == "downscale" else config.data.size)  # parts are cut out of whole images
+
+
+def test_on_a_gpu_restoration_is_the_recipe_that_ships() -> None:
+    choice = restoration.choose("photos", seen(800), None, True, None)
+    mine = initialise.write(Path("x.yaml"), initialise.text.join([""], restoration.lines(choice, "data/x", "")))
+    shipped = config_module.load([str(REPOSITORY / "configs/sr_x4_psnr.yaml")])
+    ours, theirs = mine.model_dump(), shipped.model_dump()
+    for section in ("networks", "game", "optimizers", "average"):
+        assert ours[section] == theirs[section], section
+    assert all(
+        ours["data"][key] == theirs["data"][key] for key in ("resolution", "crop", "channels", "flip", "degrade")
+    )
+    assert (mine.training.images, mine.training.batch) == (shipped.training.images, shipped.training.batch)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: photos("toy/LR", 3), "HR has 4 images and LR 3, of names that do not belong together"),
+        (lambda: enlarged("toy/LR", "toy/HR", 3), "HR/0.png has 64x64 pixels and LR/0.png 21x21"),
+        (lambda: enlarged("toy/LR", "toy/HR", 16), "the smallest clean image has 64 pixels on its shorter side"),
+    ],
+    ids=["counts", "sizes", "too small"],
+)
+def test_pairs_that_do_not_fit_are_one_line(make: object, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    photos("toy/HR", 4, (64, 64))
+    make()  # type: ignore[operator]
+    assert cli.main(["init", "toy", "--data", "toy", "--game", "restoration"]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert len(said.splitlines()) == 1
+    assert not list(Path().rglob("*.yaml"))
 
 
 def test_what_is_broken_there_twice_or_no_image_is_said_in_the_file(capsys: pytest.CaptureFixture[str]) -> None:

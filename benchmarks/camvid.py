@@ -7,6 +7,7 @@ TEST at the end of the run, among them those of the real photos (real_miou, real
 are compared with the maps of other samples (shuffled): what a picture of any street would have.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from gan_dist.data import loader
 from gan_dist.evaluation import Ranks
 from gan_dist.scoring import held_out
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 SMALL = (
     *("--data.resolution", "64x48", "--data.load_size", "72x54"),
     *("--networks.generator.base_channels", "16"),
@@ -30,11 +32,26 @@ CPU = torch.device("cpu")
 
 
 def main() -> None:
-    folder, train, test = Path(sys.argv[1]), *sys.argv[2:4]
-    run, words = folder / "run", [sys.executable, "-m", "gan_dist.cli", "train", "configs/camvid.yaml"]
-    words += ["--run.directory", str(run), "--data.shards", train, "--data.cache", str(folder / "cache")]
-    words += ["--evaluate.against", test, "--evaluate.scores", "psnr,ssim,segmentation", "--evaluate.samples", "1000"]
-    subprocess.run([*words, "--training.device", "cpu", *SMALL, *sys.argv[4:]], stdout=sys.stderr, check=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("train")
+    parser.add_argument("test")
+    options, keys = parser.parse_known_args()
+    run, words = (
+        options.folder / "run",
+        [sys.executable, "-m", "gan_dist.cli", "train", str(REPOSITORY / "configs/camvid.yaml")],
+    )
+    words += ["--run.directory", str(run), "--data.shards", options.train]
+    words += ["--data.cache", str(options.folder / "cache")]
+    words += [
+        "--evaluate.against",
+        options.test,
+        "--evaluate.scores",
+        "psnr,ssim,segmentation",
+        "--evaluate.samples",
+        "1000",
+    ]
+    subprocess.run([*words, "--training.device", "cpu", *SMALL, *keys], stdout=sys.stderr, check=True)
     lines = files.read_json_lines(run / "scores.jsonl")
     found = {line["metric"]: round(line["value"], 4) for line in lines if line["images"] == lines[-1]["images"]}
     print(json.dumps({"images": lines[-1]["images"], "pairs": lines[-1]["n_generated"], **found, **shuffled(run)}))

@@ -37,20 +37,11 @@ def main() -> None:
     parser.add_argument("train")
     parser.add_argument("test")
     options, keys = parser.parse_known_args()
-    run, words = (
-        options.folder / "run",
-        [sys.executable, "-m", "gan_dist.cli", "train", str(REPOSITORY / "configs/camvid.yaml")],
-    )
-    words += ["--run.directory", str(run), "--data.shards", options.train]
-    words += ["--data.cache", str(options.folder / "cache")]
-    words += [
-        "--evaluate.against",
-        options.test,
-        "--evaluate.scores",
-        "psnr,ssim,segmentation",
-        "--evaluate.samples",
-        "1000",
-    ]
+    run, recipe = options.folder / "run", REPOSITORY / "configs/camvid.yaml"
+    words = [sys.executable, "-m", "gan_dist.cli", "train", str(recipe), "--run.directory", str(run)]
+    words += ["--data.shards", options.train, "--data.cache", str(options.folder / "cache")]
+    words += ["--evaluate.against", options.test, "--evaluate.samples", "1000"]
+    words += ["--evaluate.scores", "psnr,ssim,segmentation"]
     subprocess.run([*words, "--training.device", "cpu", *SMALL, *keys], stdout=sys.stderr, check=True)
     lines = files.read_json_lines(run / "scores.jsonl")
     found = {line["metric"]: round(line["value"], 4) for line in lines if line["images"] == lines[-1]["images"]}

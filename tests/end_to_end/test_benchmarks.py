@@ -219,7 +219,7 @@ TABLE: dict[str, list[Small]] = {
 
 ONLY_HELP = {
     "camvid": "it trains for minutes; tests/unit/evaluation/test_segmentation.py and test_held_out.py have its parts",
-    "stream_kills": "a try takes a minute; tests/dist/test_streams.py kills a training too",
+    "stream_kills": "a try takes a minute; tests/dist/test_streams.py compares bits from the same servers",
     "gpu": "tests/unit/test_gpu_benchmark.py plays its parts",
     "slurm": "it needs root, a Slurm of its own and minutes; tests/slurm uses the same cluster and jobs",
     "soak": "tests/fault/test_soak.py runs it for ten kills",

@@ -347,17 +347,19 @@ start.from start.networks start.averaged start.optimizers start.strict start.ski
 checkpoint.every checkpoint.keep checkpoint.milestones checkpoint.max_missed
 control.hang_seconds control.max_bad_steps control.desync_every control.margin_seconds control.collapse
 control.limits.readings control.limits.warm_up control.limits.warm_up_live control.limits.warm_up_steps
-control.limits.diversity control.limits.diversity_high control.limits.diversity_of_best control.limits.diversity_live
+control.limits.diversity control.limits.diversity_in_class control.limits.diversity_high control.limits.diversity_of_best control.limits.diversity_live
 control.limits.duplicates control.limits.duplicates_live control.limits.cells control.limits.labels control.limits.gap
 control.limits.level control.limits.accuracy control.limits.good control.limits.sign_real
 control.limits.sign_real_images control.limits.ratio
 track.every track.wandb track.project
 sample.every sample.count
-evaluate.every evaluate.samples evaluate.reals evaluate.best
+evaluate.every evaluate.samples evaluate.reals evaluate.against evaluate.best
 game.kind game.latent game.latent_distribution game.discriminator_steps game.first game.fakes game.batches
 game.generator_batch game.pack game.top_k
 networks.generator.kind networks.generator.base_channels networks.generator.normalisation
+networks.generator.conditioning
 networks.discriminator.kind networks.discriminator.base_channels networks.discriminator.normalisation
+networks.discriminator.conditioning
 loss.kind
 optimizers.generator.kind optimizers.generator.learning_rate optimizers.generator.clip_norm
 optimizers.generator.clip_weights optimizers.generator.lookahead_every optimizers.generator.lookahead_rate

@@ -75,6 +75,8 @@ OTHERS: dict[str, Any] = {
     "control.limits.gap": 3.0,
     "control.limits.level": 3.0,
     "evaluate.scores.pixels.kind": None,  # others have keys of their own
+    "networks.generator.conditioning": "concatenation",
+    "networks.discriminator.conditioning": None,  # it is the generator's
 }
 """Another value of each key for which that is not obvious."""
 
@@ -82,6 +84,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     **{f"start.{key}": {"start.from": "runs/a"} for key in ("networks", "averaged", "optimizers", "strict", "skip")},
     "data.classes": {"data.labels": True},
     "data.load_size": {"data.crop": "random"},
+    "networks.generator.conditioning": {"data.labels": True},
     "data.block": {"data.order": "blocks"},
     "data.window": {"data.order": "blocks"},
     "networks.generator.kind": {"networks.discriminator.kind": "article", "data.resolution": 28},
@@ -507,6 +510,7 @@ def test_a_key_at_its_default_is_not_in_the_fingerprint(path: Path) -> None:
 def test_the_keys_that_a_running_run_may_change_are_these(full: Path) -> None:
     """Paths, tracking, intervals, workers, strategy: a new key is mathematics unless someone decides otherwise."""
     assert free_keys(load([str(full)])) == {
+        "evaluate.against",
         "evaluate.best",
         "evaluate.every",
         "evaluate.reals",

@@ -79,7 +79,7 @@ def test_the_command_prints_where_a_key_is_and_what_was_meant(capsys: pytest.Cap
     [
         ("leraning_rate", "did you mean learning_rate"),
         ("zzzz", "no key has zzzz in its name or description; try a shorter word"),
-        ("nnodes", "no key is called nnodes; several machines: sbatch"),
+        ("nnodes", "no key is called nnodes; several machines: gan-dist slurm"),
         ("...", "try a shorter word"),
         ("(", "try a shorter word"),
     ],

@@ -586,7 +586,7 @@ def test_a_node_has_a_large_table_in_memory_once(tmp_path: Path, monkeypatch: py
     index, other_rank = indexed(path), indexed(path)
     assert index.rows.nbytes == 3000 * 20
     assert index.table == other_rank.table
-    assert [file.name for file in tmp_path.glob("gan_dist-*/*")] == [index.table.name]
+    assert [file.name for file in tmp_path.glob("gan_dist-*/*.rows")] == [index.table.name]
     pickled = bytes(multiprocessing.reduction.ForkingPickler.dumps(index))
     assert len(pickled) < 3000
     copy = multiprocessing.reduction.ForkingPickler.loads(pickled)

@@ -85,7 +85,7 @@ def test_a_killed_rank_takes_the_other_down_and_is_named(shards: Path, tmp_path:
 @pytest.mark.slow
 def test_the_error_of_the_rank_that_failed_is_shown_and_not_the_echo(shards: Path, tmp_path: Path) -> None:
     with running(start(keys(shards, tmp_path / "run"), 2, fault="error:rank=1:from=96")) as run:
-        run.end(60)
+        run.end(120)
     text = run.output.read_text()
     own, _, _ = text.partition("ChildFailedError")
     assert "ValueError: a planted error" in own

@@ -105,7 +105,7 @@ def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(shards: Path, t
     planted = "+".join(f"{fault}:from={begin}:to={begin + 32}" for fault, begin in faults.items())
     wanted = keys(shards, tmp_path / "run", training__strategy=strategy)
     with running(start(wanted, 2, fault=planted)) as run:
-        assert run.end() == 0, run.output.read_text()
+        assert run.end(240) == 0, run.output.read_text()
     found = lines(tmp_path / "run/metrics.jsonl")
     for player, begins in (("G", (96, 192)), ("D", (144, 192))):
         skipped = [images + 16 for begin in begins for images in (begin, begin + 16)]  # a line is after its step

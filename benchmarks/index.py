@@ -24,6 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
+DIGEST = "0" * 64
+SUMMARY = {"channels": {"3": "0"}, "bad": [], "digest": DIGEST, "old_digest": DIGEST, "keys": DIGEST, "left_out": {}}
+
 
 def write(folder: Path, samples: int, shards: int) -> list[str]:
     from safetensors.numpy import save_file
@@ -45,21 +48,12 @@ def write(folder: Path, samples: int, shards: int) -> list[str]:
         "first": np.arange(shards + 1) * each,
         "first_key": np.arange(shards + 1) * each,
     }
-    digest = "0" * 64
-    summary = {
-        "channels": {"3": "0"},
-        "bad": [],
-        "digest": digest,
-        "old_digest": digest,
-        "keys": digest,
-        "left_out": {},
-    }
     about = {
         "version": str(parts.VERSION),
         "facts": json.dumps(
             [[each * 66_048 + 1024, f'"{number:032x}"', "2026-01-01T00:00:00"] for number in range(shards)]
         ),
-        "summaries": json.dumps([summary] * shards),
+        "summaries": json.dumps([SUMMARY] * shards),
     }
     save_file(tensors, place, metadata=about)
     return urls
@@ -69,7 +63,7 @@ def write_local(folder: Path, samples: int, shards: int) -> None:
     """Shards of no content, as none is read, all of one date, and the index of each."""
     from gan_dist.data import parts
 
-    each, digest = samples // shards, "0" * 64
+    each = samples // shards
     one = np.arange(each, dtype=np.int64)
     arrays = {
         "offset": one * 66_048,
@@ -79,16 +73,8 @@ def write_local(folder: Path, samples: int, shards: int) -> None:
         "height": np.full(each, 256, np.uint16),
         "keys": np.zeros(each, np.uint8),
     }
-    summary = {
-        "channels": {"3": "0"},
-        "bad": [],
-        "digest": digest,
-        "old_digest": digest,
-        "keys": digest,
-        "left_out": {},
-    }
     stamp = {"version": str(parts.VERSION), "bytes": "0", "mtime_ns": "0"}
-    content = parts.content(stamp, arrays, summary)
+    content = parts.content(stamp, arrays, SUMMARY)
     for name in names(folder, shards):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()

@@ -48,8 +48,9 @@ def convert(tree: dict[str, Any]) -> dict[str, Any]:
     average = game.pop("average", {})
     players = {player: {"kind": "adam", **game.pop(player, {})} for player in ("generator", "discriminator")}
     loss = game.pop("loss", "nonsaturating")
-    labels = tree.get("data", {}).get("labels", False)
-    joined = {"conditioning": "concatenation"} if kind == "dcgan" and labels else {}
+    data = tree.get("data")
+    by_class = kind == "dcgan" and isinstance(data, dict) and data.get("labels")
+    joined = {"conditioning": "concatenation"} if by_class else {}
     shared = {key: penalty.get(key, usual) for key, usual in _SHARED.items()}
     return {
         **{name: section for name, section in tree.items() if name != "game"},

@@ -227,7 +227,7 @@ def test_what_one_rank_left_serves_no_shard_that_changed(tmp_path: Path, monkeyp
         assert unlike(first, load()) == []  # the shard's own index
     summary.write_text(good.replace(first.digest, "0" * 64))
     assert load().digest == "0" * 64  # it is taken as it is
-    load(prepared=False)  # and so each start writes it anew
+    load(prepared=False)  # so each start writes it again
     assert summary.read_text() == good
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
     with pytest.raises(InputError, match="changed while its index was made; start again"):
